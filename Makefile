@@ -1,0 +1,17 @@
+.DEFAULT_GOAL := help
+.PHONY: help install format check test
+
+help:     ## list these targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+install:  ## install everything, and the hooks that format what you commit
+	uv sync && uv run pre-commit install
+
+format:   ## format and mend what ruff can mend
+	uv run ruff format . && uv run ruff check --fix .
+
+check:    ## formatting, lint and types, changing nothing
+	uv run ruff format --check . && uv run ruff check . && uv run mypy
+
+test:     ## the tests, under five minutes
+	uv run pytest

@@ -1,0 +1,1 @@
+"""A PyTorch Lightning project: parallel, asynchronous, and tracked in MLflow."""

@@ -1,0 +1,119 @@
+"""What training does with a batch: the LightningModule, for any net and any dataset."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from project.models.sizes import accepted_sizes, takes
+from project.schedule import WarmupCosine
+from project.sharding import shard
+
+NetCallable = Callable[[int, int, int], nn.Module]
+LRScheduleCallable = Callable[[Optimizer, int], LRScheduler]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ImageClassifier(LightningModule):
+    """Cross-entropy training of a net on uint8 images; normalisation is part of the model.
+
+    Args:
+        net: Called with `num_classes`, `in_channels` and `image_size`, returns a module that maps
+            normalised images (N, C, H, W) to logits (N, num_classes).
+        num_classes: Number of classes; comes from the data, as do the next four.
+        in_channels: Channels of the images.
+        image_size: Side of the images in pixels.
+        mean: Mean of each channel, of images in [0, 1].
+        std: Standard deviation of each channel, of images in [0, 1].
+        optimizer: Called with the parameters.
+        lr_schedule: Called with the optimizer and the number of steps in the whole training; stepped
+            after each. `CosineAnnealingLR` and `PolynomialLR` of torch fit as they are.
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+        compile: Compile the net with `torch.compile`.
+        channels_last: Keep images and weights in the NHWC memory format.
+
+    Raises:
+        ValueError: The net does not take images of this size, or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        net: NetCallable,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_schedule: LRScheduleCallable = WarmupCosine,
+        label_smoothing: float = 0.0,
+        compile: bool = False,  # noqa: A002  # torch's word for it
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
+        if not takes(lambda size: net(num_classes, in_channels, size), in_channels, image_size):
+            sizes = accepted_sizes(lambda size: net(num_classes, in_channels, size), in_channels)
+            raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
+        self.net = net(num_classes, in_channels, image_size)
+        optimizer(self.net.parameters())  # an impossible setting shows now, not after the run has begun
+        self.optimizer, self.lr_schedule = optimizer, lr_schedule
+        self.label_smoothing, self.compile_net = label_smoothing, compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W), uint8, to logits (N, num_classes)."""
+        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        logits: Tensor = self.net(normalised.contiguous(memory_format=self.memory_format))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_accuracy(logits, labels)
+        self.log("train/loss", loss)
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
+        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        return self._evaluate(batch, "val", self.val_accuracy)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        return self._evaluate(batch, "test", self.test_accuracy)
+
+    def _evaluate(self, batch: Batch, stage: str, accuracy: MulticlassAccuracy) -> Tensor:
+        images, labels = batch
+        logits: Tensor = self(images)
+        accuracy(logits, labels)
+        self.log(f"{stage}/loss", F.cross_entropy(logits, labels), sync_dist=True)
+        self.log(f"{stage}/accuracy", accuracy, prog_bar=True)
+        return logits
+
+    def configure_model(self) -> None:
+        self.net.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh)
+        if self.compile_net:
+            self.net.compile()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.optimizer(self.net.parameters())
+        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,190 @@
+"""The command line: LightningCLI with groups of settings, and the checks that come before a run."""
+
+import shlex
+from argparse import ArgumentError
+from collections.abc import Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from typing_extensions import override
+
+from project import groups
+from project.checkpoints import RunCheckpoint, newest_checkpoint
+from project.classifier import ImageClassifier
+from project.data import ImageDataModule
+from project.errors import explain
+from project.terminal import ProgressBar, quiet
+from project.tracking import store
+from project.tracking.logger import MLflowLogger
+from project.tracking.report import TestReport
+from project.tracking.throughput import Throughput
+
+_CPU_PROCESSES = 2
+_LONGEST_NAME = 200
+
+
+class FitCLI(LightningCLI):
+    """Parse a command line, build data, model and trainer, and check that they can work together.
+
+    Args:
+        argv: Options of `fit`.
+
+    Attributes:
+        datamodule: On the first rank its splits are loaded.
+        model: The classifier.
+        trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` says otherwise.
+        resume_from: Checkpoint to go on from, or None.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault; there is no run yet.
+    """
+
+    datamodule: ImageDataModule
+    model: ImageClassifier
+    trainer: Trainer
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        quiet()
+        self.argv, self.resume_id = groups.split_resume(argv)
+        self.resume_from: str | None = None
+        with TemporaryDirectory() as folder:
+            if self.resume_id:
+                self.argv = ["--config", str(store.config_of(self.resume_id, folder)), *self.argv]
+                self.resume_from = newest_checkpoint(store.checkpoint_folder(self.resume_id))
+            self._parse_and_build()
+        self._check()
+
+    def _parse_and_build(self) -> None:
+        super().__init__(
+            ImageClassifier,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            auto_configure_optimizers=False,
+            run=False,
+        )
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for group in groups.GROUPS:
+            parser.add_argument(
+                f"--groups.{group}", type=str | None, help=f"--{group} NAME, a file of configs/{group}/ (set by it)"
+            )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        for source, target in {"channels": "in_channels"}.items() | {
+            (name, name) for name in ("num_classes", "image_size", "mean", "std")
+        }:
+            parser.link_arguments(f"data.{source}", f"model.{target}", apply_on="instantiate")
+
+    @override
+    def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
+        expanded, chosen = groups.expand(self.argv)
+        self.plain = flatten(parser.parse_args(groups.base(chosen)))
+        try:
+            self.config = parser.parse_args(expanded)
+        except ArgumentError as error:
+            raise ValueError(explain(str(error), self.plain)) from error
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.trainer
+        one_process = trainer.strategy == "auto"
+        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+        if one_process and (str(trainer.devices) not in ("auto", "1") or trainer.num_nodes > 1):
+            raise ValueError(
+                f"--devices: got {trainer.devices} on {trainer.num_nodes} node(s), but --strategy single is one "
+                "process on one device; add --strategy ddp or --strategy fsdp"
+            )
+        if on_cpu and not one_process:
+            trainer.accelerator = "cpu"  # Apple's GPU has no collectives
+            trainer.devices = _CPU_PROCESSES if trainer.devices == "auto" else trainer.devices
+        if on_cpu and str(trainer.precision) in ("16", "16-mixed", "16-true"):
+            raise ValueError(f"--precision: got {trainer.precision}, which needs a GPU; on a CPU use bf16-mixed")
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        callbacks = [ProgressBar(), Throughput(), TestReport(self.datamodule.class_names)]
+        self.trainer_defaults["callbacks"] = callbacks
+        if self.config.trainer.logger in (None, True):
+            experiment = self.config.groups.experiment or self.datamodule.name
+            kwargs["logger"] = MLflowLogger(experiment, self._run_name())
+        return super().instantiate_trainer(**kwargs)
+
+    def _check(self) -> None:
+        # Every process builds everything; the first one alone looks at the data and the store.
+        if rank_zero_only.rank == 0:
+            self.datamodule.prepare_data()
+            self.datamodule.setup("fit")
+            self.datamodule.check_batch_size(self.trainer.world_size)
+            store.connect()
+
+    def start_run(self) -> None:
+        """Open the MLflow run and record in it what is known before training."""
+        logger = self.trainer.logger
+        if not isinstance(logger, MLflowLogger):
+            return
+        if self.resume_id:
+            logger.resume(store.connect(), self.resume_id)
+        else:
+            self._start_new_run(logger)
+        if logger.run_id and self.trainer.checkpoint_callback:
+            self.trainer.checkpoint_callback.dirpath = str(store.checkpoint_folder(logger.run_id))
+
+    def _start_new_run(self, logger: MLflowLogger) -> None:
+        logger.start(store.connect(), {"strategy": str(self.config.groups.strategy), "command": self.command()})
+        logger.log_hyperparams(flatten(self.config))
+        logger.log_text(self.parser.dump(self.config, skip_none=False), store.CONFIG_FILE)
+        data = self.datamodule
+        logger.log_dataset(
+            data.name,
+            data.digest() if data.splits else "",
+            {split: len(images) for split, images in data.splits.items()},
+            str(getattr(data, "root", data.name)),
+        )
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run on the first rank; None elsewhere, and where nothing is tracked."""
+        return self.trainer.logger.run_id if isinstance(self.trainer.logger, MLflowLogger) else None
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Path of the best checkpoint so far."""
+        checkpoint = self.trainer.checkpoint_callback
+        return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
+
+    def trained_model(self, checkpoint: str) -> ImageClassifier:
+        """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
+        model: ImageClassifier = self.parser.instantiate_classes(self.config).model
+        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        return model
+
+    def command(self, *options: str) -> str:
+        """The command that was typed, with other options behind it."""
+        return shlex.join(["python", "-m", "project.fit", *self.argv, *options])
+
+    def _run_name(self) -> str:
+        chosen = self.config.groups
+        changed = {
+            key: value
+            for key, value in flatten(self.config).items()
+            if value != self.plain.get(key) and not key.startswith("groups.") and not key.endswith(".root")
+        }
+        words = [f"{key.rpartition('.')[2]}={value}" for key, value in changed.items()]
+        return " ".join([f"{self.datamodule.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
+
+
+def flatten(config: Namespace) -> dict[str, Any]:
+    """Settings by the names that they have on the command line."""
+    return {
+        key.replace(".init_args", "").removesuffix(".class_path"): value
+        for key, value in config.clone().items(branches=False)
+        if key != "config" and not key.endswith("__path__")
+    }

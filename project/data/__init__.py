@@ -1,0 +1,9 @@
+"""Datasets: each is an `ImageDataModule` that knows where its images come from."""
+
+from project.data.cifar10 import CIFAR10
+from project.data.datamodule import ImageDataModule
+from project.data.digits import Digits
+from project.data.image_folder import ImageFolder
+from project.data.mnist import MNIST, FashionMNIST
+
+__all__ = ["CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageDataModule", "ImageFolder"]

@@ -1,0 +1,42 @@
+"""CIFAR-10, as torchvision downloads it."""
+
+from typing import Any
+
+import torch
+from torchvision import datasets
+
+from project.data.datamodule import ImageDataModule, Split
+from project.data.download import downloaded
+from project.loading import ImageArray
+
+
+class CIFAR10(ImageDataModule):
+    """50,000 and 10,000 colour images of ten kinds of things, 32x32 pixels.
+
+    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+
+    Args:
+        root: Folder of the files: `root/cifar-10-batches-py/`. What is missing is downloaded there.
+        options: See `ImageDataModule`.
+    """
+
+    name = "cifar10"
+    native_size, native_channels = 32, 3
+    native_mean, native_std = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
+    class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(**options)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+        downloaded(datasets.CIFAR10, self.root)
+
+    def load(self, split: Split) -> ImageArray | None:
+        """Read train or test into memory."""
+        if split == "val":
+            return None
+        source = datasets.CIFAR10(self.root, train=split == "train")
+        images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
+        return ImageArray(images, torch.tensor(source.targets))

@@ -1,0 +1,21 @@
+"""torchvision's downloads, with errors that say what to do."""
+
+from urllib.error import URLError
+
+from torchvision.datasets import VisionDataset
+
+
+def downloaded(dataset: type[VisionDataset], root: str) -> None:
+    """Make sure that the files of a torchvision dataset are under `root`.
+
+    Raises:
+        OSError: They are neither there nor to be had.
+    """
+    try:
+        for train in (True, False):
+            dataset(root, train=train, download=True)  # type: ignore[call-arg]  # the base class lacks both
+    except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
+        raise OSError(
+            f"data.root: {dataset.__name__} is not complete under {root!r} and cannot be downloaded ({error}); "
+            "copy its files there, or name the folder that has them"
+        ) from error

@@ -1,0 +1,58 @@
+"""MNIST and Fashion-MNIST, as torchvision downloads them."""
+
+from typing import Any, ClassVar
+
+from torchvision import datasets
+
+from project.data.datamodule import ImageDataModule, Split
+from project.data.download import downloaded
+from project.loading import ImageArray
+
+
+class MNIST(ImageDataModule):
+    """60,000 and 10,000 grey images of handwritten digits, 28x28 pixels.
+
+    Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits, 1998.
+
+    Args:
+        root: Folder of the files: `root/MNIST/raw/*-ubyte`. What is missing is downloaded there.
+        options: See `ImageDataModule`.
+    """
+
+    name = "mnist"
+    native_size, native_channels = 28, 1
+    native_mean: tuple[float, ...] = (0.131,)
+    native_std: tuple[float, ...] = (0.308,)
+    class_names: tuple[str, ...] = tuple("0123456789")
+    source: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+
+    def __init__(self, root: str = "data", **options: Any) -> None:
+        super().__init__(**options)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Download what is missing."""
+        downloaded(self.source, self.root)
+
+    def load(self, split: Split) -> ImageArray | None:
+        """Read train or test into memory."""
+        if split == "val":
+            return None
+        source = self.source(self.root, train=split == "train")
+        return ImageArray(source.data.unsqueeze(1), source.targets.long())
+
+
+class FashionMNIST(MNIST):
+    """60,000 and 10,000 grey images of clothes, 28x28 pixels.
+
+    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747.
+
+    Args:
+        root: Folder of the files: `root/FashionMNIST/raw/*-ubyte`. What is missing is downloaded there.
+        options: See `ImageDataModule`.
+    """
+
+    name = "fashion_mnist"
+    native_mean, native_std = (0.286,), (0.353,)
+    class_names = tuple(datasets.FashionMNIST.classes)
+    source = datasets.FashionMNIST

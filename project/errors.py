@@ -1,0 +1,50 @@
+"""Bad input is answered in one breath: exit code 2, three lines at most, no traceback."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+BAD_INPUT = 2
+_LONGEST = 400
+_UNKNOWN = (
+    r"[Uu]nrecognized arguments: (\S+)",
+    r"Option '([^']+)' is not accepted",
+    r"Key '([^']+)' is not expected",
+    r"No action for key '([^']+)'",
+)
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Turn an error about the input into a message and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError, MisconfigurationException) as error:
+        message = " ".join(str(error).split())
+        print(f"error: {message[:_LONGEST]}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def explain(text: str, known: Iterable[str]) -> str:
+    """Say in one line what jsonargparse says in ten.
+
+    Args:
+        text: Its error.
+        known: Every option there is, without dashes, for the nearest match.
+    """
+    key = match[1] if (match := re.search(r'Parser key "([^"]+)"', text)) else ""
+    for pattern in _UNKNOWN:
+        if match := re.search(pattern, text):
+            option = match[1].removeprefix("--").partition("=")[0]
+            option = option if not key or option.startswith(key) else f"{key}.{option}"
+            nearest = get_close_matches(option, known, n=1)
+            return f"unknown option --{option}; " + (f"did you mean --{nearest[0]}?" if nearest else "see --help")
+    if subtypes := re.search(r"Subtypes: \[(.*)\]", text):
+        got = match[1] if (match := re.search(r"Given value: (.*)", text)) else ""
+        expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", subtypes[1])
+        return f"--{key}: got {got!r}; expected one of {expected}"
+    return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())

@@ -1,0 +1,36 @@
+"""Train, validate, test the best checkpoint; everything about it in one MLflow run.
+
+python -m project.fit
+python -m project.fit --data mnist --model resnet18 --max_epochs 3
+python -m project.fit --strategy ddp --devices 2 --precision bf16-mixed
+python -m project.fit --resume RUN_ID --max_epochs 30
+"""
+
+import sys
+
+from project.cli import FitCLI
+from project.errors import answered
+from project.terminal import print_summary
+from project.tracking.model import log_model
+from project.tracking.run import ended_truly
+
+
+def main() -> None:
+    """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
+    with answered():
+        job = FitCLI(sys.argv[1:])
+    trainer, model, data = job.trainer, job.model, job.datamodule
+    job.start_run()
+    with ended_truly(trainer):
+        trainer.fit(model, data, ckpt_path=job.resume_from)
+        best = job.best_checkpoint
+        evaluate = trainer.test if data.has_test else trainer.validate
+        (scores,) = evaluate(model, data, ckpt_path=best, verbose=False)
+        if job.run_id and best:
+            log_model(job.run_id, job.trained_model(best), data.examples(), data.class_names)
+    if trainer.is_global_zero:
+        print_summary(job, scores)
+
+
+if __name__ == "__main__":
+    main()

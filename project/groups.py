@@ -1,0 +1,134 @@
+"""One rule: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
+
+A new YAML file in a folder is a new choice. A YAML may name its own groups under the key `groups`;
+they are read before it, so that it states only its difference from them.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
+GROUPS = (*DEFAULTS, "experiment")
+SHORT = {"--precision": "--trainer.precision", "--devices": "--trainer.devices", "--max_epochs": "--trainer.max_epochs"}
+
+
+def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """Take `--resume RUN_ID` out of a command line.
+
+    Raises:
+        ValueError: The run is not named.
+    """
+    run_id, rest = None, []
+    for option, value in _pairs(argv):
+        if option == "--resume":
+            run_id = _value(option, value, "the id of a run")
+        else:
+            rest += [option] if value is None else [option, value]
+    return rest, run_id
+
+
+def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Replace groups and short options by what they stand for, after the defaults.
+
+    Returns:
+        The new command line, and the name that was chosen in each group.
+
+    Raises:
+        ValueError: A group has no such choice, an option lacks its value, or a YAML is malformed.
+        OSError: A YAML cannot be read.
+    """
+    chosen = dict(DEFAULTS)
+    named: dict[str, str] = {}
+    expanded: list[str] = []
+    for option, value in _pairs(argv):
+        group = option.removeprefix("--")
+        if group in GROUPS:
+            name = _value(option, value, f"one of {', '.join(choices(group))}")
+            chosen |= _groups_of(CONFIGS / group / f"{name}.yaml") if group == "experiment" else {}
+            named[group] = name
+            expanded += [*files(group, name), f"--groups.{group}={name}"]
+        elif option == "--config":
+            path = _value(option, value, "a YAML file")
+            chosen |= _groups_of(Path(path))
+            expanded += [option, path]
+        else:
+            expanded += [SHORT.get(option, option) + ("" if value is None else f"={value}")]
+    return [*base(chosen), *expanded], chosen | named
+
+
+def base(chosen: dict[str, str]) -> list[str]:
+    """The options that a choice of groups stands for, with nothing changed."""
+    arguments = ["--config", str(CONFIGS / "default.yaml")]
+    for group in GROUPS:
+        if name := chosen.get(group):
+            arguments += [*files(group, name), f"--groups.{group}={name}"]
+    return arguments
+
+
+def choices(group: str) -> list[str]:
+    """Names of a group's YAML files."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def files(group: str, name: str) -> list[str]:
+    """The options that one group's choice stands for."""
+    path = CONFIGS / group / f"{name}.yaml"
+    if path.is_file():
+        return ["--config", str(path)]
+    names = choices(group)
+    if group == "model":
+        from project.models.torchvision import classification_models
+
+        known = classification_models()
+        if name in known:
+            return [*files(group, "torchvision"), f"--model.net.name={name}"]
+        raise ValueError(f"--model: got {name!r}{_nearest(name, names + known)}; configs/model has "
+                         f"{', '.join(names)}, and torchvision's names work too")  # fmt: skip
+    raise ValueError(f"--{group}: got {name!r}{_nearest(name, names)}; configs/{group} has {', '.join(names)}")
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    pairs: list[tuple[str, str | None]] = []
+    rest = list(argv)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        if not option.startswith("--"):
+            pairs.append((option + equals + value, None))
+        elif equals:
+            pairs.append((option, value))
+        else:
+            # Negative numbers are values; what begins with two dashes is the next option.
+            pairs.append((option, rest.pop(0) if rest and not rest[0].startswith("--") else None))
+    return pairs
+
+
+def _value(option: str, value: str | None, expected: str) -> str:
+    if not value:
+        raise ValueError(f"{option}: got nothing; expected {expected}")
+    return value
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    matches = get_close_matches(name, names, n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""
+
+
+def _groups_of(path: Path) -> dict[str, str]:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"--config: {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--config: {path} is no text: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"--config: {path} holds {type(content).__name__}; expected settings such as trainer: ...")
+    groups = content.get("groups") or {}
+    unknown = set(groups) - set(GROUPS)
+    if unknown:
+        raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
+    return {group: name for group, name in groups.items() if name}

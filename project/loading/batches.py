@@ -1,0 +1,53 @@
+"""Which images each rank sees in each step of an epoch."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of indices that cover the data exactly once an epoch, over all ranks together.
+
+    Ranks take the same number of batches, so that none waits for another at the end. Batches of a rank
+    are equal in length within one image and at most `batch_size`: the remainder of an epoch is spread
+    over its batches instead of ending in a small one, as nothing is repeated and nothing is dropped.
+
+    Args:
+        size: Number of images, at least `ranks`.
+        batch_size: Largest batch of one rank.
+        shuffle: Draw a new order from `seed` and the epoch; else keep the order of the data.
+        seed: Seed of the order, the same on every rank.
+        rank: This process, in [0, ranks).
+        ranks: Number of processes.
+
+    Raises:
+        ValueError: There are fewer images than ranks.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, *, shuffle: bool = False, seed: int = 0, rank: int = 0, ranks: int = 1
+    ) -> None:
+        if size < ranks:
+            raise ValueError(f"got {size} images for {ranks} processes; each needs at least one")
+        self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.rank, self.ranks = rank, ranks
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch, the same on every rank."""
+        largest_share = -(-self.size // self.ranks)
+        return -(-largest_share // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the batches of the current epoch."""
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+        else:
+            order = torch.arange(self.size)
+        for batch in order[self.rank :: self.ranks].tensor_split(len(self)):
+            yield batch.tolist()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this at the start of every epoch."""
+        self.epoch = epoch

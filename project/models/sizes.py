@@ -1,0 +1,43 @@
+"""Which image sizes a model takes, found by trying them on the meta device."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+_LARGEST = 1024
+
+
+def takes(build: Callable[[int], nn.Module], channels: int, size: int) -> bool:
+    """Whether the model that `build(size)` returns can run on square images of `size` pixels.
+
+    Nothing is computed: tensors on the meta device have a shape and no content.
+    """
+    with torch.device("meta"):
+        try:
+            build(size)(torch.empty(2, channels, size, size))
+        except (RuntimeError, ValueError, AssertionError):
+            return False
+    return True
+
+
+def accepted_sizes(build: Callable[[int], nn.Module], channels: int) -> str:
+    """Describe the sizes up to 1,024 pixels that the model takes, such as `529 to 544` or `16 or more`.
+
+    The sizes are assumed to be one interval, which a coarse grid finds and bisection measures.
+    """
+    grid = [1, 2, 4, 8, 16, 24, *range(32, _LARGEST + 1, 16)]
+    good = [size for size in grid if takes(build, channels, size)]
+    if not good:
+        return f"none up to {_LARGEST}"
+    low, below = good[0], max((s for s in grid if s < good[0]), default=0)
+    while low - below > 1:
+        middle = (low + below) // 2
+        low, below = (middle, below) if takes(build, channels, middle) else (low, middle)
+    if good[-1] == _LARGEST:
+        return f"{low} or more"
+    high, above = good[-1], min(s for s in grid if s > good[-1])
+    while above - high > 1:
+        middle = (high + above) // 2
+        high, above = (middle, above) if takes(build, channels, middle) else (high, middle)
+    return str(low) if low == high else f"{low} to {high}"

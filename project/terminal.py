@@ -1,0 +1,66 @@
+"""What a person sees in the terminal: the progress bar, the summary, and little else."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
+from rich.markup import escape
+
+from project.tracking.throughput import Throughput
+
+if TYPE_CHECKING:
+    from project.cli import FitCLI
+
+_MUCH_WAITING = 0.1
+
+
+def quiet() -> None:
+    """Silence notes of the libraries that say nothing about this run."""
+    # Devices, seeds and restored checkpoints: they stand in the run. Tables that are created: nobody asked.
+    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # uv makes environments without pip, which MLflow regrets at every model.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    # Lightning's own code, which a newer torch deprecates.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar without the run id, which would take its width."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+        """Metrics beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+def print_summary(job: "FitCLI", scores: Mapping[str, float]) -> None:
+    """Print the scores, the speed, where the results are, and what to type next."""
+    trainer, run_id = job.trainer, job.run_id
+    throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+    lines = {
+        **{name.replace("/", " "): f"[bold green]{value:.4f}[/]" for name, value in scores.items() if "accuracy" in name},
+        "images per second": f"{throughput.images_per_second:,.0f}",
+    }
+    if throughput.wait_fraction > _MUCH_WAITING:
+        lines["waited for data"] = (
+            f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; more loading processes may help: --data.num_workers N"
+        )
+    lines |= {
+        "run": run_id or "not tracked",
+        "checkpoint": escape(job.best_checkpoint or "none"),
+        "": "",
+        "look at it": "python -m project.ui",
+        "other data": "python -m project.fit --data mnist",
+        "search": "python -m project.sweep --search cnn --n_trials 8 --n_jobs 2",
+    }
+    if run_id and trainer.max_epochs:
+        lines["train on"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
+    console = Console(highlight=False)
+    for name, value in lines.items():
+        console.print(f"{name:<19}{value}", soft_wrap=True)

@@ -1,0 +1,26 @@
+"""Where a run came from: the code's commit and the installed packages."""
+
+import subprocess
+from importlib.metadata import distributions
+
+
+def git_state() -> tuple[dict[str, str], str]:
+    """Tags `git.commit` and `git.dirty`, and the diff of a dirty tree; both empty outside a repository."""
+    commit = _git("rev-parse", "HEAD").strip()
+    if not commit:
+        return {}, ""
+    dirty = bool(_git("status", "--porcelain"))
+    return {"git.commit": commit, "git.dirty": str(dirty).lower()}, _git("diff", "HEAD") if dirty else ""
+
+
+def packages() -> str:
+    """Installed packages, one `name==version` a line."""
+    return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)) + "\n"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return run.stdout if run.returncode == 0 else ""

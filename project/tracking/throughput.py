@@ -1,0 +1,61 @@
+"""How fast training is, and how much of its time it waits for data."""
+
+from time import perf_counter
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Logs images per second over all ranks and the share of the time spent waiting for data.
+
+    Each value covers the steps since the one before, validation excluded. `images_per_second` and
+    `wait_fraction` hold the figures of the whole training.
+    """
+
+    def __init__(self) -> None:
+        self._total = _Window()
+        self._window = _Window()
+        self._start = 0.0
+        self._waited = 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of all ranks per second of training."""
+        return self._total.images / max(self._total.seconds, 1e-9)
+
+    @property
+    def wait_fraction(self) -> float:
+        """Share of the training time, in [0, 1]."""
+        return self._total.wait_s / max(self._total.seconds, 1e-9)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._start, self._waited = perf_counter(), _wait_s(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+    ) -> None:
+        now, waited = perf_counter(), _wait_s(trainer)
+        for window in (self._total, self._window):
+            window.images += len(batch[0]) * trainer.world_size
+            window.seconds += now - self._start
+            window.wait_s += waited - self._waited
+        self._start, self._waited = now, waited
+        if (trainer.global_step % trainer.log_every_n_steps) == 0:
+            pl_module.log("throughput/images_per_second", self._window.images / self._window.seconds)
+            pl_module.log("data/wait_fraction", self._window.wait_s / self._window.seconds)
+            self._window = _Window()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._start = perf_counter()
+
+
+class _Window:
+    images = 0
+    seconds = 0.0
+    wait_s = 0.0
+
+
+def _wait_s(trainer: Trainer) -> float:
+    # A loader that does not measure, such as a plain DataLoader, counts as never waited for.
+    return float(getattr(trainer.train_dataloader, "wait_s", 0.0))
