@@ -44,6 +44,9 @@ class ImageClassifier(LightningModule):
         ValueError: The net does not take images of this size, or a setting is out of its range.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         net: NetCallable,
@@ -81,7 +84,7 @@ class ImageClassifier(LightningModule):
         logits: Tensor = self.net(normalised.contiguous(memory_format=self.memory_format))
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
@@ -92,10 +95,10 @@ class ImageClassifier(LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "val", self.val_accuracy)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "test", self.test_accuracy)
 
     def _evaluate(self, batch: Batch, stage: str, accuracy: MulticlassAccuracy) -> Tensor:
@@ -107,7 +110,7 @@ class ImageClassifier(LightningModule):
         return logits
 
     def configure_model(self) -> None:
-        self.net.to(memory_format=self.memory_format)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.net.to(memory_format=self.memory_format)
         if self.device_mesh is not None:
             shard(self.net, self.device_mesh)
         if self.compile_net:

@@ -10,13 +10,13 @@ import torch
 from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from typing_extensions import override
 
 from project import groups
 from project.checkpoints import RunCheckpoint, newest_checkpoint
 from project.classifier import ImageClassifier
 from project.data import ImageDataModule
+from project.devices import devices_for
 from project.errors import explain
 from project.terminal import ProgressBar, quiet
 from project.tracking import store
@@ -24,7 +24,6 @@ from project.tracking.logger import MLflowLogger
 from project.tracking.report import TestReport
 from project.tracking.throughput import Throughput
 
-_CPU_PROCESSES = 2
 _LONGEST_NAME = 200
 
 
@@ -75,7 +74,9 @@ class FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for group in groups.GROUPS:
             parser.add_argument(
-                f"--groups.{group}", type=str | None, help=f"--{group} NAME, a file of configs/{group}/ (set by it)"
+                f"--groups.{group}",
+                type=str | None,
+                help=f"--{group} NAME, a file of configs/{group}/ (set by it)",
             )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         for source, target in {"channels": "in_channels"}.items() | {
@@ -93,33 +94,32 @@ class FitCLI(LightningCLI):
             raise ValueError(explain(str(error), self.plain)) from error
 
     @override
-    def before_instantiate_classes(self) -> None:
-        trainer = self.config.trainer
-        one_process = trainer.strategy == "auto"
-        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
-        if one_process and (str(trainer.devices) not in ("auto", "1") or trainer.num_nodes > 1):
-            raise ValueError(
-                f"--devices: got {trainer.devices} on {trainer.num_nodes} node(s), but --strategy single is one "
-                "process on one device; add --strategy ddp or --strategy fsdp"
-            )
-        if on_cpu and not one_process:
-            trainer.accelerator = "cpu"  # Apple's GPU has no collectives
-            trainer.devices = _CPU_PROCESSES if trainer.devices == "auto" else trainer.devices
-        if on_cpu and str(trainer.precision) in ("16", "16-mixed", "16-true"):
-            raise ValueError(f"--precision: got {trainer.precision}, which needs a GPU; on a CPU use bf16-mixed")
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # What a constructor says of its arguments, jsonargparse reports as a mismatch of types.
+            said = error.__cause__ or error.__context__
+            if str(error).startswith("Does not validate") and isinstance(said, ValueError | OSError):
+                raise said from None
+            raise
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        callbacks = [ProgressBar(), Throughput(), TestReport(self.datamodule.class_names)]
+        callbacks = [
+            ProgressBar(),
+            Throughput(self.config.trainer.log_every_n_steps),
+            TestReport(self.datamodule.class_names),
+        ]
         self.trainer_defaults["callbacks"] = callbacks
         if self.config.trainer.logger in (None, True):
             experiment = self.config.groups.experiment or self.datamodule.name
             kwargs["logger"] = MLflowLogger(experiment, self._run_name())
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(**kwargs, **devices_for(self.config.trainer))
 
     def _check(self) -> None:
         # Every process builds everything; the first one alone looks at the data and the store.
-        if rank_zero_only.rank == 0:
+        if self.trainer.is_global_zero:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             self.datamodule.check_batch_size(self.trainer.world_size)
@@ -134,11 +134,19 @@ class FitCLI(LightningCLI):
             logger.resume(store.connect(), self.resume_id)
         else:
             self._start_new_run(logger)
-        if logger.run_id and self.trainer.checkpoint_callback:
+        if logger.run_id and isinstance(self.trainer.checkpoint_callback, RunCheckpoint):
             self.trainer.checkpoint_callback.dirpath = str(store.checkpoint_folder(logger.run_id))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
-        logger.start(store.connect(), {"strategy": str(self.config.groups.strategy), "command": self.command()})
+        trainer = self.trainer
+        logger.start(
+            store.connect(),
+            {
+                "strategy": str(self.config.groups.strategy),
+                "devices": f"{trainer.world_size} {trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}",
+                "command": self.command(),
+            },
+        )
         logger.log_hyperparams(flatten(self.config))
         logger.log_text(self.parser.dump(self.config, skip_none=False), store.CONFIG_FILE)
         data = self.datamodule

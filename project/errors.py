@@ -41,10 +41,13 @@ def explain(text: str, known: Iterable[str]) -> str:
         if match := re.search(pattern, text):
             option = match[1].removeprefix("--").partition("=")[0]
             option = option if not key or option.startswith(key) else f"{key}.{option}"
-            nearest = get_close_matches(option, known, n=1)
+            nearest = get_close_matches(option, [name for name in known if "." in name], n=1)
             return f"unknown option --{option}; " + (f"did you mean --{nearest[0]}?" if nearest else "see --help")
     if subtypes := re.search(r"Subtypes: \[(.*)\]", text):
         got = match[1] if (match := re.search(r"Given value: (.*)", text)) else ""
         expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", subtypes[1])
         return f"--{key}: got {got!r}; expected one of {expected}"
+    if "dot import path" in text:
+        got = text.rpartition(" ")[2]
+        return f"--{key}: got {got!r}, which is neither a class known here nor the path of one, such as torch.optim.SGD"
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())

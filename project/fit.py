@@ -7,6 +7,7 @@ python -m project.fit --resume RUN_ID --max_epochs 30
 """
 
 import sys
+from collections.abc import Sequence
 
 from project.cli import FitCLI
 from project.errors import answered
@@ -15,10 +16,10 @@ from project.tracking.model import log_model
 from project.tracking.run import ended_truly
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
     with answered():
-        job = FitCLI(sys.argv[1:])
+        job = FitCLI(argv)
     trainer, model, data = job.trainer, job.model, job.datamodule
     job.start_run()
     with ended_truly(trainer):
@@ -33,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,7 +14,11 @@ import yaml
 CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
 GROUPS = (*DEFAULTS, "experiment")
-SHORT = {"--precision": "--trainer.precision", "--devices": "--trainer.devices", "--max_epochs": "--trainer.max_epochs"}
+SHORT = {
+    "--precision": "--trainer.precision",
+    "--devices": "--trainer.devices",
+    "--max_epochs": "--trainer.max_epochs",
+}
 
 
 def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
@@ -121,8 +125,10 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 def _groups_of(path: Path) -> dict[str, str]:
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OSError(f"--config: cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"--config: {path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--config: {path} is no valid YAML: {_brief(error)}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--config: {path} is no text: {error}") from error
     if not isinstance(content, dict):
@@ -132,3 +138,9 @@ def _groups_of(path: Path) -> dict[str, str]:
     if unknown:
         raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
     return {group: name for group, name in groups.items() if name}
+
+
+def _brief(error: yaml.YAMLError) -> str:
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or error}{where}"

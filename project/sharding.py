@@ -20,7 +20,9 @@ class FSDP2Strategy(ModelParallelStrategy):
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(data_parallel_size="auto", tensor_parallel_size=1, save_distributed_checkpoint=False, **options)
+        super().__init__(
+            data_parallel_size="auto", tensor_parallel_size=1, save_distributed_checkpoint=False, **options
+        )
 
     def setup_environment(self) -> None:
         """Shard over every process; Lightning's `auto` means one shard a node."""

@@ -21,7 +21,14 @@ _MUCH_WAITING = 0.1
 def quiet() -> None:
     """Silence notes of the libraries that say nothing about this run."""
     # Devices, seeds and restored checkpoints: they stand in the run. Tables that are created: nobody asked.
-    for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric", "mlflow", "alembic"):
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "pytorch_lightning",
+        "lightning_fabric",
+        "mlflow",
+        "alembic",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     # uv makes environments without pip, which MLflow regrets at every model.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
@@ -32,7 +39,9 @@ def quiet() -> None:
 class ProgressBar(RichProgressBar):
     """Lightning's bar without the run id, which would take its width."""
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """Metrics beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
@@ -44,12 +53,16 @@ def print_summary(job: "FitCLI", scores: Mapping[str, float]) -> None:
     trainer, run_id = job.trainer, job.run_id
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
     lines = {
-        **{name.replace("/", " "): f"[bold green]{value:.4f}[/]" for name, value in scores.items() if "accuracy" in name},
+        **{
+            name.replace("/", " "): f"[bold green]{value:.4f}[/]"
+            for name, value in scores.items()
+            if "accuracy" in name
+        },
         "images per second": f"{throughput.images_per_second:,.0f}",
     }
     if throughput.wait_fraction > _MUCH_WAITING:
         lines["waited for data"] = (
-            f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; more loading processes may help: --data.num_workers N"
+            f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; try more loading processes: --data.num_workers N"
         )
     lines |= {
         "run": run_id or "not tracked",

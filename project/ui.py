@@ -12,7 +12,16 @@ from project.tracking.store import tracking_uri
 
 def main() -> None:
     """Serve on 127.0.0.1:5000 until Ctrl-C; options are those of `mlflow ui` and come last."""
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", tracking_uri(), "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        tracking_uri(),
+        "--host",
+        "127.0.0.1",
+    ]
     try:
         sys.exit(subprocess.run([*command, *sys.argv[1:]], check=False).returncode)
     except KeyboardInterrupt:

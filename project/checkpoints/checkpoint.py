@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from typing_extensions import override
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -27,6 +30,11 @@ class RunCheckpoint(ModelCheckpoint):
             save_last=True,
             save_on_exception=True,
         )
+
+    @override
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        # Of equals the latest is best: a small validation set has many, and training went on.
+        return bool(current == self.best_model_score) or super().check_monitor_top_k(trainer, current)
 
 
 def newest_checkpoint(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """What all datasets share: the validation split, the loaders, and what the model must know of them."""
 
 import hashlib
-import os
 from abc import abstractmethod
 from typing import Literal
 
@@ -10,6 +9,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from project.devices import usable_cores
 from project.loading import EpochBatches, Images, MeasuredLoader, random_crop, random_flip
 
 Split = Literal["train", "val", "test"]
@@ -102,7 +102,7 @@ class ImageDataModule(LightningDataModule):
         """Standard deviation of each channel, of images in [0, 1]."""
         return self.native_std * (self.channels // len(self.native_std))
 
-    def setup(self, stage: str) -> None:  # noqa: ARG002  # all stages share the splits
+    def setup(self, stage: str) -> None:  # all stages share the splits
         """Load the splits once; where the dataset has no validation split, take it from train."""
         if self.splits:
             return
@@ -117,7 +117,9 @@ class ImageDataModule(LightningDataModule):
                     "validation; both splits need one at least"
                 )
             train, val = train.subset(order[cut:]), train.subset(order[:cut])
-        self.splits = {"train": train, "val": val} | ({"test": test} if test is not None else {})
+        self.splits = {"train": train, "val": val}
+        if test is not None:
+            self.splits["test"] = test
 
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""
@@ -152,7 +154,7 @@ class ImageDataModule(LightningDataModule):
         """Batches of test."""
         return self._loader("test")
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Bring images, already on the device, to the model's size and channels; augment those of train."""
         images, labels = batch
         images = self.fit_model(images)
@@ -187,4 +189,4 @@ class ImageDataModule(LightningDataModule):
         )
 
     def _default_workers(self, ranks: int) -> int:
-        return 0 if self.in_memory else max(1, len(os.sched_getaffinity(0)) // ranks)
+        return 0 if self.in_memory else max(1, usable_cores() // ranks)

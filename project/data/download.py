@@ -13,9 +13,9 @@ def downloaded(dataset: type[VisionDataset], root: str) -> None:
     """
     try:
         for train in (True, False):
-            dataset(root, train=train, download=True)  # type: ignore[call-arg]  # the base class lacks both
+            dataset(root, train=train, download=True)
     except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
         raise OSError(
-            f"data.root: {dataset.__name__} is not complete under {root!r} and cannot be downloaded ({error}); "
-            "copy its files there, or name the folder that has them"
+            f"data.root: {dataset.__name__} is not complete under {root!r} and cannot be downloaded "
+            f"({str(error).strip().splitlines()[0]}); copy its files there, or name the folder that has them"
         ) from error

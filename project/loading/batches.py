@@ -26,7 +26,14 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, size: int, batch_size: int, *, shuffle: bool = False, seed: int = 0, rank: int = 0, ranks: int = 1
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         if size < ranks:
             raise ValueError(f"got {size} images for {ranks} processes; each needs at least one")

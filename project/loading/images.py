@@ -75,10 +75,11 @@ class ImageFiles:
 
     def _read(self, path: Path) -> Tensor:
         try:
-            image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
+            image: Tensor = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
         except RuntimeError as error:
             raise ValueError(f"cannot decode {path}: {error}") from error
         if image.shape[-2:] == (self.image_size, self.image_size):
             return image
         image = functional.resize(image, [self.image_size], antialias=True)
-        return functional.center_crop(image, [self.image_size, self.image_size])
+        square: Tensor = functional.center_crop(image, [self.image_size, self.image_size])
+        return square

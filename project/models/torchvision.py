@@ -19,7 +19,12 @@ class TorchvisionModel(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, image_size: int, name: str = "resnet18", dropout: float | None = None
+        self,
+        num_classes: int,
+        in_channels: int,
+        image_size: int,
+        name: str = "resnet18",
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         if name not in classification_models():

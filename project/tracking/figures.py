@@ -22,11 +22,13 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
         axes.set_yticks(range(len(names)), names)
         for row, column in np.argwhere(confusion.numpy() > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", color=colour, fontsize=8)
+            axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 
-def mistakes_figure(images: Tensor, truth: Sequence[str], guesses: Sequence[str], confidence: Sequence[float]) -> Figure:
+def mistakes_figure(
+    images: Tensor, truth: Sequence[str], guesses: Sequence[str], confidence: Sequence[float]
+) -> Figure:
     """Draw images (N, C, H, W) uint8 in a grid, each with its class, the guess and its probability."""
     columns = 5
     rows = max(1, -(-len(images) // columns))

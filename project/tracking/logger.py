@@ -7,7 +7,7 @@ from time import monotonic, time
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from mlflow import MlflowClient, set_tracking_uri
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
@@ -76,8 +76,10 @@ class MLflowLogger(Logger):
     def _open(self, client: MlflowClient, run_id: str) -> None:
         self.client, self.run_id = client, run_id
         set_tracking_uri(store.tracking_uri())  # for MLflow's own model logging, which takes no client
-        self._system = SystemMetricsMonitor(run_id, sampling_interval=2, resume_logging=True)
-        self._system.start()
+        self._system = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+            run_id, sampling_interval=2, resume_logging=True
+        )
+        self._system.start()  # type: ignore[no-untyped-call]
 
     @override
     @rank_zero_only
@@ -120,9 +122,7 @@ class MLflowLogger(Logger):
             source=json.dumps({"uri": source}),
             profile=json.dumps({f"num_{split}": size for split, size in sizes.items()}),
         )
-        self.client.log_inputs(
-            self.run_id, [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])]
-        )
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])])
 
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
@@ -153,6 +153,6 @@ class MLflowLogger(Logger):
         if self.client is None or self.run_id is None:
             return
         if self._system is not None:
-            self._system.finish()
+            self._system.finish()  # type: ignore[no-untyped-call]
         self.save()
         self.client.set_terminated(self.run_id, status)

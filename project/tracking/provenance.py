@@ -2,6 +2,9 @@
 
 import subprocess
 from importlib.metadata import distributions
+from pathlib import Path
+
+_HERE = str(Path(__file__).parent)
 
 
 def git_state() -> tuple[dict[str, str], str]:
@@ -20,7 +23,7 @@ def packages() -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        run = subprocess.run(["git", "-C", _HERE, *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:  # no git on this machine
         return ""
     return run.stdout if run.returncode == 0 else ""

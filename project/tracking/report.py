@@ -33,19 +33,19 @@ class TestReport(Callback):
         self._confusion = MulticlassConfusionMatrix(len(class_names))
         self._worst: list[tuple[Tensor, ...]] = []
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._confusion.reset()
         self._confusion.to(pl_module.device)
         self._worst = []
 
     def on_test_batch_end(
         self,
-        trainer: Trainer,  # noqa: ARG002
-        pl_module: LightningModule,  # noqa: ARG002
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: tuple[Tensor, Tensor],
-        batch_idx: int,  # noqa: ARG002
-        dataloader_idx: int = 0,  # noqa: ARG002
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         images, labels = batch
         probability, guess = outputs.float().softmax(1).max(1)
@@ -54,7 +54,7 @@ class TestReport(Callback):
         found = (probability[wrong], images[wrong], labels[wrong], guess[wrong])
         self._worst = [_most_confident([*self._worst, found])]
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Every rank takes part in the sums; the first one draws.
         confusion = self._confusion.compute().cpu()
         worst: list[Any] = [None] * trainer.world_size
@@ -67,7 +67,13 @@ class TestReport(Callback):
             self._log(trainer.logger, confusion, *_most_confident(worst))
 
     def _log(
-        self, logger: MLflowLogger, confusion: Tensor, probability: Tensor, images: Tensor, labels: Tensor, guess: Tensor
+        self,
+        logger: MLflowLogger,
+        confusion: Tensor,
+        probability: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        guess: Tensor,
     ) -> None:
         wrong = guess != labels
         names = self.class_names

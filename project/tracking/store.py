@@ -16,7 +16,7 @@ ANSWER_WITHIN_S = 5
 
 def tracking_uri() -> str:
     """`MLFLOW_TRACKING_URI` where it is set, else a SQLite file in `mlruns/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME.absolute()}/mlflow.db"
 
 
 def checkpoint_folder(run_id: str) -> Path:
@@ -55,7 +55,9 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     try:
         return client.get_run(run_id)
     except MlflowException as error:
-        raise ValueError(f"got run {run_id!r}, which is not in {tracking_uri()}; see them with python -m project.ui") from error
+        raise ValueError(
+            f"got run {run_id!r}, which is not in {tracking_uri()}; see them with python -m project.ui"
+        ) from error
 
 
 def config_of(run_id: str, folder: str) -> Path:

@@ -11,9 +11,13 @@ class Throughput(Callback):
 
     Each value covers the steps since the one before, validation excluded. `images_per_second` and
     `wait_fraction` hold the figures of the whole training.
+
+    Args:
+        every_n_steps: Steps between two values, the trainer's `log_every_n_steps`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int) -> None:
+        self._every_n_steps = every_n_steps
         self._total = _Window()
         self._window = _Window()
         self._start = 0.0
@@ -29,11 +33,16 @@ class Throughput(Callback):
         """Share of the training time, in [0, 1]."""
         return self._total.wait_s / max(self._total.seconds, 1e-9)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ARG002
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         now, waited = perf_counter(), _wait_s(trainer)
         for window in (self._total, self._window):
@@ -41,12 +50,12 @@ class Throughput(Callback):
             window.seconds += now - self._start
             window.wait_s += waited - self._waited
         self._start, self._waited = now, waited
-        if (trainer.global_step % trainer.log_every_n_steps) == 0:
+        if trainer.global_step % self._every_n_steps == 0:
             pl_module.log("throughput/images_per_second", self._window.images / self._window.seconds)
             pl_module.log("data/wait_fraction", self._window.wait_s / self._window.seconds)
             self._window = _Window()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = perf_counter()
 
 
