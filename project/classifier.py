@@ -68,7 +68,7 @@ class ImageClassifier(LightningModule):
             sizes = accepted_sizes(lambda size: net(num_classes, in_channels, size), in_channels)
             raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
         self.net = net(num_classes, in_channels, image_size)
-        optimizer(self.net.parameters())  # an impossible setting shows now, not after the run has begun
+        lr_schedule(optimizer(self.net.parameters()), 1)  # an impossible setting shows now, before there is a run
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.label_smoothing, self.compile_net = label_smoothing, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -148,7 +148,7 @@ class FitCLI(LightningCLI):
             },
         )
         logger.log_hyperparams(flatten(self.config))
-        logger.log_text(self.parser.dump(self.config, skip_none=False), store.CONFIG_FILE)
+        logger.log_text(self.parser.dump(self.config), store.CONFIG_FILE)
         data = self.datamodule
         logger.log_dataset(
             data.name,
@@ -170,7 +170,7 @@ class FitCLI(LightningCLI):
 
     def trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
-        model: ImageClassifier = self.parser.instantiate_classes(self.config).model
+        model: ImageClassifier = self.parser.instantiate(self.config).model
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         return model
 

@@ -53,9 +53,10 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         group = option.removeprefix("--")
         if group in GROUPS:
             name = _value(option, value, f"one of {', '.join(choices(group))}")
-            chosen |= _groups_of(CONFIGS / group / f"{name}.yaml") if group == "experiment" else {}
             named[group] = name
             expanded += [*files(group, name), f"--groups.{group}={name}"]
+            if group == "experiment":
+                chosen |= _groups_of(CONFIGS / group / f"{name}.yaml")
         elif option == "--config":
             path = _value(option, value, "a YAML file")
             chosen |= _groups_of(Path(path))

@@ -12,6 +12,7 @@ class EpochBatches(Sampler[list[int]]):
     Ranks take the same number of batches, so that none waits for another at the end. Batches of a rank
     are equal in length within one image and at most `batch_size`: the remainder of an epoch is spread
     over its batches instead of ending in a small one, as nothing is repeated and nothing is dropped.
+    (Batches of one image on ranks that do not divide the data are the exception: one holds two.)
 
     Args:
         size: Number of images, at least `ranks`.
@@ -43,8 +44,8 @@ class EpochBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Number of batches in an epoch, the same on every rank."""
-        largest_share = -(-self.size // self.ranks)
-        return -(-largest_share // self.batch_size)
+        smallest_share, largest_share = self.size // self.ranks, -(-self.size // self.ranks)
+        return min(smallest_share, -(-largest_share // self.batch_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the batches of the current epoch."""

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional
 
 Batch = tuple[Tensor, Tensor]
 
@@ -55,7 +55,7 @@ class ImageFiles:
     """Image files, decoded as RGB when they are asked for, resized and cropped to squares.
 
     Args:
-        paths: N files that torchvision can decode (JPEG, PNG, WebP, GIF, BMP).
+        paths: N files that Pillow can decode (JPEG, PNG, WebP, GIF, BMP).
         labels: (N,) int64.
         image_size: Side of the squares in pixels.
     """
@@ -75,11 +75,9 @@ class ImageFiles:
 
     def _read(self, path: Path) -> Tensor:
         try:
-            image: Tensor = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError as error:
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+        except OSError as error:  # also what is no image
             raise ValueError(f"cannot decode {path}: {error}") from error
-        if image.shape[-2:] == (self.image_size, self.image_size):
-            return image
-        image = functional.resize(image, [self.image_size], antialias=True)
-        square: Tensor = functional.center_crop(image, [self.image_size, self.image_size])
-        return square
+        square = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)

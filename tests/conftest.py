@@ -1,0 +1,123 @@
+import os
+import pickle
+import re
+import struct
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+from torchvision.datasets import CIFAR10
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass
+class Fit:
+    """A finished `python -m project.fit` in a folder of its own."""
+
+    folder: Path
+    code: int
+    output: str
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
+
+    @property
+    def runs(self) -> list[Run]:
+        experiments = [e.experiment_id for e in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments))
+
+    @property
+    def run(self) -> Run:
+        (run,) = self.runs
+        return run
+
+    def artifacts(self, path: str | None = None) -> set[str]:
+        found: set[str] = set()
+        for entry in self.client.list_artifacts(self.run.info.run_id, path):
+            found |= self.artifacts(entry.path) if entry.is_dir else {entry.path}
+        return found
+
+    def text(self, artifact: str) -> str:
+        return Path(self.client.download_artifacts(self.run.info.run_id, artifact)).read_text()
+
+
+def clean_environment() -> dict[str, str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+
+
+def fit(folder: Path, *options: str) -> Fit:
+    """Run the command as its users do."""
+    done = subprocess.run(
+        [sys.executable, "-m", "project.fit", *options],
+        cwd=folder,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=220,
+        check=False,
+    )
+    return Fit(folder, done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """The README's main job with nothing changed, trained once for all tests."""
+    return fit(tmp_path_factory.mktemp("main_job"))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder with a store of its own, for commands that are called in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    return tmp_path
+
+
+@pytest.fixture
+def datasets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few images of each dataset under `data/`, in the layouts that torchvision downloads."""
+    random = np.random.default_rng(0)
+    for name in ("MNIST", "FashionMNIST"):
+        write_mnist(workplace / "data" / name / "raw", random)
+    cifar = workplace / "data" / "cifar-10-batches-py"
+    cifar.mkdir()
+    batch = {"data": random.integers(0, 256, (40, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(40)]}
+    for entry in ("data_batch_1", "test_batch"):
+        (cifar / entry).write_bytes(pickle.dumps(batch))
+    (cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+    # The published checksums are those of the published files.
+    monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
+    monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})
+    write_folder(workplace / "data")
+
+
+def write_mnist(folder: Path, random: np.random.Generator, count: int = 40) -> None:
+    """Write MNIST's four files with `count` images each."""
+    folder.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        header = struct.pack(">4i", 0x803, count, 28, 28)
+        (folder / f"{split}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, count) + labels.tobytes())
+
+
+def write_folder(root: Path, count: int = 12) -> None:
+    """Write an image folder of two classes, red and blue, in JPEG and PNG."""
+    for split in ("train", "test"):
+        for label, colour in (("blue", (20, 20, 200)), ("red", (200, 20, 20))):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                suffix = "jpg" if index % 2 else "png"
+                Image.new("RGB", (48, 40), colour).save(root / split / label / f"{index}.{suffix}")

@@ -1,0 +1,93 @@
+import functools
+import gzip
+import hashlib
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_folder, write_mnist
+from PIL import Image
+from torchvision import datasets
+
+from project.data import MNIST, Digits, ImageDataModule, ImageFolder
+
+
+def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
+    def images(data: ImageDataModule, split: str) -> set[bytes]:
+        data.setup("fit")
+        stored = data.splits[split].images  # type: ignore[attr-defined, index]
+        return {image.numpy().tobytes() for image in stored}
+
+    first, again, other = Digits(), Digits(), Digits(split_seed=1)
+    assert images(first, "val") == images(again, "val") != images(other, "val")
+    assert images(first, "test") == images(other, "test")
+    assert not images(first, "val") & images(first, "train")
+    assert not images(first, "test") & (images(first, "train") | images(first, "val"))
+    assert first.digest() == again.digest() != other.digest()
+
+
+def test_normalisation_is_that_of_the_images() -> None:
+    data = Digits()
+    data.setup("fit")
+    pixels = data.splits["train"].images.float() / 255  # type: ignore[attr-defined]
+    assert data.mean[0] == pytest.approx(pixels.mean().item(), abs=0.01)
+    assert data.std[0] == pytest.approx(pixels.std().item(), abs=0.01)
+
+
+def test_grey_images_become_what_the_model_wants() -> None:
+    data = Digits(image_size=48, channels=3)
+    data.setup("fit")
+    assert data.examples().shape == (2, 3, 48, 48)
+    assert (len(data.mean), len(data.std)) == (3, 3)
+
+
+def test_mnist_is_downloaded_unpacked_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist(tmp_path / "made", np.random.default_rng(0))
+    served = tmp_path / "served"
+    served.mkdir()
+    resources = []
+    for path in sorted((tmp_path / "made").iterdir()):
+        packed = gzip.compress(path.read_bytes())
+        (served / f"{path.name}.gz").write_bytes(packed)
+        resources.append((f"{path.name}.gz", hashlib.md5(packed).hexdigest()))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=str(served)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    try:
+        data = MNIST(root=str(tmp_path / "data"))
+        data.prepare_data()
+    finally:
+        server.shutdown()
+        server.server_close()
+    data.setup("fit")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 36, "val": 4, "test": 40}
+
+
+def test_an_image_folder_is_read_rightly(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    Image.new("L", (30, 90), 128).save(tmp_path / "train/red/grey.png")
+    Image.new("RGBA", (90, 30), (0, 255, 0, 255)).save(tmp_path / "train/red/see-through.png")
+    data = ImageFolder(root=str(tmp_path), image_size=32, num_workers=0)
+    data.setup("fit")
+    assert data.class_names == ("blue", "red")
+    assert [len(data.splits[split]) for split in ("train", "val", "test")] == [23, 3, 24]
+    images, labels = data.splits["test"][list(range(24))]
+    assert images.shape == (24, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    channel_means = images.float().mean((2, 3))
+    assert (channel_means[labels == 1, 0] > 150).all()
+    assert (channel_means[labels == 0, 2] > 150).all()
+    assert len(data.splits["train"][list(range(23))][0]) == 23
+
+
+def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "test").rename(tmp_path / "val")
+    data = ImageFolder(root=str(tmp_path))
+    data.setup("fit")
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 24, "val": 24}
+    assert not data.has_test

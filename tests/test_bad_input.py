@@ -1,0 +1,135 @@
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Fit, write_folder
+
+from project.fit import main
+
+BAD_OPTIONS = [
+    (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
+    (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
+    (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),
+    (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
+    (["surplus"], "unknown option --surplus"),
+    (["--max_epochs", "three"], "--trainer.max_epochs: got 'three'; expected one of int"),
+    (["--model.net.kernel_size", "wide"], "wide"),
+    (["--model.optimizer", "Adamm"], "got 'Adamm'"),
+    (["--model.optimizer.lr", "-1"], "-1"),
+    (["--model.label_smoothing", "1.5"], "must be in [0, 1)"),
+    (["--model.lr_schedule.warmup", "1.5"], "must be in [0, 1)"),
+    (["--data", "nist"], "did you mean mnist?); configs/data has cifar10, digits, fashion_mnist, image_folder, mnist"),
+    (["--model", "rsnet18"], "did you mean resnet18?"),
+    (["--strategy", "dpp"], "configs/strategy has ddp, fsdp, single"),
+    (["--experiment", "none"], "configs/experiment has"),
+    (["--data"], "--data: got nothing"),
+    (["--config", "missing.yaml"], "cannot read missing.yaml"),
+    (["--resume", "nothing"], "got run 'nothing'"),
+    (["--data", "mnist", "--data.root", "nowhere"], "MNIST is not complete under 'nowhere'"),
+    (["--data", "image_folder", "--data.root", "nowhere"], "expected ROOT/train/CLASS/*.jpg"),
+    (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
+    (["--data.batch_size", "0"], "it must be 1 or more"),
+    (["--data.val_fraction", "1"], "between 0 and 1"),
+    (["--data.image_size", "8"], "takes 16 or more pixels"),
+    (["--model", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),
+    (["--model", "vit_b_16"], "takes 224 pixels"),
+    (["--devices", "2"], "add --strategy ddp"),
+    (["--strategy", "ddp", "--devices", "999"], "got 999"),
+    (["--strategy", "ddp", "--devices", "0"], "0"),
+    (["--trainer.accelerator", "tpu"], "got tpu"),
+    (["--precision", "16-mixed"], "needs a GPU"),
+    (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
+    (["--precision", "17"], "got '17'"),
+]
+
+
+@pytest.fixture
+def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a fit that must end with exit code 2, three lines at most, and no run; return what it said."""
+
+    def run(*options: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            main(options)
+        said = capsys.readouterr().err
+        assert stopped.value.code == 2, said
+        assert said.startswith("error: ")
+        assert len(said.splitlines()) <= 3
+        assert "Traceback" not in said
+        assert Fit(workplace, 2, said).runs == []
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(("options", "answer"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
+def test_a_bad_option_is_answered_in_one_breath(options: list[str], answer: str, refused: Callable[..., str]) -> None:
+    assert answer in refused(*options)
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (b"trainer: [1", "no valid YAML"),
+        (b"- 1\n- 2\n", "holds list"),
+        (b"\xff\xfe\x00", "is no text"),
+        (b"trainer:\n  max_epoch: 3\n", "max_epoch"),
+        (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),
+    ],
+)
+def test_a_bad_file_is_answered_in_one_breath(content: bytes, answer: str, refused: Callable[..., str]) -> None:
+    Path("bad.yaml").write_bytes(content)
+    assert answer in refused("--config", "bad.yaml")
+
+
+def _stray(root: Path) -> None:
+    (root / "train/.ipynb_checkpoints").mkdir()
+
+
+def _empty(root: Path) -> None:
+    (root / "train/green").mkdir()
+
+
+def _unknown_class(root: Path) -> None:
+    shutil.copytree(root / "test/red", root / "test/green")
+
+
+def _no_classes(root: Path) -> None:
+    shutil.rmtree(root / "train")
+    (root / "train").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "answer"),
+    [
+        (_stray, ".ipynb_checkpoints is no class; remove it"),
+        (_empty, "no image in data/train/green"),
+        (_unknown_class, "a class 'green' that train has not; train has blue, red"),
+        (_no_classes, "has no class folders"),
+    ],
+)
+def test_a_bad_image_folder_is_answered_in_one_breath(
+    damage: Callable[[Path], None], answer: str, refused: Callable[..., str]
+) -> None:
+    write_folder(Path("data"))
+    damage(Path("data"))
+    assert answer in refused("--data", "image_folder", "--data.batch_size", "4")
+
+
+@pytest.mark.parametrize("listening", [True, False], ids=["silent", "closed"])
+def test_a_store_that_does_not_answer_is_noticed_in_seconds(
+    listening: bool, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listening:
+            server.listen()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(SystemExit) as stopped:
+            main([])
+    assert stopped.value.code == 2
+    assert "MLFLOW_TRACKING_URI: no MLflow store answers" in capsys.readouterr().err
+    assert time.monotonic() - start < 20

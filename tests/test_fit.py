@@ -1,0 +1,144 @@
+import json
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT, Fit, fit
+
+from project import groups
+from project.fit import main
+
+METRICS = {
+    "train/loss", "train/loss_epoch", "train/accuracy", "val/loss", "val/accuracy", "test/loss", "test/accuracy",
+    "throughput/images_per_second", "data/wait_fraction", "lr", "system/cpu_utilization_percentage",
+}  # fmt: skip
+ARTIFACTS = {
+    "config.yaml", "requirements.txt",
+    "test/confusion_matrix.png", "test/worst_mistakes.png", "test/per_class_accuracy.csv",
+}  # fmt: skip
+FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+
+
+def test_the_main_job_learns_the_digits(main_job: Fit) -> None:
+    assert main_job.code == 0, main_job.output
+    assert main_job.run.data.metrics["test/accuracy"] >= 0.98
+    seconds = main_job.run.data.metrics["throughput/images_per_second"] and re.search(
+        r"images per second +([\d,]+)", main_job.output
+    )
+    assert seconds
+
+
+def test_the_summary_says_where_things_are_and_what_to_type_next(main_job: Fit) -> None:
+    run_id = main_job.run.info.run_id
+    for words in ("test accuracy", "images per second", run_id, f"mlruns/checkpoints/{run_id}/best-epoch"):
+        assert words in main_job.output
+    for command in ("project.ui", "project.fit --data mnist", "project.sweep", f"--resume {run_id}"):
+        assert f"python -m {command}" in main_job.output or command.startswith("--resume")
+    assert "Warning" not in main_job.output
+    assert "INFO" not in main_job.output
+
+
+def test_a_fit_is_one_finished_run_with_everything_in_it(main_job: Fit) -> None:
+    run = main_job.run
+    assert run.info.status == "FINISHED"
+    assert set(run.data.metrics) >= METRICS
+    assert main_job.artifacts() >= ARTIFACTS
+    assert run.info.run_name == "digits-cnn-single"
+    assert main_job.client.get_experiment(run.info.experiment_id).name == "digits"
+    assert run.data.params["model.optimizer.lr"] == "0.002"
+    assert run.data.params["data.crop_padding"] == "2"
+    assert len(run.data.tags["git.commit"]) == 40
+    assert run.data.tags["git.dirty"] in ("true", "false")
+    assert run.data.tags["strategy"] == "single"
+    assert "torch==" in main_job.text("requirements.txt")
+    (dataset,) = [entry.dataset for entry in run.inputs.dataset_inputs]
+    assert (dataset.name, len(dataset.digest)) == ("digits", 8)
+    assert json.loads(dataset.profile) == {"num_train": 1293, "num_val": 144, "num_test": 360}
+
+
+def test_curves_have_a_point_for_every_logging_step_and_epoch(main_job: Fit) -> None:
+    history = main_job.client.get_metric_history
+    steps = [metric.step for metric in history(main_job.run.info.run_id, "train/loss")]
+    assert steps == list(range(9, 210, 10))
+    assert len(history(main_job.run.info.run_id, "val/accuracy")) == 10
+
+
+def test_the_logged_model_serves_raw_images(main_job: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{main_job.folder}/mlruns/mlflow.db")
+    (output,) = main_job.run.outputs.model_outputs
+    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    probabilities = model.predict(np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8))
+    assert probabilities.shape == (5, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert model.metadata.metadata["class_names"] == list("0123456789")
+    assert model.input_example is not None
+
+
+def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workplace: Path) -> None:
+    Path("again.yaml").write_text(main_job.text("config.yaml"))
+    main(["--config", "again.yaml", "--trainer.fast_dev_run", "1"])
+    first = yaml.safe_load(main_job.text("config.yaml"))
+    assert first["groups"] == {"data": "digits", "model": "cnn", "strategy": "single", "experiment": None}
+    assert not (workplace / "mlruns/checkpoints").exists()  # a trial run of one batch leaves nothing
+
+
+def test_resume_goes_on_in_the_same_run(workplace: Path) -> None:
+    main(["--max_epochs", "1", *FEW])
+    (before,) = Fit(workplace, 0, "").runs
+    main(["--resume", before.info.run_id, "--max_epochs", "3"])
+    after = Fit(workplace, 0, "")
+    assert after.run.info.run_id == before.info.run_id
+    assert after.run.info.status == "FINISHED"
+    epochs = [metric.step for metric in after.client.get_metric_history(before.info.run_id, "val/accuracy")]
+    assert epochs == [1, 3, 5]
+
+
+def test_two_runs_are_told_apart_by_what_differs(workplace: Path) -> None:
+    main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW[:1]])
+    name = Fit(workplace, 0, "").run.info.run_name
+    assert name.startswith("digits-cnn-single ")
+    assert set(name.split()[1:]) == {"max_epochs=1", "lr=0.01", "precision=bf16-mixed", "limit_train_batches=2"}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_leave_what_one_leaves(strategy: str, main_job: Fit, tmp_path: Path) -> None:
+    done = fit(tmp_path, "--strategy", strategy, "--max_epochs", "1")
+    assert done.code == 0, done.output
+    assert done.run.info.status == "FINISHED"
+    assert done.run.data.tags["devices"] == "2 CPU"
+    assert set(done.run.data.metrics) >= METRICS
+    assert done.artifacts() == main_job.artifacts()
+    assert len(done.run.outputs.model_outputs) == 1
+    rows = done.text("test/per_class_accuracy.csv").splitlines()[1:]
+    assert sum(int(row.split(",")[1]) for row in rows) == 360  # each test image once
+    assert done.output.count("test accuracy") == 1
+    checkpoints = {path.name for path in (tmp_path / "mlruns/checkpoints" / done.run.info.run_id).iterdir()}
+    assert checkpoints == {"last.ckpt", "best-epoch000.ckpt"}
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)[0].splitlines()
+    assert [line.split("#")[0].strip() for line in commands] == [
+        "pip install uv && uv run python -m project.fit",
+        "uv run pytest",
+    ]
+
+
+YAMLS = [(group, name) for group in groups.GROUPS for name in groups.choices(group)]
+
+
+@pytest.mark.parametrize(("group", "name"), [y for y in YAMLS if y not in (("strategy", "ddp"), ("strategy", "fsdp"))])
+def test_every_yaml_runs_a_batch(
+    group: str, name: str, workplace: Path, datasets: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [] if name == "article" else ["--data.batch_size=8"]
+    main([f"--{group}", name, *small, "--trainer.fast_dev_run", "1"])
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_ddp_and_fsdp_are_the_yamls_that_run_elsewhere() -> None:
+    assert set(groups.choices("strategy")) == {"single", "ddp", "fsdp"}
