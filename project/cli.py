@@ -148,7 +148,7 @@ class FitCLI(LightningCLI):
             },
         )
         logger.log_hyperparams(flatten(self.config))
-        logger.log_text(self.parser.dump(self.config), store.CONFIG_FILE)
+        logger.log_text(self.parser.dump(self.config, skip_unset=False), store.CONFIG_FILE)
         data = self.datamodule
         logger.log_dataset(
             data.name,

@@ -1,6 +1,7 @@
 """What a person sees in the terminal: the progress bar, the summary, and little else."""
 
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ def quiet() -> None:
         "alembic",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # uv makes environments without pip, which MLflow regrets at every model.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     # Lightning's own code, which a newer torch deprecates.
