@@ -66,7 +66,9 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
         if not takes(lambda size: net(num_classes, in_channels, size), in_channels, image_size):
             sizes = accepted_sizes(lambda size: net(num_classes, in_channels, size), in_channels)
-            raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
+            if sizes:
+                raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
+            # It is not the size: what follows says what it is.
         self.net = net(num_classes, in_channels, image_size)
         lr_schedule(optimizer(self.net.parameters()), 1)  # an impossible setting shows now, before there is a run
         self.optimizer, self.lr_schedule = optimizer, lr_schedule

@@ -87,8 +87,9 @@ class FitCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         expanded, chosen = groups.expand(self.argv)
-        self.plain = flatten(parser.parse_args(groups.base(chosen)))
+        self.plain: dict[str, Any] = {}
         try:
+            self.plain = flatten(parser.parse_args(groups.base(chosen)))
             self.config = parser.parse_args(expanded)
         except ArgumentError as error:
             raise ValueError(explain(str(error), self.plain)) from error

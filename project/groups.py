@@ -63,7 +63,8 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             expanded += [option, path]
         else:
             expanded += [SHORT.get(option, option) + ("" if value is None else f"={value}")]
-    return [*base(chosen), *expanded], chosen | named
+    chosen |= named
+    return [*base(chosen), *expanded], chosen
 
 
 def base(chosen: dict[str, str]) -> list[str]:

@@ -60,7 +60,9 @@ def print_summary(job: "FitCLI", scores: Mapping[str, float]) -> None:
             for name, value in scores.items()
             if "accuracy" in name
         },
-        "images per second": f"{throughput.images_per_second:,.0f}",
+        "images per second": f"{throughput.images_per_second:,.3g}"
+        if throughput.images_per_second < 10
+        else f"{throughput.images_per_second:,.0f}",
     }
     if throughput.wait_fraction > _MUCH_WAITING:
         lines["waited for data"] = (

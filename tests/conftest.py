@@ -50,7 +50,9 @@ class Fit:
 
 
 def clean_environment() -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and k != "PYTHONDONTWRITEBYTECODE"
+    }
     return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 

@@ -32,6 +32,7 @@ BAD_OPTIONS = [
     (["--data", "image_folder", "--data.root", "nowhere"], "expected ROOT/train/CLASS/*.jpg"),
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
     (["--data.batch_size", "0"], "it must be 1 or more"),
+    (["--model.net.dropout", "2"], "dropout in [0, 1)"),
     (["--data.val_fraction", "1"], "between 0 and 1"),
     (["--data.image_size", "8"], "takes 16 or more pixels"),
     (["--model", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),

@@ -41,7 +41,6 @@ class ImageDataModule(LightningDataModule):
     native_std: tuple[float, ...]
     class_names: tuple[str, ...]
     in_memory = True
-    has_test = True
 
     def __init__(
         self,
@@ -58,6 +57,9 @@ class ImageDataModule(LightningDataModule):
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
+        for attribute in ("name", "native_size", "native_channels", "native_mean", "native_std", "class_names"):
+            if not hasattr(self, attribute):
+                raise ValueError(f"{type(self).__name__} sets no {attribute}; see ImageDataModule in project/data")
         for option, value, least in (
             ("batch_size", batch_size, 1),
             ("image_size", image_size or self.native_size, 1),
@@ -101,6 +103,11 @@ class ImageDataModule(LightningDataModule):
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel, of images in [0, 1]."""
         return self.native_std * (self.channels // len(self.native_std))
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split; known after `setup`."""
+        return "test" in self.splits
 
     def setup(self, stage: str) -> None:  # all stages share the splits
         """Load the splits once; where the dataset has no validation split, take it from train."""

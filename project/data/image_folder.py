@@ -38,7 +38,6 @@ class ImageFolder(ImageDataModule):
         if not (self.root / "train").is_dir():
             raise FileNotFoundError(f"data.root: there is no folder {self.root / 'train'}; {LAYOUT}")
         self.class_names = tuple(_class_folders(self.root / "train"))
-        self.has_test = (self.root / "test").is_dir()
         super().__init__(image_size=image_size, **options)
 
     def load(self, split: Split) -> ImageFiles | None:

@@ -22,14 +22,14 @@ def takes(build: Callable[[int], nn.Module], channels: int, size: int) -> bool:
 
 
 def accepted_sizes(build: Callable[[int], nn.Module], channels: int) -> str:
-    """Describe the sizes up to 1,024 pixels that the model takes, such as `529 to 544` or `16 or more`.
+    """Describe the sizes up to 1,024 pixels that the model takes: `529 to 544`, `16 or more`, or nothing.
 
     The sizes are assumed to be one interval, which a coarse grid finds and bisection measures.
     """
     grid = [1, 2, 4, 8, 16, 24, *range(32, _LARGEST + 1, 16)]
     good = [size for size in grid if takes(build, channels, size)]
     if not good:
-        return f"none up to {_LARGEST}"
+        return ""
     low, below = good[0], max((s for s in grid if s < good[0]), default=0)
     while low - below > 1:
         middle = (low + below) // 2

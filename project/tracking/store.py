@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -31,9 +32,11 @@ def connect() -> MlflowClient:
         OSError: It does not answer within seconds.
     """
     uri = tracking_uri()
+    # MLflow makes a database's tables at the first look; two processes at once would break each other's.
+    HOME.mkdir(exist_ok=True)
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with _impatient():
+    with _impatient(), FileLock(HOME / ".store.lock"):
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
@@ -84,7 +87,9 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     if experiment is None:
         local = not tracking_uri().startswith(("http://", "https://", "databricks"))
         folder = (HOME / "artifacts" / name).absolute().as_uri() if local else None
-        return str(client.create_experiment(name, artifact_location=folder))
+        # The UI opens such an experiment as model training, with charts.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(name, artifact_location=folder, tags=tags))
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
             f"MLflow experiment {name!r} is deleted; restore it with "

@@ -1,0 +1,1 @@
+"""Optuna studies: what is searched, and how a trial becomes a fit."""

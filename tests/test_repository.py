@@ -1,0 +1,203 @@
+"""What holds the repository together: the direction of imports, the image, the lock, CI and what git tracks."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.search")
+MAKE_TARGETS = ["help", "install", "format", "check", "test"]
+LARGEST_FILE_BYTES = 1_000_000
+
+
+def modules() -> dict[str, ast.Module]:
+    """The project's modules by their dotted names."""
+    found = {}
+    for path in sorted((ROOT / "project").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """What a module imports anywhere in it; `from a import b` is a.b, which is as much inside of a as a itself."""
+    package = name if (ROOT / name.replace(".", "/")).is_dir() else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def is_inside(module: str, package: str) -> bool:
+    """Whether a dotted name is this package or something in it."""
+    return f"{module}.".startswith(f"{package}.")
+
+
+MODULES = modules()
+IMPORTS = [(name, imported) for name, tree in MODULES.items() for imported in imports(name, tree)]
+ENTRY_POINTS = tuple(
+    name for name, tree in MODULES.items() if name.count(".") == 1 and "__name__ == '__main__'" in ast.unparse(tree)
+)
+
+
+def tracked_files(*paths: str) -> list[str]:
+    """What git tracks, all of it or under these paths."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", *paths], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return listed.stdout.split("\0")[:-1]
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each instruction of this name in the Dockerfile."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(rf"^{name}\s+(.+)$", text, re.MULTILINE)
+
+
+def is_let_through(path: str) -> bool:
+    """Whether .dockerignore leaves a path in the build context: the last pattern that matches decides."""
+    wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    let_through = True
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        pattern = line.strip().removeprefix("!").strip("/")
+        if not pattern or pattern.startswith("#"):
+            continue
+        words = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+        # What matches a folder matches everything in it.
+        if re.fullmatch("".join(wildcards.get(word, re.escape(word)) for word in words) + "(?:/.*)?", path):
+            let_through = line.strip().startswith("!")
+    return let_through
+
+
+def copied_paths() -> list[str]:
+    """The sources of every COPY from the build context."""
+    copies = [line.split() for line in instructions("COPY") if "--from" not in line]
+    return [word for words in copies for word in words[:-1] if not word.startswith("--")]
+
+
+def locked_requirements() -> list[str]:
+    """The entries of requirements.lock, each on one line with its hashes."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def declared_requirements() -> list[str]:
+    """What pyproject.toml asks for: to run the project, and to check it."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    declared: list[str] = pyproject["project"]["dependencies"] + pyproject["dependency-groups"]["dev"]
+    return declared
+
+
+def workflow_commands() -> list[str]:
+    """The shell commands of every workflow, in order."""
+    commands = []
+    for path in sorted((ROOT / ".github" / "workflows").glob("*.y*ml")):
+        workflow: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        commands += [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    return commands
+
+
+@pytest.mark.parametrize(
+    ("importer", "forbidden"),
+    [
+        ("project.classifier", ("project.data", "project.cli")),
+        ("project.data", ("project.classifier", "project.cli")),
+        *((package, ("project.models", "project.data", "project.classifier", "project.cli")) for package in ENGINE),
+    ],
+)
+def test_imports_point_one_way(importer: str, forbidden: tuple[str, ...]) -> None:
+    wrong = [
+        f"{name} imports {imported}"
+        for name, imported in IMPORTS
+        if is_inside(name, importer) and any(is_inside(imported, package) for package in forbidden)
+    ]
+    assert wrong == []
+
+
+def test_models_import_torch_alone() -> None:
+    allowed = ("project.models", "torch", "torchvision", *sys.stdlib_module_names)
+    imported = [pair for pair in IMPORTS if is_inside(pair[0], "project.models")]
+    assert imported
+    assert [pair for pair in imported if not any(is_inside(pair[1], package) for package in allowed)] == []
+
+
+def test_nothing_imports_an_entry_point() -> None:
+    assert "project.fit" in ENTRY_POINTS
+    assert [pair for pair in IMPORTS if any(is_inside(pair[1], entry_point) for entry_point in ENTRY_POINTS)] == []
+
+
+@pytest.mark.parametrize("path", copied_paths())
+def test_what_the_dockerfile_copies_is_there_and_reaches_the_build(path: str) -> None:
+    files = tracked_files(path)
+    assert (ROOT / path).exists()
+    assert files, f"git does not track {path}"
+    assert [file for file in files if not is_let_through(file)] == []
+
+
+def test_the_image_runs_a_module_that_it_has_and_not_as_root() -> None:
+    command = json.loads(instructions("CMD")[-1])
+    module = command[command.index("-m") + 1]
+    assert importlib.util.find_spec(module) is not None
+    assert any(Path(module.replace(".", "/") + ".py").is_relative_to(path) for path in copied_paths())
+    assert instructions("USER")[-1].split(":")[0] not in ("root", "0")
+
+
+@pytest.mark.parametrize(
+    "path", ["mlruns/mlflow.db", ".git/config", "tests/test_repository.py", "project/__pycache__/cli.pyc"]
+)
+def test_the_build_context_holds_nothing_else(path: str) -> None:
+    assert not is_let_through(path)
+
+
+def test_the_lock_pins_every_requirement_by_hash_and_names_no_index() -> None:
+    locked = locked_requirements()
+    assert locked
+    assert [line for line in locked if not re.match(r"[\w.\[\],-]+==[^ ]+ .*--hash=sha256:[0-9a-f]{64}", line)] == []
+    assert [line for line in locked if "://" in line or "--index" in line or "--find-links" in line] == []
+
+
+@pytest.mark.parametrize("declared", declared_requirements())
+def test_the_lock_has_a_version_that_pyproject_asks_for(declared: str) -> None:
+    asked = Requirement(declared)
+    pins = [re.match(r"([\w.-]+)(?:\[.*\])?==([^\s;]+)", line) for line in locked_requirements()]
+    versions = [pin[2] for pin in pins if pin and canonicalize_name(pin[1]) == canonicalize_name(asked.name)]
+    assert versions, f"{asked.name} is not locked"
+    assert [version for version in versions if version not in asked.specifier] == []
+
+
+def test_ci_runs_what_a_person_runs() -> None:
+    commands = workflow_commands()
+    assert [command for command in commands if re.search(r"\b(make|pytest|ruff|mypy)\b", command)] == [
+        "make check test"
+    ]
+
+
+def test_the_makefile_has_these_targets_and_no_others() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(r"^([\w./-]+)\s*:(?!=)", makefile, re.MULTILINE) == [".PHONY", *MAKE_TARGETS]
+    assert re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split() == MAKE_TARGETS
+
+
+def test_no_tracked_file_is_large() -> None:
+    files = [ROOT / name for name in tracked_files()]
+    assert files
+    assert [path for path in files if path.is_file() and path.stat().st_size > LARGEST_FILE_BYTES] == []
+
+
+def test_mlruns_is_kept_in_git_empty() -> None:
+    assert tracked_files("mlruns") == ["mlruns/.gitkeep"]
