@@ -3,6 +3,7 @@
 import shlex
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,6 +22,7 @@ from project.errors import explain
 from project.terminal import ProgressBar, quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
+from project.tracking.recovery import recover_all
 from project.tracking.report import TestReport
 from project.tracking.throughput import Throughput
 
@@ -124,24 +126,25 @@ class FitCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
             self.datamodule.check_batch_size(self.trainer.world_size)
-            store.connect()
+            self.client = store.connect()
+            recover_all(self.client)
 
     def start_run(self) -> None:
         """Open the MLflow run and record in it what is known before training."""
         logger = self.trainer.logger
-        if not isinstance(logger, MLflowLogger):
+        if not isinstance(logger, MLflowLogger) or not self.trainer.is_global_zero:
             return
         if self.resume_id:
-            logger.resume(store.connect(), self.resume_id)
+            logger.resume(self.client, self.resume_id, {"resumed": self.command()})
         else:
             self._start_new_run(logger)
-        if logger.run_id and isinstance(self.trainer.checkpoint_callback, RunCheckpoint):
-            self.trainer.checkpoint_callback.dirpath = str(store.checkpoint_folder(logger.run_id))
+        if logger.version and isinstance(self.trainer.checkpoint_callback, RunCheckpoint):
+            self.trainer.checkpoint_callback.dirpath = str(store.checkpoint_folder(logger.version))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
         trainer = self.trainer
         logger.start(
-            store.connect(),
+            self.client,
             {
                 "strategy": str(self.config.groups.strategy),
                 "devices": f"{trainer.world_size} {trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}",
@@ -161,13 +164,23 @@ class FitCLI(LightningCLI):
     @property
     def run_id(self) -> str | None:
         """The MLflow run on the first rank; None elsewhere, and where nothing is tracked."""
-        return self.trainer.logger.run_id if isinstance(self.trainer.logger, MLflowLogger) else None
+        return self.trainer.logger.version if isinstance(self.trainer.logger, MLflowLogger) else None
 
     @property
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint so far."""
         checkpoint = self.trainer.checkpoint_callback
         return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
+
+    def model_folder(self) -> Path | None:
+        """Where to save the model for `log_model`; None on other ranks than the first, and untracked."""
+        logger = self.trainer.logger
+        return logger.model_folder("model") if isinstance(logger, MLflowLogger) else None
+
+    def log_model(self, folder: Path) -> None:
+        """Log the MLflow model in `model_folder()`."""
+        if isinstance(self.trainer.logger, MLflowLogger):
+            self.trainer.logger.log_saved_model(folder.name)
 
     def trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""

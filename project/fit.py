@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from project.cli import FitCLI
 from project.errors import answered
 from project.terminal import print_summary
-from project.tracking.model import log_model
+from project.tracking.model import save_model
 from project.tracking.run import ended_truly
 
 
@@ -27,8 +27,9 @@ def main(argv: Sequence[str]) -> None:
         best = job.best_checkpoint
         evaluate = trainer.test if data.has_test else trainer.validate
         (scores,) = evaluate(model, data, ckpt_path=best, verbose=False)
-        if job.run_id and best:
-            log_model(job.run_id, job.trained_model(best), data.examples(), data.class_names)
+        if best and (folder := job.model_folder()):
+            save_model(folder, job.trained_model(best), data.examples(), data.class_names)
+            job.log_model(folder)
     if trainer.is_global_zero:
         print_summary(job, scores)
 

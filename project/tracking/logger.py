@@ -1,31 +1,42 @@
-"""The Lightning logger: one MLflow run for a fit, however many processes take part."""
+"""The Lightning logger: one MLflow run for a fit, however many processes take part.
+
+    log_metrics, log_text, ... -> Spool (disk) -> Courier (thread) -> MLflow
+
+Nothing here waits for the store after the run is created, and nothing raises into training.
+"""
 
 import json
+import os
+import socket
 from argparse import Namespace
 from collections.abc import Mapping
-from time import monotonic, time
+from pathlib import Path
+from time import time
 from typing import Any
 
+import psutil
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
-from mlflow import MlflowClient, set_tracking_uri
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 from typing_extensions import override
 
 from project.tracking import store
+from project.tracking.delivery import Courier
+from project.tracking.progress import Draining
 from project.tracking.provenance import git_state, packages
+from project.tracking.secrets import redact, redact_setting
+from project.tracking.spool import Spool
+from project.tracking.system import SystemMetrics
 
-_FLUSH_EVERY_S = 5.0
-_PARAMS_A_REQUEST = 100
+_PARAMS_A_RECORD = 100
 _PARAM_LENGTH = 6000
-_METRICS_A_REQUEST = 1000
+_TAG_LENGTH = 5000
 
 
 class MLflowLogger(Logger):
-    """Sends metrics in batches; on other ranks than the first it does nothing.
+    """Writes to the run's spool; on other ranks than the first it does nothing.
 
     A run lasts from `start` or `resume` to `end`, which may span several calls of the trainer.
 
@@ -37,11 +48,8 @@ class MLflowLogger(Logger):
     def __init__(self, experiment: str, run_name: str) -> None:
         super().__init__()
         self.experiment_name, self.run_name = experiment, run_name
-        self.run_id: str | None = None
-        self.client: MlflowClient | None = None
-        self._metrics: list[Metric] = []
-        self._flushed_at = monotonic()
-        self._system: SystemMetricsMonitor | None = None
+        self.spool: Spool | None = None
+        self._run_id: str | None = None
 
     @property
     @override
@@ -51,16 +59,16 @@ class MLflowLogger(Logger):
     @property
     @override
     def version(self) -> str | None:
-        return self.run_id
+        return self._run_id
 
     @rank_zero_only
     def start(self, client: MlflowClient, tags: Mapping[str, str]) -> None:
         """Create the run, with the commit, the packages and these tags."""
         git_tags, diff = git_state()
+        tags = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
+        experiment = store.experiment_id(client, self.experiment_name)
         run = client.create_run(
-            store.experiment_id(client, self.experiment_name),
-            run_name=self.run_name,
-            tags=resolve_tags({**git_tags, **tags}),
+            experiment, run_name=self.run_name, tags=resolve_tags({**git_tags, **tags, **_process_tags()})
         )
         self._open(client, run.info.run_id)
         self.log_text(packages(), "requirements.txt")
@@ -68,91 +76,104 @@ class MLflowLogger(Logger):
             self.log_text(diff, "git.diff")
 
     @rank_zero_only
-    def resume(self, client: MlflowClient, run_id: str) -> None:
+    def resume(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
         """Go on in a run that has ended."""
+        run = client.get_run(run_id)
         client.update_run(run_id, status="RUNNING")
-        self._open(client, run_id)
+        steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
+        self._open(client, run_id, first_step=max(steps, default=-1) + 1)
+        self.set_tags({**tags, **_process_tags()})
 
-    def _open(self, client: MlflowClient, run_id: str) -> None:
-        self.client, self.run_id = client, run_id
-        set_tracking_uri(store.tracking_uri())  # for MLflow's own model logging, which takes no client
-        self._system = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run_id, sampling_interval=2, resume_logging=True
-        )
-        self._system.start()  # type: ignore[no-untyped-call]
+    def _open(self, client: MlflowClient, run_id: str, first_step: int = 0) -> None:
+        self._run_id = run_id
+        self.spool = Spool(store.spool_folder(run_id))
+        store.be_impatient()
+        self._courier = Courier(self.spool, client)
+        self._courier.start()
+        self._system = SystemMetrics(self.log_metrics, first_step)
+        self._system.start()
+
+    def _append(self, **record: Any) -> None:
+        if self.spool is not None:
+            self.spool.append(record)
 
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        assert self.client is not None and self.run_id is not None
-        items = params.items() if isinstance(params, dict) else vars(params).items()
-        entities = [Param(key, str(value)[:_PARAM_LENGTH]) for key, value in items]
-        for start in range(0, len(entities), _PARAMS_A_REQUEST):
-            self.client.log_batch(self.run_id, params=entities[start : start + _PARAMS_A_REQUEST])
+        items = list((params if isinstance(params, dict) else vars(params)).items())
+        for start in range(0, len(items), _PARAMS_A_RECORD):
+            part = items[start : start + _PARAMS_A_RECORD]
+            self._append(params={key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in part})
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        timestamp_ms = int(time() * 1000)
-        self._metrics += [
-            Metric(key, float(value), timestamp_ms, step or 0) for key, value in metrics.items() if key != "epoch"
-        ]
-        if monotonic() - self._flushed_at > _FLUSH_EVERY_S:
-            self.save()
-
-    @override
-    @rank_zero_only
-    def save(self) -> None:
-        """Deliver the metrics that are waiting."""
-        if self.client is None or self.run_id is None:
-            return
-        while self._metrics:
-            self.client.log_batch(self.run_id, metrics=self._metrics[:_METRICS_A_REQUEST])
-            del self._metrics[:_METRICS_A_REQUEST]
-        self._flushed_at = monotonic()
+        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        if values:
+            self._append(metrics=values, step=step or 0, time_ms=int(time() * 1000))
 
     @rank_zero_only
     def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int], source: str) -> None:
         """Record what the run trained on, as an MLflow dataset input."""
-        assert self.client is not None and self.run_id is not None
-        dataset = Dataset(
-            name=name,
-            digest=digest,
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps({f"num_{split}": size for split, size in sizes.items()}),
+        profile = json.dumps({f"num_{split}": size for split, size in sizes.items()})
+        uri = json.dumps({"uri": redact(source)})
+        self._append(
+            dataset={"name": name, "digest": digest, "source_type": "local", "source": uri, "profile": profile}
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])])
 
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
         """Store a text as an artifact of the run."""
-        assert self.client is not None and self.run_id is not None
-        self.client.log_text(self.run_id, text, path)
+        if (file := self._file(path)) is not None:
+            file.write_text(redact(text), encoding="utf-8")
+            self._append(file=path)
 
     @rank_zero_only
     def log_figure(self, figure: Figure, path: str) -> None:
         """Store a picture as an artifact of the run."""
-        assert self.client is not None and self.run_id is not None
-        self.client.log_figure(self.run_id, figure, path)
+        if (file := self._file(path)) is not None:
+            figure.savefig(file)
+            self._append(file=path)
+
+    @rank_zero_only
+    def log_saved_model(self, name: str) -> None:
+        """Log the MLflow model that `model_folder(name)` holds."""
+        self._append(model=name)
+
+    def model_folder(self, name: str) -> Path | None:
+        """Where to save a model for `log_saved_model`; None where nothing is tracked."""
+        return self._file(name)
 
     @rank_zero_only
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        assert self.client is not None and self.run_id is not None
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-
-    @override
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.save()
+        self._append(tags={key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()})
 
     @rank_zero_only
     def end(self, status: str) -> None:
-        """Deliver what is waiting and close the run as FINISHED, FAILED or KILLED."""
-        if self.client is None or self.run_id is None:
+        """Close the run as FINISHED, FAILED or KILLED, and deliver what is waiting as far as the store answers."""
+        if self.spool is None:
             return
-        if self._system is not None:
-            self._system.finish()  # type: ignore[no-untyped-call]
-        self.save()
-        self.client.set_terminated(self.run_id, status)
+        self._system.stop()
+        self._append(status=status, time_ms=int(time() * 1000))
+        with Draining(self.spool) as progress:
+            delivered = self._courier.drain(progress)
+        self.spool.close(remove=delivered)
+        self.spool = None
+
+    def _file(self, path: str) -> Path | None:
+        if self.spool is None:
+            return None
+        file = self.spool.files / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+
+def _process_tags() -> dict[str, str]:
+    """Tell which process writes the run."""
+    process = psutil.Process()
+    return {
+        "process.host": socket.gethostname(),
+        "process.pid": str(os.getpid()),
+        "process.started": f"{process.create_time():.2f}",
+    }

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import mlflow.pytorch
 import numpy as np
@@ -24,17 +25,14 @@ class Probabilities(nn.Module):
         return logits.float().softmax(1)
 
 
-def log_model(run_id: str, classifier: nn.Module, images: Tensor, class_names: Sequence[str]) -> str:
-    """Log a classifier with its signature and an input example, as an exported program without pickles.
+def save_model(folder: Path, classifier: nn.Module, images: Tensor, class_names: Sequence[str]) -> None:
+    """Save a classifier with its signature and an input example, as an exported program without pickles.
 
     Args:
-        run_id: The run it belongs to, in the store that MLflow is set to.
+        folder: Where to; must not be there yet.
         classifier: Maps uint8 images to logits; left on the CPU, in evaluation mode.
         images: Two or more examples, (N, C, H, W) uint8.
         class_names: Names of the classes, by label.
-
-    Returns:
-        The model's URI.
     """
     model = Probabilities(classifier).cpu().eval()
     signature = ModelSignature(
@@ -42,10 +40,9 @@ def log_model(run_id: str, classifier: nn.Module, images: Tensor, class_names: S
         Schema([TensorSpec(np.dtype(np.float32), (-1, len(class_names)))]),
     )
     with torch.no_grad():
-        info = mlflow.pytorch.log_model(
+        mlflow.pytorch.save_model(
             model,
-            name="model",
-            run_id=run_id,
+            str(folder),
             serialization_format="pt2",
             signature=signature,
             input_example=images.cpu().numpy(),
@@ -53,4 +50,3 @@ def log_model(run_id: str, classifier: nn.Module, images: Tensor, class_names: S
             pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
             metadata={"class_names": list(class_names)},
         )
-    return str(info.model_uri)

@@ -10,9 +10,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from project.tracking.secrets import redact
+
 HOME = Path("mlruns")
 CONFIG_FILE = "config.yaml"
-ANSWER_WITHIN_S = 5
+# MLflow reads these at each request; its own patience is seven retries of up to two minutes.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
 
 
 def tracking_uri() -> str:
@@ -23,6 +26,17 @@ def tracking_uri() -> str:
 def checkpoint_folder(run_id: str) -> Path:
     """Where a run keeps its checkpoints."""
     return HOME / "checkpoints" / run_id
+
+
+def spool_folder(run_id: str) -> Path:
+    """Where a run keeps what the store has not yet."""
+    return HOME / "spool" / run_id
+
+
+def be_impatient() -> None:
+    """Make MLflow give up on a request after seconds; the spool tries again. Settings of the user's stay."""
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
 
 
 def connect() -> MlflowClient:
@@ -43,7 +57,7 @@ def connect() -> MlflowClient:
         except MlflowException as error:
             reason = str(error).splitlines()[0][:200]
             raise OSError(
-                f"MLFLOW_TRACKING_URI: no MLflow store answers at {uri} ({reason}); "
+                f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({redact(reason)}); "
                 "start it, or unset the variable to track in mlruns/"
             ) from error
     return client
@@ -59,7 +73,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         return client.get_run(run_id)
     except MlflowException as error:
         raise ValueError(
-            f"got run {run_id!r}, which is not in {tracking_uri()}; see them with python -m project.ui"
+            f"got run {run_id!r}, which is not in {redact(tracking_uri())}; see them with python -m project.ui"
         ) from error
 
 
@@ -100,10 +114,8 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 @contextmanager
 def _impatient() -> Iterator[None]:
-    # MLflow reads these at each request; its own patience is seven retries of up to two minutes.
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_WITHIN_S)}
-    before = {name: os.environ.get(name) for name in patience}
-    os.environ.update(patience)
+    before = {name: os.environ.get(name) for name in _PATIENCE}
+    os.environ.update(_PATIENCE)
     try:
         yield
     finally:

@@ -1,0 +1,53 @@
+"""Runs whose process died: closed as KILLED, and delivered as far as they were written."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+
+from filelock import Timeout
+from mlflow import MlflowClient
+
+from project.tracking import store
+from project.tracking.delivery import STORE_ERRORS, deliver
+from project.tracking.spool import Spool
+
+
+def dead_spools() -> Iterator[Spool]:
+    """Take hold, one by one, of this host's spools that no process writes any more."""
+    for folder in sorted(store.spool_folder("").glob("*/")):
+        if Spool.host_of(folder) != Spool.this_host():
+            continue
+        try:
+            yield Spool(folder)
+        except Timeout:  # its process lives
+            continue
+
+
+def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> bool:
+    """Deliver a dead run; give it a status where it has none.
+
+    Returns:
+        Whether the store has everything; if not, the spool stays.
+    """
+    last = spool.last_record()
+    if last is None or "status" not in last:
+        spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
+    try:
+        for _ in deliver(spool, client):
+            pass
+    except STORE_ERRORS:
+        spool.close(remove=False)
+        return False
+    spool.close(remove=True)
+    return True
+
+
+def recover_all(client: MlflowClient) -> None:
+    """Close this host's dead runs; what the store does not take now stays for the next time."""
+    for spool in dead_spools():
+        recover(client, spool)
+
+
+def _last_sign_of_life(folder: Path) -> float:
+    log = folder / "log.jsonl"
+    return log.stat().st_mtime if log.stat().st_size else time()

@@ -1,0 +1,46 @@
+"""System metrics: processor, memory, disk, network and GPU, as MLflow measures them."""
+
+import threading
+from collections.abc import Callable
+
+import torch
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+_EVERY_S = 2.0
+
+
+class SystemMetrics(threading.Thread):
+    """Measures every two seconds. MLflow's own monitor asks the store each time whether the run still runs.
+
+    Args:
+        log: Called with the metrics and their step.
+        first_step: Step of the first measurement.
+    """
+
+    def __init__(self, log: Callable[[dict[str, float], int], None], first_step: int = 0) -> None:
+        super().__init__(name="system-metrics", daemon=True)
+        self._log_metrics, self._step = log, first_step
+        self._stopping = threading.Event()
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        if torch.cuda.is_available() and torch.version.cuda:
+            self._monitors.append(GPUMonitor())
+
+    def run(self) -> None:
+        """Measure until `stop`."""
+        while True:
+            for monitor in self._monitors:
+                monitor.collect_metrics()
+                self._log_metrics({f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}, self._step)
+                monitor.clear_metrics()
+            self._step += 1
+            if self._stopping.wait(_EVERY_S):
+                return
+
+    def stop(self) -> None:
+        """Stop measuring."""
+        self._stopping.set()
+        self.join()
