@@ -1,8 +1,11 @@
 """The command line: LightningCLI with groups of settings, and the checks that come before a run."""
 
+import os
 import shlex
+import sys
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,16 +17,25 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from project import groups
-from project.checkpoints import RunCheckpoint, newest_checkpoint
+from project.checkpoints import (
+    DurableCheckpointIO,
+    FiniteLoss,
+    Interrupted,
+    Interrupts,
+    RunCheckpoint,
+    newest_checkpoint,
+)
 from project.classifier import ImageClassifier
 from project.data import ImageDataModule
 from project.devices import devices_for
 from project.errors import explain
+from project.processes import Together
 from project.terminal import ProgressBar, quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
-from project.tracking.recovery import recover_all
+from project.tracking.recovery import recover_all, recover_run
 from project.tracking.report import TestReport
+from project.tracking.run import ended_truly
 from project.tracking.throughput import Throughput
 
 _LONGEST_NAME = 200
@@ -51,6 +63,9 @@ class FitCLI(LightningCLI):
 
     def __init__(self, argv: Sequence[str]) -> None:
         quiet()
+        self.interrupts = Interrupts()
+        self.interrupts.listen()
+        self.together = Together(self._close_as_failed)
         self.argv, self.resume_id = groups.split_resume(argv)
         self.resume_from: str | None = None
         with TemporaryDirectory() as folder:
@@ -109,15 +124,19 @@ class FitCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        callbacks = [
+        every_n_steps = self.config.trainer.log_every_n_steps
+        self.trainer_defaults["callbacks"] = [
             ProgressBar(),
-            Throughput(self.config.trainer.log_every_n_steps),
+            FiniteLoss(every_n_steps),
+            Throughput(every_n_steps),
             TestReport(self.datamodule.class_names),
+            self.interrupts,
+            self.together,
         ]
-        self.trainer_defaults["callbacks"] = callbacks
         if self.config.trainer.logger in (None, True):
             experiment = self.config.groups.experiment or self.datamodule.name
             kwargs["logger"] = MLflowLogger(experiment, self._run_name())
+        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs, **devices_for(self.config.trainer))
 
     def _check(self) -> None:
@@ -129,8 +148,28 @@ class FitCLI(LightningCLI):
             self.client = store.connect()
             recover_all(self.client)
 
-    def start_run(self) -> None:
-        """Open the MLflow run and record in it what is known before training."""
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """The MLflow run around a fit: its status says how the block ended, in the first process.
+
+        Raises:
+            SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
+        """
+        self._start_run()
+        try:
+            with ended_truly(self.trainer):
+                yield
+        except Interrupted:
+            if self.run_id:
+                print(f"\ninterrupted; go on with: python -m project.fit --resume {self.run_id}", file=sys.stderr)
+            # A process that Lightning started ends well when it ends as agreed.
+            if not self.trainer.is_global_zero and "TORCHELASTIC_RUN_ID" not in os.environ:
+                sys.exit(0)
+            raise
+        finally:
+            self.together.end()
+
+    def _start_run(self) -> None:
         logger = self.trainer.logger
         if not isinstance(logger, MLflowLogger) or not self.trainer.is_global_zero:
             return
@@ -140,6 +179,14 @@ class FitCLI(LightningCLI):
             self._start_new_run(logger)
         if logger.version and isinstance(self.trainer.checkpoint_callback, RunCheckpoint):
             self.trainer.checkpoint_callback.dirpath = str(store.checkpoint_folder(logger.version))
+
+    def _close_as_failed(self, reason: str) -> None:
+        logger, checkpoint = self.trainer.logger, self.trainer.checkpoint_callback
+        if isinstance(logger, MLflowLogger) and logger.version:
+            logger.set_tags({"error": reason})
+            logger.end("FAILED")
+        elif isinstance(checkpoint, RunCheckpoint) and checkpoint.dirpath:  # the first process is no more
+            recover_run(Path(checkpoint.dirpath).name, "FAILED", reason)
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
         trainer = self.trainer

@@ -13,7 +13,6 @@ from project.cli import FitCLI
 from project.errors import answered
 from project.terminal import print_summary
 from project.tracking.model import save_model
-from project.tracking.run import ended_truly
 
 
 def main(argv: Sequence[str]) -> None:
@@ -21,8 +20,7 @@ def main(argv: Sequence[str]) -> None:
     with answered():
         job = FitCLI(argv)
     trainer, model, data = job.trainer, job.model, job.datamodule
-    job.start_run()
-    with ended_truly(trainer):
+    with job.run():
         trainer.fit(model, data, ckpt_path=job.resume_from)
         best = job.best_checkpoint
         evaluate = trainer.test if data.has_test else trainer.validate

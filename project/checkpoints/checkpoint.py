@@ -1,16 +1,21 @@
 """Which checkpoints a run keeps, and which one it goes on from."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from typing_extensions import override
 
+from project.checkpoints.durable import is_valid
+
+_log = logging.getLogger(__name__)
+
 
 class RunCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt` and the best checkpoint, and writes one when training is interrupted.
+    """Keeps `last.ckpt` and the best checkpoint.
 
     Args:
         monitor: Metric that decides which checkpoint is best.
@@ -28,7 +33,7 @@ class RunCheckpoint(ModelCheckpoint):
             mode=mode,
             every_n_epochs=every_n_epochs,
             save_last=True,
-            save_on_exception=True,
+            enable_version_counter=False,
         )
 
     @override
@@ -36,14 +41,19 @@ class RunCheckpoint(ModelCheckpoint):
         # Of equals the latest is best: a small validation set has many, and training went on.
         return bool(current == self.best_model_score) or super().check_monitor_top_k(trainer, current)
 
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.strategy.checkpoint_io.teardown()  # FSDP's strategy does not; what is next reads the files
+
 
 def newest_checkpoint(folder: Path) -> str:
-    """Path of the checkpoint to go on from.
+    """Path of the newest valid checkpoint; damaged ones are named and passed over.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    path = folder / "last.ckpt"
-    if not path.is_file():
-        raise FileNotFoundError(f"--resume: there is no checkpoint in {folder}; start anew without --resume")
-    return str(path)
+    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_valid(path):
+            return str(path)
+        _log.warning("the checkpoint %s is damaged; looking for an older one", path)
+    raise FileNotFoundError(f"--resume: there is no valid checkpoint in {folder}; start anew without --resume")

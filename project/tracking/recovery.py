@@ -48,6 +48,16 @@ def recover_all(client: MlflowClient) -> None:
         recover(client, spool)
 
 
+def recover_run(run_id: str, status: str, reason: str) -> None:
+    """Close a run whose process has died just now, unless another process is doing so."""
+    try:
+        spool = Spool(store.spool_folder(run_id))
+    except Timeout:
+        return
+    spool.append({"tags": {"error": reason}})
+    recover(store.connect(), spool, status)
+
+
 def _last_sign_of_life(folder: Path) -> float:
     log = folder / "log.jsonl"
     return log.stat().st_mtime if log.stat().st_size else time()

@@ -1,38 +1,35 @@
 """The end of a run: its status says how the process ended."""
 
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightning import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project.tracking.logger import MLflowLogger
+
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_LAST_LINES = 20
 
 
 @contextmanager
 def ended_truly(trainer: Trainer) -> Iterator[None]:
-    """Close the trainer's MLflow run as FINISHED, KILLED when interrupted, or FAILED on any other error.
-
-    Raises:
-        SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Close the trainer's MLflow run as FINISHED, KILLED when interrupted, or FAILED on any other error."""
     logger = trainer.logger if isinstance(trainer.logger, MLflowLogger) else None
-    status, code = "FAILED", None
+    status = "FAILED"
     try:
         yield
         status = "FINISHED"
-    except SIGTERMException:
-        status, code = "KILLED", 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        status, code = "KILLED", 128 + signal.SIGINT
     except SystemExit as error:
-        # Lightning answers Ctrl-C with exit code 1, inside its handler of KeyboardInterrupt.
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        status, code = "KILLED", 128 + signal.SIGINT
+        status = "KILLED" if error.code in _INTERRUPTED else "FAILED"
+        raise
+    except BaseException as error:
+        if logger is not None:
+            lines = traceback.format_exception(error)
+            logger.log_text("".join(lines), "traceback.txt")
+            logger.set_tags({"error": "".join(lines[-1:]).strip(), "traceback": "".join(lines[-_LAST_LINES:])})
+        raise
     finally:
         if logger is not None:
             logger.end(status)
-    if code is not None:
-        raise SystemExit(code)

@@ -49,6 +49,7 @@ class Spool:
         _drop_torn_line(self._log)
         self._descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._unwritten = b""
+        self._refused = False
         self._writing = threading.Lock()
 
     @staticmethod
@@ -65,15 +66,16 @@ class Spool:
     def append(self, record: Record) -> None:
         """Write a record; never raises. What a full disk refuses is kept in memory and tried again."""
         with self._writing:
-            refused_before = bool(self._unwritten)
             self._unwritten += json.dumps(record).encode() + b"\n"
             try:
                 written = os.write(self._descriptor, self._unwritten)
             except OSError as error:
                 written = 0
-                if not refused_before:
+                if not self._refused:
                     _log.warning("cannot write %s (%s); logging goes on in memory", self._log, error)
+                self._refused = True
             self._unwritten = self._unwritten[written:]
+            self._refused = self._refused and bool(self._unwritten)
 
     @property
     def delivered(self) -> int:

@@ -1,0 +1,39 @@
+"""Training that has gone wrong stops, before it overwrites the last good checkpoint."""
+
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+
+class FiniteLoss(Callback):
+    """Stops when the loss is NaN or infinite.
+
+    The loss is looked at once in every logging interval and before each checkpoint, as a look makes a GPU wait.
+
+    Args:
+        every_n_steps: Steps between two looks, the trainer's `log_every_n_steps`.
+
+    Raises:
+        FloatingPointError: The loss is not finite; on every rank at the same step.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self._every_n_steps = max(1, every_n_steps)
+        self._finite: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        finite = torch.isfinite(outputs["loss"].detach()).all()
+        self._finite = finite if self._finite is None else self._finite & finite
+        if trainer.global_step % self._every_n_steps == 0 or trainer.is_last_batch:
+            everywhere = trainer.strategy.reduce(self._finite.float(), reduce_op="sum")
+            self._finite = None
+            if float(everywhere) < trainer.world_size:
+                rate = trainer.optimizers[0].param_groups[0]["lr"]
+                raise FloatingPointError(
+                    f"the loss is not finite at step {trainer.global_step}, learning rate {rate:.3g}; "
+                    "try a smaller --model.optimizer.lr, a longer --model.lr_schedule.warmup or "
+                    "--trainer.gradient_clip_val 1"
+                )

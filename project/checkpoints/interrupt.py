@@ -1,0 +1,110 @@
+"""Ctrl-C, SIGTERM and SLURM's SIGUSR1: stop at a batch boundary, on all ranks, with a checkpoint."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch.distributed import ProcessGroup
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(SystemExit):
+    """Training stops because of a signal; the exit code is that of the signal."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM))
+
+
+class Interrupts(Callback):
+    """Answers signals. Ranks agree at the end of each batch, so that none waits for another for ever.
+
+    Between the loops a signal stops the process at once. A second Ctrl-C does so anywhere.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._in_loop = False
+        self._group: ProcessGroup | None = None
+
+    def listen(self) -> None:
+        """Take over the signals; Lightning takes them back at the start of every loop."""
+        for signum in _SIGNALS:
+            signal.signal(signum, self._received)
+
+    def _received(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum and signum == signal.SIGINT:
+            os._exit(128 + signal.SIGINT)
+        self.signum = signum
+        if not self._in_loop:
+            raise Interrupted(signum)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1 and self._group is None:
+            # Apart from the gradients': a flag on a GPU would make every step wait for the one before.
+            self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))
+
+    def _loop_starts(self) -> None:
+        self.listen()
+        self._in_loop = True
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loop_starts()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loop_starts()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loop_starts()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._loop_starts()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._stop_if_asked(trainer, save=True)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stop_if_asked(trainer, save=trainer.fit_loop.epoch_loop.global_step > 0 and not trainer.sanity_checking)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._stop_if_asked(trainer, save=False)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._in_loop = False
+
+    def _stop_if_asked(self, trainer: Trainer, *, save: bool) -> None:
+        signum = self.signum
+        if self._group is not None:
+            asked = torch.tensor(signum)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
+            signum = int(asked)
+        if not signum:
+            return
+        self.signum = signum
+        checkpoint = trainer.checkpoint_callback
+        if save and checkpoint is not None and (folder := getattr(checkpoint, "dirpath", None)):
+            trainer.save_checkpoint(Path(folder) / "last.ckpt")
+        self._in_loop = False
+        raise Interrupted(signum)

@@ -1,0 +1,223 @@
+"""The store hangs, dies, comes back, or is gone for ever; training does not notice, and nothing is lost."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import clean_environment
+from mlflow import MlflowClient
+
+from project.tracking.delivery import deliver
+from project.tracking.logger import MLflowLogger
+from project.tracking.recovery import recover_all
+from project.tracking.spool import Spool
+
+
+class Server:
+    """A real `mlflow server` on loopback that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+             "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1",
+             "--artifacts-destination", str(self.folder / "artifacts")],
+            env=clean_environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.2)
+        raise TimeoutError("the server did not start")
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    made = Server(workplace)
+    made.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.uri)
+    yield made
+    made.kill()
+
+
+def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+
+
+def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> None:
+    client = MlflowClient(server.uri)
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {"strategy": "single"})
+    run_id = str(logger.version)
+    slowest = 0.0
+    for step in range(300):
+        if step == 100:
+            server.kill()
+        start = time.monotonic()
+        logger.log_metrics({"train/loss": step / 7, "train/accuracy": float(step)}, step)
+        slowest = max(slowest, time.monotonic() - start)
+        time.sleep(0.005)
+    logger.log_text("late", "notes/late.txt")
+    logger.set_tags({"late": "yes"})
+    logger.end("FINISHED")  # the server is gone: this comes back, and keeps what it could not deliver
+    assert slowest < 0.1
+    assert Path("mlruns/spool", run_id, "log.jsonl").exists()
+
+    server.start()
+    synced = subprocess.run(
+        [sys.executable, "-m", "project.sync"],
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": server.uri},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stderr
+    assert "1 delivered, 0 kept" in synced.stdout
+    assert points(client, run_id, "train/loss") == [(step, step / 7) for step in range(300)]
+    assert points(client, run_id, "train/accuracy") == [(step, float(step)) for step in range(300)]
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["late"] == "yes"
+    assert [entry.path for entry in client.list_artifacts(run_id, "notes")] == ["notes/late.txt"]
+    assert not Path("mlruns/spool", run_id).exists()
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from project.tracking.spool import Spool
+spool = Spool(Path(sys.argv[1]))
+for step in range(10**9):
+    spool.append({"metrics": {"loss": step / 3}, "step": step, "time_ms": 1_700_000_000_000 + step})
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    folder = Path("mlruns/spool", run_id)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(random.Random(seed).uniform(0, 0.3))
+    process.kill()
+    written = 1 + len(process.stdout.read().splitlines())
+    process.wait()
+    with (folder / "log.jsonl").open("ab") as log:
+        log.write(b'{"metrics": {"loss": 1')  # what a write in the middle of a crash of the machine leaves
+
+    recover_all(client)
+
+    delivered = points(client, run_id, "loss")
+    assert [step for step, _ in delivered] == list(range(len(delivered)))
+    assert written <= len(delivered) <= written + 1  # the writer is killed between writing and saying so
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert not folder.exists()
+
+
+def test_replay_changes_nothing(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(workplace / "spool" / run_id)
+    for step in range(2500):
+        spool.append({"metrics": {"loss": float("nan") if step == 7 else step / 3}, "step": step, "time_ms": step + 1})
+    spool.append({"params": {"lr": "0.1"}})
+    middle = [offset for _, offset in spool.undelivered()][1700]
+    for offset in (0, 0, middle):  # as after a crash between delivering and remembering it
+        spool.mark_delivered(offset)
+        list(deliver(spool, client))
+    assert len(points(client, run_id, "loss")) == 2500
+    assert spool.waiting == 0
+    spool.close(remove=True)
+
+
+def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(workplace / "spool" / run_id)
+    spool.append({"params": {"lr": "0.1"}})
+    spool.append({"params": {"lr": "0.2"}})  # MLflow's parameters do not change
+    spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
+    list(deliver(spool, client))
+    assert "refuses part of run" in caplog.text
+    assert client.get_run(run_id).data.params == {"lr": "0.1"}
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+    spool.close(remove=True)
+
+
+def test_a_running_process_keeps_its_run(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    closer = "import os; from mlflow import MlflowClient; from project.tracking.recovery import recover_all; "
+    subprocess.run(
+        [sys.executable, "-c", closer + "recover_all(MlflowClient(os.environ['MLFLOW_TRACKING_URI']))"],
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+        check=True,
+    )  # fmt: skip
+    assert client.get_run(str(logger.version)).info.status == "RUNNING"
+    logger.end("FINISHED")
+    assert client.get_run(str(logger.version)).info.status == "FINISHED"
+
+
+def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import resource
+
+    spool = Spool(workplace / "spool" / "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a write past it fails, in part at first
+        for step in range(100):
+            spool.append({"metrics": {"loss": 0.5}, "step": step, "time_ms": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caplog.text.count("logging goes on in memory") == 1
+    spool.append({"metrics": {"loss": 0.5}, "step": 100, "time_ms": 1})
+    assert [record["step"] for record, _ in spool.undelivered()] == list(range(101))
+    spool.close(remove=True)
+
+
+def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {"command": "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2"})
+    logger.log_hyperparams({"data.root": "https://me:pass-word@host/x", "data.token": "abc", "model.net.tokens": 3})
+    logger.log_text("uri: postgresql://me:pass-word@host/db and hunter2hunter2", "config.yaml")
+    logger.end("FINISHED")
+    run = client.get_run(str(logger.version))
+    text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
+    everything = json.dumps(run.to_dictionary()) + text
+    assert "hunter2" not in everything
+    assert "pass-word" not in everything
+    assert run.data.params["data.root"] == "https://me:***@host/x"
+    assert run.data.params["data.token"] == "***"
