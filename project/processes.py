@@ -8,7 +8,7 @@ from collections.abc import Callable
 from time import monotonic, sleep
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 _LOOK_EVERY_S = 0.5
 _GRACE_S = 5.0
@@ -26,6 +26,7 @@ class Together(Callback):
 
     def __init__(self, closed_as_failed: Callable[[str], None]) -> None:
         self._closed_as_failed = closed_as_failed
+        self._parent = 0
         self._children: list[subprocess.Popen[bytes]] = []
         self._watch: threading.Thread | None = None
         self._over = threading.Event()
@@ -40,7 +41,8 @@ class Together(Callback):
             started.clear()  # Lightning's observer has nothing left to watch
             self._watch = threading.Thread(target=self._watch_children, name="together", daemon=True)
         else:
-            self._watch = threading.Thread(target=self._watch_parent, args=[os.getppid()], name="together", daemon=True)
+            self._parent = os.getppid()
+            self._watch = threading.Thread(target=self._watch_parent, name="together", daemon=True)
         self._watch.start()
 
     def _watch_children(self) -> None:
@@ -49,22 +51,25 @@ class Together(Callback):
                 if child.poll():
                     self._fail(f"the process of rank {rank} ended with code {child.returncode}")
 
-    def _watch_parent(self, parent: int) -> None:
+    def _watch_parent(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
-            if os.getppid() != parent:
+            if os.getppid() != self._parent:
                 self._fail("the process of rank 0 died")
 
     def _fail(self, reason: str) -> None:
         if self._over.wait(_GRACE_S):
             return
         print(f"error: {reason}; the run ends here", file=sys.stderr, flush=True)
-        self._closed_as_failed(reason)
+        if self._children:
+            self._closed_as_failed(reason)
         self.end()
         os._exit(1)
 
     def end(self) -> None:
         """Stop watching, and end what this process started and what does not end by itself."""
         self._over.set()
+        if self._parent and os.getppid() != self._parent:
+            self._closed_as_failed("the process of rank 0 died")
         deadline = monotonic() + _GRACE_S
         while any(child.poll() is None for child in self._children) and monotonic() < deadline:
             sleep(0.05)

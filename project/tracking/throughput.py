@@ -33,6 +33,10 @@ class Throughput(Callback):
         """Share of the training time, in [0, 1]."""
         return self._total.wait_s / max(self._total.seconds, 1e-9)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed in the middle of an epoch has no start of it.
+        self._start, self._waited = perf_counter(), _wait_s(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
