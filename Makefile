@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install format check test
+.PHONY: help install format check test faults
 
 help:     ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -15,3 +15,6 @@ check:    ## formatting, lint and types, changing nothing
 
 test:     ## the tests, under five minutes
 	uv run pytest
+
+faults:   ## every kill, signal and dead store, some ten minutes
+	uv run pytest -m "faults or not faults" tests/faults tests/checkpoints

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.search")
-MAKE_TARGETS = ["help", "install", "format", "check", "test"]
+MAKE_TARGETS = ["help", "install", "format", "check", "test", "faults"]
 LARGEST_FILE_BYTES = 1_000_000
 
 

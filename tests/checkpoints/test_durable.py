@@ -1,0 +1,110 @@
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from project.checkpoints import DurableCheckpointIO, newest_checkpoint
+from project.checkpoints.durable import is_valid, write_durably
+
+STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3}
+
+
+def _write_for_ever(path: Path) -> None:
+    for epoch in range(10**6):
+        write_durably(path, STATE | {"epoch": epoch})
+
+
+def _survives_kills(path: Path, kills: int) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    write_durably(path, STATE)
+    for _ in range(kills):
+        writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=[path])
+        writer.start()
+        time.sleep(moments.uniform(0.005, 0.08))
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        assert is_valid(path)
+        assert torch.equal(
+            torch.load(path, weights_only=True)["state_dict"]["weight"], STATE["state_dict"]["weight"]  # type: ignore[index]
+        )  # fmt: skip
+
+
+def test_kill_9_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    _survives_kills(tmp_path / "last.ckpt", 10)
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "last.ckpt")  # and not what a kill left unfinished
+
+
+@pytest.mark.faults
+def test_fifty_kills_during_a_save(tmp_path: Path) -> None:
+    _survives_kills(tmp_path / "last.ckpt", 50)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])
+def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_durably(tmp_path / "best-epoch001.ckpt", STATE)
+    os.utime(tmp_path / "best-epoch001.ckpt", (1, 1))
+    last = tmp_path / "last.ckpt"
+    write_durably(last, STATE)
+    content = bytearray(last.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+    last.write_bytes({"truncated": content[:-1000], "flipped": content, "emptied": b""}[damage])
+    assert newest_checkpoint(tmp_path) == str(tmp_path / "best-epoch001.ckpt")
+    assert f"{last} is damaged" in caplog.text
+
+
+def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no valid checkpoint"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_durably(path, STATE)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(OSError, match="the one before it is untouched"):
+            write_durably(path, STATE | {"epoch": 4})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert torch.load(path, weights_only=True)["epoch"] == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_an_old_checkpoint_goes_only_after_the_new_one_is_written(tmp_path: Path) -> None:
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(STATE, tmp_path / "best-1.ckpt")
+    storage.save_checkpoint(STATE, tmp_path / "best-2.ckpt")
+    storage.remove_checkpoint(tmp_path / "best-1.ckpt")
+    storage.teardown()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["best-2.ckpt"]
+
+
+def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None:
+    weight = torch.zeros(1_000_000)
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint({"weight": weight}, tmp_path / "last.ckpt")
+    weight.add_(1)
+    assert storage.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["weight"].sum() == 0
+
+
+def test_an_error_of_the_background_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(STATE, tmp_path / "file" / "last.ckpt")
+    with pytest.raises(OSError, match="file"):
+        storage.teardown()

@@ -1,0 +1,113 @@
+"""Signals and kills while a real fit trains: the exit code, the run's status, the checkpoint, and nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import Fit, clean_environment, fit
+
+from project.checkpoints.durable import is_valid
+from project.fit import main
+
+
+def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a long fit in a process group of its own, and wait for its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "project.fit", "--max_epochs", "1000", *options],
+        cwd=folder,
+        env=clean_environment(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("mlruns/checkpoints/*/last.ckpt")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint in two minutes"
+        time.sleep(0.1)
+    return process
+
+
+def left_of(group: int) -> list[int]:
+    return [p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE and os.getpgid(p.pid) == group]
+
+
+ONE: list[str] = []
+DDP = ["--strategy", "ddp"]
+FSDP = ["--strategy", "fsdp"]
+
+
+@pytest.mark.parametrize(
+    ("options", "signum", "whom", "code", "status", "within_s"),
+    [
+        pytest.param(ONE, signal.SIGINT, "all", 130, "KILLED", 10, id="ctrl-c"),
+        pytest.param(ONE, signal.SIGUSR1, "first", 143, "KILLED", 10, id="usr1", marks=pytest.mark.faults),
+        pytest.param(DDP, signal.SIGINT, "all", 130, "KILLED", 10, id="ddp-ctrl-c", marks=pytest.mark.faults),
+        pytest.param(DDP, signal.SIGTERM, "first", 143, "KILLED", 10, id="ddp-term-one"),
+        pytest.param(FSDP, signal.SIGTERM, "all", 143, "KILLED", 10, id="fsdp-term", marks=pytest.mark.faults),
+        pytest.param(DDP, signal.SIGKILL, "second", 1, "FAILED", 15, id="ddp-kill-second"),
+        pytest.param(DDP, signal.SIGKILL, "first", -9, "FAILED", 15, id="ddp-kill-first", marks=pytest.mark.faults),
+        pytest.param(FSDP, signal.SIGKILL, "second", 1, "FAILED", 15, id="fsdp-kill", marks=pytest.mark.faults),
+    ],
+)
+def test_a_stop_is_quick_true_and_resumable(
+    options: list[str], signum: int, whom: str, code: int, status: str, within_s: float, tmp_path: Path
+) -> None:
+    process = trained(tmp_path, *options)
+    try:
+        first = psutil.Process(process.pid)
+        second = next((c.pid for c in first.children() if "project.fit" in " ".join(c.cmdline())), None)
+        start = time.monotonic()
+        if whom == "all":
+            os.killpg(process.pid, signum)
+        else:
+            target = process.pid if whom == "first" else second
+            assert target is not None
+            os.kill(target, signum)
+        output = process.communicate(timeout=60)[0]
+        while left_of(process.pid) and time.monotonic() - start < within_s:
+            time.sleep(0.1)
+        assert time.monotonic() - start < within_s
+        assert left_of(process.pid) == []
+    finally:
+        for pid in left_of(process.pid):
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == code, output
+    stopped = Fit(tmp_path, code, output)
+    assert stopped.run.info.status == status
+    checkpoint = tmp_path / "mlruns/checkpoints" / stopped.run.info.run_id / "last.ckpt"
+    assert is_valid(checkpoint)
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    if status == "FAILED":
+        assert stopped.run.data.tags["error"]
+    else:
+        assert f"--resume {stopped.run.info.run_id}" in output
+
+
+@pytest.mark.faults
+def test_a_killed_fit_is_closed_by_the_next_one_and_can_go_on(tmp_path: Path) -> None:
+    process = trained(tmp_path)
+    process.kill()
+    process.communicate()
+    run_id = Fit(tmp_path, 0, "").run.info.run_id
+    done = fit(tmp_path, "--resume", run_id, "--max_epochs", "4")
+    assert done.code == 0, done.output
+    assert done.run.info.run_id == run_id
+    assert done.run.info.status == "FINISHED"
+
+
+def test_a_loss_that_is_no_number_stops_training_and_is_not_saved(workplace: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"not finite at step 10, learning rate \S+; try a smaller"):
+        main(["--max_epochs", "1", "--model.optimizer.lr", "1e30"])
+    failed = Fit(workplace, 1, "").run
+    assert failed.info.status == "FAILED"
+    assert "the loss is not finite" in failed.data.tags["error"]
+    assert not list(workplace.glob("mlruns/checkpoints/*/*.ckpt"))
