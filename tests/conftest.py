@@ -65,7 +65,7 @@ def fit(folder: Path, *options: str) -> Fit:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=220,
+        timeout=300,
         check=False,
     )
     return Fit(folder, done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
