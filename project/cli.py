@@ -174,7 +174,7 @@ class FitCLI(LightningCLI):
         if not isinstance(logger, MLflowLogger) or not self.trainer.is_global_zero:
             return
         if self.resume_id:
-            logger.resume(self.client, self.resume_id, {"resumed": self.command()})
+            logger.resume(self.client, self.resume_id, self.command(), flatten(self.config))
         else:
             self._start_new_run(logger)
         if logger.version and isinstance(self.trainer.checkpoint_callback, RunCheckpoint):

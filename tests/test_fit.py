@@ -92,6 +92,9 @@ def test_resume_goes_on_in_the_same_run(workplace: Path) -> None:
     after = Fit(workplace, 0, "")
     assert after.run.info.run_id == before.info.run_id
     assert after.run.info.status == "FINISHED"
+    tags = after.run.data.tags
+    assert tags["resumed.trainer.max_epochs"] == "3"
+    assert [key for key in tags if key.startswith("resumed.")] == ["resumed.trainer.max_epochs"]
     epochs = [metric.step for metric in after.client.get_metric_history(before.info.run_id, "val/accuracy")]
     assert epochs == [1, 3, 5]
 

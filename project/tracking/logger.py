@@ -76,13 +76,15 @@ class MLflowLogger(Logger):
             self.log_text(diff, "git.diff")
 
     @rank_zero_only
-    def resume(self, client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
-        """Go on in a run that has ended."""
+    def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
+        """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
         run = client.get_run(run_id)
+        now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
+        changed = {f"resumed.{key}": value for key, value in now.items() if value != run.data.params.get(key)}
         client.update_run(run_id, status="RUNNING")
         steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
         self._open(client, run_id, first_step=max(steps, default=-1) + 1)
-        self.set_tags({**tags, **_process_tags()})
+        self.set_tags({"resumed": command, **changed, **_process_tags()})
 
     def _open(self, client: MlflowClient, run_id: str, first_step: int = 0) -> None:
         self._run_id = run_id
