@@ -82,7 +82,12 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False},
+            parser_kwargs={
+                "usage": groups.USAGE,
+                "description": groups.description(),
+                "exit_on_error": False,
+                "allow_abbrev": False,
+            },
             auto_configure_optimizers=False,
             run=False,
         )

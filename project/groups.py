@@ -21,6 +21,16 @@ SHORT = {
 }
 
 
+USAGE = """python -m project.fit [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
+           [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN_ID] [--SETTING VALUE]..."""
+
+
+def description() -> str:
+    """What the groups are and which choices they have, for `--help`."""
+    lines = [f"--{group} NAME: {', '.join(choices(group))}" for group in GROUPS]
+    return "Each stands for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". Settings:"
+
+
 def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
     """Take `--resume RUN_ID` out of a command line.
 

@@ -29,6 +29,9 @@ def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 when every trial failed."""
     options, fit_options = _parser().parse_known_args(argv)
     with answered():
+        if options.search not in groups.choices("search"):
+            have = ", ".join(groups.choices("search"))
+            raise ValueError(f"--search: got {options.search!r}; configs/search has {have}")
         space = read_space(groups.CONFIGS / "search" / f"{options.search}.yaml")
         example = [f"--{key}={_any_value(d)}" for key, d in space.distributions.items()]
         job = FitCLI([*fit_options, *example])
@@ -98,8 +101,8 @@ def _parser() -> ArgumentParser:
         description="Search hyper-parameters; every option of project.fit is handed to each trial.",
         allow_abbrev=False,
     )
-    names = sorted(path.stem for path in (groups.CONFIGS / "search").glob("*.yaml"))
-    parser.add_argument("--search", required=True, choices=names, help="a file of configs/search/")
+    names = groups.choices("search")
+    parser.add_argument("--search", required=True, help=f"a file of configs/search/: {', '.join(names)}")
     parser.add_argument("--n_trials", type=int, default=8, help="trials in all, those of an earlier sweep included")
     parser.add_argument("--n_jobs", type=int, default=1, help="trials at a time")
     parser.add_argument("--study", help="name of the study; one that exists is continued")
