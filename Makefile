@@ -16,5 +16,5 @@ check:    ## formatting, lint and types, changing nothing
 test:     ## the tests, under five minutes
 	uv run pytest
 
-faults:   ## every kill, signal and dead store, some ten minutes
-	uv run pytest -m "faults or not faults" tests/faults tests/checkpoints
+faults:   ## every kill, signal and dead store, some twenty minutes
+	uv run pytest -m "faults or not faults" tests/faults tests/checkpoints tests/loading tests/test_sweep.py

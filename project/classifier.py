@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from project.models.sizes import accepted_sizes, takes
+from project.models.sizes import accepted_sizes, refusal
 from project.schedule import WarmupCosine
 from project.sharding import shard
 
@@ -64,11 +64,11 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
-        if not takes(lambda size: net(num_classes, in_channels, size), in_channels, image_size):
+        if reason := refusal(lambda size: net(num_classes, in_channels, size), in_channels, image_size):
             sizes = accepted_sizes(lambda size: net(num_classes, in_channels, size), in_channels)
             if sizes:
                 raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
-            # It is not the size: what follows says what it is.
+            raise ValueError(f"model.net: {reason}")
         self.net = net(num_classes, in_channels, image_size)
         lr_schedule(optimizer(self.net.parameters()), 1)  # an impossible setting shows now, before there is a run
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
@@ -90,7 +90,7 @@ class ImageClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_accuracy(logits, labels)
+        self.train_accuracy(logits, labels if labels.ndim == 1 else labels.argmax(1))  # mixed images have shares
         self.log("train/loss", loss)
         self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)

@@ -15,6 +15,7 @@ _UNKNOWN = (
     r"Option '([^']+)' is not accepted",
     r"Key '([^']+)' is not expected",
     r"No action for key '([^']+)'",
+    r"does not accept option '([^']+)'",
 )
 
 
@@ -39,12 +40,23 @@ def explain(text: str, known: Iterable[str]) -> str:
     key = match[1] if (match := re.search(r'Parser key "([^"]+)"', text)) else ""
     for pattern in _UNKNOWN:
         if match := re.search(pattern, text):
+            if not match[1].startswith("--") and "nrecognized" in pattern:
+                return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
             option = match[1].removeprefix("--").partition("=")[0]
+            if group := re.search(r"Group '([^']+)'", text):
+                option = f"{group[1]}.{option}"
             option = option if not key or option.startswith(key) else f"{key}.{option}"
             nearest = get_close_matches(option, [name for name in known if "." in name], n=1)
             return f"unknown option --{option}; " + (f"did you mean --{nearest[0]}?" if nearest else "see --help")
+    if kind := re.search(
+        r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>", text
+    ):
+        return f"--{key}: got {kind[1]!r}; expected a class or a function that makes a {kind[2]}"
+    if inner := re.search(r"Parser key \"([^\"]+)\":\s+Expected an? <class '[\w.]*?(\w+)'>\. Got value: (\S+)", text):
+        return f"--{key}.{inner[1]}: got {inner[3]!r}; expected {inner[2]}"
     if subtypes := re.search(r"Subtypes: \[(.*)\]", text):
-        got = match[1] if (match := re.search(r"Given value: (.*)", text)) else ""
+        given = re.search(r"val='([^']*)'", text) or re.search(r"Given value: (.*)", text)
+        got = given[1] if given else ""
         expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", subtypes[1])
         return f"--{key}: got {got!r}; expected one of {expected}"
     if "dot import path" in text:

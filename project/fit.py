@@ -9,16 +9,18 @@ python -m project.fit --resume RUN_ID --max_epochs 30
 import sys
 from collections.abc import Sequence
 
-from project.cli import FitCLI
+from lightning import Callback
+
 from project.errors import answered
+from project.job import Job
 from project.terminal import print_summary
 from project.tracking.model import save_model
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
     with answered():
-        job = FitCLI(argv)
+        job = Job(argv, callbacks)
     trainer, model, data = job.trainer, job.model, job.datamodule
     with job.run():
         trainer.fit(model, data, ckpt_path=job.resume_from)

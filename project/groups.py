@@ -146,6 +146,8 @@ def _groups_of(path: Path) -> dict[str, str]:
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} holds {type(content).__name__}; expected settings such as trainer: ...")
     groups = content.get("groups") or {}
+    if not isinstance(groups, dict):
+        raise ValueError(f"--config: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")

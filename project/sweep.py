@@ -4,95 +4,233 @@ python -m project.sweep --search cnn --n_trials 8 --n_jobs 2
 python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mnist --max_epochs 3
 """
 
+import json
+import os
 import shlex
+import signal
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
 
 import optuna
-from mlflow import MlflowClient
+from filelock import FileLock
+from mlflow.entities import RunStatus
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
-from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from project import groups
-from project.cli import FitCLI
+from project.cli import FitCLI, flatten
 from project.errors import answered
-from project.search.space import SearchSpace, read_space
-from project.search.trial import run_trial
+from project.launch.devices import usable_cores
+from project.launch.restarts import RESTART_OF
+from project.search.devices import Devices, gpu_ids
+from project.search.driver import Driver, SameFailureError, start_preloading
+from project.search.space import SearchSpace, check_metrics, check_values, options, read_space
+from project.search.study_run import RUN, StudyRun
+from project.search.view import View, best_trials, table_of_best
+from project.search.worker import Assignment
+from project.terminal import quiet
 from project.tracking import store
+from project.tracking.logger import MLflowLogger
+from project.tracking.recovery import is_held, recover_all, recover_run
+from project.tracking.secrets import redact
 
-_SHOWN = 5
+_MODULE = "project.fit"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exit with 2 on bad input, 1 when every trial failed."""
-    options, fit_options = _parser().parse_known_args(argv)
+    """Exit with 2 on bad input, 1 when the trials fail, 130 or 143 when interrupted."""
+    quiet()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked, fit_options = _parser().parse_known_args(argv)
     with answered():
-        if options.search not in groups.choices("search"):
-            have = ", ".join(groups.choices("search"))
-            raise ValueError(f"--search: got {options.search!r}; configs/search has {have}")
-        space = read_space(groups.CONFIGS / "search" / f"{options.search}.yaml")
-        example = [f"--{key}={_any_value(d)}" for key, d in space.distributions.items()]
-        job = FitCLI([*fit_options, *example])
-        client = store.connect()
-        experiment = store.experiment_id(client, job.config.groups.experiment or job.datamodule.name)
-        study = optuna.create_study(
-            storage=options.storage, study_name=options.study, direction=space.direction, load_if_exists=True
+        sweep = Sweep(asked, fit_options)
+    console = Console(highlight=False)
+    sys.exit(sweep.run(console))
+
+
+class Sweep:
+    """A study, checked before any trial starts.
+
+    Args:
+        asked: Options of the sweep.
+        fit_options: Options that all trials share.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault; there is no study yet.
+    """
+
+    def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
+        self.n_trials, self._fit_options = asked.n_trials, fit_options
+        start_preloading()  # which takes as long as the checks that follow
+        for option, value, least in (
+            ("n_trials", asked.n_trials, 1),
+            ("n_jobs", asked.n_jobs, 1),
+            ("max_retries", asked.max_retries, 0),
+        ):
+            if value < least:
+                raise ValueError(f"--{option}: got {value}; it must be {least} or more")
+        self.space = _space(asked.search)
+        built = FitCLI(fit_options)
+        check_values(self.space, lambda extra: FitCLI([*fit_options, *extra]))
+        check_metrics(self.space, lambda: _logged(fit_options))
+        built.datamodule.prepare_data()
+        built.datamodule.setup("fit")
+        gpus = (
+            gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES")) if built.trainer.strategy.root_device.type == "cuda" else []
         )
-    run = client.create_run(experiment, run_name=f"study {study.study_name}", tags={"study": study.study_name})
-    search(study, space, options, fit_options, client, run.info.run_id)
-    done = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    client.set_terminated(run.info.run_id, "FINISHED" if done else "FAILED")
-    if not done:
-        sys.exit(1)
-    client.log_metric(run.info.run_id, space.metric, study.best_value)
-    print_best(study, space, fit_options)
+        self._devices = Devices(asked.n_jobs, built.trainer.num_devices, usable_cores(), gpus)
+        self._client = store.connect()
+        recover_all(self._client)
+        experiment = built.config.groups.experiment or built.datamodule.name
+        store.experiment_id(self._client, experiment)
+        with FileLock(store.HOME / ".studies.lock"):
+            self.study, self._settings = self._open_study(asked, built)
+        self._logger = MLflowLogger(experiment, f"study {self.study.study_name}")
+        self._log = store.HOME / "sweeps" / self.study.study_name
+        self._log.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._log / ".lock")
+        # Optuna's grid gives each of its points once, and does not take one that it did not give.
+        max_retries = 0 if isinstance(self.space.sampler, optuna.samplers.GridSampler) else asked.max_retries
+        self.driver = Driver(
+            self.study, self.space, self._assignment, self._devices, asked.n_trials, max_retries,
+            self._lock, lambda run_id, reason: recover_run(run_id, "FAILED", reason), self._values_of,
+        )  # fmt: skip
 
-
-def search(
-    study: optuna.Study,
-    space: SearchSpace,
-    options: Namespace,
-    fit_options: Sequence[str],
-    client: MlflowClient,
-    parent_id: str,
-) -> None:
-    """Run trials, `n_jobs` at a time, until the study has `n_trials`."""
-    logs = store.HOME / "sweeps" / study.study_name
-    logs.mkdir(parents=True, exist_ok=True)
-    console = Console()
-
-    def one_trial(_: int) -> None:
-        trial = study.ask(space.distributions)
+    def _open_study(self, asked: Namespace, built: FitCLI) -> tuple[optuna.Study, dict[str, Any]]:
+        """Make the study, or go on with it if it searches the same."""
+        ranges = {f"search.{key}": str(d) for key, d in self.space.distributions.items()}
+        fixed = {
+            key: str(value)
+            for key, value in flatten(built.config).items()
+            if key not in self.space.distributions and not key.endswith(".root")
+        }
+        settings = {
+            "search.metric": str(self.space.directions), **ranges, **fixed, "data.digest": built.datamodule.digest()
+        }  # fmt: skip
+        name = asked.study or f"{built.config.groups.experiment or built.datamodule.name}-{asked.search}"
         try:
-            log = logs / f"trial-{trial.number}.log"
-            value = run_trial(trial, fit_options, space.metric, client, parent_id, log)
-        except RuntimeError as error:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            console.print(f"trial {trial.number} failed: {error}", style="red", markup=False)
+            study = optuna.create_study(
+                storage=asked.storage, study_name=name, directions=list(self.space.directions.values()),
+                sampler=self.space.sampler, pruner=self.space.pruner, load_if_exists=True,
+            )  # fmt: skip
+        except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+            reason = redact(str(error).splitlines()[0])
+            raise ValueError(f"--storage: cannot open {redact(asked.storage)} for Optuna: {reason}") from error
+        before = study.user_attrs.get("settings")
+        if before is None:
+            study.set_user_attr("settings", settings)
+        elif different := sorted(before.items() ^ settings.items()):
+            key = different[0][0]
+            raise ValueError(
+                f"--study: {name} has {key} {before.get(key)}, but this sweep has {settings.get(key)}; name another "
+                "study with --study, or leave the options as they were"
+            )
         else:
-            study.tell(trial, value)
-            console.print(f"trial {trial.number}: {space.metric} {value:.4f} with {trial.params}", highlight=False)
+            study.sampler.reseed_rng()  # its first draws are in the study already
+        return study, settings
 
-    finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    with ThreadPoolExecutor(options.n_jobs) as jobs:
-        list(jobs.map(one_trial, range(options.n_trials - len(finished))))
+    def _assignment(
+        self, parameters: Mapping[str, Any], number: int, run_id: str | None, lent: dict[str, str], threads: int
+    ) -> Assignment:
+        parent = self.study.user_attrs[RUN]
+        tags = {"mlflow.parentRunId": parent, "study": self.study.study_name, "trial": str(number)}
+        environment = {"MLFLOW_RUN_CONTEXT": json.dumps(tags), "MLFLOW_TRACKING_URI": store.tracking_uri(), **lent}
+        if run_id:
+            environment[RESTART_OF] = run_id
+        argv = [*self._fit_options, *options(parameters)]
+        return Assignment(_MODULE, argv, self.space.metrics, environment, threads, self._log / f"trial-{number}.log")
+
+    def _values_of(self, run_id: str) -> list[float] | None:
+        run = self._client.get_run(run_id)
+        if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
+            return None
+        found = run.data.metrics
+        values = [found.get(f"best/{metric}", found.get(metric)) for metric in self.space.metrics]
+        return [value for value in values if value is not None]
+
+    def run(self, console: Console) -> int:
+        """Run the trials; the exit code says how it ended."""
+        signals = Signals(self.driver)
+        signals.listen()
+        study_run = None
+        with self._lock:
+            parent = self.study.user_attrs.get(RUN)
+            if parent is None or not is_held(parent):  # else another sweep on this study has it
+                study_run = StudyRun(self._client, self._logger, self.study, self.space)
+                study_run.start(self._command(), self._settings)
+        code, status = 0, "FINISHED"
+        with View(self.study, self.space.metrics, self.n_trials, console) as view:
+
+            def look() -> None:
+                view.look()
+                if study_run:
+                    study_run.look()
+
+            try:
+                self.driver.run(look)
+            except SameFailureError as error:
+                console.print(f"error: {error}; their output is in {self._log}", soft_wrap=True)
+                code, status = 1, "FAILED"
+            look()
+        if signals.code and not self.driver.enough():
+            code, status = signals.code, "KILLED"
+        if study_run:
+            study_run.end(status)
+        self._report(console, code)
+        return code
+
+    def _report(self, console: Console, code: int) -> None:
+        if best := best_trials(self.study):
+            console.print(table_of_best(self.study, self.space.metrics))
+            again = shlex.join(["python", "-m", _MODULE, *self._fit_options, *options(best[0].params)])
+            which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
+            console.print(f"train {which} again:\n{again}", soft_wrap=True)
+        if code not in (0, 1):
+            console.print(f"interrupted; go on with: {self._command()}", soft_wrap=True)
+
+    @staticmethod
+    def _command() -> str:
+        return shlex.join(["python", "-m", "project.sweep", *sys.argv[1:]])
 
 
-def print_best(study: optuna.Study, space: SearchSpace, fit_options: Sequence[str]) -> None:
-    """Print the best trials and the command that trains the best one again."""
-    trials = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    trials.sort(key=lambda trial: trial.value or 0.0, reverse=space.direction == "maximize")
-    table = Table("trial", space.metric, *space.distributions, title=f"study {study.study_name}")
-    for trial in trials[:_SHOWN]:
-        values = [f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values()]
-        table.add_row(str(trial.number), f"{trial.value:.4f}", *values)
-    console = Console()
-    console.print(table)
-    best = [f"--{key}={value}" for key, value in study.best_params.items()]
-    console.print("train the best one again:", markup=False)
-    console.print(shlex.join(["python", "-m", "project.fit", *fit_options, *best]), soft_wrap=True, highlight=False)
+def _logged(fit_options: Sequence[str]) -> list[str]:
+    """Names of the metrics that a fit logs, seen in one batch on the CPU."""
+    small = ["--trainer.fast_dev_run=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    anywhere = ["--trainer.strategy=auto", "--trainer.accelerator=cpu", "--devices=1", "--precision=32-true"]
+    cli = FitCLI([*fit_options, *small, *anywhere])
+    cli.trainer.fit(cli.model, cli.datamodule)
+    return list(cli.trainer.callback_metrics)
+
+
+class Signals:
+    """Ctrl-C once finishes what runs, twice stops now, as SIGTERM does."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.code = 0
+
+    def listen(self) -> None:
+        """Take over the signals."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._received)
+
+    def _received(self, signum: int, frame: FrameType | None) -> None:
+        if self._driver.finishing or signum == signal.SIGTERM:
+            self._driver.stopping = True
+        else:
+            print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
+        self._driver.finishing = True
+        self.code = 128 + signum
+
+
+def _space(name: str) -> SearchSpace:
+    if name not in groups.choices("search"):
+        raise ValueError(f"--search: got {name!r}; configs/search has {', '.join(groups.choices('search'))}")
+    return read_space(groups.CONFIGS / "search" / f"{name}.yaml")
 
 
 def _parser() -> ArgumentParser:
@@ -101,20 +239,15 @@ def _parser() -> ArgumentParser:
         description="Search hyper-parameters; every option of project.fit is handed to each trial.",
         allow_abbrev=False,
     )
-    names = groups.choices("search")
-    parser.add_argument("--search", required=True, help=f"a file of configs/search/: {', '.join(names)}")
-    parser.add_argument("--n_trials", type=int, default=8, help="trials in all, those of an earlier sweep included")
-    parser.add_argument("--n_jobs", type=int, default=1, help="trials at a time")
-    parser.add_argument("--study", help="name of the study; one that exists is continued")
-    parser.add_argument("--storage", default=f"sqlite:///{store.HOME}/optuna.db", help="Optuna storage")
+    names = ", ".join(groups.choices("search"))
+    storage = f"sqlite:///{store.HOME}/optuna.db"
+    parser.add_argument("--search", required=True, metavar="NAME", help=f"a file of configs/search/: {names}")
+    parser.add_argument("--n_trials", type=int, default=8, help="trials in all, those of earlier sweeps included (8)")
+    parser.add_argument("--n_jobs", type=int, default=1, help="trials at a time (1)")
+    parser.add_argument("--max_retries", type=int, default=1, help="how often a failed trial is run again (1)")
+    parser.add_argument("--study", help="its name; one that exists is continued (DATA-SEARCH)")
+    parser.add_argument("--storage", default=storage, help=f"Optuna storage ({storage})")
     return parser
-
-
-def _any_value(distribution: optuna.distributions.BaseDistribution) -> object:
-    if isinstance(distribution, optuna.distributions.CategoricalDistribution):
-        return distribution.choices[0]
-    assert isinstance(distribution, optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution)
-    return distribution.low
 
 
 if __name__ == "__main__":

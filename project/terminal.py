@@ -14,7 +14,7 @@ from rich.markup import escape
 from project.tracking.throughput import Throughput
 
 if TYPE_CHECKING:
-    from project.cli import FitCLI
+    from project.job import Job
 
 _MUCH_WAITING = 0.1
 
@@ -31,6 +31,9 @@ def quiet() -> None:
         "alembic",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow sets the root's level to ERROR; what this project says of a run is to be seen.
+    logging.getLogger("project").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password of the URI
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # uv makes environments without pip, which MLflow regrets at every model.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
@@ -39,7 +42,11 @@ def quiet() -> None:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar without the run id, which would take its width."""
+    """Lightning's bar, with epochs counted from one and without the run id, which would take its width."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = f"/{self.trainer.max_epochs}" if self.trainer.max_epochs else ""
+        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -50,7 +57,7 @@ class ProgressBar(RichProgressBar):
         return metrics
 
 
-def print_summary(job: "FitCLI", scores: Mapping[str, float]) -> None:
+def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
     """Print the scores, the speed, where the results are, and what to type next."""
     trainer, run_id = job.trainer, job.run_id
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
@@ -65,9 +72,7 @@ def print_summary(job: "FitCLI", scores: Mapping[str, float]) -> None:
         else f"{throughput.images_per_second:,.0f}",
     }
     if throughput.wait_fraction > _MUCH_WAITING:
-        lines["waited for data"] = (
-            f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; try more loading processes: --data.num_workers N"
-        )
+        lines["waited for data"] = f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
     lines |= {
         "run": run_id or "not tracked",
         "checkpoint": escape(job.best_checkpoint or "none"),

@@ -1,13 +1,16 @@
 import os
 import pickle
 import re
+import shutil
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -71,15 +74,42 @@ def fit(folder: Path, *options: str) -> Fit:
     return Fit(folder, done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
 
 
+def listening(pid: int) -> set[str]:
+    """Addresses on which a process or one of its children listens, as `ss -ltn` shows them."""
+    process = psutil.Process(pid)
+    sockets = []
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+            sockets += one.net_connections("tcp")
+    return {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """The code and its configurations in another folder, where a test may add to them."""
+    for name in ("project", "configs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     """The README's main job with nothing changed, trained once for all tests."""
     return fit(tmp_path_factory.mktemp("main_job"))
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store without runs, whose tables MLflow takes a second to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder with a store of its own, for commands that are called in this process."""
+def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with an empty store of its own, for commands that are called in this process."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(empty_store, tmp_path / "mlruns")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     return tmp_path

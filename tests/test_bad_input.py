@@ -14,7 +14,12 @@ BAD_OPTIONS = [
     (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
     (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
-    (["surplus"], "unknown option --surplus"),
+    (["surplus"], "unknown argument 'surplus'"),
+    (["-d", "mnist"], "unknown argument '-d'"),
+    (["--max_epochs", "-1"], "got -1, no end"),
+    (["--trainer.limit_val_batches", "0"], "chosen by val/accuracy"),
+    (["--checkpoint.monitor", "val/los"], "val/loss"),
+    (["--data.image_size", "0"], "it must be 1 or more"),
     (["--max_epochs", "three"], "--trainer.max_epochs: got 'three'; expected one of int"),
     (["--model.net.kernel_size", "wide"], "wide"),
     (["--model.optimizer", "Adamm"], "got 'Adamm'"),
@@ -30,6 +35,7 @@ BAD_OPTIONS = [
     (["--resume", "nothing"], "got run 'nothing'"),
     (["--data", "mnist", "--data.root", "nowhere"], "MNIST is not complete under 'nowhere'"),
     (["--data", "image_folder", "--data.root", "nowhere"], "expected ROOT/train/CLASS/*.jpg"),
+    (["--data.batch_size", "1.5"], "--data.batch_size: got '1.5'; expected int"),
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
     (["--data.batch_size", "0"], "it must be 1 or more"),
     (["--model.net.dropout", "2"], "dropout in [0, 1)"),
@@ -76,7 +82,8 @@ def test_a_bad_option_is_answered_in_one_breath(options: list[str], answer: str,
         (b"trainer: [1", "no valid YAML"),
         (b"- 1\n- 2\n", "holds list"),
         (b"\xff\xfe\x00", "is no text"),
-        (b"trainer:\n  max_epoch: 3\n", "max_epoch"),
+        (b"trainer:\n  max_epoch: 3\n", "did you mean --trainer.max_epochs?"),
+        (b"groups:\n- data\n", "has groups: ['data']"),
         (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),
     ],
 )
@@ -97,6 +104,10 @@ def _unknown_class(root: Path) -> None:
     shutil.copytree(root / "test/red", root / "test/green")
 
 
+def _one_class(root: Path) -> None:
+    shutil.rmtree(root / "train/red")
+
+
 def _no_classes(root: Path) -> None:
     shutil.rmtree(root / "train")
     (root / "train").mkdir()
@@ -108,6 +119,7 @@ def _no_classes(root: Path) -> None:
         (_stray, ".ipynb_checkpoints is no class; remove it"),
         (_empty, "no image in data/train/green"),
         (_unknown_class, "a class 'green' that train has not; train has blue, red"),
+        (_one_class, "has one class"),
         (_no_classes, "has no class folders"),
     ],
 )
@@ -117,6 +129,26 @@ def test_a_bad_image_folder_is_answered_in_one_breath(
     write_folder(Path("data"))
     damage(Path("data"))
     assert answer in refused("--data", "image_folder", "--data.batch_size", "4")
+
+
+@pytest.mark.parametrize(
+    ("uri", "answer"),
+    [
+        ("mlruns", "got the folder mlruns, where MLflow tracks no more; use sqlite:///mlruns/mlflow.db"),
+        ("sqlite://", "which is gone with the process"),
+        ("sqlite:////proc/nowhere/x.db", "cannot open /proc/nowhere/x.db"),
+        ("sqlite:///text.txt", "file is not a database"),
+        ("postgresql://me:secret@127.0.0.1/x", "no MLflow store answers at postgresql://me:***@127.0.0.1/x"),
+    ],
+)
+def test_a_store_that_cannot_be_is_named(
+    uri: str, answer: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("text.txt").write_text("This is no database, however long one looks at it. " * 100)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert answer in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("listening", [True, False], ids=["silent", "closed"])

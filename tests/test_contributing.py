@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from conftest import copy_of_the_project
 
 ROOT = Path(__file__).parent.parent
 SHORT_RUN = (
@@ -50,8 +51,7 @@ SEARCH_SPACE = yaml.safe_load(*RECIPES["search space"].files.values())
 def followed(folder: Path) -> Path:
     """Copy the project into this folder and follow every recipe there."""
     shutil.copy(ROOT / "pyproject.toml", folder)
-    for name in ("project", "configs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_of_the_project(folder)
     for recipe in RECIPES.values():
         for name, content in recipe.files.items():
             path = folder / name

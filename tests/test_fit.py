@@ -85,20 +85,6 @@ def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workp
     assert not (workplace / "mlruns/checkpoints").exists()  # a trial run of one batch leaves nothing
 
 
-def test_resume_goes_on_in_the_same_run(workplace: Path) -> None:
-    main(["--max_epochs", "1", *FEW])
-    (before,) = Fit(workplace, 0, "").runs
-    main(["--resume", before.info.run_id, "--max_epochs", "3"])
-    after = Fit(workplace, 0, "")
-    assert after.run.info.run_id == before.info.run_id
-    assert after.run.info.status == "FINISHED"
-    tags = after.run.data.tags
-    assert tags["resumed.trainer.max_epochs"] == "3"
-    assert [key for key in tags if key.startswith("resumed.")] == ["resumed.trainer.max_epochs"]
-    epochs = [metric.step for metric in after.client.get_metric_history(before.info.run_id, "val/accuracy")]
-    assert epochs == [1, 3, 5]
-
-
 def test_two_runs_are_told_apart_by_what_differs(workplace: Path) -> None:
     main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW[:1]])
     name = Fit(workplace, 0, "").run.info.run_name

@@ -1,33 +1,258 @@
+"""Sweeps as their users run them: real processes, real SQLite, and every way for them to end."""
+
+import json
+import os
+import random
+import signal
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
-from conftest import Fit, clean_environment
+import psutil
+import pytest
+import yaml
+from conftest import Fit, clean_environment, copy_of_the_project
+from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+LR = {"model.optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
 
 
-def test_a_sweep_runs_trials_as_children_of_one_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "project.sweep", "--search", "cnn", "--study", "s", "--n_jobs", "2"]
-    done = subprocess.run(
-        [*command, "--n_trials", "2", "--max_epochs", "1", *FEW],
-        cwd=tmp_path,
-        env=clean_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
+class Sweep:
+    """A `python -m project.sweep` in a copy of the project, with a search space of its own."""
+
+    def __init__(self, folder: Path, *options: str, **space: object) -> None:
+        self.folder = copy_of_the_project(folder)
+        self.options = options
+        content = {"metric": "val/accuracy", "direction": "maximize", "space": LR} | space
+        (self.folder / "configs/search/mine.yaml").write_text(yaml.safe_dump(content))
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "project.sweep", "--search", "mine", "--study", "s", *self.options, *options],
+            cwd=self.folder,
+            env=clean_environment() | {"PYTHONPATH": str(self.folder)},
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.processes.append(process)
+        return process
+
+    def run(self, *options: str) -> str:
+        process = self.start(*options)
+        output = process.communicate(timeout=280)[0]
+        assert process.returncode == 0, output
+        return output
+
+    @property
+    def study(self) -> optuna.Study:
+        return optuna.load_study(study_name="s", storage=f"sqlite:///{self.folder}/mlruns/optuna.db")
+
+    @property
+    def states(self) -> Counter[TrialState]:
+        return Counter(trial.state for trial in self.study.trials)
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, [process.poll() for process in self.processes]
+            time.sleep(0.1)
+
+    def trains(self, trials: int = 1) -> None:
+        """Wait until so many trials have a checkpoint."""
+        self.wait_for(lambda: len(list(self.folder.glob("mlruns/checkpoints/*/last.ckpt"))) >= trials)
+
+    def began(self, trial: int) -> bool:
+        """Whether a trial has said which run it writes."""
+        try:
+            trials = self.study.trials
+        except (KeyError, SQLAlchemyError):  # there is no study yet
+            return False
+        return len(trials) > trial and "run_id" in trials[trial].user_attrs
+
+    def check(self, ended: int, failed: int = 0) -> None:
+        """So many trials are complete or pruned, none runs, and runs and trials are one to one."""
+        states = self.states
+        assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == ended, states
+        errors = [trial.user_attrs.get("error") for trial in self.study.trials if trial.state == TrialState.FAIL]
+        assert len(errors) == failed, errors
+        assert states[TrialState.RUNNING] == 0
+        runs = Fit(self.folder, 0, "").runs
+        parents = [run for run in runs if "trial" not in run.data.tags]
+        (parent,) = parents
+        children = {run.data.tags["trial"]: run for run in runs if "trial" in run.data.tags}
+        assert len(children) == len(runs) - 1 == len(self.study.trials)
+        status = {TrialState.COMPLETE: "FINISHED", TrialState.PRUNED: "KILLED", TrialState.FAIL: "FAILED"}
+        for trial in self.study.trials:
+            child = children[str(trial.number)]
+            assert child.info.status == status[trial.state]
+            if trial.state == TrialState.COMPLETE and len(trial.values) == 1:
+                assert child.data.metrics["best/val/accuracy"] == trial.value
+            assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            for name, value in trial.params.items():
+                assert child.data.params[name] == str(value)
+
+    def end(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        # The processes of trials have sessions of their own; they end when their sweep has.
+        deadline = time.monotonic() + 30
+        while (left := self.left()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for process in left:
+            process.kill()
+
+    def left(self) -> list[psutil.Process]:
+        return [p for p in psutil.process_iter(["cwd", "cmdline"]) if p.info["cwd"] == str(self.folder)]
+
+
+@pytest.fixture
+def sweeps() -> Iterator[list[Sweep]]:
+    made: list[Sweep] = []
+    yield made
+    for sweep in made:
+        sweep.end()
+
+
+def test_a_sweep_runs_trials_as_children_of_one_run(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--n_jobs", "2", "--max_epochs", "1", *FEW)
+    sweeps.append(sweep)
+    output = sweep.run("--n_trials", "2")
+    sweep.check(ended=2)
+    best = sweep.study.best_trial
+    assert (
+        f"python -m project.fit --max_epochs 1 {' '.join(FEW)} --model.optimizer.lr={best.params['model.optimizer.lr']}"
+        in output
     )
-    assert done.returncode == 0, done.stdout
-    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/mlruns/optuna.db")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE"]
-    runs = {run.data.tags.get("trial"): run for run in Fit(tmp_path, 0, "").runs}
-    assert set(runs) == {None, "0", "1"}
-    for trial in study.trials:
-        child = runs[str(trial.number)]
-        assert child.info.status == "FINISHED"
-        assert child.data.tags["mlflow.parentRunId"] == runs[None].info.run_id
-        assert child.data.metrics["val/accuracy"] == trial.value
-        assert float(child.data.params["model.optimizer.lr"]) == trial.params["model.optimizer.lr"]
-    assert "python -m project.fit --max_epochs 1" in done.stdout
+    runs = Fit(sweep.folder, 0, "")
+    (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best/val/accuracy"] == best.value
+    assert parent.data.tags["best.model.optimizer.lr"] == str(best.params["model.optimizer.lr"])
+    (child,) = [run for run in runs.runs if run.data.tags.get("trial") == str(best.number)]
+    assert [m.model_id for m in parent.outputs.model_outputs] == [m.model_id for m in child.outputs.model_outputs]
+    files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}
+    assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", "history.png", "slice.png")}
+
+
+def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3")
+    sweeps.append(sweep)
+    process = sweep.start()
+    sweep.wait_for(lambda: sweep.began(0))
+    os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
+    sweep.wait_for(lambda: sweep.began(2))  # the same parameters again
+    process.kill()
+    sweep.run()
+    sweep.check(ended=2, failed=1)
+    first, _, again = sweep.study.trials
+    assert first.user_attrs["error"] == "its process was killed by signal 9"
+    assert (again.params, again.user_attrs["retry_of"]) == (first.params, 0)
+    runs = {run.data.tags.get("trial"): run for run in Fit(sweep.folder, 0, "").runs}
+    assert runs["0"].data.tags["error"] == "its process was killed by signal 9"
+    assert "resumed" in runs["2"].data.tags
+
+
+@pytest.mark.faults
+def test_trials_that_all_fail_alike_end_the_sweep(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, space={"model.optimizer.lr": {"type": "float", "low": 1e30, "high": 2e30}})
+    sweeps.append(sweep)
+    process = sweep.start("--n_trials", "8", "--max_epochs", "1")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 1
+    assert "3 trials in a row failed in the same way: FloatingPointError: the loss is not finite" in output
+    assert sweep.states == {TrialState.FAIL: 3, TrialState.WAITING: 1} or sweep.states[TrialState.FAIL] == 3
+
+
+@pytest.mark.faults
+def test_two_ranks_prune_together_with_the_same_parameters(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    below = {"type": "ThresholdPruner", "lower": 2.0, "n_warmup_steps": 1}  # no accuracy is 2: pruned after two epochs
+    sweep = Sweep(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "9", pruner=below)
+    sweeps.append(sweep)
+    sweep.run("--n_trials", "4", "--n_jobs", "2")
+    sweep.check(ended=4)
+    assert sweep.states == {TrialState.PRUNED: 4}
+    assert all(len(trial.intermediate_values) <= 3 for trial in sweep.study.trials)
+
+
+@pytest.mark.faults
+def test_two_sweeps_share_one_study(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--max_epochs", "1", *FEW)
+    sweeps.append(sweep)
+    both = [sweep.start("--n_trials", "6"), sweep.start("--n_trials", "6")]
+    for process in both:
+        output = process.communicate(timeout=280)[0]
+        assert process.returncode == 0, output
+    sweep.check(ended=6)
+
+
+@pytest.mark.faults
+def test_several_metrics_give_a_pareto_front(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    metrics = {"metric": ["val/accuracy", "throughput/images_per_second"], "direction": ["maximize", "maximize"]}
+    sweep = Sweep(tmp_path, "--max_epochs", "1", **metrics)
+    sweeps.append(sweep)
+    assert "Pareto front of s" in sweep.run("--n_trials", "3", "--n_jobs", "2")
+    sweep.check(ended=3)
+    assert all(len(trial.values) == 2 for trial in sweep.study.trials)
+
+
+@pytest.mark.faults
+def test_ctrl_c_once_finishes_and_twice_stops(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--max_epochs", "8")
+    sweeps.append(sweep)
+    process = sweep.start()
+    sweep.trains()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(120) == 130
+    assert sweep.states == {TrialState.COMPLETE: 1}
+    process = sweep.start("--max_retries", "0")
+    sweep.trains(trials=2)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 130
+    assert "go on with: python -m project.sweep" in str(process.communicate()[0])
+    sweep.run()
+    sweep.check(ended=3)
+
+
+@pytest.mark.faults
+def test_a_sweep_that_is_killed_ten_times_ends_with_its_trials(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    moments = random.Random(seed)
+    sweep = Sweep(tmp_path, "--n_trials", "6", "--n_jobs", "2", "--max_epochs", "4")
+    sweeps.append(sweep)
+    for _ in range(10):
+        process = sweep.start()
+        time.sleep(moments.uniform(6, 22))
+        process.kill()
+        process.wait()
+    sweep.run()
+    sweep.check(ended=6)
+
+
+def test_a_pickle_in_the_studys_database_runs_nothing(tmp_path: Path) -> None:
+    import pickle
+    import sqlite3
+
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    study = optuna.create_study(storage=storage, study_name="s")
+    study.set_user_attr("settings", {})
+    song = tmp_path / "song"
+    code = pickle.dumps({"a": 1}).replace(b"a", b"b") + f"cos\nsystem\n(S'touch {song}'\ntR.".encode()
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("UPDATE study_user_attributes SET value_json = ?", (code,))
+    with pytest.raises((json.JSONDecodeError, TypeError, UnicodeDecodeError)):
+        _ = optuna.load_study(study_name="s", storage=storage).user_attrs
+    assert not song.exists()

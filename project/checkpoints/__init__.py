@@ -4,5 +4,16 @@ from project.checkpoints.checkpoint import RunCheckpoint, newest_checkpoint
 from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts
+from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete
 
-__all__ = ["DurableCheckpointIO", "FiniteLoss", "Interrupted", "Interrupts", "RunCheckpoint", "newest_checkpoint"]
+__all__ = [
+    "ConfiguredOptimizers",
+    "DurableCheckpointIO",
+    "FiniteLoss",
+    "Interrupted",
+    "Interrupts",
+    "RunCheckpoint",
+    "check_fits",
+    "check_not_complete",
+    "newest_checkpoint",
+]

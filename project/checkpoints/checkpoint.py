@@ -1,15 +1,19 @@
 """Which checkpoints a run keeps, and which one it goes on from."""
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
 from project.checkpoints.durable import is_valid
+
+LAST = "last.ckpt"
 
 _log = logging.getLogger(__name__)
 
@@ -18,23 +22,34 @@ class RunCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt` and the best checkpoint.
 
     Args:
-        monitor: Metric that decides which checkpoint is best.
-        mode: Whether the best is the largest or the smallest value.
+        monitor: Metric that decides which checkpoint is best: the largest accuracy, or the smallest loss.
         every_n_epochs: Epochs between checkpoints.
     """
 
-    def __init__(
-        self, monitor: str = "val/accuracy", mode: Literal["max", "min"] = "max", every_n_epochs: int = 1
-    ) -> None:
+    def __init__(self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", every_n_epochs: int = 1) -> None:
+        self._every = every_n_epochs
         super().__init__(
             filename="best-epoch{epoch:03d}",
             auto_insert_metric_name=False,
             monitor=monitor,
-            mode=mode,
+            mode="min" if monitor.endswith("loss") else "max",
             every_n_epochs=every_n_epochs,
-            save_last=True,
             enable_version_counter=False,
         )
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        due = (trainer.current_epoch + 1) % self._every == 0 and not trainer.sanity_checking
+        if due and self.dirpath and trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # Lightning's `save_last` writes it only where the metric is the best.
+            trainer.save_checkpoint(Path(self.dirpath) / LAST)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_end(trainer, pl_module)
+        if trainer.logger and self.best_model_score is not None:
+            trainer.logger.log_metrics({f"best/{self.monitor}": float(self.best_model_score)}, trainer.global_step)
 
     @override
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -42,18 +57,29 @@ class RunCheckpoint(ModelCheckpoint):
         return bool(current == self.best_model_score) or super().check_monitor_top_k(trainer, current)
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with warnings.catch_warnings():
+            # A run that is resumed has checkpoints: that is what they are for.
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+            super().setup(trainer, pl_module, stage)
+
+    @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io.teardown()  # FSDP's strategy does not; what is next reads the files
 
 
-def newest_checkpoint(folder: Path) -> str:
-    """Path of the newest valid checkpoint; damaged ones are named and passed over.
+def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
+    """The newest valid checkpoint; damaged ones are named and passed over, unfinished ones removed.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is none, and one is required.
     """
+    for unfinished in folder.glob(".*.ckpt.tmp"):  # of a process that was killed
+        unfinished.unlink(missing_ok=True)
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
         if is_valid(path):
-            return str(path)
-        _log.warning("the checkpoint %s is damaged; looking for an older one", path)
-    raise FileNotFoundError(f"--resume: there is no valid checkpoint in {folder}; start anew without --resume")
+            return path
+        _log.warning("the checkpoint %s is damaged or holds code; looking for an older one", path)
+    if required:
+        raise FileNotFoundError(f"--resume: there is no valid checkpoint in {folder}; start anew without --resume")
+    return None

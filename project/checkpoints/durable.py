@@ -7,9 +7,11 @@ valid  every record of the file agrees with its checksum (torch writes a CRC-32 
 
 import os
 import zipfile
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from typing_extensions import override
+
+from project.checkpoints.finite import check_numbers
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -27,35 +31,54 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
-        self._last: Future[None] | None = None
+        self._waiting: deque[Future[None]] = deque()
+        self._saved: tuple[str, Path] | None = None
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self._submit(lambda: write_durably(Path(path), copy))
+        moment, target = _moment(checkpoint), Path(path)
+        if self._saved is not None and self._saved[0] == moment:
+            # The best checkpoint is often the last one, too.
+            source = self._saved[1]
+            self._submit(lambda: link_durably(source, target))
+        else:
+            self.teardown()  # before the copy: two of them would double the memory
+            copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+            self._submit(lambda: _check_and_write(target, copy))
+            self._saved = (moment, target)
 
     @override
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
         self._submit(lambda: Path(path).unlink(missing_ok=True))
 
     @override
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.teardown()
-        return super().load_checkpoint(*args, **kwargs)
+        return super().load_checkpoint(Path(path), weights_only=True)  # whoever wrote it, none of its code runs
 
     @override
     def teardown(self) -> None:
         """Wait until everything is on disk."""
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+        while self._waiting:
+            self._waiting.popleft().result()
 
     def _submit(self, work: Callable[[], None]) -> None:
-        self.teardown()  # one at a time: a second copy of the state would double the memory
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._last = self._thread.submit(work)
+        self._waiting.append(self._thread.submit(work))
+
+
+def _check_and_write(path: Path, state: dict[str, Any]) -> None:
+    check_numbers(state.get("state_dict", {}))
+    write_durably(path, state)
+
+
+def _moment(checkpoint: dict[str, Any]) -> str:
+    """Tells when in a training a checkpoint was taken; equal moments have equal weights."""
+    loop = checkpoint.get("loops", {}).get("fit_loop", {})
+    progress = {name: state for name, state in loop.items() if name.endswith("progress")}
+    return f"{checkpoint.get('global_step')} {progress or id(checkpoint)}"
 
 
 def write_durably(path: Path, state: object) -> None:
@@ -64,16 +87,31 @@ def write_durably(path: Path, state: object) -> None:
     Raises:
         OSError: The disk is full or the folder cannot be written; nothing is left beside what was there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
+
+    def write(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+
+    _replace_durably(path, write)
+
+
+def link_durably(source: Path, path: Path) -> None:
+    """Give a checkpoint that is on disk a second name, under the same promise as `write_durably`."""
+    _replace_durably(path, lambda unfinished: os.link(source, unfinished))
+
+
+def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        make(unfinished)
         unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        unfinished.unlink(missing_ok=True)
+        if os.access(path.parent, os.W_OK):
+            unfinished.unlink(missing_ok=True)
         raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -83,9 +121,12 @@ def write_durably(path: Path, state: object) -> None:
 
 
 def is_valid(path: Path) -> bool:
-    """Whether a checkpoint is complete and none of its bytes has changed."""
+    """Whether a checkpoint is complete, none of its bytes has changed, and it holds a state and no code."""
     try:
         with zipfile.ZipFile(path) as records:
-            return records.testzip() is None
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError):
+            if records.testzip() is not None:
+                return False
+        torch.load(path, map_location="meta", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, UnpicklingError):
         return False
+    return True

@@ -1,9 +1,11 @@
 """Training that has gone wrong stops, before it overwrites the last good checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
 
 class FiniteLoss(Callback):
@@ -37,3 +39,10 @@ class FiniteLoss(Callback):
                     "try a smaller --model.optimizer.lr, a longer --model.lr_schedule.warmup or "
                     "--trainer.gradient_clip_val 1"
                 )
+
+
+def check_numbers(weights: Mapping[str, Tensor]) -> None:
+    """Raise FloatingPointError when a weight is NaN; infinite ones may be meant, as in a mask."""
+    for name, weight in weights.items():
+        if weight.isnan().any():
+            raise FloatingPointError(f"{name} has weights that are NaN; the checkpoint before is kept")

@@ -10,6 +10,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch.distributed import ProcessGroup
 
+from project.checkpoints.checkpoint import LAST
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -28,6 +30,7 @@ class Interrupts(Callback):
 
     def __init__(self) -> None:
         self.signum = 0
+        self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
         self._in_loop = False
         self._group: ProcessGroup | None = None
 
@@ -35,6 +38,11 @@ class Interrupts(Callback):
         """Take over the signals; Lightning takes them back at the start of every loop."""
         for signum in _SIGNALS:
             signal.signal(signum, self._received)
+
+    def no_longer_listen(self) -> None:
+        """Give the signals back to what answered them before."""
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
         if self.signum and signum == signal.SIGINT:
@@ -67,7 +75,10 @@ class Interrupts(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._stop_if_asked(trainer, save=True)
+        # After the last batch comes the validation; a run that is resumed from here would leave it out.
+        if not (trainer.is_last_batch and trainer.enable_validation) and self._asked():
+            trainer._logger_connector.update_train_step_metrics()  # which Lightning logs after this hook
+            self._stop(trainer, save=True)
 
     def on_validation_batch_end(
         self,
@@ -78,7 +89,8 @@ class Interrupts(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._stop_if_asked(trainer, save=trainer.fit_loop.epoch_loop.global_step > 0 and not trainer.sanity_checking)
+        if self._asked():
+            self._stop(trainer, save=trainer.global_step > 0 and not trainer.sanity_checking)
 
     def on_test_batch_end(
         self,
@@ -89,22 +101,36 @@ class Interrupts(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._stop_if_asked(trainer, save=False)
+        if self._asked():
+            self._stop(trainer, save=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._asked():  # after the last batch, whose state is saved
+            self._stop(trainer, save=False)
         self._in_loop = False
 
-    def _stop_if_asked(self, trainer: Trainer, *, save: bool) -> None:
-        signum = self.signum
+    def _asked(self) -> bool:
+        """Whether a rank was told to stop; all ranks must ask at the same time."""
         if self._group is not None:
-            asked = torch.tensor(signum)
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, group=self._group)
-            signum = int(asked)
-        if not signum:
-            return
-        self.signum = signum
-        checkpoint = trainer.checkpoint_callback
-        if save and checkpoint is not None and (folder := getattr(checkpoint, "dirpath", None)):
-            trainer.save_checkpoint(Path(folder) / "last.ckpt")
+            signum = torch.tensor(self.signum)
+            torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX, group=self._group)
+            self.signum = int(signum)
+        return self.signum != 0
+
+    def _stop(self, trainer: Trainer, *, save: bool) -> None:
+        if save:
+            _save(trainer)
         self._in_loop = False
-        raise Interrupted(signum)
+        raise Interrupted(self.signum)
+
+
+def _save(trainer: Trainer) -> None:
+    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+    if folder is None:
+        return
+    if trainer.validating:
+        # This is how Lightning knows a validation that was not finished, and does it again.
+        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+        for counts in (progress.total, progress.current):
+            vars(counts)["processed"] -= 1
+    trainer.save_checkpoint(Path(folder) / LAST)

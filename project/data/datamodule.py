@@ -5,12 +5,25 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from lightning import LightningDataModule
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from project.devices import usable_cores
-from project.loading import EpochBatches, Images, MeasuredLoader, random_crop, random_flip
+from project.launch.devices import usable_cores
+from project.loading import (
+    BatchLoader,
+    EpochBatches,
+    Images,
+    Workers,
+    cutmix,
+    cutout,
+    global_seed,
+    mixup,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+)
 
 Split = Literal["train", "val", "test"]
 
@@ -28,10 +41,17 @@ class ImageDataModule(LightningDataModule):
         channels: 1 or 3, to repeat grey images into three channels; None keeps the dataset's own.
         crop_padding: Largest random shift of training images in pixels; 0 is none.
         horizontal_flip: Mirror training images at random.
-        num_workers: Loading processes per device; None is 0 for images in memory, else the cores there are.
-        prefetch_factor: Batches that each loading process keeps ready.
+        random_resized_crop: Take a random part of each training image, of at least this share of its area, in
+            (0, 1]; ImageNet's customary 0.08 is for long trainings. None takes all of it.
+        cutout: Side in pixels of a square that is blacked out in each training image; 0 is none.
+        mixup: Blend training images with shares from Beta(mixup, mixup); 0 is none.
+        cutmix: Paste boxes between training images with areas from Beta(cutmix, cutmix); 0 is none.
+        num_workers: Threads that decode files, or processes of a torch dataset, per device; None is the cores
+            there are. Images in memory need none.
+        prefetch_factor: Batches kept ready, by all threads together or by each process.
         persistent_workers: Keep loading processes between epochs.
         pin_memory: Page-locked batches for asynchronous copies; None when there is a GPU.
+        worker_timeout_s: Longest wait for a batch in seconds, after which training ends with an error.
     """
 
     name: str
@@ -40,7 +60,6 @@ class ImageDataModule(LightningDataModule):
     native_mean: tuple[float, ...]
     native_std: tuple[float, ...]
     class_names: tuple[str, ...]
-    in_memory = True
 
     def __init__(
         self,
@@ -51,10 +70,15 @@ class ImageDataModule(LightningDataModule):
         channels: Literal[1, 3] | None = None,
         crop_padding: int = 0,
         horizontal_flip: bool = False,
+        random_resized_crop: float | None = None,
+        cutout: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         num_workers: int | None = None,
         prefetch_factor: int = 2,
         persistent_workers: bool = True,
         pin_memory: bool | None = None,
+        worker_timeout_s: int = 120,
     ) -> None:
         super().__init__()
         for attribute in ("name", "native_size", "native_channels", "native_mean", "native_std", "class_names"):
@@ -62,24 +86,34 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"{type(self).__name__} sets no {attribute}; see ImageDataModule in project/data")
         for option, value, least in (
             ("batch_size", batch_size, 1),
-            ("image_size", image_size or self.native_size, 1),
+            ("image_size", self.native_size if image_size is None else image_size, 1),
             ("crop_padding", crop_padding, 0),
+            ("cutout", cutout, 0),
+            ("mixup", mixup, 0),
+            ("cutmix", cutmix, 0),
             ("num_workers", num_workers or 0, 0),
             ("prefetch_factor", prefetch_factor, 1),
+            ("worker_timeout_s", worker_timeout_s, 1),
         ):
             if value < least:
                 raise ValueError(f"data.{option}: got {value}; it must be {least} or more")
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction: got {val_fraction}; it must be between 0 and 1, both excluded")
+        if random_resized_crop is not None and not 0 < random_resized_crop <= 1:
+            raise ValueError(f"data.random_resized_crop: got {random_resized_crop}; it must be in (0, 1]")
         if channels == 1 and self.native_channels == 3:
             raise ValueError(f"data.channels: got 1; {self.name} has colour images, which stay as they are: 3")
         self.batch_size, self.val_fraction, self.split_seed = batch_size, val_fraction, split_seed
         self.image_size = image_size or self.native_size
         self.channels = channels or self.native_channels
         self.crop_padding, self.horizontal_flip = crop_padding, horizontal_flip
+        self.random_resized_crop, self.cutout = random_resized_crop, cutout
+        self.mixup, self.cutmix = mixup, cutmix
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
         self.persistent_workers, self.pin_memory = persistent_workers, pin_memory
+        self.worker_timeout_s = worker_timeout_s
         self.splits: dict[Split, Images] = {}
+        self.skipped: dict[Split, int] = {}
 
     @abstractmethod
     def load(self, split: Split) -> Images | None:
@@ -130,7 +164,8 @@ class ImageDataModule(LightningDataModule):
 
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""
-        images, _ = list(self.splits.values())[-1][[0, 1]]
+        split = list(self.splits.values())[-1]
+        images, _ = split[[0, min(1, len(split) - 1)]]
         return self.fit_model(images)
 
     def check_batch_size(self, ranks: int) -> None:
@@ -149,51 +184,74 @@ class ImageDataModule(LightningDataModule):
             hashed.update(split.labels.numpy().tobytes())
         return hashed.hexdigest()[:8]
 
-    def train_dataloader(self) -> MeasuredLoader:
-        """Batches of train in an order that changes every epoch."""
-        return self._loader("train", shuffle=True)
+    def train_dataloader(self) -> BatchLoader:
+        """Batches of train in an order that changes every epoch, augmented."""
+        return self._loader("train", train=True)
 
-    def val_dataloader(self) -> MeasuredLoader:
+    def val_dataloader(self) -> BatchLoader:
         """Batches of val."""
         return self._loader("val")
 
-    def test_dataloader(self) -> MeasuredLoader:
+    def test_dataloader(self) -> BatchLoader:
         """Batches of test."""
         return self._loader("test")
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Bring images, already on the device, to the model's size and channels; augment those of train."""
-        images, labels = batch
-        images = self.fit_model(images)
-        if self.trainer is not None and self.trainer.training:
-            if self.crop_padding:
-                images = random_crop(images, self.crop_padding)
-            if self.horizontal_flip:
-                images = random_flip(images)
-        return images, labels
-
     def fit_model(self, images: Tensor) -> Tensor:
         """Resize images (N, C, H, W) uint8 to `image_size` and repeat them into `channels`."""
-        if images.shape[-1] != self.image_size:
-            images = functional.resize(images, [self.image_size, self.image_size], antialias=True)
+        return self._repeat(self._resize(images))
+
+    def augment(self, images: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Change training images (N, C, H, W) uint8, on the device; mixed ones have labels (N, classes) float."""
+        if self.crop_padding:
+            images = random_crop(images, keys, self.crop_padding)
+        if self.horizontal_flip:
+            images = random_flip(images, keys)
+        if self.cutout:
+            images = cutout(images, keys, self.cutout)
+        if self.mixup or self.cutmix:
+            labels = F.one_hot(labels, self.num_classes).float()
+        if self.mixup:
+            images, labels = mixup(images, labels, keys, self.mixup)
+        if self.cutmix:
+            images, labels = cutmix(images, labels, keys, self.cutmix)
+        return images, labels
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if images.shape[2:] == (self.image_size, self.image_size):
+            return images
+        resized: Tensor = functional.resize(images, [self.image_size, self.image_size], antialias=True)
+        return resized
+
+    def _repeat(self, images: Tensor) -> Tensor:
         return images.expand(-1, self.channels, -1, -1)
 
-    def _loader(self, split: Split, *, shuffle: bool = False) -> MeasuredLoader:
+    def _loader(self, split: Split, *, train: bool = False) -> BatchLoader:
         images, trainer = self.splits[split], self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        workers = self._default_workers(ranks) if self.num_workers is None else self.num_workers
-        return MeasuredLoader(
+
+        def finish(batch: Tensor, labels: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+            if keys is None:
+                return self.fit_model(batch), labels
+            if self.random_resized_crop and not images.crops:
+                batch = random_resized_crop(batch, keys, self.image_size, self.random_resized_crop)
+            batch, labels = self.augment(self._resize(batch), labels, keys)
+            return self._repeat(batch), labels
+
+        return BatchLoader(
             images,
-            # The sampler yields whole batches, so that a store fetches one at a time.
-            sampler=EpochBatches(
-                len(images), self.batch_size, shuffle=shuffle, seed=self.split_seed, rank=rank, ranks=ranks
+            EpochBatches(len(images), self.batch_size, shuffle=train, seed=self.split_seed, rank=rank, ranks=ranks),
+            finish,
+            seed=global_seed() if train else None,
+            workers=Workers(
+                num_workers=self.threads_per_device(ranks) if images.needs_workers else 0,
+                prefetch_factor=self.prefetch_factor,
+                persistent_workers=self.persistent_workers,
+                pin_memory=torch.cuda.is_available() if self.pin_memory is None else self.pin_memory,
+                timeout_s=self.worker_timeout_s,
             ),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=self.prefetch_factor if workers else None,
-            persistent_workers=self.persistent_workers and workers > 0,
-            pin_memory=torch.cuda.is_available() if self.pin_memory is None else self.pin_memory,
+            device=trainer.strategy.root_device if trainer else None,
         )
 
-    def _default_workers(self, ranks: int) -> int:
-        return 0 if self.in_memory else max(1, usable_cores() // ranks)
+    def threads_per_device(self, ranks: int = 1) -> int:
+        """Threads or processes that load for one of `ranks` devices."""
+        return max(1, usable_cores() // ranks) if self.num_workers is None else self.num_workers

@@ -17,5 +17,5 @@ def downloaded(dataset: type[VisionDataset], root: str) -> None:
     except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
         raise OSError(
             f"data.root: {dataset.__name__} is not complete under {root!r} and cannot be downloaded "
-            f"({str(error).strip().splitlines()[0]}); copy its files there, or name the folder that has them"
+            f"({' '.join(str(error).split())[:160]}); copy its files there, or name the folder that has them"
         ) from error

@@ -1,23 +1,56 @@
-"""Batches on their way from storage to the device.
+"""Batches on their way from storage to the model.
 
-ImageArray or ImageFiles        where images live: memory, or files decoded when they are asked for
-  -> EpochBatches               which images a rank takes in which step: lists of indices
-  -> MeasuredLoader             worker processes fetch whole batches; the wait for them is timed
-  -> device                     uint8 all the way
-  -> crop, flip                 a draw for each image, on the device
+EpochBatches         which images a rank takes in which step, and in an epoch that was interrupted which are left
+    |                indices -> Request: with a key for each image, from (seed, epoch, index)
+    v
+store.stream         ImageArray    in memory, or a decoded cache on disk: one gather
+    |                ImageFiles    threads decode into the memory of the batch
+    |                TorchDataset  your own map-style dataset: DataLoader's processes
+    v                Fetched: uint8 (N, C, H, W), int64 (N,), keys
+on_device            copied on a stream of its own while the model works on the batch before; nothing on a CPU
+    v
+finish               crop, flip, ..., mixup: whole batches on the device, a draw for each image from its key
+    v
+BatchLoader          what the trainer iterates over: measures the wait, knows where an epoch was stopped
+
+Before the first training on a folder of files: `check_files` finds damaged ones, `cached` decodes what fits.
 """
 
-from project.loading.augment import random_crop, random_flip
+from project.loading.augment import cutout, random_crop, random_flip, random_resized_crop
 from project.loading.batches import EpochBatches
-from project.loading.images import ImageArray, ImageFiles, Images
-from project.loading.loader import MeasuredLoader
+from project.loading.cache import cached
+from project.loading.check import check_files
+from project.loading.dataset import TorchDataset
+from project.loading.draws import global_seed, sample_keys
+from project.loading.durable import cache_folder, files_digest, remove_outdated
+from project.loading.errors import LoadingError
+from project.loading.files import ImageFiles
+from project.loading.images import ImageArray, Images, Workers
+from project.loading.loader import BatchLoader
+from project.loading.mix import cutmix, mixup
+from project.loading.step_seed import StepSeed
 
 __all__ = [
+    "BatchLoader",
     "EpochBatches",
     "ImageArray",
     "ImageFiles",
     "Images",
-    "MeasuredLoader",
+    "LoadingError",
+    "StepSeed",
+    "TorchDataset",
+    "Workers",
+    "cache_folder",
+    "cached",
+    "check_files",
+    "cutmix",
+    "cutout",
+    "files_digest",
+    "global_seed",
+    "mixup",
     "random_crop",
     "random_flip",
+    "random_resized_crop",
+    "remove_outdated",
+    "sample_keys",
 ]

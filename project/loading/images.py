@@ -1,15 +1,47 @@
-"""Where images live. Each store hands out whole batches: `store[indices] -> (images, labels)`."""
+"""Where images live: what a store of them promises, and the simplest of them, an array in memory."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor]
+
+
+class Request(NamedTuple):
+    """What a step asks for: images by their place in the store; keys of their draws, None for no randomness."""
+
+    indices: list[int]
+    keys: Tensor | None
+
+
+class Fetched(NamedTuple):
+    """What a step gets: images (N, C, H, W) uint8, labels (N,) int64 and the keys of the request."""
+
+    images: Tensor
+    labels: Tensor
+    keys: Tensor | None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who fetches batches ahead of their use.
+
+    Args:
+        num_workers: Threads or processes; 0 fetches in the training thread when a batch is asked for.
+        prefetch_factor: Batches kept ready, by all threads together or by each process.
+        persistent_workers: Keep processes between epochs.
+        pin_memory: Put batches into page-locked memory.
+        timeout_s: Longest wait for a batch in seconds.
+    """
+
+    num_workers: int = 0
+    prefetch_factor: int = 2
+    persistent_workers: bool = True
+    pin_memory: bool = False
+    timeout_s: int = 120
 
 
 class Images(Protocol):
@@ -17,6 +49,12 @@ class Images(Protocol):
 
     labels: Tensor
     """(N,) int64."""
+    needs_workers: ClassVar[bool]
+    """Whether fetching takes long enough to be done ahead."""
+    crops: bool
+    """Whether `stream` takes random resized crops itself, as it is cheaper before or while decoding."""
+    advice: ClassVar[str]
+    """What to try when training waits for batches."""
 
     def __len__(self) -> int: ...
 
@@ -24,60 +62,58 @@ class Images(Protocol):
         """Images (N, C, H, W) uint8 and labels (N,) int64."""
         ...
 
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests, in their order."""
+        ...
+
     def subset(self, indices: Tensor) -> "Images":
         """The images at these positions."""
         ...
 
+    def close(self) -> None:
+        """End what works ahead."""
+        ...
+
 
 class ImageArray:
-    """Images in memory; a batch is one gather.
+    """Images in memory, or in a file that is mapped into it; a batch is one gather.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
+        rows: Rows of `images` that the store has, in its order; None is all. Subsets share the array.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    needs_workers: ClassVar[bool] = False
+    crops: bool = False
+    advice: ClassVar[str] = "the augmentation takes it: try fewer of data.random_resized_crop, data.mixup, data.cutmix"
+
+    def __init__(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
+        self._all, self.labels, self._rows = images, labels, rows
+
+    @property
+    def images(self) -> Tensor:
+        """(N, C, H, W) uint8; of a subset a copy."""
+        return self._all if self._rows is None else self._all[self._rows]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        return self.images[indices], self.labels[indices]
+        chosen = torch.tensor(indices)
+        rows = chosen if self._rows is None else self._rows[chosen]
+        return self._all.index_select(0, rows), self.labels.index_select(0, chosen)
+
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests, each gathered when it is asked for."""
+        for indices, keys in requests:
+            images, labels = self[indices]
+            yield Fetched(images.pin_memory() if workers.pin_memory else images, labels, keys)
 
     def subset(self, indices: Tensor) -> "ImageArray":
-        """The images at these positions."""
-        return ImageArray(self.images[indices], self.labels[indices])
+        """The images at these positions, without a copy of them."""
+        rows = indices if self._rows is None else self._rows[indices]
+        return ImageArray(self._all, self.labels[indices], rows)
 
-
-class ImageFiles:
-    """Image files, decoded as RGB when they are asked for, resized and cropped to squares.
-
-    Args:
-        paths: N files that Pillow can decode (JPEG, PNG, WebP, GIF, BMP).
-        labels: (N,) int64.
-        image_size: Side of the squares in pixels.
-    """
-
-    def __init__(self, paths: Sequence[Path], labels: Tensor, image_size: int) -> None:
-        self.paths, self.labels, self.image_size = paths, labels, image_size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, indices: list[int]) -> Batch:
-        return torch.stack([self._read(self.paths[index]) for index in indices]), self.labels[indices]
-
-    def subset(self, indices: Tensor) -> "ImageFiles":
-        """The images at these positions."""
-        return ImageFiles([self.paths[index] for index in indices.tolist()], self.labels[indices], self.image_size)
-
-    def _read(self, path: Path) -> Tensor:
-        try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except OSError as error:  # also what is no image
-            raise ValueError(f"cannot decode {path}: {error}") from error
-        square = ImageOps.fit(upright, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+    def close(self) -> None:
+        """Nothing works ahead."""

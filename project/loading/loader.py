@@ -1,25 +1,113 @@
-"""A DataLoader that knows how long training waited for it."""
+"""One epoch after the other as batches on the device: what the trainer iterates over."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import TypedDict
 
-from torch.utils.data import DataLoader
+import torch
+from torch import Tensor
 
-from project.loading.images import Batch
+from project.loading.batches import EpochBatches
+from project.loading.device import on_device
+from project.loading.draws import sample_keys
+from project.loading.images import Batch, Fetched, Images, Request, Workers
+
+Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
+"""From images (N, C, H, W) and labels (N,), both on the device, and keys to what the model gets."""
 
 
-class MeasuredLoader(DataLoader[Batch]):
-    """Times every wait for a batch; `wait_s` is the sum of them in seconds since the loader was made."""
+class LoaderState(TypedDict):
+    """How far training has come: batches of an epoch, the same on every rank."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    epoch: int
+    batches: int
+    of: int
+
+
+class BatchLoader:
+    """Batches of a store, ready for the model; it measures waiting and goes on where a run was stopped.
+
+    `wait_s` is the time in seconds that its user has waited for batches since it was made.
+
+    Args:
+        images: The store.
+        sampler: Which images make which batch. Lightning tells it the epoch.
+        finish: Last step on the device: resizing and augmentation.
+        seed: Seed of everything random about an image; None for nothing random.
+        workers: Who works ahead.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        sampler: EpochBatches,
+        finish: Finish,
+        *,
+        seed: int | None = None,
+        workers: Workers | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.images, self.sampler, self.finish, self.seed = images, sampler, finish, seed
+        self.workers, self.device = workers or Workers(), device or torch.device("cpu")
+        self.batch_sampler = None  # Lightning looks for both, as torch's DataLoader has them
         self.wait_s = 0.0
+        self._done: LoaderState | None = None
+        self._start_from: LoaderState | None = None
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]  # DataLoader promises its own iterator class
-        """Yield the batches of one epoch."""
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    @property
+    def advice(self) -> str:
+        """What to try when training waits for batches."""
+        return self.images.advice
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches of the sampler's epoch, from where `load_state_dict` said."""
+        epoch = self.sampler.epoch
+        first = self._first_batch(epoch)
+        fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers)
         start = perf_counter()
-        for batch in super().__iter__():
+        for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
             self.wait_s += perf_counter() - start
+            self._done = {"epoch": epoch, "batches": number, "of": len(self)}
             yield batch
             start = perf_counter()
+
+    @property
+    def _iterator(self) -> None:
+        """Set to None by Lightning when it is done with a loader, as that is how a DataLoader ends its workers."""
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        self.images.close()
+
+    def state_dict(self) -> LoaderState:
+        """How many batches the training loop has taken, whatever has been fetched ahead."""
+        return self._done or {"epoch": 0, "batches": 0, "of": len(self)}
+
+    def load_state_dict(self, state: LoaderState) -> None:
+        """Go on from there when the epoch of the state is the next one.
+
+        Raises:
+            ValueError: The epoch was begun with other batches and is not over.
+        """
+        if state["of"] != len(self) and state["batches"] < state["of"]:
+            raise ValueError(
+                f"--resume: the run was stopped in an epoch of {state['of']} batches on each device, which now would "
+                f"have {len(self)}; use the data, data.batch_size and devices that it had"
+            )
+        self._start_from = state
+
+    def _first_batch(self, epoch: int) -> int:
+        start, self._start_from = self._start_from, None
+        return start["batches"] if start is not None and start["epoch"] == epoch else 0
+
+    def _requests(self, epoch: int) -> Iterator[Request]:
+        for indices in self.sampler:
+            yield Request(indices, None if self.seed is None else sample_keys(self.seed, epoch, indices))
+
+    def _finished(self, fetched: Fetched) -> Batch:
+        return self.finish(*fetched)

@@ -1,53 +1,184 @@
-"""A search space is one YAML: a dotted setting of `fit` -> an Optuna distribution."""
+"""A search space is one YAML: a dotted setting of `fit` -> an Optuna distribution, and what is judged."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import optuna
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
 
-_TYPES: dict[str, type[BaseDistribution]] = {
+T = TypeVar("T")
+_KEYS = {"metric", "direction", "space", "sampler", "pruner"}
+_DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "float": FloatDistribution,
     "int": IntDistribution,
     "categorical": CategoricalDistribution,
 }
+# What every run logs; another metric is looked for in a trial run.
+METRICS = (
+    "val/accuracy",
+    "val/loss",
+    "test/accuracy",
+    "test/loss",
+    "train/accuracy",
+    "train/loss",
+    "throughput/images_per_second",
+    "data/wait_fraction",
+)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a study varies, and the metric that it judges by."""
+    """What a study varies, what it judges by, and how it chooses.
 
-    metric: str
-    direction: Literal["maximize", "minimize"]
+    Attributes:
+        directions: `maximize` or `minimize` for each metric; two or more give a Pareto front.
+        distributions: The range of each setting.
+        sampler: None is Optuna's own choice, as is None for the pruner.
+        text: The YAML as it is in the file.
+    """
+
+    directions: dict[str, Literal["maximize", "minimize"]]
     distributions: dict[str, BaseDistribution]
+    sampler: BaseSampler | None
+    pruner: BasePruner | None
+    text: str
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics, in the order of a trial's values."""
+        return list(self.directions)
 
 
 def read_space(path: Path) -> SearchSpace:
-    """Read and check a search space.
+    """Read a search space and check what can be checked without the model.
 
     Raises:
-        ValueError: The file is malformed, or a distribution is impossible.
+        ValueError: The file is malformed, or a distribution, the sampler or the pruner is impossible.
         OSError: It cannot be read.
     """
-    content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or set(content) != {"metric", "direction", "space"} or not content["space"]:
-        raise ValueError(f"--search: {path} must have the keys metric, direction and space, and nothing else")
-    if content["direction"] not in ("maximize", "minimize"):
-        raise ValueError(f"--search: {path}: got direction {content['direction']!r}; it is maximize or minimize")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content: Any = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--search: {path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content.get("space") or not isinstance(content["space"], dict):
+        raise ValueError(f"--search: {path} must have the keys metric, direction and space")
+    for key in set(content) - _KEYS:
+        raise ValueError(f"--search: {path} has the key {key!r}; keys are {', '.join(sorted(_KEYS))}")
+    directions = _directions(path, content)
+    if len(directions) > 1 and content.get("pruner"):
+        raise ValueError(f"--search: {path} has a pruner and several metrics; trials are pruned by one metric alone")
     return SearchSpace(
-        content["metric"],
-        content["direction"],
-        {key: _distribution(path, key, settings) for key, settings in content["space"].items()},
+        directions=directions,
+        distributions={key: _distribution(path, key, settings) for key, settings in content["space"].items()},
+        sampler=_made(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
+        pruner=_made(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
+        text=text,
     )
 
 
-def _distribution(path: Path, key: str, settings: dict[str, Any]) -> BaseDistribution:
-    settings = dict(settings)
-    kind = settings.pop("type", None)
-    if kind not in _TYPES:
-        raise ValueError(f"--search: {path}: {key} has type {kind!r}; types are {', '.join(_TYPES)}")
+def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) -> None:
+    """Try both ends of every range, and every choice.
+
+    Args:
+        space: The search space.
+        accept: Builds a fit with these options; raises ValueError for what it cannot take.
+
+    Raises:
+        ValueError: A setting is unknown, or does not take a value of its range.
+    """
+    usual = options({key: _extremes(distribution)[0] for key, distribution in space.distributions.items()})
+    accept(usual)
+    for key, distribution in space.distributions.items():
+        for value in _extremes(distribution)[1:]:
+            accept([*usual, *options({key: value})])
+
+
+def check_metrics(space: SearchSpace, logged: Callable[[], Sequence[str]]) -> None:
+    """Raise ValueError for a metric that no run logs; `logged` names those of a trial run."""
+    if unknown := set(space.metrics) - set(METRICS):
+        names = logged()
+        for metric in unknown - set(names):
+            nearest = get_close_matches(metric, names, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
+            raise ValueError(f"--search: no run logs the metric {metric!r}; {hint}")
+
+
+def options(parameters: Mapping[str, object]) -> list[str]:
+    """Settings as options of `fit`."""
+    return [f"--{key}={'null' if value is None else value}" for key, value in parameters.items()]
+
+
+def _directions(path: Path, content: dict[str, Any]) -> dict[str, Literal["maximize", "minimize"]]:
+    metrics: Any = content.get("metric")
+    directions: Any = content.get("direction")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    directions = [directions] if isinstance(directions, str) else directions
+    lists = isinstance(metrics, list) and isinstance(directions, list) and all(isinstance(m, str) for m in metrics)
+    if not lists or not metrics or len(metrics) != len(directions) or len(set(metrics)) != len(metrics):
+        raise ValueError(
+            f"--search: {path}: got metric {metrics} and direction {directions}; give one direction for each metric"
+        )
+    for direction in directions:
+        if direction not in ("maximize", "minimize"):
+            raise ValueError(f"--search: {path}: got direction {direction!r}; it is maximize or minimize")
+    return dict(zip(metrics, directions, strict=True))
+
+
+def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
+    kind = settings.get("type") if isinstance(settings, dict) else None
+    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
+        raise ValueError(
+            f"--search: {path}: {key} is {settings!r}; expected {{type: T, ...}} with T one of "
+            f"{', '.join(_DISTRIBUTIONS)}"
+        )
+    arguments = {name: value for name, value in settings.items() if name != "type"}
+    for name, value in arguments.items():
+        if isinstance(value, str) and kind != "categorical":
+            raise ValueError(f"--search: {path}: {key}: {name} is the text {value!r}; YAML writes 1e-4 as 1.0e-4")
+        whole = kind != "int" or name == "log" or isinstance(value, int)
+        if (
+            (name == "choices") != isinstance(value, list)
+            or not whole
+            or (isinstance(value, float) and not isfinite(value))
+        ):
+            raise ValueError(
+                f"--search: {path}: {key}: got {name}: {value!r}, which a range of type {kind} does not take"
+            )
     try:
-        return _TYPES[kind](**settings)
+        made = _DISTRIBUTIONS[kind](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--search: {path}: {key}: {error}") from error
+    if made.single() and not isinstance(made, CategoricalDistribution):
+        raise ValueError(f"--search: {path}: {key}: low must be less than high, got {arguments}")
+    return made
+
+
+def _made(path: Path, key: str, settings: Any, module: Any, base: Callable[..., T]) -> T | None:
+    """The sampler or pruner that a YAML names, such as `{type: TPESampler, seed: 0}`."""
+    if settings is None:
+        return None
+    settings = {"type": settings} if not isinstance(settings, dict) else dict(settings)
+    names = [name for name in module.__all__ if name.endswith(base.__name__[4:]) and not name.startswith("Base")]
+    name = settings.pop("type", None)
+    if not isinstance(name, str) or name not in names:
+        raise ValueError(f"--search: {path}: got {key} {name!r}; optuna has {', '.join(names)}")
+    try:
+        made: T = getattr(module, name)(**settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--search: {path}: {key} {name}: {error}") from error
+    return made
+
+
+def _extremes(distribution: BaseDistribution) -> list[object]:
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return [distribution.low, distribution.high]

@@ -90,20 +90,34 @@ def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
             client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         case "model":
             _send_model(spool, client, record["model"])
+        case "model_of":
+            known, models = _models_of(client, run_id), _models_of(client, record["model_of"])[-1:]
+            client.log_outputs(run_id, [LoggedModelOutput(model, step=0) for model in models if model not in known])
         case "status":
             client.set_terminated(run_id, record["status"], end_time=record["time_ms"])
+
+
+def _models_of(client: MlflowClient, run_id: str) -> list[str]:
+    outputs = client.get_run(run_id).outputs
+    return [model.model_id for model in outputs.model_outputs] if outputs else []
 
 
 def _send_model(spool: Spool, client: MlflowClient, name: str) -> None:
     run = client.get_run(spool.run_id)
     folder = spool.files / name
-    logged = client.create_logged_model(run.info.experiment_id, name=name, source_run_id=spool.run_id)
+    logged = client.create_logged_model(
+        run.info.experiment_id, name=name, source_run_id=spool.run_id, params=run.data.params
+    )
     description = Model.load(str(folder))
     description.run_id, description.model_id = spool.run_id, logged.model_id
     description.artifact_path = logged.artifact_location
     description.save(str(folder / MLMODEL_FILE_NAME))
     client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
+    scores = [m for m in run.data._metric_objs if m.key.startswith(("val/", "test/"))]  # with their timestamps
+    client.log_batch(
+        spool.run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
+    )
     client.log_outputs(spool.run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
 

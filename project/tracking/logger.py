@@ -6,15 +6,12 @@ Nothing here waits for the store after the run is created, and nothing raises in
 """
 
 import json
-import os
-import socket
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from time import time
 from typing import Any
 
-import psutil
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
@@ -24,12 +21,14 @@ from typing_extensions import override
 
 from project.tracking import store
 from project.tracking.delivery import Courier
+from project.tracking.owner import owner_tags
 from project.tracking.progress import Draining
 from project.tracking.provenance import git_state, packages
 from project.tracking.secrets import redact, redact_setting
 from project.tracking.spool import Spool
 from project.tracking.system import SystemMetrics
 
+_CHANGED = "resumed."
 _PARAMS_A_RECORD = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
@@ -47,7 +46,7 @@ class MLflowLogger(Logger):
 
     def __init__(self, experiment: str, run_name: str) -> None:
         super().__init__()
-        self.experiment_name, self.run_name = experiment, run_name
+        self.experiment_name, self.run_name = experiment, redact(run_name)
         self.spool: Spool | None = None
         self._run_id: str | None = None
 
@@ -68,7 +67,7 @@ class MLflowLogger(Logger):
         tags = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = store.experiment_id(client, self.experiment_name)
         run = client.create_run(
-            experiment, run_name=self.run_name, tags=resolve_tags({**git_tags, **tags, **_process_tags()})
+            experiment, run_name=self.run_name, tags=resolve_tags({**git_tags, **tags, **owner_tags()})
         )
         self._open(client, run.info.run_id)
         self.log_text(packages(), "requirements.txt")
@@ -80,11 +79,14 @@ class MLflowLogger(Logger):
         """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
         run = client.get_run(run_id)
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
-        changed = {f"resumed.{key}": value for key, value in now.items() if value != run.data.params.get(key)}
+        known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
+        changed = {f"{_CHANGED}{key}": value for key, value in now.items() if value != known.get(key)}
         client.update_run(run_id, status="RUNNING")
+        for tag in {"error", "traceback"} & set(run.data.tags):
+            client.delete_tag(run_id, tag)
         steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
         self._open(client, run_id, first_step=max(steps, default=-1) + 1)
-        self.set_tags({"resumed": command, **changed, **_process_tags()})
+        self.set_tags({"resumed": command, **changed, **owner_tags()})
 
     def _open(self, client: MlflowClient, run_id: str, first_step: int = 0) -> None:
         self._run_id = run_id
@@ -142,6 +144,11 @@ class MLflowLogger(Logger):
         """Log the MLflow model that `model_folder(name)` holds."""
         self._append(model=name)
 
+    @rank_zero_only
+    def log_model_of(self, run_id: str) -> None:
+        """Show the model of another run as this one's, too."""
+        self._append(model_of=run_id)
+
     def model_folder(self, name: str) -> Path | None:
         """Where to save a model for `log_saved_model`; None where nothing is tracked."""
         return self._file(name)
@@ -169,13 +176,3 @@ class MLflowLogger(Logger):
         file = self.spool.files / path
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
-
-
-def _process_tags() -> dict[str, str]:
-    """Tell which process writes the run."""
-    process = psutil.Process()
-    return {
-        "process.host": socket.gethostname(),
-        "process.pid": str(os.getpid()),
-        "process.started": f"{process.create_time():.2f}",
-    }

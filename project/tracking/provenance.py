@@ -1,6 +1,7 @@
 """Where a run came from: the code's commit and the installed packages."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -16,6 +17,7 @@ def git_state() -> tuple[dict[str, str], str]:
     return {"git.commit": commit, "git.dirty": str(dirty).lower()}, _git("diff", "HEAD") if dirty else ""
 
 
+@cache
 def packages() -> str:
     """Installed packages, one `name==version` a line."""
     return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)) + "\n"

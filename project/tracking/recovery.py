@@ -9,18 +9,22 @@ from mlflow import MlflowClient
 
 from project.tracking import store
 from project.tracking.delivery import STORE_ERRORS, deliver
+from project.tracking.owner import HOST, is_alive
 from project.tracking.spool import Spool
+
+_A_MOMENT_S = 5.0
 
 
 def dead_spools() -> Iterator[Spool]:
     """Take hold, one by one, of this host's spools that no process writes any more."""
-    for folder in sorted(store.spool_folder("").glob("*/")):
+    for folder in sorted(store.spool_folder("").glob("[!.]*/")):
         if Spool.host_of(folder) != Spool.this_host():
             continue
         try:
-            yield Spool(folder)
-        except Timeout:  # its process lives
+            spool = Spool(folder, new=False)
+        except (Timeout, FileNotFoundError):  # its process lives, or has just ended
             continue
+        yield spool
 
 
 def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> bool:
@@ -46,13 +50,35 @@ def recover_all(client: MlflowClient) -> None:
     """Close this host's dead runs; what the store does not take now stays for the next time."""
     for spool in dead_spools():
         recover(client, spool)
+    _close_without_spool(client)
+
+
+def _close_without_spool(client: MlflowClient) -> None:
+    """Close runs whose process died before it had a spool, or whose spool was taken away."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{Spool.this_host()}'"
+    for run in client.search_runs(experiments, ours):
+        if not is_alive(run.data.tags):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_held(run_id: str) -> bool:
+    """Whether a process of this machine writes the run."""
+    try:
+        # Another process may hold it for a moment, to deliver it.
+        Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S).close(remove=False)
+    except Timeout:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def recover_run(run_id: str, status: str, reason: str) -> None:
     """Close a run whose process has died just now, unless another process is doing so."""
     try:
-        spool = Spool(store.spool_folder(run_id))
-    except Timeout:
+        spool = Spool(store.spool_folder(run_id), new=False)
+    except (Timeout, FileNotFoundError):
         return
     spool.append({"tags": {"error": reason}})
     recover(store.connect(), spool, status)

@@ -12,7 +12,8 @@ _HIDDEN = "***"
 def redact(text: str) -> str:
     """Hide passwords in URIs and the values of environment variables whose names look like tokens."""
     text = _PASSWORD.sub(rf"\1:{_HIDDEN}@", text)
-    for name, value in os.environ.items():
+    for name in list(os.environ):  # a copy at once: threads of libraries set and remove variables
+        value = os.environ.get(name, "")
         if len(value) >= _SHORTEST and _SECRET_NAME.search(name):
             text = text.replace(value, _HIDDEN)
     return text

@@ -30,22 +30,31 @@ class Spool:
     """The records of one run. The folder's name is the run's id; its lock says that the process lives.
 
     Args:
-        folder: Made when it is not there.
+        folder: Made when it is not there, if the spool is a new one.
+        new: Whether the run's own process opens it; else it is opened to be delivered.
+        wait_s: How long to wait for a process that holds it, in seconds.
 
     Raises:
         filelock.Timeout: Another process holds it.
+        FileNotFoundError: It is not new, and is gone or was never written.
         OSError: The folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, new: bool = True, wait_s: float = 0.0) -> None:
         self.folder = folder
         self.run_id = folder.name
         self.files = folder / "files"
-        self.files.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
-        self._lock.acquire(blocking=False)
-        (folder / "host").write_text(self.this_host())
         self._log = folder / "log.jsonl"
+        if new:
+            self.files.mkdir(parents=True, exist_ok=True)
+        elif not self._log.exists():
+            raise FileNotFoundError(self._log)
+        self._lock = FileLock(folder / "lock")
+        self._lock.acquire(timeout=wait_s)
+        if not new and not self._log.exists():  # who held it has removed it
+            self._lock.release()
+            raise FileNotFoundError(self._log)
+        (folder / "host").write_text(self.this_host())
         _drop_torn_line(self._log)
         self._descriptor = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._unwritten = b""
@@ -113,7 +122,9 @@ class Spool:
         """Give the lock back; remove the folder when all of it is delivered."""
         os.close(self._descriptor)
         if remove:
-            shutil.rmtree(self.folder)
+            # Out of sight at once: what others find is never half of a spool.
+            gone = self.folder.rename(self.folder.with_name(f".{self.run_id}"))
+            shutil.rmtree(gone)
         self._lock.release()
 
 

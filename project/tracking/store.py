@@ -1,6 +1,7 @@
 """The MLflow store: where it is, whether it answers, and what this project keeps beside it."""
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,21 +47,56 @@ def connect() -> MlflowClient:
         OSError: It does not answer within seconds.
     """
     uri = tracking_uri()
-    # MLflow makes a database's tables at the first look; two processes at once would break each other's.
-    HOME.mkdir(exist_ok=True)
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    with _impatient(), FileLock(HOME / ".store.lock"):
+    try:
+        HOME.mkdir(exist_ok=True)
+        # MLflow makes a database's tables at the first look; two processes at once would break each other's.
+        lock = FileLock(HOME / ".store.lock").acquire()
+    except OSError as error:
+        raise OSError(
+            f"cannot write in {HOME.absolute()} ({error.strerror}); start from a folder where you may write"
+        ) from error
+    with lock, _impatient():
+        _check_uri(uri)
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
-        except MlflowException as error:
+        except (MlflowException, ImportError) as error:  # ImportError: the database's driver
             reason = str(error).splitlines()[0][:200]
             raise OSError(
                 f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({redact(reason)}); "
                 "start it, or unset the variable to track in mlruns/"
             ) from error
     return client
+
+
+def _check_uri(uri: str) -> None:
+    """Find out at once what MLflow notices after minutes, or too late."""
+    scheme, colon, path = uri.partition(":")
+    if not colon or scheme == "file":
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI: got the folder {uri}, where MLflow tracks no more; use sqlite:///{uri}/mlflow.db"
+        )
+    if scheme == "sqlite":
+        path = path.removeprefix("///")
+        if path in ("", "//", ":memory:"):
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI: got {uri}, which is gone with the process; use sqlite:///mlruns/mlflow.db"
+            )
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            sqlite3.connect(path).execute("PRAGMA schema_version").connection.close()
+        except (OSError, sqlite3.Error) as error:
+            raise OSError(f"MLFLOW_TRACKING_URI: cannot open {path} as a SQLite database: {error}") from error
+        if Path(path).stat().st_size == 0:
+            _make_tables(Path(path))
+
+
+def _make_tables(path: Path) -> None:
+    """Make a new database beside its place: half of one, after a kill, is none that MLflow would mend."""
+    unfinished = path.absolute().with_name(f".{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(path)
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
@@ -106,8 +142,8 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         return str(client.create_experiment(name, artifact_location=folder, tags=tags))
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
-            f"MLflow experiment {name!r} is deleted; restore it with "
-            f"mlflow experiments restore -x {experiment.experiment_id}, or name another with --experiment"
+            f"the MLflow experiment {name!r} is deleted; restore it: MLFLOW_TRACKING_URI={redact(tracking_uri())} "
+            f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
 

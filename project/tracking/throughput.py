@@ -10,7 +10,7 @@ class Throughput(Callback):
     """Logs images per second over all ranks and the share of the time spent waiting for data.
 
     Each value covers the steps since the one before, validation excluded. `images_per_second` and
-    `wait_fraction` hold the figures of the whole training.
+    `wait_fraction` hold the figures of the whole training; `advice` is what to try against waiting.
 
     Args:
         every_n_steps: Steps between two values, the trainer's `log_every_n_steps`.
@@ -22,6 +22,7 @@ class Throughput(Callback):
         self._window = _Window()
         self._start = 0.0
         self._waited = 0.0
+        self.advice = "try more loading processes"
 
     @property
     def images_per_second(self) -> float:
@@ -34,6 +35,7 @@ class Throughput(Callback):
         return self._total.wait_s / max(self._total.seconds, 1e-9)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.advice = getattr(trainer.train_dataloader, "advice", self.advice)
         # A run that is resumed in the middle of an epoch has no start of it.
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 

@@ -3,7 +3,10 @@ import os
 import random
 import resource
 import signal
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ import torch
 
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.checkpoints.durable import is_valid, write_durably
+from project.tracking import store
 
 STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3}
 
@@ -40,7 +44,7 @@ def _survives_kills(path: Path, kills: int) -> None:
 
 def test_kill_9_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     _survives_kills(tmp_path / "last.ckpt", 10)
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "last.ckpt")  # and not what a kill left unfinished
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"  # and not what a kill left unfinished
 
 
 @pytest.mark.faults
@@ -60,7 +64,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
     if damage == "flipped":
         content[len(content) // 2] ^= 1
     last.write_bytes({"truncated": content[:-1000], "flipped": content, "emptied": b""}[damage])
-    assert newest_checkpoint(tmp_path) == str(tmp_path / "best-epoch001.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch001.ckpt"
     assert f"{last} is damaged" in caplog.text
 
 
@@ -100,6 +104,57 @@ def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None
     storage.save_checkpoint({"weight": weight}, tmp_path / "last.ckpt")
     weight.add_(1)
     assert storage.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["weight"].sum() == 0
+
+
+def test_the_best_checkpoint_that_is_also_the_last_is_written_once(tmp_path: Path) -> None:
+    def state(step: int) -> dict[str, object]:
+        return STATE | {"global_step": step, "loops": {"fit_loop": {"epoch_progress": {"ready": step}}}}
+
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(state(1), tmp_path / "best-1.ckpt")
+    storage.save_checkpoint(state(1), tmp_path / "last.ckpt")
+    storage.teardown()
+    assert (tmp_path / "best-1.ckpt").samefile(tmp_path / "last.ckpt")
+    storage.save_checkpoint(state(2), tmp_path / "last.ckpt")
+    storage.teardown()
+    assert torch.load(tmp_path / "best-1.ckpt", weights_only=True)["global_step"] == 1
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(STATE, tmp_path / "last.ckpt")
+    storage.save_checkpoint({"state_dict": {"weight": torch.tensor([1.0, torch.nan])}}, tmp_path / "last.ckpt")
+    with pytest.raises(FloatingPointError, match="weight has weights that are NaN"):
+        storage.teardown()
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 3
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with tempfile.TemporaryDirectory() as name, as_nobody():
+        folder = Path(name) / "checkpoints"
+        with pytest.raises(OSError, match=f"cannot write the checkpoint {folder}.*Permission denied"):
+            write_durably(folder / "last.ckpt", STATE)
+
+
+def test_a_home_that_may_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        monkeypatch.chdir(name)
+        with as_nobody(), pytest.raises(OSError, match=r"cannot write in .*mlruns \(Permission denied\)"):
+            store.connect()
+        monkeypatch.undo()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's right to write everywhere, where the tests have it; a folder of root's is then read-only."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_an_error_of_the_background_is_raised(tmp_path: Path) -> None:

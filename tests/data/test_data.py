@@ -2,8 +2,10 @@ import functools
 import gzip
 import hashlib
 import threading
+from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,3 +93,35 @@ def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None
     data.setup("fit")
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 24, "val": 24}
     assert not data.has_test
+
+
+@pytest.mark.parametrize("options", [{"cache": "off"}, {"cache": "on"}, {"cache": "off", "num_workers": 0}])
+def test_train_images_are_the_same_with_any_loading_and_new_in_each_epoch(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    write_folder(tmp_path)
+    Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "train/red/detail.jpg")
+    augment: dict[str, Any] = {"image_size": 32, "random_resized_crop": 0.3, "horizontal_flip": True, "cutout": 4}
+
+    def epoch(number: int, batch_size: int) -> dict[bytes, int]:
+        data = ImageFolder(root=str(tmp_path), batch_size=batch_size, **augment, **options)
+        data.setup("fit")
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(number)
+        seen = [pair for images, labels in loader for pair in zip(images, labels.tolist(), strict=True)]
+        assert len(seen) == len(data.splits["train"])
+        return dict(Counter(image.numpy().tobytes() for image, _ in seen))
+
+    assert epoch(0, 8) == epoch(0, 5)
+    assert epoch(0, 8) != epoch(1, 8)
+
+
+def test_mixed_labels_reach_the_model_as_shares() -> None:
+    data = Digits(batch_size=100, mixup=0.4, cutmix=1.0)
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert (images.dtype, images.shape[1:]) == (torch.uint8, (1, 32, 32))
+    assert labels.shape[1] == 10
+    assert torch.allclose(labels.sum(1), torch.ones(len(labels)))
+    assert (labels.max(1).values < 1).any()
+    assert next(iter(data.val_dataloader()))[1].dtype == torch.int64

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import Fit, clean_environment, fit
+from conftest import Fit, clean_environment, fit, listening
 
 from project.checkpoints.durable import is_valid
 from project.fit import main
@@ -27,12 +27,16 @@ def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    wait_for_checkpoint(folder, process)
+    return process
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob("mlruns/checkpoints/*/last.ckpt")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "no checkpoint in two minutes"
         time.sleep(0.1)
-    return process
 
 
 def left_of(group: int) -> list[int]:
@@ -47,7 +51,7 @@ FSDP = ["--strategy", "fsdp"]
 @pytest.mark.parametrize(
     ("options", "signum", "whom", "code", "status", "within_s"),
     [
-        pytest.param(ONE, signal.SIGINT, "all", 130, "KILLED", 10, id="ctrl-c"),
+        pytest.param(ONE, signal.SIGINT, "all", 130, "KILLED", 10, id="ctrl-c", marks=pytest.mark.faults),
         pytest.param(ONE, signal.SIGUSR1, "first", 143, "KILLED", 10, id="usr1", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGINT, "all", 130, "KILLED", 10, id="ddp-ctrl-c", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGTERM, "first", 143, "KILLED", 10, id="ddp-term-one"),
@@ -64,6 +68,7 @@ def test_a_stop_is_quick_true_and_resumable(
     try:
         first = psutil.Process(process.pid)
         second = next((c.pid for c in first.children() if "project.fit" in " ".join(c.cmdline())), None)
+        assert listening(process.pid) <= {"127.0.0.1", "::1"}
         start = time.monotonic()
         if whom == "all":
             os.killpg(process.pid, signum)
@@ -95,13 +100,42 @@ def test_a_stop_is_quick_true_and_resumable(
 @pytest.mark.faults
 def test_a_killed_fit_is_closed_by_the_next_one_and_can_go_on(tmp_path: Path) -> None:
     process = trained(tmp_path)
+    run_id = Fit(tmp_path, 0, "").run.info.run_id
+    still = fit(tmp_path, "--resume", run_id)
+    assert (still.code, "is still running; stop it first" in still.output) == (2, True)
     process.kill()
     process.communicate()
-    run_id = Fit(tmp_path, 0, "").run.info.run_id
-    done = fit(tmp_path, "--resume", run_id, "--max_epochs", "4")
+    (last,) = tmp_path.glob("mlruns/checkpoints/*/last.ckpt")
+    epochs = torch.load(last, weights_only=True)["epoch"] + 1
+    assert "give it more" in fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs - 1)).output
+    done = fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs + 1))
     assert done.code == 0, done.output
     assert done.run.info.run_id == run_id
     assert done.run.info.status == "FINISHED"
+
+
+@pytest.mark.faults
+def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
+    launcher = subprocess.Popen(
+        [*torchrun, "-m", "project.fit", "--strategy", "ddp", "--max_epochs", "12"],
+        cwd=tmp_path, env=clean_environment(), start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        wait_for_checkpoint(tmp_path, launcher)
+        psutil.Process(launcher.pid).children()[-1].kill()
+        output = launcher.communicate(timeout=240)[0]
+    finally:
+        for pid in left_of(launcher.pid):
+            os.kill(pid, signal.SIGKILL)
+        launcher.wait()
+    assert launcher.returncode == 0, output
+    done = Fit(tmp_path, 0, output)
+    assert done.run.info.status == "FINISHED"
+    assert "resumed" in done.run.data.tags
+    epochs = [metric.step for metric in done.client.get_metric_history(done.run.info.run_id, "val/accuracy")]
+    assert epochs == list(range(10, 132, 11))
 
 
 def test_a_loss_that_is_no_number_stops_training_and_is_not_saved(workplace: Path) -> None:

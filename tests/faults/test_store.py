@@ -172,6 +172,19 @@ def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest
     spool.close(remove=True)
 
 
+def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+    make = [sys.executable, "-c", "from project.tracking import store; store.connect(); print('made')"]
+    environment = clean_environment()
+    killed = subprocess.Popen(make, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    while not list(tmp_path.glob("mlruns/.mlflow.db.new*")) and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    again = subprocess.run(make, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "made" in again.stdout, again.stderr
+
+
 def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")
@@ -185,6 +198,30 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     assert client.get_run(str(logger.version)).info.status == "RUNNING"
     logger.end("FINISHED")
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
+
+
+def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    closer = "import os; from mlflow import MlflowClient; from project.tracking.recovery import recover_all\n"
+    closer += "client = MlflowClient(os.environ['MLFLOW_TRACKING_URI']); print('ready', flush=True)\n"
+    other = subprocess.Popen(
+        [sys.executable, "-c", closer + "while True: recover_all(client)"],
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for _ in range(20):
+            logger = MLflowLogger("faults", "run")
+            logger.start(client, {})
+            logger.end("FINISHED")
+            assert client.get_run(str(logger.version)).info.status == "FINISHED"
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.communicate()
+    assert not list(Path("mlruns/spool").iterdir())
 
 
 def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +246,7 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
 def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    logger = MLflowLogger("faults", "run")
+    logger = MLflowLogger("faults", "run root=s3://me:pass-word@host")
     logger.start(client, {"command": "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2"})
     logger.log_hyperparams({"data.root": "https://me:pass-word@host/x", "data.token": "abc", "model.net.tokens": 3})
     logger.log_text("uri: postgresql://me:pass-word@host/db and hunter2hunter2", "config.yaml")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from project.models import CNN, TorchvisionModel
-from project.models.sizes import accepted_sizes, takes
+from project.models.sizes import accepted_sizes, refusal
 
 
 def test_the_cnn_has_the_layers_of_the_article() -> None:
@@ -35,8 +35,12 @@ def test_sizes_of_torchvision_models_are_worked_out(name: str, sizes: str) -> No
 
 
 def test_the_cnn_takes_sixteen_pixels_or_more() -> None:
-    assert takes(lambda size: CNN(10, 1, size), 1, 16)
-    assert not takes(lambda size: CNN(10, 1, size), 1, 15)
+    assert refusal(lambda size: CNN(10, 1, size), 1, 16) is None
+    assert refusal(lambda size: CNN(10, 1, size), 1, 15) == "images of 15 pixels shrink to nothing in 4 convolutions"
+
+
+def test_one_size_between_others_is_found() -> None:
+    assert accepted_sizes(lambda _: nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)), 1) == "28"
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])

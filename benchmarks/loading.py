@@ -1,0 +1,294 @@
+"""Images per second of loading, ours and its peers in turn, on files that the benchmark makes.
+
+python -m benchmarks.loading --rounds 5
+
+Prints one JSON object a round and a table. The files are parts of scikit-learn's two photographs. DALI takes
+part where it is installed (nvidia-dali-cuda120; its CPU pipeline).
+"""
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from lightning import Trainer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from project.classifier import ImageClassifier
+from project.data import ImageDataModule, ImageFolder
+from project.data.datamodule import Split
+from project.loading import ImageArray
+from project.models import CNN
+from project.tracking.throughput import Throughput
+
+WORKERS, BATCH, SIZE, MIN_AREA = 2, 128, 224, 0.08
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NO_DALI = "DALI is not installed: skipped"
+
+
+def make_files(root: Path, count: int) -> None:
+    """Write JPEGs of 400x320 pixels, quality 92: photographs with other framing."""
+    random = np.random.default_rng(0)
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    for split, images in (("train", count), ("val", 64)):
+        for label in (0, 1):
+            folder = root / split / str(label)
+            folder.mkdir(parents=True)
+            photograph = photographs[label]
+            for index in range(images // 2):
+                height = int(photograph.height * random.uniform(0.65, 1.0))
+                width = int(height * 1.25)
+                x, y = random.integers(photograph.width - width + 1), random.integers(photograph.height - height + 1)
+                part = photograph.crop((x, y, x + width, y + height)).resize((400, 320), Image.Resampling.BICUBIC)
+                part.save(folder / f"{index}.jpg", quality=92)
+
+
+class Normalise:
+    """To float32 with mean 0 and standard deviation 1, a few images at a time, into the same memory."""
+
+    def __init__(self) -> None:
+        self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
+        self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
+        self.out = torch.empty(0)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) uint8; the result is valid until the next call."""
+        if self.out.shape[1:] != images.shape[1:] or len(self.out) < len(images):
+            self.out = torch.empty(images.shape)
+        some = max(1, 2**18 // images[0].numel())  # what a core's cache holds
+        for part, target in zip(images.split(some), self.out.split(some), strict=False):
+            torch.mul(part, self.scale, out=target[: len(part)]).add_(self.shift)
+        return self.out[: len(images)]
+
+
+def ours(data: ImageDataModule) -> Callable[[], int]:
+    """An epoch of the datamodule's train batches, normalised."""
+    data.setup("fit")
+    loader, normalise = data.train_dataloader(), Normalise()
+
+    def epoch() -> int:
+        loader.sampler.set_epoch(loader.sampler.epoch + 1)
+        return sum(len(normalise(images)) for images, _ in loader)
+
+    return epoch
+
+
+def theirs(dataset: Dataset[Any]) -> Callable[[], int]:
+    """An epoch of torch's DataLoader."""
+    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    return lambda: sum(len(images) for images, _ in loader)
+
+
+def torchvision_folder(root: Path) -> Dataset[Any]:
+    """What most templates do: Pillow, and torchvision's transforms by sample."""
+    crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
+    return datasets.ImageFolder(str(root / "train"), change)
+
+
+def dali(root: Path) -> Callable[[], int]:
+    """DALI's CPU pipeline: a decoder that reads no more than the crop."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
+    def pipeline() -> tuple[Any, ...]:
+        files, labels = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(files, device="cpu", random_area=[MIN_AREA, 1.0])
+        images = fn.resize(images, resize_x=SIZE, resize_y=SIZE)
+        mirror = fn.random.coin_flip()
+        scaled = [[255 * value for value in values] for values in (MEAN, STD)]
+        normalised = fn.crop_mirror_normalize(
+            images, mean=scaled[0], std=scaled[1], mirror=mirror, dtype=types.FLOAT, output_layout="CHW"
+        )
+        return normalised, labels
+
+    built = pipeline()
+    built.build()
+    steps = built.epoch_size("files") // BATCH
+
+    def epoch() -> int:
+        return sum(np.asarray(built.run()[0].as_array()).shape[0] for _ in range(steps))
+
+    return epoch
+
+
+class Small(ImageDataModule):
+    """Noise of CIFAR-10's size."""
+
+    name = "small"
+    native_size, native_channels = 32, 3
+    native_mean, native_std = MEAN, STD
+    class_names = tuple("0123456789")
+    count = 50_000
+
+    def load(self, split: Split) -> ImageArray | None:
+        """The images of train or val."""
+        if split == "test":
+            return None
+        count = self.count if split == "train" else 256
+        images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        return ImageArray(images, torch.arange(count) % 10)
+
+
+class SmallByImage(Dataset[tuple[Tensor, int]]):
+    """The same as torchvision's CIFAR10 hands it out: a Pillow image at a time."""
+
+    change = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomCrop(32, 4),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+
+    def __init__(self, count: int) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.change(Image.fromarray(self.images[index])), index % 10
+
+
+def images_per_second(epoch: Callable[[], int]) -> float:
+    """Speed of one epoch."""
+    start = perf_counter()
+    return epoch() / (perf_counter() - start)
+
+
+class Waiting:
+    """A loader whose waits are measured, for what Throughput asks of it."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches, self.wait_s = batches, 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches."""
+        start = perf_counter()
+        for batch in self.batches:
+            self.wait_s += perf_counter() - start
+            yield batch
+            start = perf_counter()
+
+
+def waiting_percent(by_dataloader: bool) -> float:
+    """Share of the step time that a CNN at 32x32 waits for data on the CPU, in percent."""
+    data = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
+    data.count = 4096
+    data.setup("fit")
+    throughput = Throughput(10)
+    model = ImageClassifier(lambda *sizes: CNN(*sizes, widths=(32, 32, 64, 64)), 10, 3, 32, MEAN, STD)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[throughput], use_distributed_sampler=False,
+    )  # fmt: skip
+    # Processes that persist would be joined by the garbage collector, for 10 s in the middle of another row.
+    peer = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
+    trainer.fit(model, Waiting(peer) if by_dataloader else data.train_dataloader())
+    return 100 * throughput.wait_fraction
+
+
+def memory_mib() -> float:
+    """Memory that this process and its children do not share with others."""
+    process = psutil.Process()
+    return sum(p.memory_full_info().uss for p in (process, *process.children(recursive=True))) / 2**20
+
+
+def growth(epoch: Callable[[], int], epochs: int = 20) -> dict[str, float]:
+    """Memory that loading takes after the first and after the last of the epochs, in MiB."""
+    before, after = memory_mib(), []
+    for _ in range(epochs):
+        epoch()
+        after.append(memory_mib() - before)
+    return {"first": after[0], "last": after[-1]}
+
+
+def contestants(root: Path) -> dict[str, dict[str, Callable[[], int]]]:
+    """Who takes part in which row."""
+    crop: dict[str, Any] = {
+        "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
+        "num_workers": WORKERS,
+    }  # fmt: skip
+    folder = {"DataLoader": theirs(torchvision_folder(root))}
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        folder["DALI"] = dali(root)
+    else:
+        print(NO_DALI)
+    small = Small(batch_size=512, crop_padding=4, horizontal_flip=True)
+    return {
+        "400x320 JPEG": {"ours": ours(ImageFolder(str(root), cache="off", **crop)), **folder},
+        "256 px cache": {"ours": ours(ImageFolder(str(root), cache="on", **crop)), **folder},
+        "CIFAR-10 size": {"ours": ours(small), "DataLoader": theirs(SmallByImage(10_000))},
+    }
+
+
+def one_round(rows: dict[str, dict[str, Callable[[], int]]]) -> dict[str, dict[str, float]]:
+    """An epoch of everyone, in turn."""
+    result = {}
+    for row, members in rows.items():
+        # Where others decode, the cores belong to them.
+        torch.set_num_threads(WORKERS if row == "CIFAR-10 size" else 1)
+        result[row] = {name: images_per_second(epoch) for name, epoch in members.items()}
+    torch.set_num_threads(WORKERS)
+    result["wait, %"] = {"ours": waiting_percent(False), "DataLoader": waiting_percent(True)}
+    return result
+
+
+def spread(values: Iterable[float]) -> str:
+    """Least, median and most."""
+    ordered = sorted(values)
+    digits = 0 if ordered[-1] >= 100 else 2
+    return " / ".join(f"{value:,.{digits}f}" for value in (ordered[0], statistics.median(ordered), ordered[-1]))
+
+
+def main() -> None:
+    """Make the files, run the rounds, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2048)
+    options = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    root = Path(tempfile.mkdtemp())
+    os.chdir(root)
+    make_files(root, options.images)
+    rows = contestants(root)
+    one_round(rows)  # warm up
+    results = []
+    for _ in range(options.rounds):
+        results.append(one_round(rows))
+        print(json.dumps({row: {k: round(v, 2) for k, v in r.items()} for row, r in results[-1].items()}), flush=True)
+    table = Table("work", "who", "images a second: least / median / most", "ours is faster by", title="loading")
+    for row, members in results[0].items():
+        for name in members:
+            times = "" if name == "ours" else spread(r[row]["ours"] / r[row][name] for r in results)
+            table.add_row(row, name, spread(r[row][name] for r in results), times)
+    Console().print(table)
+    held = {name: growth(epoch) for name, epoch in rows["256 px cache"].items() if name != "DALI"}
+    print(json.dumps({"memory in MiB after 1 and 20 epochs": held}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What a sweep costs besides training: the start of a trial, two jobs against one, and 500 trials of nothing.
+
+python -m benchmarks.sweep
+python -m benchmarks.sweep --only start jobs mnist trivial locks --mnist DIR
+
+Prints one JSON object a line. `start` is from asking for a trial to its first training step; `jobs` the time of
+16 equal trials with two jobs over that with one; `mnist` a whole command of 4 trials of one epoch; `trivial`
+the owner's CPU time a trial and its memory over 500 trials that only report a number; `locks` counts complaints of
+SQLite with 8 jobs and 50 trials.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter, process_time, time
+from typing import Any
+
+import optuna
+import psutil
+import yaml
+from filelock import FileLock
+from lightning import Callback, LightningModule, Trainer
+from optuna.distributions import FloatDistribution
+
+from project.search.devices import Devices
+from project.search.driver import Driver, start_preloading
+from project.search.reporter import Reporter
+from project.search.space import SearchSpace
+from project.search.worker import Assignment
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--max_epochs", "1", "--model.net.widths", "[8,8,16,16]", "--model.net.hidden", "64"]
+SPACE = {
+    "metric": "val/accuracy",
+    "direction": "maximize",
+    "sampler": {"type": "RandomSampler", "seed": 0},
+    "space": {"model.optimizer.lr": {"type": "float", "low": 1e-3, "high": 2e-3}},
+}
+
+
+class FirstStep(Callback):
+    """Writes when a trial's first training step starts, into a file named after the trial."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        number = json.loads(os.environ["MLFLOW_RUN_CONTEXT"])["trial"]
+        file = Path(f"first-step-{number}")
+        if not file.exists():
+            file.write_text(str(time()))
+
+
+def main_of_trivial(argv: Sequence[str], callbacks: Sequence[Callback]) -> None:
+    """An objective that costs nothing."""
+    reporter = callbacks[0]
+    assert isinstance(reporter, Reporter)
+    reporter.record({"val/accuracy": float(argv[0].partition("=")[2])})
+
+
+main = main_of_trivial  # what a trial's process calls in this module
+
+
+def sweep(folder: Path, *options: str) -> tuple[float, str]:
+    """Seconds of a whole sweep in a copy of the project, and what it printed."""
+    if not (folder / "project").exists():
+        for name in ("project", "configs", "benchmarks"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "configs/search/bench.yaml").write_text(yaml.safe_dump(SPACE))
+    start = perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "project.sweep", "--search", "bench", *options],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stdout + done.stderr)
+    return perf_counter() - start, done.stdout + done.stderr
+
+
+def start(folder: Path) -> dict[str, Any]:
+    """Seconds from asking to the first step, for each trial after the first."""
+    sweep(folder, "--study", "start", "--n_trials", "8", *SMALL, "--trainer.callbacks+=benchmarks.sweep.FirstStep")
+    study = optuna.load_study(study_name="start", storage=f"sqlite:///{folder}/mlruns/optuna.db")
+    waits = [
+        float((folder / f"first-step-{trial.number}").read_text()) - trial.datetime_start.timestamp()
+        for trial in study.trials[1:]
+        if trial.datetime_start
+    ]
+    return {"median_s": statistics.median(waits), "least_s": min(waits), "most_s": max(waits)}
+
+
+def jobs(folder: Path) -> dict[str, Any]:
+    """Time of the trials alone, first start to last end, with one and with two jobs."""
+    seconds = {}
+    for n_jobs in (1, 2):
+        name = f"jobs{n_jobs}"
+        sweep(folder, "--study", name, "--n_trials", "16", "--n_jobs", str(n_jobs), "--max_epochs", "3")
+        trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/mlruns/optuna.db").trials
+        begun = min(trial.datetime_start for trial in trials if trial.datetime_start)
+        ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
+        seconds[n_jobs] = (ended - begun).total_seconds()
+    return {"one_job_s": seconds[1], "two_jobs_s": seconds[2], "ratio": seconds[2] / seconds[1]}
+
+
+def mnist(folder: Path, root: str) -> dict[str, Any]:
+    """A whole command: 4 trials of one epoch of MNIST."""
+    options = ["--data", "mnist", "--data.root", str(Path(root).resolve()), *SMALL]
+    seconds, _ = sweep(folder, "--study", "mnist", "--n_trials", "4", "--n_jobs", "2", *options)
+    return {"whole_command_s": seconds}
+
+
+def trivial(folder: Path) -> dict[str, Any]:
+    """CPU time and memory of the owner at the first and the last hundred of 500 trials."""
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder}/trivial.db", direction="maximize", sampler=optuna.samplers.RandomSampler(0)
+    )
+    space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, "")
+
+    def assignment(parameters: Any, _number: int, _run: str | None, lent: dict[str, str], threads: int) -> Assignment:
+        return Assignment("benchmarks.sweep", [f"--x={parameters['x']}"], space.metrics, lent, threads, folder / "log")
+
+    start_preloading()
+    readings = []
+    for n_trials in range(100, 501, 100):
+        driver = Driver(
+            study,
+            space,
+            assignment,
+            Devices(2, 1, 2, []),
+            n_trials,
+            0,
+            FileLock(folder / "lock"),
+            lambda *_: None,
+            lambda _: None,
+        )
+        before = process_time()
+        driver.run(lambda: None)
+        memory = psutil.Process().memory_info().rss / 2**20
+        readings.append({"trials": n_trials, "cpu_ms": (process_time() - before) * 10, "memory_mib": memory})
+    return {"cpu_ms_a_trial_and_memory": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}
+
+
+def locks(folder: Path) -> dict[str, Any]:
+    """Complaints of SQLite in all output of 50 trials, 8 at a time."""
+    few = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+    seconds, output = sweep(folder, "--study", "locks", "--n_trials", "50", "--n_jobs", "8", *SMALL, *few)
+    texts = [output, *(log.read_text() for log in folder.glob("mlruns/sweeps/locks/*.log"))]
+    return {"seconds": seconds, "complaints": sum(text.lower().count("database is locked") for text in texts)}
+
+
+def command_line() -> None:
+    """Run the chosen measurements in an empty folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ["start", "jobs", "mnist", "trivial", "locks"]
+    parser.add_argument("--only", nargs="+", choices=names, default=[name for name in names if name != "mnist"])
+    parser.add_argument("--mnist", default="data", help="folder that has MNIST/raw")
+    asked = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        measurements: dict[str, Callable[[], dict[str, Any]]] = {
+            "start": lambda: start(folder),
+            "jobs": lambda: jobs(folder),
+            "mnist": lambda: mnist(folder, asked.mnist),
+            "trivial": lambda: trivial(folder),
+            "locks": lambda: locks(folder),
+        }
+        for measurement in asked.only:
+            print(json.dumps({"measured": measurement} | measurements[measurement]()), flush=True)
+
+
+if __name__ == "__main__":
+    command_line()

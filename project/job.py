@@ -1,0 +1,192 @@
+"""A fit from its first signal to its last: the command line, the MLflow run around it, and its checkpoints."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from lightning import Callback
+from mlflow import MlflowClient
+from mlflow.entities import RunStatus
+
+from project import groups
+from project.checkpoints import (
+    ConfiguredOptimizers,
+    Interrupted,
+    Interrupts,
+    RunCheckpoint,
+    check_fits,
+    check_not_complete,
+    newest_checkpoint,
+)
+from project.classifier import ImageClassifier
+from project.cli import FitCLI, flatten
+from project.launch.rendezvous import prepare_rendezvous
+from project.launch.restarts import launch_tag, run_before_restart
+from project.launch.together import Together
+from project.terminal import quiet
+from project.tracking import store
+from project.tracking.logger import MLflowLogger
+from project.tracking.recovery import is_held, recover_all, recover_run
+from project.tracking.run import ended_truly
+
+
+class Job:
+    """What `fit` works with, checked before there is a run.
+
+    Args:
+        argv: Options of `fit`.
+        callbacks: More callbacks for the trainer.
+
+    Attributes:
+        trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` says otherwise.
+        model: The classifier.
+        datamodule: On the first rank its splits are loaded.
+        resume_from: Checkpoint to go on from, or None.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault; there is no run yet.
+    """
+
+    def __init__(self, argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        quiet()
+        self._interrupts = Interrupts()
+        self._interrupts.listen()
+        self._together = Together(self._close_as_failed)
+        self._typed = argv
+        settings_argv, resumed = groups.split_resume(argv)
+        self._earlier_run = resumed or run_before_restart()
+        self.resume_from: Path | None = None
+        callbacks = [self._interrupts, self._together, *callbacks]
+        with TemporaryDirectory() as folder:
+            settings: list[str] = []
+            if self._earlier_run:
+                settings = ["--config", str(store.config_of(self._earlier_run, folder))]
+                self.resume_from = newest_checkpoint(store.checkpoint_folder(self._earlier_run), required=bool(resumed))
+                callbacks.append(ConfiguredOptimizers())
+            self._cli = FitCLI([*settings, *settings_argv], callbacks)
+        self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
+        if self.trainer.is_global_zero:
+            # Every process builds everything; the first one alone looks at the data and the store.
+            self._client = self._check()
+        self._rendezvous = prepare_rendezvous(self.trainer)
+
+    def _check(self) -> MlflowClient:
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        self.datamodule.check_batch_size(self.trainer.world_size)
+        client = store.connect()
+        if self._earlier_run and is_held(self._earlier_run):
+            raise ValueError(
+                f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM"
+            )
+        recover_all(client)
+        if isinstance(self.trainer.logger, MLflowLogger):
+            store.experiment_id(client, self.trainer.logger.experiment_name)
+        if self._earlier_run and self.resume_from:
+            check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
+            finished = client.get_run(self._earlier_run).info.status == RunStatus.to_string(RunStatus.FINISHED)
+            check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
+        return client
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """The MLflow run around a fit: its status says how the block ended, in the first process.
+
+        Raises:
+            SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
+        """
+        try:
+            with ended_truly(self.trainer):
+                self._start_run()
+                yield
+        except Interrupted:
+            if self.run_id:
+                print(f"\ninterrupted; {self._way_on(self.run_id)}", file=sys.stderr)
+            # A process that Lightning started ends well when it ends as agreed.
+            if not self.trainer.is_global_zero and "TORCHELASTIC_RUN_ID" not in os.environ:
+                sys.exit(0)
+            raise
+        finally:
+            self._together.end()
+            self._interrupts.no_longer_listen()
+
+    def _start_run(self) -> None:
+        logger, checkpoint = self.trainer.logger, self.trainer.checkpoint_callback
+        if logger is None and isinstance(checkpoint, RunCheckpoint):
+            checkpoint.dirpath = str(store.checkpoint_folder("untracked"))
+        if not isinstance(logger, MLflowLogger) or not self.trainer.is_global_zero:
+            return
+        if self._earlier_run:
+            logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
+        else:
+            self._start_new_run(logger)
+        logger.log_text(self._cli.parser.dump(self._cli.config, skip_unset=False), store.CONFIG_FILE)
+        if logger.version and isinstance(checkpoint, RunCheckpoint):
+            checkpoint.dirpath = str(store.checkpoint_folder(logger.version))
+
+    def _start_new_run(self, logger: MLflowLogger) -> None:
+        trainer, data = self.trainer, self.datamodule
+        accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
+        tags = {
+            "strategy": str(self._cli.config.groups.strategy),
+            "devices": f"{trainer.world_size} {accelerator}",
+            "command": self._command(),
+            **{f"data.skipped_in_{split}": str(count) for split, count in data.skipped.items()},
+        }
+        logger.start(self._client, tags | launch_tag())
+        logger.log_hyperparams(flatten(self._cli.config))
+        logger.log_dataset(
+            data.name,
+            data.digest() if data.splits else "",
+            {split: len(images) for split, images in data.splits.items()},
+            str(getattr(data, "root", data.name)),
+        )
+
+    def _close_as_failed(self, reason: str) -> None:
+        logger, checkpoint = self.trainer.logger, self.trainer.checkpoint_callback
+        if isinstance(logger, MLflowLogger) and logger.version:
+            logger.set_tags({"error": reason})
+            logger.end("FAILED")
+        elif isinstance(checkpoint, RunCheckpoint) and checkpoint.dirpath:  # the first process is no more
+            recover_run(Path(checkpoint.dirpath).name, "FAILED", reason)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run on the first rank; None elsewhere, and where nothing is tracked."""
+        return self.trainer.logger.version if isinstance(self.trainer.logger, MLflowLogger) else None
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Path of the best checkpoint so far."""
+        checkpoint = self.trainer.checkpoint_callback
+        return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
+
+    def model_folder(self) -> Path | None:
+        """Where to save the model for `log_model`; None on other ranks than the first, and untracked."""
+        logger = self.trainer.logger
+        return logger.model_folder("model") if isinstance(logger, MLflowLogger) else None
+
+    def log_model(self, folder: Path) -> None:
+        """Log the MLflow model in `model_folder()`."""
+        if isinstance(self.trainer.logger, MLflowLogger):
+            self.trainer.logger.log_saved_model(folder.name)
+
+    def trained_model(self, checkpoint: str) -> ImageClassifier:
+        """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
+        model: ImageClassifier = self._cli.parser.instantiate(self._cli.config).model
+        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        return model
+
+    @staticmethod
+    def _way_on(run_id: str) -> str:
+        if newest_checkpoint(store.checkpoint_folder(run_id), required=False):
+            return f"go on with: python -m project.fit --resume {run_id}"
+        return "there is no checkpoint yet to go on from"
+
+    def _command(self) -> str:
+        return shlex.join(["python", "-m", "project.fit", *self._typed])

@@ -1,0 +1,39 @@
+"""Processes that are started again, by `torchrun --max-restarts` or a sweep, go on in the run of those before them."""
+
+import os
+import socket
+
+import psutil
+
+from project.tracking import store
+
+TAG = "torchrun"
+RESTART_OF = "PROJECT_RESTART_OF"
+
+
+def launch_tag() -> dict[str, str]:
+    """A tag that all attempts of one `torchrun` share; nothing where it did not start this process."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name is None:
+        return {}
+    if name == "none":  # it was given no --rdzv-id: the launcher outlives its attempts
+        launcher = psutil.Process(os.getppid())
+        name = f"{socket.gethostname()}:{launcher.pid}:{launcher.create_time():.0f}"
+    return {TAG: name}
+
+
+def run_before_restart() -> str | None:
+    """The MLflow run of the attempt before this one, None on the first attempt or if that had none yet.
+
+    A sweep names it in the environment; torchrun counts attempts.
+    """
+    if run_id := os.environ.get(RESTART_OF):
+        return run_id
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
+        return None
+    client = store.connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(
+        experiments, f"tags.{TAG} = '{launch_tag()[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    return runs[0].info.run_id if runs else None

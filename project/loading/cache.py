@@ -1,0 +1,58 @@
+"""Decoded images in one file that is mapped into memory: shared by processes, read from disk once.
+
+The file is a plain .npy of shape (N, 3, size, size), uint8.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from project.loading.durable import made_once
+from project.loading.files import ImageFiles
+from project.loading.images import ImageArray, Request, Workers
+from project.loading.progress import shown
+
+_BATCH = 64
+
+
+def cached(files: ImageFiles, path: Path, threads: int) -> ImageArray:
+    """Decode all files into the array at `path`, unless it is there, and open it.
+
+    Args:
+        files: N files; the middle of each is taken.
+        path: The cache. Whoever comes while it is made waits.
+        threads: Threads that decode.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+
+    def decode_all(unfinished: Path) -> None:
+        shape = (len(files), 3, files.image_size, files.image_size)
+        with unfinished.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, _header(shape))
+            # Room for all of it now: a full disk shows as an error here and as a killed process later.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
+            batches = files.stream(_in_order(len(files)), Workers(num_workers=threads))
+            for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
+                batch.images.numpy().tofile(file)
+
+    try:
+        made_once(path, decode_all)
+    except OSError as error:
+        raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
+    # Private, so that a stray write neither reaches the file nor crashes; pages stay shared until then.
+    return ImageArray(torch.from_numpy(np.load(path, mmap_mode="c")), files.labels)
+
+
+def _in_order(count: int) -> Iterator[Request]:
+    for first in range(0, count, _BATCH):
+        yield Request(list(range(first, min(first + _BATCH, count))), None)
+
+
+def _header(shape: tuple[int, ...]) -> dict[str, object]:
+    return {"descr": "|u1", "fortran_order": False, "shape": shape}

@@ -1,0 +1,118 @@
+"""From a file to upright RGB pixels: simplejpeg for JPEGs, Pillow for everything else.
+
+JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is enough, which costs a fraction of the work.
+"""
+
+import io
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+MOST_PIXELS = 2 * 89_478_485
+"""Of an image; twice Pillow's MAX_IMAGE_PIXELS, where Pillow refuses, too."""
+
+UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What decoders raise on files that are no images, or damaged ones."""
+
+_SCALES = (8, 4, 2)
+_UPRIGHT = 1
+
+
+class Decoded(NamedTuple):
+    """An image that may have been decoded smaller than it is.
+
+    pixels: (H / scale, W / scale, 3) uint8.
+    scale: 1, 2, 4 or 8.
+    size: H and W.
+    """
+
+    pixels: Pixels
+    scale: int
+    size: tuple[int, int]
+
+
+def read_rgb(path: Path, enough: int = 1) -> Decoded:
+    """Decode a file as upright RGB. Transparency is dropped, 16 bits become 8, of an animation the first frame counts.
+
+    Args:
+        path: The file.
+        enough: How many times smaller, in each direction, the image may be; JPEGs use it.
+
+    Raises:
+        UNREADABLE: The file is no image, is damaged, or has more than `MOST_PIXELS`.
+    """
+    data = path.read_bytes()
+    if data.startswith(b"\xff\xd8"):
+        try:
+            return _decode_jpeg(data, enough)
+        except ValueError:  # CMYK, rotated, or damaged: Pillow reads it, or says what is wrong
+            pass
+    pixels = _decode_any(data)
+    return Decoded(pixels, 1, pixels.shape[:2])
+
+
+def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -> None:
+    """Resize a part of an image with antialiasing, as torchvision's `resized_crop` does.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+        box: Top, left, height and width of the part.
+        out: (3, size, size) uint8; gets the result.
+    """
+    top, left, height, width = box
+    part = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1).unsqueeze(0)
+    resized = F.interpolate(part, size=out.shape[1:], mode="bilinear", antialias=True)
+    out[:] = resized[0].numpy()  # numpy's copy, which unlike torch's starts no threads of its own
+
+
+def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
+    """The box in an image that was decoded `scale` times smaller."""
+    top, left, height, width = box
+    if scale == 1:
+        return box
+    return top // scale, left // scale, max(1, height // scale), max(1, width // scale)
+
+
+def _decode_jpeg(data: bytes, enough: int) -> Decoded:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    _check_pixels(height * width)
+    if colours in ("CMYK", "YCCK") or (b"Exif\0\0" in data and _orientation(data) != _UPRIGHT):
+        raise ValueError("not for this decoder")
+    scale = next((scale for scale in _SCALES if scale <= enough), 1)
+    least = (-(-height // scale), -(-width // scale)) if scale > 1 else (0, 0)
+    pixels: Pixels = simplejpeg.decode_jpeg(data, min_height=least[0], min_width=least[1])
+    return Decoded(pixels, scale, (height, width))
+
+
+def _decode_any(data: bytes) -> Pixels:
+    try:
+        opened = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # which names the buffer
+        raise ValueError("no image" if data else "empty") from None
+    with opened as image:
+        _check_pixels(image.width * image.height)
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            upright = Image.fromarray(grey)
+        return np.array(upright.convert("RGB"))
+
+
+def _check_pixels(count: int) -> None:
+    if count > MOST_PIXELS:
+        raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
+
+
+def _orientation(data: bytes) -> int:
+    with Image.open(io.BytesIO(data)) as image:
+        return int(image.getexif().get(0x0112, _UPRIGHT))

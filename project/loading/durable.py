@@ -1,0 +1,71 @@
+"""Files that are whole or not there, and made by one process while the others wait for it."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Make a file unless it is there; at any moment it is whole or absent, also after a kill in the middle.
+
+    Args:
+        path: The file. `.NAME.lock` beside it is held while it is made.
+        make: Called with the path to write to, which is renamed when everything is on disk.
+
+    Raises:
+        OSError: The disk is full or cannot be written.
+    """
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            unfinished = path.with_name(f".{path.name}.tmp")
+            try:
+                make(unfinished)
+                _flush(unfinished)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            _flush(path.parent)
+    return path
+
+
+def files_digest(root: Path, paths: Iterable[Path]) -> str:
+    """Sixteen hexadecimal digits that change with the paths, sizes and times of change of files under `root`."""
+    hashed = hashlib.sha256(str(root.resolve()).encode())
+    for path in paths:
+        try:
+            found = path.stat()
+            size, changed = found.st_size, found.st_mtime_ns
+        except OSError:  # such as a link to nowhere; whoever reads it says so
+            size = changed = -1
+        hashed.update(f"{path.relative_to(root)}\0{size}\0{changed}\0".encode())
+    return hashed.hexdigest()[:16]
+
+
+def cache_folder(root: Path) -> Path:
+    """Where files derived from those under `root` stand: `root/.cache`, or in `mlruns/cache` if that is read-only."""
+    beside = root / ".cache"
+    if os.access(beside if beside.exists() else root, os.W_OK):
+        return beside
+    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
+    return Path("mlruns/cache") / f"{root.resolve().name}-{place}"
+
+
+def remove_outdated(folder: Path, pattern: str, digest: str) -> None:
+    """Remove files that match the pattern and are of another digest; who has one open keeps it."""
+    for file in folder.glob(pattern):
+        if digest not in file.name:
+            file.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,131 @@
+"""Image files that threads decode straight into the memory of a batch.
+
+request -> boxes, drawn from keys      a random part of each image, or the square in its middle
+        -> memory that is free again   (N, 3, size, size) uint8
+        -> threads: read, decode, resize a few images each, without Python's lock
+        -> batch, when all of them are in place
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from project.loading.boxes import center_squares, random_boxes
+from project.loading.decode import UNREADABLE, Pixels, read_rgb, scale_box, write_resized
+from project.loading.errors import LoadingError
+from project.loading.images import Batch, Fetched, Request, Workers
+from project.loading.threads import Buffers, Threads
+
+_IMAGES_A_CALL = 8
+
+
+class ImageFiles:
+    """Image files, decoded as RGB when they are asked for, cropped and resized to squares.
+
+    Args:
+        paths: N files that Pillow can decode, or their pixels where they are decoded already.
+        labels: (N,) int64.
+        sizes: (N, 2) int64, height and width of the upright images; see `check_files`.
+        image_size: Side of the squares in pixels.
+        min_area: Least share of a train image that a random crop keeps, in (0, 1]; None takes the middle.
+    """
+
+    needs_workers: ClassVar[bool] = True
+    advice: ClassVar[str] = "try more threads: --data.num_workers N, or decoding once: --data.cache on"
+
+    def __init__(
+        self,
+        paths: Sequence[Path | Pixels],
+        labels: Tensor,
+        sizes: Tensor,
+        image_size: int,
+        min_area: float | None = None,
+    ) -> None:
+        self.paths, self.labels, self.sizes = paths, labels, sizes
+        self.image_size, self.min_area = image_size, min_area
+        self.crops = min_area is not None
+        self._buffers: Buffers | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, indices: list[int]) -> Batch:
+        (fetched,) = self.stream(iter([Request(indices, None)]), Workers())
+        return fetched.images, fetched.labels
+
+    def subset(self, indices: Tensor) -> "ImageFiles":
+        """The images at these positions."""
+        paths = [self.paths[index] for index in indices.tolist()]
+        return ImageFiles(paths, self.labels[indices], self.sizes[indices], self.image_size, self.min_area)
+
+    def close(self) -> None:
+        """Let go of the batches' memory; threads end with their stream."""
+        self._buffers = None
+
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests; threads work on the next ones.
+
+        Raises:
+            LoadingError: A file cannot be decoded, or a batch takes longer than `timeout_s`.
+        """
+        threads = Threads(workers.num_workers)
+        if self._buffers is None:  # they serve all epochs
+            self._buffers = Buffers((3, self.image_size, self.image_size), pin_memory=workers.pin_memory)
+        depth = workers.prefetch_factor if workers.num_workers else 0
+        ahead: deque[tuple[Fetched, list[Future[None]]]] = deque()
+        try:
+            for request in requests:
+                ahead.append(self._start(request, threads, self._buffers))
+                if len(ahead) > depth:
+                    yield _finished(*ahead.popleft(), workers.timeout_s)
+            while ahead:
+                yield _finished(*ahead.popleft(), workers.timeout_s)
+        finally:
+            threads.close()
+
+    def _start(self, request: Request, threads: Threads, buffers: Buffers) -> tuple[Fetched, list[Future[None]]]:
+        indices = torch.tensor(request.indices)
+        array, images = buffers.take(len(indices))
+        sizes = self.sizes[indices]
+        if request.keys is None or self.min_area is None:
+            boxes = center_squares(sizes)
+        else:
+            boxes = random_boxes(request.keys, sizes, self.min_area)
+        places = [(self.paths[index], tuple(box)) for index, box in zip(request.indices, boxes.tolist(), strict=True)]
+        calls = [
+            threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array[first:]))
+            for first in range(0, len(places), _IMAGES_A_CALL)
+        ]
+        return Fetched(images, self.labels[indices], request.keys), calls
+
+
+def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels) -> None:
+    for (path, box), target in zip(places, out, strict=False):
+        try:
+            if isinstance(path, Path):
+                image = read_rgb(path, enough=min(box[2:]) // target.shape[-1])
+                write_resized(image.pixels, scale_box(box, image.scale), target)
+            else:
+                write_resized(path, box, target)
+        except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: the box is outside, as the file has changed
+            raise LoadingError(f"cannot read {path}, which could be read when the run began: {error}") from error
+
+
+def _finished(fetched: Fetched, calls: Sequence[Future[None]], timeout_s: float) -> Fetched:
+    deadline = monotonic() + timeout_s
+    try:
+        for call in calls:
+            call.result(max(0.0, deadline - monotonic()))
+    except TimeoutError as error:
+        raise LoadingError(
+            f"no batch in {timeout_s} s: a thread hangs in reading files or has too much to do; look at the disk, "
+            "or allow more with --data.worker_timeout_s N"
+        ) from error
+    return fetched

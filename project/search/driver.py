@@ -1,0 +1,256 @@
+"""The process that owns a study: it asks for trials, runs them in processes of their own, and tells how they ended."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from time import monotonic
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.samplers import BruteForceSampler, GridSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from project.search.devices import Devices
+from project.search.reporter import PRUNE, STOP
+from project.search.space import SearchSpace
+from project.search.worker import Assignment, run_trial
+from project.tracking.owner import is_alive, is_here, owner_tags
+
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_LOOK_EVERY_S = 0.5
+_STOPS_WITHIN_S = 30.0
+_FAILURES_AT_FIRST, _FAILURES_LATER = 3, 10
+
+
+class SameFailureError(RuntimeError):
+    """Trials fail in the same way, one after the other."""
+
+
+@dataclass
+class Running:
+    """A trial and its process."""
+
+    trial: optuna.Trial
+    process: BaseProcess
+    connection: Connection
+    lent: dict[str, str]
+    started: float = field(default_factory=monotonic)
+    run_id: str | None = None
+    outcome: tuple[Any, ...] | None = None
+
+
+class Driver:
+    """Keeps `n_jobs` trials running until the study has `n_trials` that are complete or pruned.
+
+    Several drivers may share a study: a lock makes them count, and take trials, one after the other. A trial
+    whose driver has died is run again by the next one that looks, from its checkpoint where it has one.
+
+    Args:
+        study: Its storage is the truth.
+        space: What is searched.
+        assignment: Makes the work of a trial: parameters, number, run to go on in, environment, threads.
+        devices: What trials run on.
+        n_trials: Trials in all, those of other drivers and earlier sweeps included.
+        max_retries: How often a failed trial is run again with the same parameters.
+        lock: Held while trials are counted and taken.
+        on_failure: Called when a trial's process died without a word: closes its run, with the reason.
+        values_of: The metrics of a run that has finished, else None: a trial may end while no driver listens.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        assignment: Callable[[Mapping[str, Any], int, str | None, dict[str, str], int], Assignment],
+        devices: Devices,
+        n_trials: int,
+        max_retries: int,
+        lock: FileLock,
+        on_failure: Callable[[str, str], None],
+        values_of: Callable[[str], list[float] | None],
+    ) -> None:
+        self.study, self._space, self._assignment, self._devices = study, space, assignment, devices
+        self._n_trials, self._max_retries, self._lock = n_trials, max_retries, lock
+        self._on_failure, self._values_of = on_failure, values_of
+        self.running: list[Running] = []
+        self.finishing = self.stopping = False
+        self._failures: list[str] = []  # since a trial went well
+        self._context = get_context("forkserver")
+
+    def run(self, look: Callable[[], None]) -> None:
+        """Run trials until there are enough, or `finishing` or `stopping` is set; `look` is called now and then.
+
+        Raises:
+            SameFailureError: Trials in a row failed in the same way, three at first, ten after one that did not.
+        """
+        try:
+            while not self.stopping:
+                self._fill()
+                if not self.running and (self.finishing or self.enough()):
+                    return
+                self._listen(_LOOK_EVERY_S)
+                look()
+        finally:
+            self._stop()
+
+    def enough(self) -> bool:
+        """Whether the study has the trials that are wanted."""
+        return sum(trial.state in _DONE for trial in self._trials()) >= self._n_trials
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _fill(self) -> None:
+        while not self.finishing and (lent := self._devices.lend()) is not None:
+            with self._lock:
+                trial = self._take()
+            if trial is None:
+                self._devices.give_back(lent)
+                return
+            self._start(trial, lent)
+
+    def _take(self) -> optuna.Trial | None:
+        """A trial whose driver is dead, else a new one, else None where enough are done or running."""
+        trials = self._trials()
+        ours = {one.trial.number for one in self.running}
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        for trial in running:
+            if trial.number not in ours and not _has_an_owner(trial):
+                taken = optuna.Trial(self.study, trial._trial_id)
+                break
+        else:
+            if sum(trial.state in _DONE for trial in trials) + len(running) >= self._n_trials:
+                return None
+            taken = self.study.ask(self._space.distributions)
+        taken.set_user_attr("owner", owner_tags())
+        return taken
+
+    def _start(self, trial: optuna.Trial, lent: dict[str, str]) -> None:
+        run_id = trial.user_attrs.get("run_id")
+        if run_id and (values := self._values_of(run_id)) is not None:
+            self._close(trial, values=values)
+            self._devices.give_back(lent)
+            return
+        work = self._assignment(trial.params, trial.number, run_id, lent, self._devices.threads)
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=run_trial, args=(theirs, work), name=f"trial {trial.number}")
+        process.start()
+        theirs.close()
+        assert process.pid is not None
+        trial.set_user_attr("worker", owner_tags(process.pid))
+        self.running.append(Running(trial, process, ours, lent, run_id=run_id))
+
+    def _listen(self, timeout_s: float) -> None:
+        by_connection = {one.connection: one for one in self.running}
+        for connection in wait(list(by_connection), timeout_s):
+            assert isinstance(connection, Connection)
+            one = by_connection[connection]
+            try:
+                self._hear(one, connection.recv())
+            except (EOFError, ConnectionResetError):
+                self._end(one)
+
+    def _hear(self, one: Running, message: tuple[Any, ...]) -> None:
+        match message:
+            case ("run", run_id):
+                one.run_id = run_id
+                one.trial.set_user_attr("run_id", run_id)
+            case ("report", step, value):
+                if len(self._space.metrics) == 1 and step not in self._reported(one):
+                    one.trial.report(value, step)
+                    if one.trial.should_prune():
+                        _tell(one.connection, PRUNE)
+            case _:
+                one.outcome = message
+
+    def _reported(self, one: Running) -> Mapping[int, float]:
+        return self._trials()[one.trial.number].intermediate_values
+
+    def _end(self, one: Running) -> None:
+        one.process.join()
+        one.connection.close()
+        self.running.remove(one)
+        self._devices.give_back(one.lent)
+        match one.outcome:
+            case ("done", values):
+                lost = [metric for metric, value in zip(self._space.metrics, values, strict=True) if value is None]
+                if lost or any(value != value for value in values):
+                    self._fail(one, f"the run has no {lost[0]}" if lost else f"the metrics are {values}")
+                else:
+                    self._close(one.trial, values=values)
+            case ("pruned",):
+                self._close(one.trial, state=TrialState.PRUNED)
+            case ("stopped",) if self.stopping:
+                pass  # the trial stays as it is, for the next sweep to go on with
+            case ("stopped",):
+                self._fail(one, "stopped by SIGTERM")
+            case ("failed", reason):
+                self._fail(one, reason)
+            case _:
+                code = one.process.exitcode or 0
+                self._fail(
+                    one, f"its process was killed by signal {-code}" if code < 0 else f"it ended with code {code}"
+                )
+
+    def _close(self, trial: optuna.Trial, **outcome: Any) -> None:
+        if outcome.get("state") != TrialState.FAIL:
+            self._failures.clear()
+        try:
+            self.study.tell(trial, **outcome)
+        except RuntimeError:  # so these say that they have tried everything
+            if not isinstance(self.study.sampler, GridSampler | BruteForceSampler):
+                raise
+            self.finishing = True
+
+    def _fail(self, one: Running, reason: str) -> None:
+        retries = one.trial.user_attrs.get("retries", 0)
+        one.trial.set_user_attr("error", reason)
+        self._close(one.trial, state=TrialState.FAIL)
+        if one.run_id and one.outcome is None:
+            self._on_failure(one.run_id, reason)
+        if retries < self._max_retries:
+            again = {"retries": retries + 1, "retry_of": one.trial.number}
+            self.study.enqueue_trial(one.trial.params, user_attrs=again)
+        self._give_up_if_hopeless(reason)
+
+    def _give_up_if_hopeless(self, reason: str) -> None:
+        self._failures.append(re.sub(r"\d[-+\d.e]*", "#", reason))
+        limit = _FAILURES_LATER if any(trial.state in _DONE for trial in self._trials()) else _FAILURES_AT_FIRST
+        if len(self._failures) >= limit and len(set(self._failures)) == 1:
+            raise SameFailureError(f"{len(self._failures)} trials in a row failed in the same way: {reason}")
+
+    def _stop(self) -> None:
+        """End what runs; the trials stay RUNNING in the study, for the next sweep to go on with."""
+        self.stopping = True
+        for one in self.running:
+            _tell(one.connection, STOP)
+        deadline = monotonic() + _STOPS_WITHIN_S
+        while self.running and monotonic() < deadline:
+            self._listen(_LOOK_EVERY_S)
+        for one in list(self.running):
+            one.process.kill()
+            one.outcome = ("stopped",)
+            self._end(one)
+
+
+def start_preloading() -> None:
+    """Start the server that trials are forked from; it imports while this process goes on."""
+    forkserver.set_forkserver_preload(["project.fit", "project.search.preload"])
+    forkserver.ensure_running()
+
+
+def _has_an_owner(trial: FrozenTrial) -> bool:
+    """Whether a process that runs, or is to run, this trial lives; on other machines it is taken to live."""
+    owners = [trial.user_attrs[role] for role in ("owner", "worker") if role in trial.user_attrs]
+    return any(not is_here(owner) or is_alive(owner) for owner in owners)
+
+
+def _tell(connection: Connection, message: str) -> None:
+    try:
+        connection.send(message)
+    except OSError:  # it has ended, which the next look will show
+        return

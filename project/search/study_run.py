@@ -1,0 +1,109 @@
+"""The study's own MLflow run: parent of its trials' runs, with the best of them, the plots and the table."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as pictures
+
+from project.search.space import SearchSpace
+from project.search.view import best_trials
+from project.tracking.logger import MLflowLogger
+
+RUN = "mlflow_run"
+
+
+class StudyRun:
+    """Follows the study in MLflow. Of several sweeps on one study one has the run, the others leave it alone.
+
+    Args:
+        client: The store.
+        logger: Of the experiment that the trials are in.
+        study: The study; its run is named in its attributes.
+        space: What is searched.
+    """
+
+    def __init__(self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace) -> None:
+        self._client, self._logger, self._study, self._space = client, logger, study, space
+        self._told = 0
+
+    def start(self, command: str, settings: Mapping[str, Any]) -> None:
+        """Make the study's run, or go on in it."""
+        earlier = self._study.user_attrs.get(RUN)
+        if earlier:
+            self._logger.resume(self._client, earlier, command, settings)
+        else:
+            self._logger.start(self._client, {"study": self._study.study_name, "command": command})
+            self._study.set_user_attr(RUN, self._logger.version)
+            self._logger.log_hyperparams(dict(settings))
+            self._logger.log_text(self._space.text, "search.yaml")
+
+    def look(self) -> None:
+        """Log how many trials there are, and the best values so far."""
+        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if len(complete) == self._told:
+            return
+        self._told = len(complete)
+        best = {
+            f"best/{metric}": (max if direction == "maximize" else min)(trial.values[place] for trial in complete)
+            for place, (metric, direction) in enumerate(self._space.directions.items())
+        }
+        self._logger.log_metrics({"trials/complete": self._told, **best}, self._told)
+
+    def end(self, status: str) -> None:
+        """Log the best trial, the plots and the table, and close the run."""
+        self.look()
+        trials = self._study.get_trials(deepcopy=False)
+        counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+        self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
+        if best := best_trials(self._study):
+            self._log_best(best)
+            self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv")
+            self._log_plots()
+        self._logger.end(status)
+
+    def _log_best(self, best: list[FrozenTrial]) -> None:
+        if len(self._space.metrics) > 1:
+            self._logger.set_tags({"pareto.trials": ", ".join(str(trial.number) for trial in best)})
+            return
+        found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
+        self._logger.set_tags(found | {"best.trial": str(best[0].number)})
+        if run_id := best[0].user_attrs.get("run_id"):
+            self._logger.set_tags({"best.run": run_id})
+            self._logger.log_model_of(run_id)
+
+    def _log_plots(self) -> None:
+        plots = self._plots(optuna.visualization)
+        page = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(plots.values())]
+        title = f"<title>{self._study.study_name}</title>"
+        self._logger.log_text(f"<!DOCTYPE html><meta charset='utf-8'>{title}{''.join(page)}", "study/plots.html")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that the module is experimental; axes of a single value
+            for name, axes in self._plots(pictures).items():
+                figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
+                assert isinstance(figure, Figure)
+                figure.set_size_inches(10, 6)
+                self._logger.log_figure(figure, f"study/{name}.png")
+
+    def _plots(self, library: Any) -> dict[str, Any]:
+        """Optuna's plots of the first metric; those that need more trials or other metrics are left out."""
+        study, names = self._study, self._space.metrics
+        several = len(names) > 1
+        first = (
+            {"target": lambda trial: trial.values[0], "target_name": names[0]} if several else {"target_name": names[0]}
+        )
+        wanted: dict[str, Callable[[], Any]] = {
+            "history": lambda: library.plot_optimization_history(study, **first),
+            "parallel_coordinates": lambda: library.plot_parallel_coordinate(study, **first),
+            "slice": lambda: library.plot_slice(study, **first),
+        }
+        if len({trial.values[0] for trial in study.get_trials(states=[TrialState.COMPLETE])}) > 1:
+            wanted["importances"] = lambda: library.plot_param_importances(study, **first)
+        if len(names) in (2, 3):
+            wanted["pareto_front"] = lambda: library.plot_pareto_front(study, target_names=names)
+        return {name: plot() for name, plot in wanted.items()}

@@ -1,0 +1,111 @@
+"""What the terminal shows of a sweep: how far it is, the best so far, and what is left to do."""
+
+from collections import Counter
+from datetime import timedelta
+from time import monotonic
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_SHOWN = 5
+_STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
+
+
+class View:
+    """Lines that stay in place in a terminal; elsewhere a line for each trial that ends.
+
+    Args:
+        study: The study.
+        metrics: Its metrics.
+        n_trials: Trials that are wanted in all.
+        console: Where to.
+    """
+
+    def __init__(self, study: optuna.Study, metrics: list[str], n_trials: int, console: Console) -> None:
+        self._study, self._metrics, self._n_trials, self._console = study, metrics, n_trials, console
+        self._seen = {trial.number for trial in self._trials() if trial.state.is_finished()}
+        self._before = len(self._seen)
+        self._start = monotonic()
+        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "View":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def look(self) -> None:
+        """Show what is new."""
+        trials = self._trials()
+        for trial in trials:
+            if trial.state.is_finished() and trial.number not in self._seen:
+                self._seen.add(trial.number)
+                self._console.print(described(trial, self._metrics), highlight=False, soft_wrap=True)
+        if self._live:
+            self._live.update(self._summary(trials))
+
+    def _summary(self, trials: list[FrozenTrial]) -> Group:
+        counts = Counter(trial.state for trial in trials)
+        words = ["done", "running", "pruned", "failed"]
+        line = ", ".join(f"{counts[state]} {word}" for state, word in zip(_STATES, words, strict=True))
+        lines = [Text(f"{line} of {self._n_trials}; {self._time_left(counts)}", style="bold")]
+        if best := best_trials(self._study)[:1]:
+            lines.append(Text(f"best so far: {described(best[0], self._metrics)}"))
+        return Group(*lines)
+
+    def _time_left(self, counts: Counter[TrialState]) -> str:
+        ended = len(self._seen) - self._before
+        if not ended:
+            return "no trial has ended yet"
+        left = max(0, self._n_trials - counts[TrialState.COMPLETE] - counts[TrialState.PRUNED])
+        return f"about {timedelta(seconds=round((monotonic() - self._start) / ended * left))} left"
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials, the best first; of several metrics the Pareto front."""
+    if len(study.directions) > 1:
+        return study.best_trials
+    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return sorted(complete, key=lambda trial: trial.values[0], reverse=study.direction.name == "MAXIMIZE")
+
+
+def described(trial: FrozenTrial, metrics: list[str]) -> str:
+    """A trial in one line."""
+    if trial.state == TrialState.COMPLETE:
+        said = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
+    elif trial.state == TrialState.PRUNED:
+        said = f"pruned after {len(trial.intermediate_values)} validations"
+    else:
+        said = f"failed: {trial.user_attrs.get('error', 'nobody knows why')}"
+    return f"trial {trial.number}: {said}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"
+
+
+def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
+    """The best five trials, or the Pareto front."""
+    trials = best_trials(study)
+    names = list(trials[0].params)
+    several = len(metrics) > 1
+    table = Table(
+        "trial",
+        *metrics,
+        *(name.rpartition(".")[2] for name in names),
+        title=f"{'Pareto front' if several else 'best trials'} of {study.study_name}",
+    )
+    for trial in trials if several else trials[:_SHOWN]:
+        values = [f"{value:.4f}" for value in trial.values]
+        table.add_row(str(trial.number), *values, *(_short(trial.params[name]) for name in names))
+    return table
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

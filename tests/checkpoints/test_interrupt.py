@@ -1,0 +1,91 @@
+"""A signal at any moment: the exit code, the run's status, and a run that goes on as if nothing had been."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Fit
+from lightning import Callback, LightningModule, Trainer
+
+from project.checkpoints import Interrupts
+from project.fit import main
+
+FEW = [
+    "--max_epochs",
+    "2",
+    "--trainer.log_every_n_steps",
+    "1",
+    *(f"--trainer.limit_{split}_batches=3" for split in ("train", "val", "test")),
+]
+
+
+class SignalAt(Callback):
+    """Sends SIGINT to this process in a hook, at one batch.
+
+    Args:
+        hook: Name of the hook.
+        batch: Index of the batch.
+    """
+
+    def __init__(self, hook: str, batch: int) -> None:
+        self.hook, self.batch = hook, batch
+
+    def _act(self, hook: str, batch: int) -> None:
+        if hook == self.hook and batch == self.batch:
+            self.hook = "sent"
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._act("train", batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._act("validation", batch_idx)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._act("test", batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("hook", "batch"),
+    [("train", 1), ("train", 2), ("validation", 1), ("validation", 2), ("test", 2)],
+    ids=["train", "last-of-train", "validation", "last-of-validation", "last-of-test"],
+)
+def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workplace: Path) -> None:
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", f"--trainer.callbacks.hook={hook}",
+          f"--trainer.callbacks.batch={batch}"]  # fmt: skip
+    with pytest.raises(SystemExit, match="130"):
+        main([*FEW, *at])
+    stopped = Fit(workplace, 130, "")
+    assert stopped.run.info.status == "KILLED"
+    main(["--resume", stopped.run.info.run_id, "--trainer.callbacks=null"])
+    assert stopped.run.info.status == "FINISHED"
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "val/accuracy")
+    assert [metric.step for metric in history] == [2, 5]
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [0, 1, 2, 3, 4, 5]
+
+
+def _twice_interrupted() -> None:
+    interrupts = Interrupts()
+    interrupts.listen()
+    interrupts._in_loop = True  # in a loop the first signal waits for the end of a batch
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_twice_interrupted)
+    process.start()
+    process.join(10)
+    assert process.exitcode == 130

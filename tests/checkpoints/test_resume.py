@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Fit
+
+from project.fit import main
+
+FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+STEPWISE = ["--trainer.log_every_n_steps=1"]
+
+REFUSED = [
+    ([], "has done 1 already, of --max_epochs 1; give it more: --max_epochs 2"),
+    (["--max_epochs", "0"], "has done 1 already, of --max_epochs 0"),
+    (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
+    (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
+    (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
+]
+
+
+@pytest.fixture
+def run_id(workplace: Path) -> str:
+    """A finished run of one epoch."""
+    main(["--max_epochs", "1", *FEW, *STEPWISE])
+    return str(Fit(workplace, 0, "").run.info.run_id)
+
+
+def test_resume_goes_on_in_the_same_run_with_the_options_that_are_given(workplace: Path, run_id: str) -> None:
+    main(["--resume", run_id, "--max_epochs", "3", "--model.optimizer.lr", "0.01"])
+    after = Fit(workplace, 0, "")
+    assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
+    changed = {key: value for key, value in after.run.data.tags.items() if key.startswith("resumed.")}
+    assert changed == {"resumed.trainer.max_epochs": "3", "resumed.model.optimizer.lr": "0.01"}
+    history = after.client.get_metric_history
+    assert [metric.step for metric in history(run_id, "val/accuracy")] == [1, 3, 5]
+    # Of six steps one warms up, and the half cosine of the new rate goes on where the third step is.
+    rates = [metric.value for metric in history(run_id, "lr")]
+    assert rates[2:] == pytest.approx([0.01 * share for share in (0.9045, 0.6545, 0.3455, 0.0955)], abs=1e-5)
+    assert "max_epochs: 3" in after.text("config.yaml")
+
+
+def test_what_cannot_go_on_is_refused(workplace: Path, run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, answer in REFUSED:
+        with pytest.raises(SystemExit, match="2"):
+            main(["--resume", run_id, *options])
+        said = capsys.readouterr().err
+        assert answer in said
+        assert len(said.splitlines()) == 1
+    assert Fit(workplace, 2, "").run.info.status == "FINISHED"
+
+
+def test_the_last_checkpoint_is_the_last_even_when_the_first_was_best(workplace: Path) -> None:
+    worse = ["--model.optimizer", "SGD", "--model.optimizer.maximize", "true", "--checkpoint.monitor", "val/loss"]
+    main(["--max_epochs", "3", *FEW, *worse])
+    checkpoints = {path.name: torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/*")}
+    assert {name: state["global_step"] for name, state in checkpoints.items()} == {
+        "best-epoch000.ckpt": 2,
+        "last.ckpt": 6,
+    }

@@ -1,0 +1,88 @@
+"""What is loaded runs nothing, and nothing listens beyond this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import clean_environment, listening
+
+from project.checkpoints import DurableCheckpointIO, newest_checkpoint
+from project.fit import main
+
+
+class Canary:
+    """A pickle that leaves a file when it is loaded as code."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.file}",)
+
+
+def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    song = tmp_path / "song"
+    torch.save({"state_dict": {}}, tmp_path / "best-epoch000.ckpt")
+    os.utime(tmp_path / "best-epoch000.ckpt", (1, 1))
+    torch.save({"state_dict": {}, "callbacks": Canary(song)}, tmp_path / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch000.ckpt"
+    assert "last.ckpt is damaged or holds code" in caplog.text
+    with pytest.raises(Exception, match="Weights only load failed"):
+        DurableCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert not song.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--model.net", "os.system"], "Importing 'os.system' is not allowed"),
+        (["--model.net.class_path", "subprocess.Popen"], "Importing 'subprocess.Popen' is not allowed"),
+        (["--model.net", "collections.OrderedDict"], "expected a class or a function that makes a Module"),
+        (["--model.optimizer", "torch.nn.Linear"], "expected a class or a function that makes a Optimizer"),
+        (["--model.lr_schedule.class_path", "torch.nn.Linear"], "that makes a LRScheduler"),
+        (["--data.class_path", "subprocess.Popen"], "subprocess.Popen"),
+        (["--trainer.callbacks", "subprocess.Popen"], "Callback"),
+        (["--trainer.logger", "subprocess.Popen"], "Logger"),
+    ],
+)
+def test_a_class_path_names_only_what_its_option_takes(
+    options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    assert answer in capsys.readouterr().err
+
+
+def test_a_configuration_with_code_in_it_runs_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text("seed_everything: !!python/object/apply:os.system ['touch song']\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config", "run.yaml"])
+    assert "is no valid YAML" in capsys.readouterr().err
+    assert not Path("song").exists()
+
+
+@pytest.mark.faults
+def test_the_ui_listens_on_loopback_alone(workplace: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "project.ui", "--port", str(port)],
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 180
+        while not (addresses := listening(ui.pid)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert addresses <= {"127.0.0.1", "::1"}
+    finally:
+        os.killpg(ui.pid, signal.SIGKILL)
+        ui.wait()

@@ -1,0 +1,62 @@
+"""Faults of loading processes end in an error that names the cause and the option."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from project.loading import LoadingError, TorchDataset, Workers
+from project.loading.images import Request
+
+
+class Faulty(Dataset[tuple[Tensor, int]]):
+    """Meets its fault at the third sample."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 2:
+            if self.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif self.fault == "bus error":  # how writing to a full /dev/shm ends
+                os.kill(os.getpid(), signal.SIGBUS)
+            elif self.fault == "no space":
+                raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+            elif self.fault == "hangs":
+                time.sleep(3)
+            else:
+                raise KeyError("the dataset's own")
+        return torch.zeros(3, 4, 4, dtype=torch.uint8), index
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        ("killed", "a loading process died .SIGKILL.* a smaller --data.num_workers"),
+        ("bus error", "out of shared memory .* --shm-size"),
+        ("no space", "out of shared memory .* --data.prefetch_factor"),
+        ("hangs", "no batch in 1 s: .* --data.worker_timeout_s"),
+    ],
+)
+def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
+    store = TorchDataset(Faulty(fault), torch.arange(8))
+    requests = iter([Request([index], None) for index in range(8)])
+    with pytest.raises(LoadingError, match=answer):
+        list(store.stream(requests, Workers(num_workers=1, timeout_s=1 if fault == "hangs" else 30)))
+
+
+def test_an_error_of_the_dataset_stays_what_it_is() -> None:
+    store = TorchDataset(Faulty("own"), torch.arange(8))
+    with pytest.raises(KeyError, match="the dataset's own"):
+        list(store.stream(iter([Request([2], None)]), Workers(num_workers=1)))
+
+
+def test_a_subset_has_its_samples_and_labels() -> None:
+    part = TorchDataset(Faulty("none"), torch.arange(8)).subset(torch.tensor([7, 4, 0])).subset(torch.tensor([2, 1]))
+    assert part[[0, 1]][1].tolist() == part.labels.tolist() == [0, 4]

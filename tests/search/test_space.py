@@ -1,0 +1,106 @@
+"""Every kind of bad search space is refused before any trial, with one line."""
+
+from pathlib import Path
+
+import pytest
+
+from project import groups
+from project.sweep import main
+
+LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
+REFUSED = [
+    ("metric: [val/accuracy", "is no valid YAML"),
+    ("- 1", "must have the keys metric, direction and space"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {}", "must have the keys"),
+    (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
+    (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
+    (f"metric: [val/accuracy, val/loss]\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: 0.1}", "expected {type: T, ...}"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: double}}",
+        "float, int, categorical",
+    ),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 0.1}}", "low"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 1}}",
+        "less than",
+    ),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1}}", "high"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: int, lo: 1, high: 2}}", "lo"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lrr: {type: float, low: 0.1, high: 1}}",
+        "did you mean --model.optimizer.lr?",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: float, low: 1.5, high: 8}}",
+        "data.batch_size",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: 0, high: 2}}",
+        "dropout in [0, 1)",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: [8, many]}}",
+        "many",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: 1e-4, high: 1}}",
+        "1.0e-4",
+    ),
+    (f"metric: 5\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
+    (f"metric: val/accuracy\ndirection: true\nspace: {{{LR}}}", "one direction for each metric"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: 5\nspace: {{{LR}}}", "got sampler 5"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 0.5, high: 3}}", "low: 0.5"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: .nan, high: 1}}", "nan"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: abc}}",
+        "choices",
+    ),
+    (
+        f"metric: [val/accuracy, val/loss]\ndirection: [maximize, minimize]\npruner: MedianPruner\nspace: {{{LR}}}",
+        "pruned by one metric alone",
+    ),
+    (f"metric: val/accurcy\ndirection: maximize\nspace: {{{LR}}}", "did you mean val/accuracy?"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: Best}}\nspace: {{{LR}}}", "optuna has"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: TPESampler, sed: 1}}\nspace: {{{LR}}}", "sed"),
+    (f"metric: val/accuracy\ndirection: maximize\npruner: Mean\nspace: {{{LR}}}", "MedianPruner"),
+]
+
+
+def test_a_bad_search_space_is_refused_before_any_trial(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(groups, "CONFIGS", _configs(workplace))
+    for content, answer in REFUSED:
+        (workplace / "configs/search/mine.yaml").write_text(content)
+        with pytest.raises(SystemExit, match="2"):
+            main(["--search", "mine"])
+        said = capsys.readouterr().err
+        assert answer in said, content
+        assert len(said.splitlines()) == 1, said
+    assert not Path("mlruns/optuna.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--search", "ccn"], "configs/search has cnn"),
+        (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be 1 or more"),
+        (["--search", "cnn", "--n_trials", "0"], "--n_trials: got 0"),
+        (["--search", "cnn", "--max_epoch", "3"], "unknown option --max_epoch"),
+        (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
+    ],
+)
+def test_bad_options_of_a_sweep(
+    options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    assert answer in capsys.readouterr().err
+
+
+def _configs(folder: Path) -> Path:
+    """The project's own configurations, with room for another search space."""
+    import shutil
+
+    return Path(shutil.copytree(groups.CONFIGS, folder / "configs"))
