@@ -111,11 +111,14 @@ class Interrupts(Callback):
 
     def _asked(self) -> bool:
         """Whether a rank was told to stop; all ranks must ask at the same time."""
-        if self._group is not None:
-            signum = torch.tensor(self.signum)
-            torch.distributed.all_reduce(signum, torch.distributed.ReduceOp.MAX, group=self._group)
-            self.signum = int(signum)
-        return self.signum != 0
+        if self._group is None:
+            return self.signum != 0
+        agreed = torch.tensor(self.signum)
+        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, group=self._group)
+        if not agreed:
+            return False  # a signal that came meanwhile stays, for the next time
+        self.signum = int(agreed)
+        return True
 
     def _stop(self, trainer: Trainer, *, save: bool) -> None:
         if save:

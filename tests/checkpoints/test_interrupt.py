@@ -3,11 +3,13 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 
@@ -89,3 +91,26 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
     process.start()
     process.join(10)
     assert process.exitcode == 130
+
+
+def _interrupted_while_ranks_agree() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    for moment in range(100):
+        interrupts = Interrupts()
+        interrupts.listen()
+        interrupts._in_loop = True
+        interrupts._group = torch.distributed.group.WORLD
+        threading.Timer(moment * 1e-5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        while not interrupts._asked():
+            pass
+        assert interrupts.signum == signal.SIGTERM
+    os._exit(0)
+
+
+def test_a_signal_while_ranks_agree_is_not_lost() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_interrupted_while_ranks_agree)
+    process.start()
+    process.join(30)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0
