@@ -124,16 +124,36 @@ def sweeps() -> Iterator[list[Sweep]]:
         sweep.end()
 
 
-def test_a_sweep_runs_trials_as_children_of_one_run(tmp_path: Path, sweeps: list[Sweep]) -> None:
-    sweep = Sweep(tmp_path, "--n_jobs", "2", "--max_epochs", "1", *FEW)
-    sweeps.append(sweep)
-    output = sweep.run("--n_trials", "2")
-    sweep.check(ended=2)
+@pytest.fixture(scope="module")
+def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sweep, str]]:
+    """A sweep of which a trial was killed, then the sweep itself; and what it printed when it was run again."""
+    sweep = Sweep(tmp_path_factory.mktemp("sweep"), "--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3")
+    try:
+        process = sweep.start()
+        sweep.wait_for(lambda: sweep.began(0))
+        os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
+        sweep.wait_for(lambda: sweep.began(2))  # the same parameters again
+        process.kill()
+        yield sweep, sweep.run()
+    finally:
+        sweep.end()
+
+
+def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(killed_twice: tuple[Sweep, str]) -> None:
+    sweep, _ = killed_twice
+    sweep.check(ended=2, failed=1)
+    first, _, again = sweep.study.trials
+    assert first.user_attrs["error"] == "its process was killed by signal 9"
+    assert (again.params, again.user_attrs["retry_of"]) == (first.params, 0)
+    runs = {run.data.tags.get("trial"): run for run in Fit(sweep.folder, 0, "").runs}
+    assert runs["0"].data.tags["error"] == "its process was killed by signal 9"
+    assert "resumed" in runs["2"].data.tags
+
+
+def test_the_best_trial_and_the_study_are_on_the_parent(killed_twice: tuple[Sweep, str]) -> None:
+    sweep, output = killed_twice
     best = sweep.study.best_trial
-    assert (
-        f"python -m project.fit --max_epochs 1 {' '.join(FEW)} --model.optimizer.lr={best.params['model.optimizer.lr']}"
-        in output
-    )
+    assert f"python -m project.fit --max_epochs 3 --model.optimizer.lr={best.params['model.optimizer.lr']}" in output
     runs = Fit(sweep.folder, 0, "")
     (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
     assert parent.info.status == "FINISHED"
@@ -143,24 +163,6 @@ def test_a_sweep_runs_trials_as_children_of_one_run(tmp_path: Path, sweeps: list
     assert [m.model_id for m in parent.outputs.model_outputs] == [m.model_id for m in child.outputs.model_outputs]
     files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}
     assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", "history.png", "slice.png")}
-
-
-def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(tmp_path: Path, sweeps: list[Sweep]) -> None:
-    sweep = Sweep(tmp_path, "--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3")
-    sweeps.append(sweep)
-    process = sweep.start()
-    sweep.wait_for(lambda: sweep.began(0))
-    os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
-    sweep.wait_for(lambda: sweep.began(2))  # the same parameters again
-    process.kill()
-    sweep.run()
-    sweep.check(ended=2, failed=1)
-    first, _, again = sweep.study.trials
-    assert first.user_attrs["error"] == "its process was killed by signal 9"
-    assert (again.params, again.user_attrs["retry_of"]) == (first.params, 0)
-    runs = {run.data.tags.get("trial"): run for run in Fit(sweep.folder, 0, "").runs}
-    assert runs["0"].data.tags["error"] == "its process was killed by signal 9"
-    assert "resumed" in runs["2"].data.tags
 
 
 @pytest.mark.faults
