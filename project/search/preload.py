@@ -1,16 +1,25 @@
 """Imported once, by the server that trials are forked from: what each fit would otherwise import or work out."""
 
+import gc
+
+import alembic.command
+import attrs
+import git
 import matplotlib.backends.backend_agg
 import mlflow.pytorch
-import mlflow.store.tracking.sqlalchemy_store
-import sklearn.datasets
+import mlflow.store.tracking.sqlalchemy_workspace_store
+import sklearn.datasets.data
+import sqlalchemy.dialects.sqlite
 import sqlalchemy.orm
 import torch.export
 
 import project.search.worker
+from project.cli import FitCLI
 from project.tracking.provenance import packages
 
-__all__ = ["matplotlib", "mlflow", "project", "sklearn", "torch"]
+__all__ = ["alembic", "attrs", "git", "matplotlib", "mlflow", "project", "sklearn", "torch"]
 
 sqlalchemy.orm.configure_mappers()
 packages()
+FitCLI(["--trainer.logger", "false"])  # what jsonargparse finds out about signatures, it remembers
+gc.freeze()  # what is here now no collection of a trial need look at, and so copy
