@@ -65,7 +65,7 @@ class Sweep:
 
     def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
         self.n_trials, self._fit_options = asked.n_trials, fit_options
-        start_preloading()  # which takes as long as the checks that follow
+        start_preloading([_MODULE, "project.preload"])  # which takes as long as the checks that follow
         for option, value, least in (
             ("n_trials", asked.n_trials, 1),
             ("n_jobs", asked.n_jobs, 1),

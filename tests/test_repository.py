@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.search")
+ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.launch", "project.search")
 MAKE_TARGETS = ["help", "install", "format", "check", "test", "faults"]
 LARGEST_FILE_BYTES = 1_000_000
 
@@ -191,6 +191,12 @@ def test_the_makefile_has_these_targets_and_no_others() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.findall(r"^([\w./-]+)\s*:(?!=)", makefile, re.MULTILINE) == [".PHONY", *MAKE_TARGETS]
     assert re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split() == MAKE_TARGETS
+
+
+def test_the_tests_that_the_readme_names_are_there() -> None:
+    named = re.findall(r"\btests/[\w/.]+\.py", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert named
+    assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
 def test_no_tracked_file_is_large() -> None:

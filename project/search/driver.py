@@ -1,7 +1,7 @@
 """The process that owns a study: it asks for trials, runs them in processes of their own, and tells how they ended."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
@@ -237,9 +237,9 @@ class Driver:
             self._end(one)
 
 
-def start_preloading() -> None:
-    """Start the server that trials are forked from; it imports while this process goes on."""
-    forkserver.set_forkserver_preload(["project.fit", "project.search.preload"])
+def start_preloading(modules: Sequence[str]) -> None:
+    """Start the server that trials are forked from; it imports these while this process goes on."""
+    forkserver.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
 
 
