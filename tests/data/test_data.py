@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision import datasets
 
 from project.data import MNIST, Digits, ImageDataModule, ImageFolder
+from project.loading import ImageArray
 
 
 def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
@@ -29,6 +30,14 @@ def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
     assert not images(first, "val") & images(first, "train")
     assert not images(first, "test") & (images(first, "train") | images(first, "val"))
     assert first.digest() == again.digest() != other.digest()
+
+
+def test_the_digest_tells_images_with_the_same_labels_apart() -> None:
+    data = Digits()
+    data.setup("fit")
+    before, test = data.digest(), data.splits["test"]
+    data.splits["test"] = ImageArray(255 - test[list(range(len(test)))][0], test.labels)
+    assert data.digest() != before
 
 
 def test_normalisation_is_that_of_the_images() -> None:
