@@ -475,6 +475,7 @@ def main() -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, also by children
     table = Table("fault", *SIDES, title="what each fault costs", show_lines=True)
     for name in parser.parse_args().only:
         outcomes = {}
