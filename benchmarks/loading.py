@@ -75,7 +75,7 @@ class Normalise:
             self.out = torch.empty(images.shape)
         some = max(1, 2**18 // images[0].numel())  # what a core's cache holds
         for part, target in zip(images.split(some), self.out.split(some), strict=False):
-            torch.mul(part, self.scale, out=target[: len(part)]).add_(self.shift)
+            target[: len(part)].copy_(part).mul_(self.scale).add_(self.shift)
         return self.out[: len(images)]
 
 

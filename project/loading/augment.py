@@ -15,6 +15,8 @@ from project.loading.decode import write_resized
 from project.loading.draws import integers, uniform
 from project.loading.threads import one_core_a_thread
 
+_IN_CACHE = 2**18
+"""Bytes that a core works on without waiting for memory."""
 _SHIFT, _FLIP, _HOLE = 100, 102, 103  # random_boxes has 0 to 21
 
 
@@ -46,7 +48,10 @@ def random_flip(images: Tensor, keys: Tensor) -> Tensor:
         `images`.
     """
     chosen = _to((uniform(keys, _FLIP) < 0.5).nonzero().squeeze(1), images)
-    return images.index_copy_(0, chosen, images.index_select(0, chosen).flip(-1))
+    at_once = max(1, _IN_CACHE // images[0].numel()) if images.device.type == "cpu" else len(images)
+    for some in torch.split(chosen, at_once):
+        images.index_copy_(0, some, images.index_select(0, some).flip(-1))
+    return images
 
 
 def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from project.loading.boxes import center_squares, random_boxes
-from project.loading.decode import UNREADABLE, Pixels, read_rgb, scale_box, write_resized
+from project.loading.decode import UNREADABLE, Pixels, Scratch, read_rgb, scale_box, write_resized
 from project.loading.errors import LoadingError
 from project.loading.images import Batch, Fetched, Request, Workers
 from project.loading.threads import Buffers, Threads
@@ -107,10 +107,11 @@ class ImageFiles:
 
 
 def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels) -> None:
+    scratch = Scratch()
     for (path, box), target in zip(places, out, strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, enough=min(box[2:]) // target.shape[-1])
+                image = read_rgb(path, min(box[2:]) // target.shape[-1], scratch)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)
