@@ -2,12 +2,11 @@
 
 python -m benchmarks.loading --rounds 5
 
-Prints one JSON object a round and a table. The files are parts of scikit-learn's two photographs. DALI takes
-part where it is installed (nvidia-dali-cuda120; its CPU pipeline).
+Prints one JSON object a round and a table. The files are parts of scikit-learn's two photographs. DALI's CPU
+pipeline, SPDL and FFCV take part where they are installed; see benchmarks/loading_peers.py.
 """
 
 import argparse
-import importlib.util
 import json
 import logging
 import os
@@ -29,9 +28,21 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision import datasets
 from torchvision.transforms import v2
 
+from benchmarks.loading_peers import (
+    BATCH,
+    MEAN,
+    MIN_AREA,
+    SIZE,
+    STD,
+    WORKERS,
+    Epoch,
+    by_dataloader,
+    of_cached,
+    of_jpegs,
+    torchvision_folder,
+)
 from project.classifier import ImageClassifier
 from project.data import ImageDataModule, ImageFolder
 from project.data.datamodule import Split
@@ -39,9 +50,10 @@ from project.loading import ImageArray
 from project.models import CNN
 from project.tracking.throughput import Throughput
 
-WORKERS, BATCH, SIZE, MIN_AREA = 2, 128, 224, 0.08
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NO_DALI = "DALI is not installed: skipped"
+CROPS: dict[str, Any] = {
+    "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
+    "num_workers": WORKERS,
+}  # fmt: skip
 
 
 def make_files(root: Path, count: int) -> None:
@@ -79,7 +91,7 @@ class Normalise:
         return self.out[: len(images)]
 
 
-def ours(data: ImageDataModule) -> Callable[[], int]:
+def ours(data: ImageDataModule) -> Epoch:
     """An epoch of the datamodule's train batches, normalised."""
     data.setup("fit")
     loader, normalise = data.train_dataloader(), Normalise()
@@ -87,46 +99,6 @@ def ours(data: ImageDataModule) -> Callable[[], int]:
     def epoch() -> int:
         loader.sampler.set_epoch(loader.sampler.epoch + 1)
         return sum(len(normalise(images)) for images, _ in loader)
-
-    return epoch
-
-
-def theirs(dataset: Dataset[Any]) -> Callable[[], int]:
-    """An epoch of torch's DataLoader."""
-    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
-    return lambda: sum(len(images) for images, _ in loader)
-
-
-def torchvision_folder(root: Path) -> Dataset[Any]:
-    """What most templates do: Pillow, and torchvision's transforms by sample."""
-    crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
-    to_float = v2.ToDtype(torch.float32, scale=True)
-    change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
-    return datasets.ImageFolder(str(root / "train"), change)
-
-
-def dali(root: Path) -> Callable[[], int]:
-    """DALI's CPU pipeline: a decoder that reads no more than the crop."""
-    from nvidia.dali import fn, pipeline_def, types
-
-    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
-    def pipeline() -> tuple[Any, ...]:
-        files, labels = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="files")
-        images = fn.decoders.image_random_crop(files, device="cpu", random_area=[MIN_AREA, 1.0])
-        images = fn.resize(images, resize_x=SIZE, resize_y=SIZE)
-        mirror = fn.random.coin_flip()
-        scaled = [[255 * value for value in values] for values in (MEAN, STD)]
-        normalised = fn.crop_mirror_normalize(
-            images, mean=scaled[0], std=scaled[1], mirror=mirror, dtype=types.FLOAT, output_layout="CHW"
-        )
-        return normalised, labels
-
-    built = pipeline()
-    built.build()
-    steps = built.epoch_size("files") // BATCH
-
-    def epoch() -> int:
-        return sum(np.asarray(built.run()[0].as_array()).shape[0] for _ in range(steps))
 
     return epoch
 
@@ -172,7 +144,7 @@ class SmallByImage(Dataset[tuple[Tensor, int]]):
         return self.change(Image.fromarray(self.images[index])), index % 10
 
 
-def images_per_second(epoch: Callable[[], int]) -> float:
+def images_per_second(epoch: Epoch) -> float:
     """Speed of one epoch."""
     start = perf_counter()
     return epoch() / (perf_counter() - start)
@@ -193,7 +165,7 @@ class Waiting:
             start = perf_counter()
 
 
-def waiting_percent(by_dataloader: bool) -> float:
+def waiting_percent(*, peer: bool) -> float:
     """Share of the step time that a CNN at 32x32 waits for data on the CPU, in percent."""
     data = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
     data.count = 4096
@@ -205,8 +177,8 @@ def waiting_percent(by_dataloader: bool) -> float:
         enable_model_summary=False, callbacks=[throughput], use_distributed_sampler=False,
     )  # fmt: skip
     # Processes that persist would be joined by the garbage collector, for 10 s in the middle of another row.
-    peer = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
-    trainer.fit(model, Waiting(peer) if by_dataloader else data.train_dataloader())
+    by_image = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
+    trainer.fit(model, Waiting(by_image) if peer else data.train_dataloader())
     return 100 * throughput.wait_fraction
 
 
@@ -216,35 +188,27 @@ def memory_mib() -> float:
     return sum(p.memory_full_info().uss for p in (process, *process.children(recursive=True))) / 2**20
 
 
-def growth(epoch: Callable[[], int], epochs: int = 20) -> dict[str, float]:
+def growth(make: Callable[[], Epoch], epochs: int = 20) -> dict[str, float]:
     """Memory that loading takes after the first and after the last of the epochs, in MiB."""
     before, after = memory_mib(), []
+    epoch = make()
     for _ in range(epochs):
         epoch()
         after.append(memory_mib() - before)
     return {"first": after[0], "last": after[-1]}
 
 
-def contestants(root: Path) -> dict[str, dict[str, Callable[[], int]]]:
+def contestants(root: Path) -> dict[str, dict[str, Epoch]]:
     """Who takes part in which row."""
-    crop: dict[str, Any] = {
-        "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
-        "num_workers": WORKERS,
-    }  # fmt: skip
-    folder = {"DataLoader": theirs(torchvision_folder(root))}
-    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        folder["DALI"] = dali(root)
-    else:
-        print(NO_DALI)
     small = Small(batch_size=512, crop_padding=4, horizontal_flip=True)
     return {
-        "400x320 JPEG": {"ours": ours(ImageFolder(str(root), cache="off", **crop)), **folder},
-        "256 px cache": {"ours": ours(ImageFolder(str(root), cache="on", **crop)), **folder},
-        "CIFAR-10 size": {"ours": ours(small), "DataLoader": theirs(SmallByImage(10_000))},
+        "400x320 JPEG": {"ours": ours(ImageFolder(str(root), cache="off", **CROPS)), **of_jpegs(root)},
+        "256 px cache": {"ours": ours(ImageFolder(str(root), cache="on", **CROPS)), **of_cached(root)},
+        "CIFAR-10 size": {"ours": ours(small), "DataLoader": by_dataloader(SmallByImage(10_000))},
     }
 
 
-def one_round(rows: dict[str, dict[str, Callable[[], int]]]) -> dict[str, dict[str, float]]:
+def one_round(rows: dict[str, dict[str, Epoch]]) -> dict[str, dict[str, float]]:
     """An epoch of everyone, in turn."""
     result = {}
     for row, members in rows.items():
@@ -252,7 +216,7 @@ def one_round(rows: dict[str, dict[str, Callable[[], int]]]) -> dict[str, dict[s
         torch.set_num_threads(WORKERS if row == "CIFAR-10 size" else 1)
         result[row] = {name: images_per_second(epoch) for name, epoch in members.items()}
     torch.set_num_threads(WORKERS)
-    result["wait, %"] = {"ours": waiting_percent(False), "DataLoader": waiting_percent(True)}
+    result["wait, %"] = {"ours": waiting_percent(peer=False), "DataLoader": waiting_percent(peer=True)}
     return result
 
 
@@ -274,6 +238,8 @@ def main() -> None:
     root = Path(tempfile.mkdtemp())
     os.chdir(root)
     make_files(root, options.images)
+    cached = ImageFolder(str(root), cache="on", **CROPS)
+    memory = {"ours": growth(lambda: ours(cached)), "DataLoader": growth(lambda: torchvision_folder(root))}
     rows = contestants(root)
     one_round(rows)  # warm up
     results = []
@@ -286,8 +252,7 @@ def main() -> None:
             times = "" if name == "ours" else spread(r[row]["ours"] / r[row][name] for r in results)
             table.add_row(row, name, spread(r[row][name] for r in results), times)
     Console().print(table)
-    held = {name: growth(epoch) for name, epoch in rows["256 px cache"].items() if name != "DALI"}
-    print(json.dumps({"memory in MiB after 1 and 20 epochs": held}))
+    print(json.dumps({"memory in MiB after the first and the last of 20 epochs": memory}))
 
 
 if __name__ == "__main__":

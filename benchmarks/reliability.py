@@ -8,6 +8,7 @@ A server that never returns costs the peer minutes of retries; everything togeth
 """
 
 import argparse
+import glob
 import json
 import logging
 import math
@@ -97,7 +98,7 @@ class Job:
 
     def wait_for_checkpoint(self) -> None:
         """Wait until `last.ckpt` is there, and a second more."""
-        while not list(self.folder.rglob("last.ckpt")):
+        while not checkpoints(self.folder):
             if self.process.poll() is not None:
                 raise RuntimeError(f"ended before its first checkpoint: {(self.folder / 'output.txt').read_text()}")
             time.sleep(0.1)
@@ -211,10 +212,14 @@ def load(path: Path) -> dict[str, Any] | None:
     return state
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """All `last*.ckpt` in a folder; other than `rglob` this does not mind folders that come and go."""
+    return [Path(path) for path in glob.glob(f"{folder}/**/last*.ckpt", recursive=True)]  # noqa: PTH207
+
+
 def last_checkpoint(folder: Path, run_id: str = "") -> Path:
     """The newest `last*.ckpt` in a folder; of one run, where both sides have its id in the path."""
-    found = [path for path in folder.rglob("last*.ckpt") if run_id in str(path)]
-    return max(found, key=lambda path: path.stat().st_mtime)
+    return max((path for path in checkpoints(folder) if run_id in str(path)), key=lambda path: path.stat().st_mtime)
 
 
 @cache
@@ -349,7 +354,7 @@ def kill_during_saves(side: Side, folder: Path) -> Outcome:
         training = processes.Process(target=_train_here, args=[side.module, options, folder, scratch])
         training.start()
         assert training.pid is not None
-        while training.is_alive() and not list(folder.rglob("last.ckpt")):
+        while training.is_alive() and not checkpoints(folder):
             time.sleep(0.01)
         time.sleep(moments.uniform(0, LARGEST_PAUSE_S))
         training.kill()

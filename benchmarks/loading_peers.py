@@ -1,0 +1,144 @@
+"""Other loaders with the work of benchmarks/loading.py: JPEGs, a random part resized to 224 pixels, flip, normalise.
+
+Each takes the folder of images and returns a function that loads an epoch and counts its images. None of these
+packages is a dependency: `pip install nvidia-dali-cuda120 spdl ffcv`; FFCV is built on the spot and needs the headers
+of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+WORKERS, BATCH, SIZE, MIN_AREA = 2, 128, 224, 0.08
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN_255, STD_255 = ([255 * value for value in values] for values in (MEAN, STD))
+
+Epoch = Callable[[], int]
+
+
+def by_dataloader(dataset: Dataset[Any]) -> Epoch:
+    """An epoch of torch's DataLoader."""
+    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    return lambda: sum(len(images) for images, _ in loader)
+
+
+def torchvision_folder(root: Path) -> Epoch:
+    """What most templates do: Pillow, and torchvision's transforms by sample."""
+    crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
+    return by_dataloader(datasets.ImageFolder(str(root / "train"), change))
+
+
+def dali(root: Path) -> Epoch:
+    """DALI's CPU pipeline: a decoder that reads no more than the crop."""
+    from nvidia.dali import fn, pipeline_def, types
+
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
+    def pipeline() -> tuple[Any, ...]:
+        files, labels = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="files")
+        images = fn.decoders.image_random_crop(files, device="cpu", random_area=[MIN_AREA, 1.0])
+        images = fn.resize(images, resize_x=SIZE, resize_y=SIZE)
+        mirror = fn.random.coin_flip()
+        normalised = fn.crop_mirror_normalize(
+            images, mean=MEAN_255, std=STD_255, mirror=mirror, dtype=types.FLOAT, output_layout="CHW"
+        )
+        return normalised, labels
+
+    built = pipeline()
+    built.build()
+    steps = built.epoch_size("files") // BATCH
+
+    def epoch() -> int:
+        return sum(np.asarray(built.run()[0].as_array()).shape[0] for _ in range(steps))
+
+    return epoch
+
+
+def ffcv(root: Path, mode: str, largest: int | None = None) -> Epoch:
+    """FFCV, after its conversion of the folder into one file: `jpg`, or `raw` pixels of at most `largest` a side."""
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
+    from ffcv.writer import DatasetWriter
+
+    path = root / f"{mode}-{largest}.beton"
+    images = RGBImageField(write_mode=mode, max_resolution=largest, jpeg_quality=92)
+    writer = DatasetWriter(str(path), {"image": images, "label": IntField()}, num_workers=WORKERS)
+    writer.from_indexed_dataset(datasets.ImageFolder(str(root / "train")))
+    crop = RandomResizedCropRGBImageDecoder((SIZE, SIZE), scale=(MIN_AREA, 1))
+    normalise = NormalizeImage(np.array(MEAN_255), np.array(STD_255), np.float32)
+    loader = Loader(
+        str(path), batch_size=BATCH, num_workers=WORKERS, order=OrderOption.RANDOM, os_cache=True, drop_last=False,
+        pipelines={
+            "image": [crop, RandomHorizontalFlip(), normalise, ToTensor(), ToTorchImage()],
+            "label": [IntDecoder(), ToTensor()],
+        },
+    )  # fmt: skip
+    return lambda: sum(len(images) for images, _ in loader)
+
+
+def spdl(root: Path) -> Epoch:
+    """SPDL: threads that decode, crop and resize with FFmpeg, and one that makes batches."""
+    from spdl.io import load_image, to_torch
+    from spdl.pipeline import PipelineBuilder
+
+    files = [str(path) for path in sorted((root / "train").rglob("*.jpg"))]
+    size_only, scale, shift = (
+        torch.empty(3, 320, 400),
+        1 / torch.tensor(STD_255),
+        -torch.tensor(MEAN) / torch.tensor(STD),
+    )
+
+    def load(path: str) -> torch.Tensor:
+        top, left, height, width = v2.RandomResizedCrop.get_params(size_only, [MIN_AREA, 1], [3 / 4, 4 / 3])
+        chain = f"crop={width}:{height}:{left}:{top},scale={SIZE}:{SIZE}:flags=bilinear,format=pix_fmts=rgb24"
+        pixels: torch.Tensor = to_torch(load_image(path, filter_desc=chain))
+        return pixels.flip(1) if torch.rand(()) < 0.5 else pixels
+
+    def batch(images: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(images).mul(scale).add_(shift)
+
+    def epoch() -> int:
+        order = [files[place] for place in torch.randperm(len(files)).tolist()]
+        builder = PipelineBuilder().add_source(order).pipe(load, concurrency=WORKERS).aggregate(BATCH).pipe(batch)
+        pipeline = builder.add_sink(2).build(num_threads=WORKERS)
+        with pipeline.auto_stop():
+            return sum(len(images) for images in pipeline)
+
+    return epoch
+
+
+def of_jpegs(root: Path) -> dict[str, Epoch]:
+    """Who decodes JPEGs; those that are not installed are named and left out."""
+    return {"DataLoader": torchvision_folder(root)} | _installed(
+        {
+            "DALI": ("nvidia.dali", lambda: dali(root)),
+            "SPDL": ("spdl", lambda: spdl(root)),
+            "FFCV jpg": ("ffcv", lambda: ffcv(root, "jpg")),
+            "FFCV raw": ("ffcv", lambda: ffcv(root, "raw")),
+        }
+    )
+
+
+def of_cached(root: Path) -> dict[str, Epoch]:
+    """Who has pixels at hand that were decoded before, of 256 a side at most."""
+    return _installed({"FFCV raw": ("ffcv", lambda: ffcv(root, "raw", 256))})
+
+
+def _installed(peers: dict[str, tuple[str, Callable[[], Epoch]]]) -> dict[str, Epoch]:
+    found = {}
+    for name, (package, make) in peers.items():
+        if find_spec(package.split(".")[0]) and find_spec(package):
+            found[name] = make()
+        else:
+            print(f"{name}: {package} is not installed, left out")
+    return found
