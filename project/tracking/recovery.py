@@ -1,4 +1,4 @@
-"""Runs whose process died: closed as KILLED, and delivered as far as they were written."""
+"""Runs whose process died: closed as KILLED, delivered as far as they were written, half a checkpoint removed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +33,8 @@ def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> bool:
     Returns:
         Whether the store has everything; if not, the spool stays.
     """
+    for unfinished in store.checkpoint_folder(spool.folder.name).glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
     last = spool.last_record()
     if last is None or "status" not in last:
         spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})

@@ -132,8 +132,13 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> 
     process.wait()
     with (folder / "log.jsonl").open("ab") as log:
         log.write(b'{"metrics": {"loss": 1')  # what a write in the middle of a crash of the machine leaves
+    unfinished = Path("mlruns/checkpoints", run_id, ".last.ckpt.tmp")
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
 
     recover_all(client)
+
+    assert not unfinished.exists()
 
     delivered = points(client, run_id, "loss")
     assert [step for step, _ in delivered] == list(range(len(delivered)))
