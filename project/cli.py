@@ -19,6 +19,7 @@ from project.loading import StepSeed
 from project.terminal import ProgressBar
 from project.tracking.logger import MLflowLogger
 from project.tracking.report import TestReport
+from project.tracking.secrets import HIDDEN, redact_setting
 from project.tracking.throughput import Throughput
 
 _LONGEST_NAME = 200
@@ -98,6 +99,7 @@ class FitCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        self._check_no_secret_is_missing()
         trainer = self.config.trainer
         if trainer.max_epochs == -1 and trainer.max_steps == -1:
             raise ValueError(
@@ -127,6 +129,20 @@ class FitCLI(LightningCLI):
         kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs, **devices_for(self.config.trainer))
 
+    def settings_without_secrets(self) -> str:
+        """The settings as a YAML that `--config` accepts."""
+        config = self.config.clone()
+        for key, value in self.config.items(branches=False):
+            if isinstance(value, str):
+                config[key] = redact_setting(key, value)
+        text: str = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        return text
+
+    def _check_no_secret_is_missing(self) -> None:
+        for key, value in flatten(self.config).items():
+            if isinstance(value, str) and HIDDEN in value:
+                raise ValueError(f"--{key}: got {value}, as a run does not keep what is secret; give the value again")
+
     def _run_name(self) -> str:
         chosen = self.config.groups
         changed = {
@@ -134,7 +150,7 @@ class FitCLI(LightningCLI):
             for key, value in flatten(self.config).items()
             if value != self.plain.get(key) and not key.startswith("groups.") and not key.endswith(".root")
         }
-        words = [f"{key.rpartition('.')[2]}={value}" for key, value in changed.items()]
+        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in changed.items()]
         return " ".join([f"{self.datamodule.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
 
 

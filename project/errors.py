@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from mlflow.exceptions import MlflowException
 
 BAD_INPUT = 2
 _LONGEST = 400
@@ -24,7 +25,7 @@ def answered() -> Iterator[None]:
     """Turn an error about the input into a message and exit code 2."""
     try:
         yield
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException, MlflowException) as error:
         message = " ".join(str(error).split())
         print(f"error: {message[:_LONGEST]}", file=sys.stderr)
         sys.exit(BAD_INPUT)

@@ -26,13 +26,14 @@ from project.checkpoints import (
 from project.classifier import ImageClassifier
 from project.cli import FitCLI, flatten
 from project.launch.rendezvous import prepare_rendezvous
-from project.launch.restarts import launch_tag, run_before_restart
+from project.launch.restarts import RUN, launch_tag, run_before_restart
 from project.launch.together import Together
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
 from project.tracking.recovery import is_held, recover_all, recover_run
 from project.tracking.run import ended_truly
+from project.tracking.secrets import redact_options
 
 
 class Job:
@@ -56,12 +57,11 @@ class Job:
         quiet()
         self._interrupts = Interrupts()
         self._interrupts.listen()
-        self._together = Together(self._close_as_failed)
         self._typed = argv
         settings_argv, resumed = groups.split_resume(argv)
         self._earlier_run = resumed or run_before_restart()
         self.resume_from: Path | None = None
-        callbacks = [self._interrupts, self._together, *callbacks]
+        callbacks = [self._interrupts, *callbacks]
         with TemporaryDirectory() as folder:
             settings: list[str] = []
             if self._earlier_run:
@@ -73,6 +73,8 @@ class Job:
         if self.trainer.is_global_zero:
             # Every process builds everything; the first one alone looks at the data and the store.
             self._client = self._check()
+        self._together = Together(self.trainer, self._close_run)
+        self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)
         self._rendezvous = prepare_rendezvous(self.trainer)
 
     def _check(self) -> MlflowClient:
@@ -101,18 +103,17 @@ class Job:
             SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
         """
         try:
-            with ended_truly(self.trainer):
+            with ended_truly(self.trainer), self._together:
                 self._start_run()
                 yield
         except Interrupted:
             if self.run_id:
                 print(f"\ninterrupted; {self._way_on(self.run_id)}", file=sys.stderr)
             # A process that Lightning started ends well when it ends as agreed.
-            if not self.trainer.is_global_zero and "TORCHELASTIC_RUN_ID" not in os.environ:
+            if not self.trainer.is_global_zero and self._interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
                 sys.exit(0)
             raise
         finally:
-            self._together.end()
             self._interrupts.no_longer_listen()
 
     def _start_run(self) -> None:
@@ -125,8 +126,10 @@ class Job:
             logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
         else:
             self._start_new_run(logger)
-        logger.log_text(self._cli.parser.dump(self._cli.config, skip_unset=False), store.CONFIG_FILE)
-        if logger.version and isinstance(checkpoint, RunCheckpoint):
+        logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
+        assert logger.version is not None
+        os.environ[RUN] = logger.version  # for the processes that Lightning starts
+        if isinstance(checkpoint, RunCheckpoint):
             checkpoint.dirpath = str(store.checkpoint_folder(logger.version))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
@@ -147,13 +150,13 @@ class Job:
             str(getattr(data, "root", data.name)),
         )
 
-    def _close_as_failed(self, reason: str) -> None:
-        logger, checkpoint = self.trainer.logger, self.trainer.checkpoint_callback
+    def _close_run(self, status: str, reason: str) -> None:
+        logger = self.trainer.logger
         if isinstance(logger, MLflowLogger) and logger.version:
             logger.set_tags({"error": reason})
-            logger.end("FAILED")
-        elif isinstance(checkpoint, RunCheckpoint) and checkpoint.dirpath:  # the first process is no more
-            recover_run(Path(checkpoint.dirpath).name, "FAILED", reason)
+            logger.end(status)
+        elif isinstance(logger, MLflowLogger) and RUN in os.environ:  # the first process is no more
+            recover_run(os.environ[RUN], status, reason)
 
     @property
     def run_id(self) -> str | None:
@@ -189,4 +192,4 @@ class Job:
         return "there is no checkpoint yet to go on from"
 
     def _command(self) -> str:
-        return shlex.join(["python", "-m", "project.fit", *self._typed])
+        return shlex.join(["python", "-m", "project.fit", *redact_options(self._typed)])

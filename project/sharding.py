@@ -29,6 +29,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
 
+    def teardown(self) -> None:
+        """Wait for what is being saved, which Lightning's strategy does not."""
+        super().teardown()
+        self.checkpoint_io.teardown()
+
 
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a net in place, each of its top-level blocks on its own; a net that is sharded stays as it is."""

@@ -36,7 +36,7 @@ from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
 from project.tracking.recovery import is_held, recover_all, recover_run
-from project.tracking.secrets import redact
+from project.tracking.secrets import redact, redact_options, redact_setting
 
 _MODULE = "project.fit"
 
@@ -104,7 +104,7 @@ class Sweep:
         """Make the study, or go on with it if it searches the same."""
         ranges = {f"search.{key}": str(d) for key, d in self.space.distributions.items()}
         fixed = {
-            key: str(value)
+            key: redact_setting(key, str(value))
             for key, value in flatten(built.config).items()
             if key not in self.space.distributions and not key.endswith(".root")
         }
@@ -194,7 +194,7 @@ class Sweep:
 
     @staticmethod
     def _command() -> str:
-        return shlex.join(["python", "-m", "project.sweep", *sys.argv[1:]])
+        return shlex.join(["python", "-m", "project.sweep", *redact_options(sys.argv[1:])])
 
 
 def _logged(fit_options: Sequence[str]) -> list[str]:

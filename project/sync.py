@@ -10,7 +10,8 @@ from rich.console import Console
 from project.errors import answered
 from project.terminal import quiet
 from project.tracking import store
-from project.tracking.recovery import dead_spools, recover
+from project.tracking.recovery import close_without_spool, dead_spools, recover
+from project.tracking.secrets import redact
 
 
 def main() -> None:
@@ -20,15 +21,19 @@ def main() -> None:
     with answered():
         client = store.connect()
     delivered, kept = 0, 0
-    for spool in dead_spools():
-        run_id = spool.run_id
-        if recover(client, spool):
-            delivered += 1
-            console.print(f"run {run_id}: delivered", soft_wrap=True)
-        else:
+    for spool in dead_spools(of_all_hosts=True):
+        if trouble := recover(client, spool):
             kept += 1
-            console.print(f"run {run_id}: the store stopped answering; kept in {spool.folder}", soft_wrap=True)
+            console.print(f"run {spool.run_id}: kept in {spool.folder}; the store says: {trouble}", soft_wrap=True)
+        else:
+            delivered += 1
+            console.print(f"run {spool.run_id}: delivered", soft_wrap=True)
+    close_without_spool(client)
     console.print(f"{delivered} delivered, {kept} kept")
+    if kept:
+        console.print(
+            f"the store is {redact(store.tracking_uri())}; MLFLOW_TRACKING_URI names another one", soft_wrap=True
+        )
     sys.exit(1 if kept else 0)
 
 

@@ -3,7 +3,7 @@
 from project.checkpoints.checkpoint import RunCheckpoint, newest_checkpoint
 from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
-from project.checkpoints.interrupt import Interrupted, Interrupts
+from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
 from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "RunCheckpoint",
     "check_fits",
     "check_not_complete",
+    "exit_code",
     "newest_checkpoint",
 ]

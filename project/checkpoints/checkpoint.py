@@ -63,19 +63,13 @@ class RunCheckpoint(ModelCheckpoint):
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
 
-    @override
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        trainer.strategy.checkpoint_io.teardown()  # FSDP's strategy does not; what is next reads the files
-
 
 def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
-    """The newest valid checkpoint; damaged ones are named and passed over, unfinished ones removed.
+    """The newest valid checkpoint; damaged ones are named and passed over.
 
     Raises:
         FileNotFoundError: There is none, and one is required.
     """
-    for unfinished in folder.glob(".*.ckpt.tmp"):  # of a process that was killed
-        unfinished.unlink(missing_ok=True)
     for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
         if is_valid(path):
             return path

@@ -9,7 +9,7 @@ import os
 import zipfile
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -62,11 +62,24 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def teardown(self) -> None:
         """Wait until everything is on disk."""
         while self._waiting:
-            self._waiting.popleft().result()
+            wait([self._waiting[0]])  # a signal here forgets nothing
+            work = self._waiting.popleft()
+            if work.exception():
+                self._waiting.clear()  # what came after it has not been done
+                self._saved = None
+            work.result()
 
     def _submit(self, work: Callable[[], None]) -> None:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._waiting.append(self._thread.submit(work))
+        before = self._waiting[-1] if self._waiting else None
+        self._waiting.append(self._thread.submit(lambda: _after(before, work)))
+
+
+def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
+    """Do what depends on the work before it: a checkpoint that could not be written replaces none."""
+    if before is not None:
+        before.result()
+    work()
 
 
 def _check_and_write(path: Path, state: dict[str, Any]) -> None:

@@ -2,75 +2,110 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed import ProcessGroup
 
 from project.checkpoints.checkpoint import LAST
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_STUCK_AFTER_S = 2.0
 
 
 class Interrupted(SystemExit):
     """Training stops because of a signal; the exit code is that of the signal."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM))
+        super().__init__(exit_code(signum))
+
+
+def exit_code(signum: int) -> int:
+    """130 after Ctrl-C, 143 after the other signals."""
+    return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
 
 class Interrupts(Callback):
     """Answers signals. Ranks agree at the end of each batch, so that none waits for another for ever.
 
     Between the loops a signal stops the process at once. A second Ctrl-C does so anywhere.
+
+    Attributes:
+        signum: The signal that came; 0 before.
+        agreed: Whether all ranks stop because of it.
+        on_stuck: Called, in a thread, with a signal that Python cannot answer for seconds between the loops, as it
+            is in a call that waits for another rank.
     """
 
     def __init__(self) -> None:
+        self.on_stuck: Callable[[int], None] | None = None
         self.signum = 0
+        self.agreed = False
         self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
+        self._told: int | None = None
         self._in_loop = False
         self._group: ProcessGroup | None = None
 
     def listen(self) -> None:
-        """Take over the signals; Lightning takes them back at the start of every loop."""
+        """Take over the signals."""
         for signum in _SIGNALS:
             signal.signal(signum, self._received)
+        if self._told is None:
+            told, self._told = os.pipe()
+            os.set_blocking(self._told, False)
+            signal.set_wakeup_fd(self._told)
+            threading.Thread(target=self._watch, args=[told], name="interrupts", daemon=True).start()
+
+    def _watch(self, told: int) -> None:
+        while signums := os.read(told, 1):
+            sleep(_STUCK_AFTER_S)
+            stuck = signums[0] in _SIGNALS and not self.signum and not self._in_loop
+            if stuck and self.on_stuck is not None:
+                self.on_stuck(signums[0])
+        os.close(told)
 
     def no_longer_listen(self) -> None:
         """Give the signals back to what answered them before."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        self.on_stuck = None
+        if self._told is not None:
+            signal.set_wakeup_fd(-1)
+            told, self._told = self._told, None
+            os.close(told)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum and signum == signal.SIGINT:
-            os._exit(128 + signal.SIGINT)
+        if self.signum == signum == signal.SIGINT:
+            os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:
             raise Interrupted(signum)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning's handler of SIGTERM runs a collective, which hangs when one rank alone is told.
+        trainer._signal_connector.register_signal_handlers = self.listen  # type: ignore[method-assign]
         if trainer.world_size > 1 and self._group is None:
             # Apart from the gradients': a flag on a GPU would make every step wait for the one before.
             self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))
 
-    def _loop_starts(self) -> None:
-        self.listen()
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._in_loop = True
 
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loop_starts()
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loop_starts()
+        self._in_loop = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loop_starts()
+        self._in_loop = True
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._loop_starts()
+        self._in_loop = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,7 +125,8 @@ class Interrupts(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self._asked():
-            self._stop(trainer, save=trainer.global_step > 0 and not trainer.sanity_checking)
+            in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+            self._stop(trainer, save=in_training and trainer.global_step > 0)
 
     def on_test_batch_end(
         self,
@@ -123,7 +159,7 @@ class Interrupts(Callback):
     def _stop(self, trainer: Trainer, *, save: bool) -> None:
         if save:
             _save(trainer)
-        self._in_loop = False
+        self._in_loop, self.agreed = False, True
         raise Interrupted(self.signum)
 
 

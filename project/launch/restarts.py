@@ -9,6 +9,7 @@ from project.tracking import store
 
 TAG = "torchrun"
 RESTART_OF = "PROJECT_RESTART_OF"
+RUN = "PROJECT_RUN_ID"
 
 
 def launch_tag() -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from project.search.reporter import Reporter
+from project.tracking.secrets import redact
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def run_trial(connection: Connection, work: Assignment) -> None:
         ends = {0: ("done", reporter.values()), 143: ("pruned",) if reporter.pruned else ("stopped",)}
         _say(connection, ends.get(int(end.code or 0), ("failed", f"exit code {end.code}: {_last_line(work.log)}")))
     except BaseException as error:
-        traceback.print_exc()
-        _say(connection, ("failed", f"{type(error).__name__}: {' '.join(str(error).split())}"))
+        print(redact(traceback.format_exc()), file=sys.stderr)
+        _say(connection, ("failed", redact(f"{type(error).__name__}: {' '.join(str(error).split())}")))
         raise SystemExit(1) from error
     else:
         _say(connection, ("done", reporter.values()))

@@ -6,69 +6,116 @@ Replaying a record changes nothing: metrics keep their first timestamps, by whic
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from time import monotonic
+from functools import cache
+from math import inf
+from time import monotonic, thread_time
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.models.model import MLMODEL_FILE_NAME
 
-from project.tracking.spool import Record, Spool
-
-# A store that is gone shows as one of these; requests' errors are OSErrors.
-STORE_ERRORS = (MlflowException, OSError)
+from project.tracking.model_delivery import send_model, show_model_of
+from project.tracking.secrets import redact
+from project.tracking.spool import LANES, Record, Spool
+from project.tracking.store import patience
 
 _METRICS_A_BATCH = 1000
 _LOOK_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
 _TRY_AGAIN_S = 5.0
-_REFUSALS = range(400, 500)
-_PASSING = (401, 403, 408, 429)
+_SHOW_EVERY_S = 0.1
+# The rest of MLflow's errors pass: a server that is overloaded, a wrong password, another store at this address.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 
 _log = logging.getLogger(__name__)
 
 
+class StoreAwayError(Exception):
+    """The store does not take a record now, but may do so later."""
+
+
 def deliver(spool: Spool, client: MlflowClient) -> Iterator[float]:
-    """Send what the store lacks, and yield the seconds that each request took.
+    """Send what the store lacks, and yield the seconds of this thread's time that each request took.
 
     What the store refuses for good is reported and passed over, so that it holds up nothing behind it.
 
     Raises:
-        MlflowException, OSError: The store does not answer. What it has is marked as delivered.
+        StoreAwayError: The store does not take it now. What it has is marked as delivered.
     """
-    for records, offset in _batches(spool):
-        start = monotonic()
+    trouble: list[Exception] = []
+    for lane in LANES:
         try:
+            yield from _deliver_lane(spool, client, lane)
+        except Exception as error:  # noqa: BLE001  # stores of artifacts have errors of their own libraries
+            trouble.append(error)
+    if trouble:
+        raise StoreAwayError(redact((str(trouble[0]).splitlines() or [repr(trouble[0])])[0])) from trouble[0]
+
+
+def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[float]:
+    for records, offset in _batches(spool, lane):
+        start = thread_time()
+        if records:
             _send(spool, client, records)
-        except MlflowException as error:
-            status = error.get_http_status_code()
-            if status not in _REFUSALS or status in _PASSING:
-                raise
-            _log.warning("the store refuses part of run %s: %s", spool.run_id, str(error).splitlines()[0])
-        spool.mark_delivered(offset)
-        yield monotonic() - start
+        spool.mark_delivered(lane, offset)
+        yield thread_time() - start
 
 
-def _batches(spool: Spool) -> Iterator[tuple[list[Record], int]]:
+def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
     """Group consecutive metrics; any other record stands alone."""
     batch: list[Record] = []
-    count = behind = 0
-    for record, offset in spool.undelivered():
-        if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_A_BATCH):
-            yield batch, behind
-            batch, count = [], 0
-        if "metrics" in record:
-            batch.append(record)
-            count += len(record["metrics"])
-        else:
-            yield [record], offset
+    count, behind, done = 0, 0, 0
+    for record, offset in spool.undelivered(lane):
+        if record is not None:
+            if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_A_BATCH):
+                yield batch, behind
+                batch, count = [], 0
+            if "metrics" in record:
+                batch.append(record)
+                count += len(record["metrics"])
+            else:
+                yield [record], offset
+                done = offset
         behind = offset
-    if batch:
+    if behind > done:
         yield batch, behind
 
 
 def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
+    try:
+        _send_whole(spool, client, records)
+    except MlflowException as error:
+        if error.error_code not in _REFUSALS:
+            raise
+        if parts := _halves(records):
+            # One of them is to blame: a metric whose name MLflow does not take, say.
+            for part in parts:
+                _send(spool, client, part)
+        else:
+            _warn_once(f"the store refuses part of run {spool.run_id}: {str(error).splitlines()[0]}")
+
+
+def _halves(records: list[Record]) -> list[list[Record]]:
+    """Split metrics, parameters or tags in two; empty where there is one alone, or a record of another kind."""
+    kind = next(iter(records[0]))
+    if kind not in ("metrics", "params", "tags"):
+        return []
+    single = [record | {kind: {key: value}} for record in records for key, value in record[kind].items()]
+    if len(single) == 1:
+        return []
+    middle = len(single) // 2
+    parts = single[:middle], single[middle:]
+    if kind == "metrics":
+        return list(parts)
+    return [[{kind: {key: value for one in part for key, value in one[kind].items()}}] for part in parts]
+
+
+@cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
     run_id, record = spool.run_id, records[0]
     match next(iter(record)):
         case "metrics":
@@ -77,89 +124,73 @@ def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
                 for record in records
                 for key, value in record["metrics"].items()
             ]
-            client.log_batch(run_id, metrics=metrics)
+            client.log_batch(run_id, metrics=metrics, synchronous=True)
         case "params":
-            client.log_batch(run_id, params=[Param(key, value) for key, value in record["params"].items()])
+            params = [Param(key, value) for key, value in record["params"].items()]
+            client.log_batch(run_id, params=params, synchronous=True)
         case "tags":
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in record["tags"].items()])
+            tags = [RunTag(key, value) for key, value in record["tags"].items()]
+            client.log_batch(run_id, tags=tags, synchronous=True)
         case "file":
             folder = record["file"].rpartition("/")[0]
-            client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
+            client.get_run(run_id)  # a store that is gone shows here, in seconds
+            with patience():
+                client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
         case "dataset":
             dataset = Dataset(**record["dataset"])
             client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         case "model":
-            _send_model(spool, client, record["model"])
+            send_model(client, run_id, spool.files / record["model"])
         case "model_of":
-            known, models = _models_of(client, run_id), _models_of(client, record["model_of"])[-1:]
-            client.log_outputs(run_id, [LoggedModelOutput(model, step=0) for model in models if model not in known])
+            show_model_of(client, run_id, record["model_of"])
         case "status":
             client.set_terminated(run_id, record["status"], end_time=record["time_ms"])
 
 
-def _models_of(client: MlflowClient, run_id: str) -> list[str]:
-    outputs = client.get_run(run_id).outputs
-    return [model.model_id for model in outputs.model_outputs] if outputs else []
-
-
-def _send_model(spool: Spool, client: MlflowClient, name: str) -> None:
-    run = client.get_run(spool.run_id)
-    folder = spool.files / name
-    logged = client.create_logged_model(
-        run.info.experiment_id, name=name, source_run_id=spool.run_id, params=run.data.params
-    )
-    description = Model.load(str(folder))
-    description.run_id, description.model_id = spool.run_id, logged.model_id
-    description.artifact_path = logged.artifact_location
-    description.save(str(folder / MLMODEL_FILE_NAME))
-    client.log_model_artifacts(logged.model_id, str(folder))
-    client.finalize_logged_model(logged.model_id, "READY")
-    scores = [m for m in run.data._metric_objs if m.key.startswith(("val/", "test/"))]  # with their timestamps
-    client.log_batch(
-        spool.run_id, [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
-    )
-    client.log_outputs(spool.run_id, [LoggedModelOutput(logged.model_id, step=0)])
-
-
 class Courier(threading.Thread):
-    """Delivers in the background while the run goes on, in a small share of the time."""
+    """Delivers in the background while the run goes on, in a small share of the time, and all the rest at its end.
+
+    `trouble` is why the store does not take what is delivered now; empty when it does.
+    """
 
     def __init__(self, spool: Spool, client: MlflowClient) -> None:
         super().__init__(name="courier", daemon=True)
         self._spool, self._client = spool, client
-        self._stopping = threading.Event()
+        self._draining, self._given_up = threading.Event(), threading.Event()
+        self.trouble = ""
 
     def run(self) -> None:
-        """Deliver until `drain`."""
-        rest = _LOOK_EVERY_S
-        while not self._stopping.wait(rest):
-            rest = _LOOK_EVERY_S
-            try:
-                for seconds in deliver(self._spool, self._client):
-                    # Python runs one thread at a time: what this one takes, training loses.
-                    if self._stopping.wait(seconds / _SHARE_OF_TIME):
-                        return
-            except STORE_ERRORS as error:
-                if rest < _TRY_AGAIN_S:
-                    _log.debug("the store does not answer: %s", error)
-                rest = _TRY_AGAIN_S
+        """Deliver until everything is delivered after `drain` was called."""
+        while not self._draining.wait(_TRY_AGAIN_S if self.trouble else _LOOK_EVERY_S):
+            self._deliver()
+        self._deliver()
 
-    def drain(self, progress: Callable[[float], None]) -> bool:
-        """Stop working in the background and deliver the rest at once.
+    def _deliver(self) -> None:
+        try:
+            for seconds in deliver(self._spool, self._client):
+                # Python runs one thread at a time: what this one takes, training loses.
+                self._draining.wait(seconds / _SHARE_OF_TIME)
+                if self._given_up.is_set():
+                    return
+            self.trouble = ""
+        except StoreAwayError as error:
+            self.trouble = str(error)
+
+    def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:
+        """Wait while the rest is delivered at once.
 
         Args:
             progress: Told the share that is delivered, in [0, 1].
+            within_s: Longest wait in seconds.
 
         Returns:
-            Whether the store has everything.
+            Whether it is done: with everything, or with what the store takes now. Else a request is under way.
         """
-        self._stopping.set()
-        self.join()
-        waiting = max(1, self._spool.waiting)
-        try:
-            for _ in deliver(self._spool, self._client):
-                progress(1 - self._spool.waiting / waiting)
-        except STORE_ERRORS as error:
-            _log.debug("the store does not answer: %s", error)
-            return False
-        return True
+        self._spool.flush()
+        waiting, deadline = max(1, self._spool.waiting), monotonic() + within_s
+        self._draining.set()
+        while self.is_alive() and monotonic() < deadline:
+            self.join(_SHOW_EVERY_S)
+            progress(1 - self._spool.waiting / waiting)
+        self._given_up.set()
+        return not self.is_alive()

@@ -6,8 +6,10 @@ Nothing here waits for the store after the run is created, and nothing raises in
 """
 
 import json
+import logging
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 from time import time
 from typing import Any
@@ -32,6 +34,9 @@ _CHANGED = "resumed."
 _PARAMS_A_RECORD = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
+_LONGEST_GOODBYE_S = 4.0
+
+_log = logging.getLogger(__name__)
 
 
 class MLflowLogger(Logger):
@@ -69,7 +74,7 @@ class MLflowLogger(Logger):
         run = client.create_run(
             experiment, run_name=self.run_name, tags=resolve_tags({**git_tags, **tags, **owner_tags()})
         )
-        self._open(client, run.info.run_id)
+        self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
         if diff:
             self.log_text(diff, "git.diff")
@@ -77,22 +82,23 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
         """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
+        spool = Spool(store.spool_folder(run_id))  # refused while another process has it
         run = client.get_run(run_id)
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
         changed = {f"{_CHANGED}{key}": value for key, value in now.items() if value != known.get(key)}
+        for tag, value in owner_tags().items():  # before the run is RUNNING, or others take its process for dead
+            client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
         for tag in {"error", "traceback"} & set(run.data.tags):
             client.delete_tag(run_id, tag)
         steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
-        self._open(client, run_id, first_step=max(steps, default=-1) + 1)
-        self.set_tags({"resumed": command, **changed, **owner_tags()})
+        self._open(client, spool, first_step=max(steps, default=-1) + 1)
+        self.set_tags({"resumed": command, **changed})
 
-    def _open(self, client: MlflowClient, run_id: str, first_step: int = 0) -> None:
-        self._run_id = run_id
-        self.spool = Spool(store.spool_folder(run_id))
-        store.be_impatient()
-        self._courier = Courier(self.spool, client)
+    def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
+        self._run_id, self.spool = spool.run_id, spool
+        self._courier = Courier(spool, client)
         self._courier.start()
         self._system = SystemMetrics(self.log_metrics, first_step)
         self._system.start()
@@ -128,16 +134,12 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_text(self, text: str, path: str) -> None:
         """Store a text as an artifact of the run."""
-        if (file := self._file(path)) is not None:
-            file.write_text(redact(text), encoding="utf-8")
-            self._append(file=path)
+        self._keep(path, lambda file: file.write_text(redact(text), encoding="utf-8"))
 
     @rank_zero_only
     def log_figure(self, figure: Figure, path: str) -> None:
         """Store a picture as an artifact of the run."""
-        if (file := self._file(path)) is not None:
-            figure.savefig(file)
-            self._append(file=path)
+        self._keep(path, figure.savefig)
 
     @rank_zero_only
     def log_saved_model(self, name: str) -> None:
@@ -160,15 +162,27 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, and deliver what is waiting as far as the store answers."""
+        """Close the run as FINISHED, FAILED or KILLED, and deliver what is waiting as far as the store answers.
+
+        A run that fails or is interrupted has seconds for it. Its status goes first.
+        """
         if self.spool is None:
             return
         self._system.stop()
         self._append(status=status, time_ms=int(time() * 1000))
-        with Draining(self.spool) as progress:
-            delivered = self._courier.drain(progress)
-        self.spool.close(remove=delivered)
+        with Draining(self.spool, lambda: self._courier.trouble) as progress:
+            done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
+        if done:  # else the lock is held until the process ends, and its last request with it
+            self.spool.close(remove=not self.spool.waiting)
         self.spool = None
+
+    def _keep(self, path: str, write: Callable[[Path], object]) -> None:
+        try:
+            if (file := self._file(path)) is not None:
+                write(file)
+                self._append(file=path)
+        except OSError as error:  # a full disk ends no training
+            _log.warning("the artifact %s cannot be written: %s", path, error)
 
     def _file(self, path: str) -> Path | None:
         if self.spool is None:

@@ -7,7 +7,7 @@ import psutil
 from project.tracking.spool import Spool
 
 HOST, _PID, _STARTED = "process.host", "process.pid", "process.started"
-_CLOCKS_DIFFER_S = 1.0
+_CLOCKS_DIFFER_S = 60.0  # they are set, and a process id comes again only later
 
 
 def owner_tags(pid: int | None = None) -> dict[str, str]:

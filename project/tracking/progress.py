@@ -13,10 +13,15 @@ _WORTH_A_BAR_S = 1.0
 
 
 class Draining:
-    """A progress bar that appears when delivery takes more than a second, and a report at the end."""
+    """A progress bar that appears when delivery takes more than a second, and a report at the end.
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    Args:
+        spool: What is delivered.
+        trouble: Says why the store does not take it; empty when it does.
+    """
+
+    def __init__(self, spool: Spool, trouble: Callable[[], str]) -> None:
+        self._spool, self._trouble = spool, trouble
         self._start = monotonic()
         self._bar: Progress | None = None
         self._console = Console(stderr=True, highlight=False)
@@ -41,8 +46,8 @@ class Draining:
             self._console.print(f"delivered to MLflow in {seconds:.1f} s after training")
         if self._spool.waiting:
             self._console.print(
-                f"the MLflow store does not answer; what it lacks is kept in {self._spool.folder}\n"
-                "deliver it with: python -m project.sync",
+                f"the MLflow store does not have everything yet ({self._trouble() or 'there was no time'}); the rest "
+                f"is kept in {self._spool.folder}\ndeliver it with: python -m project.sync",
                 style="yellow",
                 soft_wrap=True,
             )

@@ -14,7 +14,9 @@ def git_state() -> tuple[dict[str, str], str]:
     if not commit:
         return {}, ""
     dirty = bool(_git("status", "--porcelain"))
-    return {"git.commit": commit, "git.dirty": str(dirty).lower()}, _git("diff", "HEAD") if dirty else ""
+    return {"git.commit": commit, "git.dirty": str(dirty).lower()}, _git(
+        "diff", "--no-ext-diff", "--no-color", "HEAD"
+    ) if dirty else ""
 
 
 @cache
@@ -25,7 +27,9 @@ def packages() -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        run = subprocess.run(["git", "-C", _HERE, *arguments], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            ["git", "-C", _HERE, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
     except FileNotFoundError:  # no git on this machine
         return ""
     return run.stdout if run.returncode == 0 else ""

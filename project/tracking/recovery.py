@@ -8,17 +8,20 @@ from filelock import Timeout
 from mlflow import MlflowClient
 
 from project.tracking import store
-from project.tracking.delivery import STORE_ERRORS, deliver
+from project.tracking.delivery import StoreAwayError, deliver
 from project.tracking.owner import HOST, is_alive
-from project.tracking.spool import Spool
+from project.tracking.spool import Spool, remove_delivered
 
 _A_MOMENT_S = 5.0
 
 
-def dead_spools() -> Iterator[Spool]:
-    """Take hold, one by one, of this host's spools that no process writes any more."""
+def dead_spools(*, of_all_hosts: bool = False) -> Iterator[Spool]:
+    """Take hold, one by one, of spools that no process writes any more: this host's, or all in this folder.
+
+    A lock of another host may not be seen here, which depends on the filesystem.
+    """
     for folder in sorted(store.spool_folder("").glob("[!.]*/")):
-        if Spool.host_of(folder) != Spool.this_host():
+        if not of_all_hosts and Spool.host_of(folder) != Spool.this_host():
             continue
         try:
             spool = Spool(folder, new=False)
@@ -27,40 +30,45 @@ def dead_spools() -> Iterator[Spool]:
         yield spool
 
 
-def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> bool:
+def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> str:
     """Deliver a dead run; give it a status where it has none.
 
     Returns:
-        Whether the store has everything; if not, the spool stays.
+        Why the store does not take it, in which case the spool stays; empty when the store has everything.
     """
-    for unfinished in store.checkpoint_folder(spool.folder.name).glob(".*.tmp"):
+    for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
-    last = spool.last_record()
-    if last is None or "status" not in last:
-        spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
+    _close_as(spool, status)
     try:
         for _ in deliver(spool, client):
             pass
-    except STORE_ERRORS:
+    except StoreAwayError as error:
         spool.close(remove=False)
-        return False
+        return str(error)
     spool.close(remove=True)
-    return True
+    return ""
+
+
+def _close_as(spool: Spool, status: str) -> None:
+    last = spool.last_record()
+    if last is None or "status" not in last:
+        spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
 
 
 def recover_all(client: MlflowClient) -> None:
     """Close this host's dead runs; what the store does not take now stays for the next time."""
+    remove_delivered(store.spool_folder(""))
     for spool in dead_spools():
         recover(client, spool)
-    _close_without_spool(client)
+    close_without_spool(client)
 
 
-def _close_without_spool(client: MlflowClient) -> None:
+def close_without_spool(client: MlflowClient) -> None:
     """Close runs whose process died before it had a spool, or whose spool was taken away."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{Spool.this_host()}'"
     for run in client.search_runs(experiments, ours):
-        if not is_alive(run.data.tags):
+        if not is_alive(run.data.tags) and not store.spool_folder(run.info.run_id).exists():
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -83,7 +91,13 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
     except (Timeout, FileNotFoundError):
         return
     spool.append({"tags": {"error": reason}})
-    recover(store.connect(), spool, status)
+    _close_as(spool, status)
+    try:
+        client = store.connect()
+    except OSError:  # the store is away, too: the next command, or `sync`, delivers
+        spool.close(remove=False)
+    else:
+        recover(client, spool)
 
 
 def _last_sign_of_life(folder: Path) -> float:

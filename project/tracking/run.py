@@ -27,8 +27,8 @@ def ended_truly(trainer: Trainer) -> Iterator[None]:
     except BaseException as error:
         if logger is not None:
             lines = traceback.format_exception(error)
-            logger.log_text("".join(lines), "traceback.txt")
             logger.set_tags({"error": "".join(lines[-1:]).strip(), "traceback": "".join(lines[-_LAST_LINES:])})
+            logger.log_text("".join(lines), "traceback.txt")
         raise
     finally:
         if logger is not None:

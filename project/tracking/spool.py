@@ -1,12 +1,15 @@
 """The spool: what a run logs, in a folder on disk, until the store has it.
 
-    append(record) -> mlruns/spool/RUN_ID/log.jsonl    one JSON record a line, appended by one write
-                      mlruns/spool/RUN_ID/files/       artifacts and the model
-                      mlruns/spool/RUN_ID/delivered    bytes of the log that the store has
-                      mlruns/spool/RUN_ID/lock         held while the run's process lives
-                      mlruns/spool/RUN_ID/host         where that process lives or lived
+    append(record) -> mlruns/spool/RUN_ID/log.jsonl         one JSON record a line, appended by one write
+                      mlruns/spool/RUN_ID/files/            artifacts and the model
+                      mlruns/spool/RUN_ID/delivered-LANE    bytes of the log that the store has, of one lane
+                      mlruns/spool/RUN_ID/lock              held while the run's process lives
+                      mlruns/spool/RUN_ID/host              where that process lives or lived
 
-A record that is in the file survives the death of the process. A torn last line is the only loss there is.
+A record's first key is its kind. Kinds are delivered in lanes, each in its own time: an artifact that is not taken
+holds up no metric, and a backlog of metrics does not hold up the status.
+
+A record that is in the file survives the death of the process: a torn last line is all that it can lose.
 """
 
 import json
@@ -22,6 +25,12 @@ from typing import Any
 from filelock import FileLock
 
 Record = dict[str, Any]
+
+LANES = {
+    "state": ("tags", "status"),
+    "metrics": ("metrics", "params", "dataset"),
+    "files": ("file", "model", "model_of"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -76,56 +85,84 @@ class Spool:
         """Write a record; never raises. What a full disk refuses is kept in memory and tried again."""
         with self._writing:
             self._unwritten += json.dumps(record).encode() + b"\n"
-            try:
-                written = os.write(self._descriptor, self._unwritten)
-            except OSError as error:
-                written = 0
-                if not self._refused:
-                    _log.warning("cannot write %s (%s); logging goes on in memory", self._log, error)
-                self._refused = True
-            self._unwritten = self._unwritten[written:]
-            self._refused = self._refused and bool(self._unwritten)
+            self._write()
 
-    @property
-    def delivered(self) -> int:
-        """Bytes of the log that the store has."""
-        path = self.folder / "delivered"
-        return int(path.read_text()) if path.exists() else 0
+    def flush(self) -> None:
+        """Try again to write what a full disk has refused."""
+        with self._writing:
+            self._write()
 
-    def mark_delivered(self, offset: int) -> None:
-        """Remember that the store has the first `offset` bytes of the log."""
-        new = self.folder / "delivered.new"
+    def _write(self) -> None:
+        try:
+            written = os.write(self._descriptor, self._unwritten)
+        except OSError as error:
+            written = 0
+            if not self._refused:
+                _log.warning("cannot write %s (%s); logging goes on in memory", self._log, error)
+            self._refused = True
+        self._unwritten = self._unwritten[written:]
+        self._refused = self._refused and bool(self._unwritten)
+
+    def delivered(self, lane: str) -> int:
+        """Bytes of the log that the store has, as far as they are of this lane."""
+        try:
+            return int((self.folder / f"delivered-{lane}").read_text())
+        except (FileNotFoundError, ValueError):  # a crash of the machine may leave it empty; replaying changes nothing
+            return 0
+
+    def mark_delivered(self, lane: str, offset: int) -> None:
+        """Remember that the store has this lane's records in the first `offset` bytes of the log."""
+        new = self.folder / f"delivered-{lane}.new"
         new.write_text(str(offset))
-        new.replace(self.folder / "delivered")
+        new.replace(self.folder / f"delivered-{lane}")
 
-    def undelivered(self) -> Iterator[tuple[Record, int]]:
-        """Yield the records that the store lacks, each with the offset behind it."""
+    def undelivered(self, lane: str) -> Iterator[tuple[Record | None, int]]:
+        """Yield the records that the store lacks, each with the offset behind it, None for those of other lanes."""
+        kinds = [f'{{"{kind}"'.encode() for kind in LANES[lane]]
         with self._log.open("rb") as log:
-            offset = log.seek(self.delivered)
+            offset = log.seek(self.delivered(lane))
             for line in log:
                 if not line.endswith(b"\n"):
                     return
                 offset += len(line)
-                yield json.loads(line), offset
+                yield self._read(line) if any(map(line.startswith, kinds)) else None, offset
 
     def last_record(self) -> Record | None:
         """The newest whole record."""
         lines = self._log.read_bytes().splitlines()
-        return json.loads(lines[-1]) if lines else None
+        return self._read(lines[-1]) if lines else None
+
+    def _read(self, line: bytes) -> Record | None:
+        try:
+            record: Record = json.loads(line)
+        except ValueError:  # a disk, or a crash of the machine, has damaged it
+            _log.warning("%s has a damaged line of %s bytes, which is left out", self._log, len(line))
+            return None
+        return record
 
     @property
     def waiting(self) -> int:
-        """Bytes of the log that the store lacks."""
-        return self._log.stat().st_size - self.delivered
+        """Bytes of the log that the store lacks, in the lane that is furthest behind."""
+        written = self._log.stat().st_size
+        return len(self._unwritten) + max(max(0, written - self.delivered(lane)) for lane in LANES)
 
     def close(self, *, remove: bool) -> None:
         """Give the lock back; remove the folder when all of it is delivered."""
+        if self._unwritten:
+            _log.warning("%s lacks its last %s bytes: the disk did not take them", self._log, len(self._unwritten))
         os.close(self._descriptor)
         if remove:
             # Out of sight at once: what others find is never half of a spool.
-            gone = self.folder.rename(self.folder.with_name(f".{self.run_id}"))
-            shutil.rmtree(gone)
+            self.folder.rename(self.folder.with_name(f".{self.run_id}"))
+            remove_delivered(self.folder.parent)
         self._lock.release()
+
+
+def remove_delivered(spools: Path) -> None:
+    """Remove what delivered spools have left in their folder."""
+    for _ in range(3):  # another process that tries the lock of one may put it back, once
+        for gone in spools.glob(".*/"):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _drop_torn_line(log: Path) -> None:

@@ -16,7 +16,9 @@ from project.tracking.secrets import redact
 HOME = Path("mlruns")
 CONFIG_FILE = "config.yaml"
 # MLflow reads these at each request; its own patience is seven retries of up to two minutes.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5"}
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
+_TIMEOUT_OF_A_FILE_S = 120
 
 
 def tracking_uri() -> str:
@@ -34,19 +36,15 @@ def spool_folder(run_id: str) -> Path:
     return HOME / "spool" / run_id
 
 
-def be_impatient() -> None:
-    """Make MLflow give up on a request after seconds; the spool tries again. Settings of the user's stay."""
-    for name, value in _PATIENCE.items():
-        os.environ.setdefault(name, value)
-
-
 def connect() -> MlflowClient:
-    """Open the store and ask it something.
+    """Open the store and ask it something. From here on MLflow gives up after seconds, unless the user has said else.
 
     Raises:
         OSError: It does not answer within seconds.
     """
     uri = tracking_uri()
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     try:
         HOME.mkdir(exist_ok=True)
         # MLflow makes a database's tables at the first look; two processes at once would break each other's.
@@ -55,7 +53,7 @@ def connect() -> MlflowClient:
         raise OSError(
             f"cannot write in {HOME.absolute()} ({error.strerror}); start from a folder where you may write"
         ) from error
-    with lock, _impatient():
+    with lock:
         _check_uri(uri)
         try:
             client = MlflowClient(uri)
@@ -72,12 +70,12 @@ def connect() -> MlflowClient:
 def _check_uri(uri: str) -> None:
     """Find out at once what MLflow notices after minutes, or too late."""
     scheme, colon, path = uri.partition(":")
-    if not colon or scheme == "file":
+    if scheme == "file" or not (colon or scheme == "databricks"):
         raise ValueError(
             f"MLFLOW_TRACKING_URI: got the folder {uri}, where MLflow tracks no more; use sqlite:///{uri}/mlflow.db"
         )
     if scheme == "sqlite":
-        path = path.removeprefix("///")
+        path = path.removeprefix("///").partition("?")[0]
         if path in ("", "//", ":memory:"):
             raise ValueError(
                 f"MLFLOW_TRACKING_URI: got {uri}, which is gone with the process; use sqlite:///mlruns/mlflow.db"
@@ -139,7 +137,13 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         folder = (HOME / "artifacts" / name).absolute().as_uri() if local else None
         # The UI opens such an experiment as model training, with charts.
         tags = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(name, artifact_location=folder, tags=tags))
+        try:
+            return str(client.create_experiment(name, artifact_location=folder, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another process just now
+                raise
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
             f"the MLflow experiment {name!r} is deleted; restore it: MLFLOW_TRACKING_URI={redact(tracking_uri())} "
@@ -149,14 +153,14 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _PATIENCE}
-    os.environ.update(_PATIENCE)
+def patience() -> Iterator[None]:
+    """Give MLflow minutes for a request: a server that is handed a large file says nothing until it has stored it."""
+    before = os.environ.get(_TIMEOUT)
+    os.environ[_TIMEOUT] = str(max(int(before or 0), _TIMEOUT_OF_A_FILE_S))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        if before is None:
+            del os.environ[_TIMEOUT]
+        else:
+            os.environ[_TIMEOUT] = before

@@ -56,7 +56,7 @@ class Throughput(Callback):
             window.seconds += now - self._start
             window.wait_s += waited - self._waited
         self._start, self._waited = now, waited
-        if trainer.global_step % self._every_n_steps == 0:
+        if self._every_n_steps and trainer.global_step % self._every_n_steps == 0:
             pl_module.log("throughput/images_per_second", self._window.images / self._window.seconds)
             pl_module.log("data/wait_fraction", self._window.wait_s / self._window.seconds)
             self._window = _Window()

@@ -154,9 +154,9 @@ def test_replay_changes_nothing(workplace: Path) -> None:
     for step in range(2500):
         spool.append({"metrics": {"loss": float("nan") if step == 7 else step / 3}, "step": step, "time_ms": step + 1})
     spool.append({"params": {"lr": "0.1"}})
-    middle = [offset for _, offset in spool.undelivered()][1700]
+    middle = [offset for _, offset in spool.undelivered("metrics")][1700]
     for offset in (0, 0, middle):  # as after a crash between delivering and remembering it
-        spool.mark_delivered(offset)
+        spool.mark_delivered("metrics", offset)
         list(deliver(spool, client))
     assert len(points(client, run_id, "loss")) == 2500
     assert spool.waiting == 0
@@ -244,7 +244,7 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
         signal.signal(signal.SIGXFSZ, handler)
     assert caplog.text.count("logging goes on in memory") == 1
     spool.append({"metrics": {"loss": 0.5}, "step": 100, "time_ms": 1})
-    assert [record["step"] for record, _ in spool.undelivered()] == list(range(101))
+    assert [record["step"] for record, _ in spool.undelivered("metrics") if record] == list(range(101))
     spool.close(remove=True)
 
 
