@@ -98,6 +98,19 @@ def test_an_old_checkpoint_goes_only_after_the_new_one_is_written(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == ["best-2.ckpt"]
 
 
+def test_a_checkpoint_that_cannot_be_written_replaces_none(tmp_path: Path) -> None:
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(STATE, tmp_path / "best-1.ckpt")
+    storage.teardown()
+    (tmp_path / "best-2.ckpt").mkdir()  # as good as a full disk: the write fails
+    storage.save_checkpoint(STATE, tmp_path / "best-2.ckpt")
+    storage.remove_checkpoint(tmp_path / "best-1.ckpt")
+    with pytest.raises(OSError, match=r"cannot write the checkpoint .*best-2\.ckpt"):
+        storage.teardown()
+    storage.teardown()  # it is said once
+    assert is_valid(tmp_path / "best-1.ckpt")
+
+
 def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None:
     weight = torch.zeros(1_000_000)
     storage = DurableCheckpointIO()

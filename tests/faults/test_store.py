@@ -12,13 +12,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import clean_environment
 from mlflow import MlflowClient
+from torch import nn
 
-from project.tracking.delivery import deliver
+from project.tracking import store
+from project.tracking.delivery import Courier, deliver
 from project.tracking.logger import MLflowLogger
+from project.tracking.model import save_model
 from project.tracking.recovery import recover_all
-from project.tracking.spool import Spool
+from project.tracking.secrets import redact_options
+from project.tracking.spool import LANES, Spool
 
 
 class Server:
@@ -68,7 +73,7 @@ def points(client: MlflowClient, run_id: str, key: str) -> list[tuple[int, float
 
 
 def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> None:
-    client = MlflowClient(server.uri)
+    client = store.connect()
     logger = MLflowLogger("faults", "run")
     logger.start(client, {"strategy": "single"})
     run_id = str(logger.version)
@@ -87,13 +92,9 @@ def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> 
     assert Path("mlruns/spool", run_id, "log.jsonl").exists()
 
     server.start()
-    synced = subprocess.run(
-        [sys.executable, "-m", "project.sync"],
-        env=clean_environment() | {"MLFLOW_TRACKING_URI": server.uri},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert synced.returncode == 0, synced.stderr
-    assert "1 delivered, 0 kept" in synced.stdout
+    sync = synced(server.folder)
+    assert sync.returncode == 0, sync.stderr
+    assert "1 delivered, 0 kept" in sync.stdout
     assert points(client, run_id, "train/loss") == [(step, step / 7) for step in range(300)]
     assert points(client, run_id, "train/accuracy") == [(step, float(step)) for step in range(300)]
     run = client.get_run(run_id)
@@ -163,17 +164,93 @@ def test_replay_changes_nothing(workplace: Path) -> None:
     spool.close(remove=True)
 
 
+def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    assert logger.spool is not None
+    run_id, spool = logger.spool.run_id, logger.spool
+    folder = logger.model_folder("model")
+    assert folder is not None
+    save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), list("abcd"))
+    logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
+    logger.log_saved_model("model")
+    shares: list[float] = []
+    for _ in range(2):  # as after a crash between sending and remembering it
+        assert logger._courier.drain(shares.append)
+        for lane in LANES:
+            spool.mark_delivered(lane, 0)
+        logger._courier = Courier(spool, client)
+        logger._courier.start()
+    logger.end("FINISHED")
+    run = client.get_run(run_id)
+    (model,) = run.outputs.model_outputs
+    assert [m.model_id for m in client.search_logged_models([run.info.experiment_id])] == [model.model_id]
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_files_that_are_not_taken_hold_up_neither_metrics_nor_the_status(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    client.create_experiment("faults", artifact_location="ftp://127.0.0.1:9/nobody")
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.end("FAILED")
+    run_id = str(logger.version)
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert Path("mlruns/spool", run_id, "files/requirements.txt").exists()
+
+
+def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(Path("mlruns/spool", run_id))
+    spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
+    spool.close(remove=False)
+    (spool.folder / "host").write_text("a container that is no more")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/other.db")
+    assert synced(workplace).returncode == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlruns/mlflow.db")
+    assert "1 delivered, 0 kept" in synced(workplace).stdout
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+
+
+def synced(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "project.sync"],
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_server_that_hangs_holds_up_no_end(server: Server) -> None:
+    logger = MLflowLogger("faults", "run")
+    logger.start(store.connect(), {})
+    assert server.process is not None
+    os.killpg(server.process.pid, signal.SIGSTOP)
+    start = time.monotonic()
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.end("KILLED")
+    assert time.monotonic() - start < 8
+    assert Path("mlruns/spool", str(logger.version)).exists()
+
+
 def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     spool = Spool(workplace / "spool" / run_id)
     spool.append({"params": {"lr": "0.1"}})
     spool.append({"params": {"lr": "0.2"}})  # MLflow's parameters do not change
-    spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
+    spool.append({"metrics": {"a@b": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # nor has a name an @
+    (spool.folder / "log.jsonl").open("ab").write(b'{"metrics": \0\0\0\n')  # and so may a crash of the machine end
+    spool.append({"metrics": {"loss": 2.0}, "step": 1, "time_ms": 2})
     list(deliver(spool, client))
-    assert "refuses part of run" in caplog.text
+    assert caplog.text.count("refuses part of run") == 2
+    assert "damaged line" in caplog.text
     assert client.get_run(run_id).data.params == {"lr": "0.1"}
-    assert points(client, run_id, "loss") == [(0, 1.0)]
+    assert points(client, run_id, "loss") == [(0, 1.0), (1, 2.0)]
+    assert spool.waiting == 0
     spool.close(remove=True)
 
 
@@ -252,9 +329,10 @@ def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run root=s3://me:pass-word@host")
-    logger.start(client, {"command": "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2"})
+    command = "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2 --data.api_key=pass-word"
+    logger.start(client, {"command": " ".join(redact_options(command.split()))})
     logger.log_hyperparams({"data.root": "https://me:pass-word@host/x", "data.token": "abc", "model.net.tokens": 3})
-    logger.log_text("uri: postgresql://me:pass-word@host/db and hunter2hunter2", "config.yaml")
+    logger.log_text("uri: postgresql://me:a@pass-word@host/db?token=pass-word and hunter2hunter2", "config.yaml")
     logger.end("FINISHED")
     run = client.get_run(str(logger.version))
     text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
@@ -263,3 +341,4 @@ def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "pass-word" not in everything
     assert run.data.params["data.root"] == "https://me:***@host/x"
     assert run.data.params["data.token"] == "***"
+    assert run.data.params["model.net.tokens"] == "3"
