@@ -1,7 +1,9 @@
 """The command line: LightningCLI with groups of settings, and errors in one line."""
 
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
+from pkgutil import resolve_name
 from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
@@ -106,6 +108,9 @@ class FitCLI(LightningCLI):
                 "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "
                 "--trainer.max_steps"
             )
+        for option in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+            if trainer[option] is not None and trainer[option] < 1:
+                raise ValueError(f"--trainer.{option}: got {trainer[option]}; it must be 1 or more")
         if trainer.limit_val_batches == 0:
             raise ValueError(
                 "--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by "
@@ -150,8 +155,18 @@ class FitCLI(LightningCLI):
             for key, value in flatten(self.config).items()
             if value != self.plain.get(key) and not key.startswith("groups.") and not key.endswith(".root")
         }
-        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in changed.items()]
+        said = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
+        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in said.items()]
         return " ".join([f"{self.datamodule.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
+
+
+def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:
+    """The default of a setting of a class that was chosen instead of another one, which says nothing of a run."""
+    owner, _, name = key.rpartition(".")
+    if owner not in changed:
+        return ...
+    parameter = signature(resolve_name(changed[owner])).parameters.get(name)
+    return parameter.default if parameter else ...
 
 
 def flatten(config: Namespace) -> dict[str, Any]:

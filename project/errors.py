@@ -54,12 +54,20 @@ def explain(text: str, known: Iterable[str]) -> str:
     ):
         return f"--{key}: got {kind[1]!r}; expected a class or a function that makes a {kind[2]}"
     if inner := re.search(r"Parser key \"([^\"]+)\":\s+Expected an? <class '[\w.]*?(\w+)'>\. Got value: (\S+)", text):
-        return f"--{key}.{inner[1]}: got {inner[3]!r}; expected {inner[2]}"
-    if subtypes := re.search(r"Subtypes: \[(.*)\]", text):
-        given = re.search(r"val='([^']*)'", text) or re.search(r"Given value: (.*)", text)
-        got = given[1] if given else ""
-        expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", subtypes[1])
-        return f"--{key}: got {got!r}; expected one of {expected}"
+        name = inner[1] if inner[1].startswith(key) else f"{key}.{inner[1]}"
+        return f"--{name}: got {inner[3].rstrip('.')!r}; expected {inner[2]}"
+    if missing := re.search(r"class_path '([^']+)':\s+(No module named '[^']+'|module '[^']+' has no .*)", text):
+        return f"--{key}: got {missing[1]!r}, but there is {missing[2][0].lower()}{missing[2][1:]}"
+    if denied := re.search(r"Importing '[^']+' is not allowed", text):
+        return f"--{key}: {denied[0]} in a setting, as it can run commands"
+    if subtypes := re.findall(r"Subtypes: \[(.*)\]", text):
+        # What is wrong stands innermost: of the dataset --data.NAME, say.
+        keys = re.findall(r'Parser key "([^"]+)"', text)
+        given = re.findall(r"Given value: (.*?)(?:\. Got value: .*)?$", text, re.MULTILINE)
+        got = given[0] if given else ""
+        nested = re.fullmatch(r"NestedArg\(key='([^']*)', val='([^']*)'\)", got)
+        expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", subtypes[-1])
+        return f"--{'.'.join(keys)}: got {nested[2] if nested else got!r}; expected one of {expected}"
     if "dot import path" in text:
         got = text.rpartition(" ")[2]
         return f"--{key}: got {got!r}, which is neither a class known here nor the path of one, such as torch.optim.SGD"

@@ -67,6 +67,8 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             expanded += [*files(group, name), f"--groups.{group}={name}"]
             if group == "experiment":
                 chosen |= _groups_of(CONFIGS / group / f"{name}.yaml")
+        elif option.startswith("--groups."):
+            raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
         elif option == "--config":
             path = _value(option, value, "a YAML file")
             chosen |= _groups_of(Path(path))

@@ -90,6 +90,12 @@ class Job:
         if isinstance(self.trainer.logger, MLflowLogger):
             store.experiment_id(client, self.trainer.logger.experiment_name)
         if self._earlier_run and self.resume_from:
+            before, now = client.get_run(self._earlier_run).data.params.get("data"), flatten(self._cli.config)["data"]
+            if before not in (None, now):
+                raise ValueError(
+                    f"--resume: got the data {now}, but the run is of {before}; keep --data as it was, or start anew "
+                    "without --resume"
+                )
             check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
             finished = client.get_run(self._earlier_run).info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
@@ -126,6 +132,13 @@ class Job:
             logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
         else:
             self._start_new_run(logger)
+        data = self.datamodule
+        logger.log_dataset(
+            data.name,
+            data.digest() if data.splits else "",
+            {split: len(images) for split, images in data.splits.items()},
+            str(getattr(data, "root", data.name)),
+        )
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN] = logger.version  # for the processes that Lightning starts
@@ -143,12 +156,6 @@ class Job:
         }
         logger.start(self._client, tags | launch_tag())
         logger.log_hyperparams(flatten(self._cli.config))
-        logger.log_dataset(
-            data.name,
-            data.digest() if data.splits else "",
-            {split: len(images) for split, images in data.splits.items()},
-            str(getattr(data, "root", data.name)),
-        )
 
     def _close_run(self, status: str, reason: str) -> None:
         logger = self.trainer.logger

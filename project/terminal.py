@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, ProgressColumn
 
 from project.tracking.throughput import Throughput
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from project.job import Job
 
 _MUCH_WAITING = 0.1
+_BAR_WIDTH = 8
 
 
 def quiet() -> None:
@@ -42,7 +44,7 @@ def quiet() -> None:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with epochs counted from one and without the run id, which would take its width."""
+    """Lightning's bar, with epochs counted from one, in the width of a terminal: short names and no run id."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = f"/{self.trainer.max_epochs}" if self.trainer.max_epochs else ""
@@ -54,7 +56,15 @@ class ProgressBar(RichProgressBar):
         """Metrics beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        return metrics
+        return {name.removesuffix("/accuracy"): value for name, value in metrics.items()}
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Lightning's columns, with a bar that leaves room for the metrics in 80 columns."""
+        columns: list[ProgressColumn] = super().configure_columns(trainer)
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = _BAR_WIDTH
+        return columns
 
 
 def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
@@ -78,7 +88,7 @@ def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
         "checkpoint": escape(job.best_checkpoint or "none"),
         "": "",
         "look at it": "python -m project.ui",
-        "other data": "python -m project.fit --data mnist",
+        "other data": f"python -m project.fit --data {'mnist' if job.datamodule.name != 'mnist' else 'cifar10'}",
         "search": "python -m project.sweep --search cnn --n_trials 8 --n_jobs 2",
     }
     if run_id and trainer.max_epochs:

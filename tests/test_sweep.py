@@ -15,7 +15,7 @@ import optuna
 import psutil
 import pytest
 import yaml
-from conftest import Fit, clean_environment, copy_of_the_project
+from conftest import Fit, clean_environment, copy_of_the_project, listening
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -133,6 +133,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swe
         sweep.wait_for(lambda: sweep.began(0))
         os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
         sweep.wait_for(lambda: sweep.began(2))  # the same parameters again
+        assert listening(process.pid) <= {"127.0.0.1", "::1"}
         process.kill()
         yield sweep, sweep.run()
     finally:

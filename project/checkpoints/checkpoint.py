@@ -27,6 +27,8 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"--checkpoint.every_n_epochs: got {every_n_epochs}; it must be 1 or more")
         self._every = every_n_epochs
         super().__init__(
             filename="best-epoch{epoch:03d}",

@@ -27,6 +27,7 @@ from project.loading import (
 
 Split = Literal["train", "val", "test"]
 _IMAGES_IN_DIGEST = 64
+_LARGEST_SIDE = 4096
 
 
 class ImageDataModule(LightningDataModule):
@@ -85,9 +86,11 @@ class ImageDataModule(LightningDataModule):
         for attribute in ("name", "native_size", "native_channels", "native_mean", "native_std", "class_names"):
             if not hasattr(self, attribute):
                 raise ValueError(f"{type(self).__name__} sets no {attribute}; see ImageDataModule in project/data")
+        side = self.native_size if image_size is None else image_size
         for option, value, least in (
             ("batch_size", batch_size, 1),
-            ("image_size", self.native_size if image_size is None else image_size, 1),
+            ("split_seed", split_seed, 0),
+            ("image_size", side, 1),
             ("crop_padding", crop_padding, 0),
             ("cutout", cutout, 0),
             ("mixup", mixup, 0),
@@ -98,6 +101,10 @@ class ImageDataModule(LightningDataModule):
         ):
             if value < least:
                 raise ValueError(f"data.{option}: got {value}; it must be {least} or more")
+        if side > _LARGEST_SIDE:
+            raise ValueError(f"data.image_size: got {side}; it must be {_LARGEST_SIDE} or less")
+        if cutout > side:
+            raise ValueError(f"data.cutout: got {cutout}, but images have {side} pixels; it must be less")
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction: got {val_fraction}; it must be between 0 and 1, both excluded")
         if random_resized_crop is not None and not 0 < random_resized_crop <= 1:

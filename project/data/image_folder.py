@@ -129,9 +129,14 @@ class ImageFolder(ImageDataModule):
         found = f"{len(bad)} of {count:,} files in {self.root / split} cannot be decoded, all in {listed}"
         shown = "; ".join(bad[:_SHOWN])
         if self.on_bad_image == "fail":
-            raise ValueError(f"data.on_bad_image: {found}; use skip, or mend them: {shown}")
+            raise ValueError(
+                f"data.on_bad_image: {found}; mend them, or use skip with --data.max_bad_percent "
+                f"{-(-100 * len(bad) // count)}: {shown}"
+            )
         if 100 * len(bad) > self.max_bad_percent * count or len(bad) == count:
-            raise ValueError(f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; the first: {shown}")
+            raise ValueError(
+                f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; mend them, or allow more: {shown}"
+            )
 
 
 def _class_folders(split: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
         )
     if on_cpu and str(trainer.precision) in ("16", "16-mixed", "16-true"):
         raise ValueError(f"--precision: got {trainer.precision}, which needs a GPU; on a CPU use bf16-mixed")
+    if str(trainer.precision).startswith("transformer-engine") and not find_spec("transformer_engine"):
+        raise ValueError(
+            f"--precision: got {trainer.precision}, which needs the package transformer_engine; use bf16-mixed"
+        )
     if not on_cpu or one_process:
         return {}
     if str(devices).isdigit() and int(devices) > max(usable_cores(), _CPU_PROCESSES):

@@ -101,14 +101,17 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     """Look a run up.
 
     Raises:
-        ValueError: The store has no such run.
+        ValueError: The store has no such run, or it is deleted.
     """
     try:
-        return client.get_run(run_id)
+        run = client.get_run(run_id)
     except MlflowException as error:
         raise ValueError(
             f"got run {run_id!r}, which is not in {redact(tracking_uri())}; see them with python -m project.ui"
         ) from error
+    if run.info.lifecycle_stage == "deleted":
+        raise ValueError(f"run {run_id} is deleted; restore it with MlflowClient().restore_run, or start anew")
+    return run
 
 
 def config_of(run_id: str, folder: str) -> Path:
@@ -117,6 +120,9 @@ def config_of(run_id: str, folder: str) -> Path:
     Raises:
         ValueError: The store has no such run, or the run has no settings.
     """
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise ValueError(f"there is no store {redact(uri)} with a run {run_id!r}; start from the folder of the run")
     client = connect()
     find_run(client, run_id)
     try:

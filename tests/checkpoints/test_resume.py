@@ -15,6 +15,7 @@ REFUSED = [
     (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
     (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
+    (["--max_epochs", "3", "--data", "mnist", "--data.batch_size", "8"], "got the data project.data.MNIST"),
 ]
 
 
@@ -39,7 +40,9 @@ def test_resume_goes_on_in_the_same_run_with_the_options_that_are_given(workplac
     assert "max_epochs: 3" in after.text("config.yaml")
 
 
-def test_what_cannot_go_on_is_refused(workplace: Path, run_id: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_go_on_is_refused(
+    workplace: Path, datasets: None, run_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for options, answer in REFUSED:
         with pytest.raises(SystemExit, match="2"):
             main(["--resume", run_id, *options])
@@ -47,6 +50,10 @@ def test_what_cannot_go_on_is_refused(workplace: Path, run_id: str, capsys: pyte
         assert answer in said
         assert len(said.splitlines()) == 1
     assert Fit(workplace, 2, "").run.info.status == "FINISHED"
+    Fit(workplace, 2, "").client.delete_run(run_id)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", run_id, "--max_epochs", "3"])
+    assert "is deleted" in capsys.readouterr().err
 
 
 def test_the_last_checkpoint_is_the_last_even_when_the_first_was_best(workplace: Path) -> None:

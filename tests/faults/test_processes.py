@@ -1,6 +1,7 @@
 """Signals and kills while a real fit trains: the exit code, the run's status, the checkpoint, and nothing left."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,9 +18,16 @@ from project.fit import main
 
 
 def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a long fit in a process group of its own, and wait for its first checkpoint."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "project.fit", "--max_epochs", "1000", *options],
+    """Start a long fit, and wait for its first checkpoint."""
+    process = started(folder, "--max_epochs", "1000", *options)
+    wait_for_checkpoint(folder, process)
+    return process
+
+
+def started(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a fit in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "project.fit", *options],
         cwd=folder,
         env=clean_environment(),
         start_new_session=True,
@@ -27,8 +35,6 @@ def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    wait_for_checkpoint(folder, process)
-    return process
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
@@ -95,6 +101,48 @@ def test_a_stop_is_quick_true_and_resumable(
         assert stopped.run.data.tags["error"]
     else:
         assert f"--resume {stopped.run.info.run_id}" in output
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("options", [ONE, DDP, FSDP], ids=["one", "ddp", "fsdp"])
+def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    for attempt in range(8):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        process = started(folder, "--max_epochs", "2", *options)
+        try:
+            time.sleep(dice.uniform(4, 16))  # before that Python imports, and answers signals in its own way
+            others = [c.pid for c in psutil.Process(process.pid).children() if "project.fit" in " ".join(c.cmdline())]
+            signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+            start = time.monotonic()
+            if process.poll() is None and dice.random() < 0.5:
+                os.killpg(process.pid, signum)
+            elif process.poll() is None:
+                os.kill(dice.choice([process.pid, *others]), signum)
+            output = process.communicate(timeout=60)[0]
+            while left_of(process.pid) and time.monotonic() - start < 10:
+                time.sleep(0.1)
+            assert time.monotonic() - start < 10, output
+            assert left_of(process.pid) == []
+        finally:
+            for pid in left_of(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            process.wait()
+        interrupted = {130} if signum == signal.SIGINT else {143}
+        assert process.returncode in interrupted | {0}, output
+        if (folder / "mlruns/mlflow.db").exists():
+            expected = "FINISHED" if process.returncode == 0 else "KILLED"
+            assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
+
+
+def test_a_loss_that_is_no_number_ends_two_processes_as_failed(tmp_path: Path) -> None:
+    failed = fit(tmp_path, "--strategy", "ddp", "--max_epochs", "1", "--model.optimizer.lr", "1e30")
+    assert failed.code == 1, failed.output
+    assert failed.run.info.status == "FAILED"
+    assert "the loss is not finite" in failed.run.data.tags["error"]
 
 
 @pytest.mark.faults

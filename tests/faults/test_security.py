@@ -47,8 +47,9 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
         (["--model.optimizer", "torch.nn.Linear"], "expected a class or a function that makes a Optimizer"),
         (["--model.lr_schedule.class_path", "torch.nn.Linear"], "that makes a LRScheduler"),
         (["--data.class_path", "subprocess.Popen"], "subprocess.Popen"),
-        (["--trainer.callbacks", "subprocess.Popen"], "Callback"),
-        (["--trainer.logger", "subprocess.Popen"], "Logger"),
+        (["--trainer.callbacks", "subprocess.Popen"], "Importing 'subprocess.Popen' is not allowed"),
+        (["--trainer.callbacks", "torch.nn.Linear"], "Callback"),
+        (["--trainer.logger", "collections.OrderedDict"], "Logger"),
     ],
 )
 def test_a_class_path_names_only_what_its_option_takes(
