@@ -131,10 +131,10 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
             for pid in left_of(process.pid):
                 os.kill(pid, signal.SIGKILL)
             process.wait()
-        interrupted = {130} if signum == signal.SIGINT else {143}
-        assert process.returncode in interrupted | {0}, output
+        ended = process.returncode in (0, -signum)  # after its run, when signals are Python's again
+        assert ended or process.returncode == (130 if signum == signal.SIGINT else 143), output
         if (folder / "mlruns/mlflow.db").exists():
-            expected = "FINISHED" if process.returncode == 0 else "KILLED"
+            expected = "FINISHED" if ended else "KILLED"
             assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
 
 
