@@ -63,7 +63,7 @@ class Side:
 SIDES = {
     "project": Side(
         "project.fit",
-        "--model.net.widths [8,8,16,16] --model.net.hidden 64 --trainer.log_every_n_steps 1",
+        "--model.net.widths [8,8,16,16] --model.net.hidden 64 --data.batch_size 64 --trainer.log_every_n_steps 1",
         {
             "hidden": "--model.net.hidden {}",
             "log_every_n_steps": "--trainer.log_every_n_steps {}",

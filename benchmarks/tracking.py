@@ -1,6 +1,7 @@
 """What it costs to log two metrics on every step: no logger, ours, and Lightning's MLFlowLogger, in turn.
 
 python -m benchmarks.tracking --rounds 5
+python -m benchmarks.tracking --rounds 5 --http
 
 Prints one JSON object a round and a table of medians. A round trains the same CNN three times.
 """
@@ -11,6 +12,7 @@ import logging
 import os
 import statistics
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 
@@ -23,6 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.reliability import Server
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
 
@@ -98,19 +101,22 @@ def main() -> None:
     """Run the rounds in an empty folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--http", action="store_true", help="an MLflow server on this machine instead of SQLite")
+    args = parser.parse_args()
     for name in ("lightning.pytorch", "pytorch_lightning", "mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     os.chdir(tempfile.mkdtemp())
-    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{Path.cwd()}/mlruns/mlflow.db")
-    train(None)  # warm up
-    results = []
-    for _ in range(rounds):
-        results.append(one_round())
-        print(json.dumps({key: round(value, 3) for key, value in results[-1].items()}), flush=True)
+    with Server(Path.cwd()) if args.http else nullcontext() as server:
+        os.environ["MLFLOW_TRACKING_URI"] = server.uri if server else f"sqlite:///{Path.cwd()}/mlruns/mlflow.db"
+        train(None)  # warm up
+        results = []
+        for _ in range(args.rounds):
+            results.append(one_round())
+            print(json.dumps({key: round(value, 3) for key, value in results[-1].items()}), flush=True)
     table = Table(
-        "logger", "ms a step", "times no logger: median", "least", "most", title=f"{STEPS} steps, 2 metrics each"
-    )
+        "logger", "ms a step", "times no logger: median", "least", "most",
+        title=f"{STEPS} steps, 2 metrics each, {'http' if args.http else 'sqlite'}",
+    )  # fmt: skip
     for name in ("none", "ours", "lightning"):
         ratios = [result[f"{name}_ms"] / result["none_ms"] for result in results]
         middle = statistics.median(result[f"{name}_ms"] for result in results)
