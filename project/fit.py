@@ -6,8 +6,6 @@ python -m project.fit --strategy ddp --devices 2 --precision bf16-mixed
 python -m project.fit --resume RUN_ID --max_epochs 30
 """
 
-import atexit
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -37,5 +35,4 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # Python's last collection would look through all of torch, for seconds
     main(sys.argv[1:])

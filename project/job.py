@@ -90,14 +90,15 @@ class Job:
         if isinstance(self.trainer.logger, MLflowLogger):
             store.experiment_id(client, self.trainer.logger.experiment_name)
         if self._earlier_run and self.resume_from:
-            before, now = client.get_run(self._earlier_run).data.params.get("data"), flatten(self._cli.config)["data"]
+            run = client.get_run(self._earlier_run)
+            before, now = run.data.params.get("data"), flatten(self._cli.config)["data"]
             if before not in (None, now):
                 raise ValueError(
                     f"--resume: got the data {now}, but the run is of {before}; keep --data as it was, or start anew "
                     "without --resume"
                 )
             check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
-            finished = client.get_run(self._earlier_run).info.status == RunStatus.to_string(RunStatus.FINISHED)
+            finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
         return client
 

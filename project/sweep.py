@@ -4,8 +4,6 @@ python -m project.sweep --search cnn --n_trials 8 --n_jobs 2
 python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mnist --max_epochs 3
 """
 
-import atexit
-import gc
 import json
 import os
 import shlex
@@ -253,5 +251,4 @@ def _parser() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # Python's last collection would look through all of torch, for seconds
     main(sys.argv[1:])
