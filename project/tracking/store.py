@@ -1,9 +1,10 @@
 """The MLflow store: where it is, whether it answers, and what this project keeps beside it."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -115,7 +116,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def config_of(run_id: str, folder: str) -> Path:
-    """Download the settings of a run into a folder.
+    """Copy the settings of a run into a folder, from its spool where the store may not have them yet.
 
     Raises:
         ValueError: The store has no such run, or the run has no settings.
@@ -125,6 +126,8 @@ def config_of(run_id: str, folder: str) -> Path:
         raise ValueError(f"there is no store {redact(uri)} with a run {run_id!r}; start from the folder of the run")
     client = connect()
     find_run(client, run_id)
+    with suppress(FileNotFoundError):
+        return Path(shutil.copy(spool_folder(run_id) / "files" / CONFIG_FILE, folder))
     try:
         return Path(client.download_artifacts(run_id, CONFIG_FILE, folder))
     except (MlflowException, OSError) as error:
