@@ -148,11 +148,13 @@ def test_a_loss_that_is_no_number_ends_two_processes_as_failed(tmp_path: Path) -
 @pytest.mark.faults
 def test_a_killed_fit_is_closed_by_the_next_one_and_can_go_on(tmp_path: Path) -> None:
     process = trained(tmp_path)
-    run_id = Fit(tmp_path, 0, "").run.info.run_id
-    still = fit(tmp_path, "--resume", run_id)
+    try:
+        run_id = Fit(tmp_path, 0, "").run.info.run_id
+        still = fit(tmp_path, "--resume", run_id)
+    finally:
+        process.kill()
+        process.communicate()
     assert (still.code, "is still running; stop it first" in still.output) == (2, True)
-    process.kill()
-    process.communicate()
     (last,) = tmp_path.glob("mlruns/checkpoints/*/last.ckpt")
     epochs = torch.load(last, weights_only=True)["epoch"] + 1
     assert "give it more" in fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs - 1)).output
