@@ -191,6 +191,8 @@ class Courier(threading.Thread):
         self._spool.flush()
         waiting, deadline = max(1, self._spool.waiting), monotonic() + within_s
         self._draining.set()
+        if self.ident is None:  # a signal came before it was started
+            self.start()
         while self.is_alive() and monotonic() < deadline:
             self.join(_SHOW_EVERY_S)
             progress(1 - self._spool.waiting / waiting)

@@ -97,10 +97,11 @@ class MLflowLogger(Logger):
         self.set_tags({"resumed": command, **changed})
 
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
-        self._run_id, self.spool = spool.run_id, spool
+        # A signal may come between any two of these lines, and `end` must close what there is.
         self._courier = Courier(spool, client)
-        self._courier.start()
         self._system = SystemMetrics(self.log_metrics, first_step)
+        self._run_id, self.spool = spool.run_id, spool
+        self._courier.start()
         self._system.start()
 
     def _append(self, **record: Any) -> None:

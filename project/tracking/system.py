@@ -43,4 +43,5 @@ class SystemMetrics(threading.Thread):
     def stop(self) -> None:
         """Stop measuring."""
         self._stopping.set()
-        self.join()
+        if self.is_alive():
+            self.join()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -46,7 +47,12 @@ def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
 
 
 def left_of(group: int) -> list[int]:
-    return [p.pid for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE and os.getpgid(p.pid) == group]
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            if process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group:
+                left.append(process.pid)
+    return left
 
 
 ONE: list[str] = []

@@ -224,6 +224,21 @@ def synced(folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_a_run_that_is_interrupted_while_it_opens_is_closed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(courier: Courier) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Courier, "start", interrupted)
+    logger, client = MLflowLogger("faults", "run"), store.connect()
+    with pytest.raises(KeyboardInterrupt):
+        logger.start(client, {})
+    monkeypatch.undo()
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlruns/mlflow.db")
+    logger.end("KILLED")
+    assert client.get_run(str(logger.version)).info.status == "KILLED"
+
+
 def test_a_server_that_hangs_holds_up_no_end(server: Server) -> None:
     logger = MLflowLogger("faults", "run")
     logger.start(store.connect(), {})
