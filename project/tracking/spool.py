@@ -19,6 +19,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ class Spool:
             raise FileNotFoundError(self._log)
         self._lock = FileLock(folder / "lock")
         self._lock.acquire(timeout=wait_s)
-        if not new and not self._log.exists():  # who held it has removed it
+        if not new and not self._log.exists():  # who held it has removed it, and the lock has made the folder again
+            with suppress(OSError):
+                (folder / "lock").unlink()
+                folder.rmdir()
             self._lock.release()
             raise FileNotFoundError(self._log)
         (folder / "host").write_text(self.this_host())
