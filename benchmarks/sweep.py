@@ -27,12 +27,14 @@ import psutil
 import yaml
 from filelock import FileLock
 from lightning import Callback, LightningModule, Trainer
+from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 
 from project.search.devices import Devices
 from project.search.driver import Driver, start_preloading
 from project.search.reporter import Reporter
 from project.search.space import SearchSpace
+from project.search.trial_runs import TrialRuns
 from project.search.worker import Assignment
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +131,9 @@ def trivial(folder: Path) -> dict[str, Any]:
     def assignment(parameters: Any, _number: int, _run: str | None, lent: dict[str, str], threads: int) -> Assignment:
         return Assignment("benchmarks.sweep", [f"--x={parameters['x']}"], space.metrics, lent, threads, folder / "log")
 
-    start_preloading()
+    client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
+    runs = TrialRuns(client, "0", study, space.metrics)
+    start_preloading([])
     readings = []
     for n_trials in range(100, 501, 100):
         driver = Driver(
@@ -140,8 +144,7 @@ def trivial(folder: Path) -> dict[str, Any]:
             n_trials,
             0,
             FileLock(folder / "lock"),
-            lambda *_: None,
-            lambda _: None,
+            runs,
         )
         before = process_time()
         driver.run(lambda: None)

@@ -63,9 +63,9 @@ class Job:
         self.resume_from: Path | None = None
         callbacks = [self._interrupts, *callbacks]
         with TemporaryDirectory() as folder:
-            settings: list[str] = []
+            # What is started again by itself has its whole command line, --resume the run's own.
+            settings = ["--config", str(store.config_of(resumed, folder))] if resumed else []
             if self._earlier_run:
-                settings = ["--config", str(store.config_of(self._earlier_run, folder))]
                 self.resume_from = newest_checkpoint(store.checkpoint_folder(self._earlier_run), required=bool(resumed))
                 callbacks.append(ConfiguredOptimizers())
             self._cli = FitCLI([*settings, *settings_argv], callbacks)

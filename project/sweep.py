@@ -4,7 +4,6 @@ python -m project.sweep --search cnn --n_trials 8 --n_jobs 2
 python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mnist --max_epochs 3
 """
 
-import json
 import os
 import shlex
 import signal
@@ -16,7 +15,6 @@ from typing import Any
 
 import optuna
 from filelock import FileLock
-from mlflow.entities import RunStatus
 from optuna.exceptions import StorageInternalError
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
@@ -30,12 +28,13 @@ from project.search.devices import Devices, gpu_ids
 from project.search.driver import Driver, SameFailureError, start_preloading
 from project.search.space import SearchSpace, check_metrics, check_values, options, read_space
 from project.search.study_run import RUN, StudyRun
+from project.search.trial_runs import TrialRuns
 from project.search.view import View, best_trials, table_of_best
 from project.search.worker import Assignment
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
-from project.tracking.recovery import is_held, recover_all, recover_run
+from project.tracking.recovery import is_held, recover_all
 from project.tracking.secrets import redact, redact_options, redact_setting
 
 _MODULE = "project.fit"
@@ -86,9 +85,10 @@ class Sweep:
         self._client = store.connect()
         recover_all(self._client)
         experiment = built.config.groups.experiment or built.datamodule.name
-        store.experiment_id(self._client, experiment)
+        experiment_id = store.experiment_id(self._client, experiment)
         with FileLock(store.HOME / ".studies.lock"):
             self.study, self._settings = self._open_study(asked, built)
+        self._trial_runs = TrialRuns(self._client, experiment_id, self.study, self.space.metrics)
         self._logger = MLflowLogger(experiment, f"study {self.study.study_name}")
         self._log = store.HOME / "sweeps" / self.study.study_name
         self._log.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Sweep:
         max_retries = 0 if isinstance(self.space.sampler, optuna.samplers.GridSampler) else asked.max_retries
         self.driver = Driver(
             self.study, self.space, self._assignment, self._devices, asked.n_trials, max_retries,
-            self._lock, lambda run_id, reason: recover_run(run_id, "FAILED", reason), self._values_of,
+            self._lock, self._trial_runs,
         )  # fmt: skip
 
     def _open_study(self, asked: Namespace, built: FitCLI) -> tuple[optuna.Study, dict[str, Any]]:
@@ -136,21 +136,11 @@ class Sweep:
     def _assignment(
         self, parameters: Mapping[str, Any], number: int, run_id: str | None, lent: dict[str, str], threads: int
     ) -> Assignment:
-        parent = self.study.user_attrs[RUN]
-        tags = {"mlflow.parentRunId": parent, "study": self.study.study_name, "trial": str(number)}
-        environment = {"MLFLOW_RUN_CONTEXT": json.dumps(tags), "MLFLOW_TRACKING_URI": store.tracking_uri(), **lent}
+        environment = self._trial_runs.environment(number) | {"MLFLOW_TRACKING_URI": store.tracking_uri(), **lent}
         if run_id:
             environment[RESTART_OF] = run_id
         argv = [*self._fit_options, *options(parameters)]
         return Assignment(_MODULE, argv, self.space.metrics, environment, threads, self._log / f"trial-{number}.log")
-
-    def _values_of(self, run_id: str) -> list[float] | None:
-        run = self._client.get_run(run_id)
-        if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-            return None
-        found = run.data.metrics
-        values = [found.get(f"best/{metric}", found.get(metric)) for metric in self.space.metrics]
-        return [value for value in values if value is not None]
 
     def run(self, console: Console) -> int:
         """Run the trials; the exit code says how it ended."""

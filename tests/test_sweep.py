@@ -78,6 +78,10 @@ class Sweep:
             return False
         return len(trials) > trial and "run_id" in trials[trial].user_attrs
 
+    def has_run(self, trial: int) -> bool:
+        """Whether a trial has made its run, of which the sweep may not know yet."""
+        return any(run.data.tags.get("trial") == str(trial) for run in Fit(self.folder, 0, "").runs)
+
     def check(self, ended: int, failed: int = 0) -> None:
         """So many trials are complete or pruned, none runs, and runs and trials are one to one."""
         states = self.states
@@ -132,7 +136,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swe
         process = sweep.start()
         sweep.wait_for(lambda: sweep.began(0))
         os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
-        sweep.wait_for(lambda: sweep.began(2))  # the same parameters again
+        sweep.wait_for(lambda: sweep.has_run(2))  # the same parameters again
         assert listening(process.pid) <= {"127.0.0.1", "::1"}
         process.kill()
         yield sweep, sweep.run()

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from project.search.devices import Devices
 from project.search.reporter import PRUNE, STOP
 from project.search.space import SearchSpace
+from project.search.trial_runs import TrialRuns
 from project.search.worker import Assignment, run_trial
 from project.tracking.owner import is_alive, is_here, owner_tags
 
@@ -39,7 +40,6 @@ class Running:
     connection: Connection
     lent: dict[str, str]
     started: float = field(default_factory=monotonic)
-    run_id: str | None = None
     outcome: tuple[Any, ...] | None = None
 
 
@@ -57,8 +57,7 @@ class Driver:
         n_trials: Trials in all, those of other drivers and earlier sweeps included.
         max_retries: How often a failed trial is run again with the same parameters.
         lock: Held while trials are counted and taken.
-        on_failure: Called when a trial's process died without a word: closes its run, with the reason.
-        values_of: The metrics of a run that has finished, else None: a trial may end while no driver listens.
+        runs: The trials' runs: a trial may make one, or end, while no driver listens.
     """
 
     def __init__(
@@ -70,12 +69,11 @@ class Driver:
         n_trials: int,
         max_retries: int,
         lock: FileLock,
-        on_failure: Callable[[str, str], None],
-        values_of: Callable[[str], list[float] | None],
+        runs: TrialRuns,
     ) -> None:
         self.study, self._space, self._assignment, self._devices = study, space, assignment, devices
         self._n_trials, self._max_retries, self._lock = n_trials, max_retries, lock
-        self._on_failure, self._values_of = on_failure, values_of
+        self._runs = runs
         self.running: list[Running] = []
         self.finishing = self.stopping = False
         self._failures: list[str] = []  # since a trial went well
@@ -130,8 +128,8 @@ class Driver:
         return taken
 
     def _start(self, trial: optuna.Trial, lent: dict[str, str]) -> None:
-        run_id = trial.user_attrs.get("run_id")
-        if run_id and (values := self._values_of(run_id)) is not None:
+        run_id = self._run_of(trial)
+        if run_id and (values := self._runs.values(run_id)) is not None:
             self._close(trial, values=values)
             self._devices.give_back(lent)
             return
@@ -142,7 +140,14 @@ class Driver:
         theirs.close()
         assert process.pid is not None
         trial.set_user_attr("worker", owner_tags(process.pid))
-        self.running.append(Running(trial, process, ours, lent, run_id=run_id))
+        self.running.append(Running(trial, process, ours, lent))
+
+    def _run_of(self, trial: optuna.Trial) -> str | None:
+        """The run of a trial: as its process said, or as it made one and died before it could say so."""
+        run_id: str | None = trial.user_attrs.get("run_id")
+        if run_id is None and "worker" in trial.user_attrs and (run_id := self._runs.find(trial.number)):
+            trial.set_user_attr("run_id", run_id)
+        return run_id
 
     def _listen(self, timeout_s: float) -> None:
         by_connection = {one.connection: one for one in self.running}
@@ -157,7 +162,6 @@ class Driver:
     def _hear(self, one: Running, message: tuple[Any, ...]) -> None:
         match message:
             case ("run", run_id):
-                one.run_id = run_id
                 one.trial.set_user_attr("run_id", run_id)
             case ("report", step, value):
                 if len(self._space.metrics) == 1 and step not in self._reported(one):
@@ -209,9 +213,9 @@ class Driver:
     def _fail(self, one: Running, reason: str) -> None:
         retries = one.trial.user_attrs.get("retries", 0)
         one.trial.set_user_attr("error", reason)
+        if one.outcome is None and (run_id := self._run_of(one.trial)):
+            self._runs.fail(run_id, reason)
         self._close(one.trial, state=TrialState.FAIL)
-        if one.run_id and one.outcome is None:
-            self._on_failure(one.run_id, reason)
         if retries < self._max_retries:
             again = {"retries": retries + 1, "retry_of": one.trial.number}
             self.study.enqueue_trial(one.trial.params, user_attrs=again)

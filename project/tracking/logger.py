@@ -86,7 +86,8 @@ class MLflowLogger(Logger):
         run = client.get_run(run_id)
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
-        changed = {f"{_CHANGED}{key}": value for key, value in now.items() if value != known.get(key)}
+        had_settings = bool(run.data.params)  # else it was killed before it could log them
+        changed = {f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k)}
         for tag, value in owner_tags().items():  # before the run is RUNNING, or others take its process for dead
             client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
@@ -95,6 +96,8 @@ class MLflowLogger(Logger):
         steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
         self._open(client, spool, first_step=max(steps, default=-1) + 1)
         self.set_tags({"resumed": command, **changed})
+        if not had_settings:
+            self.log_hyperparams(dict(settings))
 
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
         # A signal may come between any two of these lines, and `end` must close what there is.
