@@ -14,7 +14,6 @@ from lightning import Callback
 from project.errors import answered
 from project.job import Job
 from project.terminal import print_summary
-from project.tracking.model import save_model
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
@@ -27,9 +26,8 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         best = job.best_checkpoint
         evaluate = trainer.test if data.has_test else trainer.validate
         (scores,) = evaluate(model, data, ckpt_path=best, verbose=False)
-        if best and (folder := job.model_folder()):
-            save_model(folder, job.trained_model(best), data.examples(), data.class_names)
-            job.log_model(folder)
+        if best:
+            job.log_model(best, data.examples(), data.class_names)
     if trainer.is_global_zero:
         print_summary(job, scores)
 

@@ -1,7 +1,9 @@
 """A fit from its first signal to its last: the command line, the MLflow run around it, and its checkpoints."""
 
+import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ import torch
 from lightning import Callback
 from mlflow import MlflowClient
 from mlflow.entities import RunStatus
+from torch import Tensor
 
 from project import groups
 from project.checkpoints import (
@@ -31,9 +34,12 @@ from project.launch.together import Together
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
+from project.tracking.model import save_model
 from project.tracking.recovery import is_held, recover_all, recover_run
 from project.tracking.run import ended_truly
 from project.tracking.secrets import redact_options
+
+_log = logging.getLogger(__name__)
 
 
 class Job:
@@ -177,17 +183,30 @@ class Job:
         checkpoint = self.trainer.checkpoint_callback
         return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
 
-    def model_folder(self) -> Path | None:
-        """Where to save the model for `log_model`; None on other ranks than the first, and untracked."""
+    def log_model(self, checkpoint: str, examples: Tensor, class_names: Sequence[str]) -> None:
+        """Log the model of a checkpoint, as MLflow serves it. One that torch cannot export stays a checkpoint.
+
+        Args:
+            checkpoint: Path.
+            examples: Two or more images, (N, C, H, W) uint8.
+            class_names: Names of the classes, by label.
+        """
         logger = self.trainer.logger
-        return logger.model_folder("model") if isinstance(logger, MLflowLogger) else None
+        folder = logger.model_folder("model") if isinstance(logger, MLflowLogger) else None
+        if folder is None:  # untracked, or not the first rank
+            return
+        assert isinstance(logger, MLflowLogger)
+        try:
+            save_model(folder, self._trained_model(checkpoint), examples, class_names)
+        except RuntimeError as error:  # as when what `forward` does depends on the values of an image
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = f"torch.export cannot follow the net: {' '.join(str(error).split())[:200]}"
+            _log.warning("the run has no model to serve, only its checkpoints: %s", reason)
+            logger.set_tags({"model.error": reason})
+        else:
+            logger.log_saved_model(folder.name)
 
-    def log_model(self, folder: Path) -> None:
-        """Log the MLflow model in `model_folder()`."""
-        if isinstance(self.trainer.logger, MLflowLogger):
-            self.trainer.logger.log_saved_model(folder.name)
-
-    def trained_model(self, checkpoint: str) -> ImageClassifier:
+    def _trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
         model: ImageClassifier = self._cli.parser.instantiate(self._cli.config).model
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])

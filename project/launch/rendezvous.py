@@ -10,6 +10,7 @@ import sys
 
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
 _LOOPBACK = "127.0.0.1"
@@ -28,9 +29,11 @@ def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", _INTERFACE)
     environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
-    if isinstance(environment, LightningEnvironment):
-        started_by_us = trainer.num_nodes == 1 and not environment.creates_processes_externally
-        return _serve(_LOOPBACK, environment.main_port) if started_by_us else None
+    if isinstance(environment, LightningEnvironment | SLURMEnvironment):
+        if trainer.num_nodes > 1:
+            return None
+        os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM's own is the host's name
+        return _serve(_LOOPBACK, environment.main_port) if trainer.is_global_zero else None
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
         return _leave_store_of_torchrun(trainer.num_nodes)
     return None

@@ -1,11 +1,14 @@
 """Processes that are started again, by `torchrun --max-restarts` or a sweep, go on in the run of those before them."""
 
+import logging
 import os
 import socket
 
 import psutil
 
 from project.tracking import store
+
+_log = logging.getLogger(__name__)
 
 TAG = "torchrun"
 RESTART_OF = "PROJECT_RESTART_OF"
@@ -17,6 +20,8 @@ def launch_tag() -> dict[str, str]:
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name is None:
         return {}
+    if name == "none" and os.environ["GROUP_WORLD_SIZE"] != "1":
+        return {}  # each node has a launcher of its own, and nothing here says that they belong together
     if name == "none":  # it was given no --rdzv-id: the launcher outlives its attempts
         launcher = psutil.Process(os.getppid())
         name = f"{socket.gethostname()}:{launcher.pid}:{launcher.create_time():.0f}"
@@ -32,9 +37,12 @@ def run_before_restart() -> str | None:
         return run_id
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
         return None
+    if not (tag := launch_tag()):
+        _log.warning("torchrun has no --rdzv-id, without which nodes cannot find their run; it starts anew")
+        return None
     client = store.connect()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(
-        experiments, f"tags.{TAG} = '{launch_tag()[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
+        experiments, f"tags.{TAG} = '{tag[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
     )
     return runs[0].info.run_id if runs else None

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Fit
 
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.checkpoints.durable import is_valid, write_durably
+from project.fit import main
 from project.tracking import store
 
 STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3}
@@ -156,6 +158,20 @@ def test_a_home_that_may_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch
         with as_nobody(), pytest.raises(OSError, match=r"cannot write in .*mlruns \(Permission denied\)"):
             store.connect()
         monkeypatch.undo()
+
+
+def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        assert Path(elsewhere).stat().st_dev != workplace.stat().st_dev
+        monkeypatch.setattr(tempfile, "tempdir", elsewhere)
+        main(["--max_epochs", "1", *[f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]])
+        assert list(Path(elsewhere).iterdir()) == []
+    run = Fit(workplace, 0, "").run
+    assert run.info.status == "FINISHED"
+    files = {path.name for path in store.checkpoint_folder(run.info.run_id).iterdir()}
+    assert files == {"last.ckpt", "best-epoch000.ckpt"}
 
 
 @contextmanager

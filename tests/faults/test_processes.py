@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,12 +27,12 @@ def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
     return process
 
 
-def started(folder: Path, *options: str) -> subprocess.Popen[str]:
+def started(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> subprocess.Popen[str]:
     """Start a fit in a process group of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "project.fit", *options],
         cwd=folder,
-        env=clean_environment(),
+        env=clean_environment() | environment,
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -192,6 +194,36 @@ def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> N
     assert "resumed" in done.run.data.tags
     epochs = [metric.step for metric in done.client.get_metric_history(done.run.info.run_id, "val/accuracy")]
     assert epochs == list(range(20, 252, 21))
+
+
+@pytest.mark.faults
+def test_what_slurm_starts_on_one_node_stops_together(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    host = socket.gethostname()
+    job = {
+        "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": host, "SLURM_JOB_NODELIST": host,
+        "MASTER_PORT": port,
+    }  # fmt: skip
+    tasks = [
+        started(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "1000",
+                environment=job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        wait_for_checkpoint(tmp_path, tasks[0])
+        assert listening(tasks[0].pid) | listening(tasks[1].pid) == {"127.0.0.1"}
+        for task in tasks:  # as with --signal=USR1@60
+            task.send_signal(signal.SIGUSR1)
+        output = tasks[0].communicate(timeout=10)[0]
+        tasks[1].communicate(timeout=10)
+    finally:
+        for task in tasks:
+            task.kill()
+            task.wait()
+    assert tasks[0].returncode == 143, output
+    assert Fit(tmp_path, 0, "").run.info.status == "KILLED"
 
 
 def test_a_loss_that_is_no_number_stops_training_and_is_not_saved(workplace: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import clean_environment, listening
+from mlflow import MlflowClient
 
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.fit import main
+from project.tracking import store
 
 
 class Canary:
@@ -65,6 +67,22 @@ def test_a_configuration_with_code_in_it_runs_nothing(workplace: Path, capsys: p
     with pytest.raises(SystemExit, match="2"):
         main(["--config", "run.yaml"])
     assert "is no valid YAML" in capsys.readouterr().err
+    assert not Path("song").exists()
+
+
+def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = MlflowClient()
+    run_id = client.create_run(client.create_experiment("digits")).info.run_id
+    client.log_text(run_id, "seed_everything: !!python/object/apply:os.system ['touch song']\n", "config.yaml")
+    store.checkpoint_folder(run_id).mkdir(parents=True)
+    torch.save(
+        {"state_dict": {}, "callbacks": Canary(workplace / "song")}, store.checkpoint_folder(run_id) / "last.ckpt"
+    )
+    for damaged in ("is no valid checkpoint", "is no valid YAML"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--resume", run_id])
+        assert damaged in capsys.readouterr().err
+        torch.save({"state_dict": {}}, store.checkpoint_folder(run_id) / "last.ckpt")
     assert not Path("song").exists()
 
 
