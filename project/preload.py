@@ -14,6 +14,7 @@ import sqlalchemy.orm
 import torch.export
 
 import project.search.worker
+import project.sweep
 from project.cli import FitCLI
 from project.tracking.provenance import packages
 
@@ -21,5 +22,7 @@ __all__ = ["alembic", "attrs", "git", "matplotlib", "mlflow", "project", "sklear
 
 sqlalchemy.orm.configure_mappers()
 packages()
-FitCLI(["--trainer.logger", "false"])  # what jsonargparse finds out about signatures, it remembers
+# A forked process has the CUDA context and the threads of OpenMP in name only.
+torch.set_num_threads(1)
+FitCLI(["--trainer.logger=false", "--trainer.accelerator=cpu"])  # jsonargparse remembers what it found in signatures
 gc.freeze()  # what is here now no collection of a trial need look at, and so copy

@@ -6,11 +6,9 @@ python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mni
 
 import os
 import shlex
-import signal
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -25,7 +23,8 @@ from project.errors import answered
 from project.launch.devices import usable_cores
 from project.launch.restarts import RESTART_OF
 from project.search.devices import Devices, gpu_ids
-from project.search.driver import Driver, SameFailureError, start_preloading
+from project.search.driver import Driver, HopelessError, start_preloading
+from project.search.signals import Signals
 from project.search.space import SearchSpace, check_metrics, check_values, options, read_space
 from project.search.study_run import RUN, StudyRun
 from project.search.trial_runs import TrialRuns
@@ -38,6 +37,9 @@ from project.tracking.recovery import is_held, recover_all
 from project.tracking.secrets import redact, redact_options, redact_setting
 
 _MODULE = "project.fit"
+_MONITORS = ("val/accuracy", "val/loss")
+_OF_NO_CONSEQUENCE = (".root", ".num_workers", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
+_OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     asked, fit_options = _parser().parse_known_args(argv)
     with answered():
         sweep = Sweep(asked, fit_options)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     sys.exit(sweep.run(console))
 
 
@@ -64,7 +66,6 @@ class Sweep:
 
     def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
         self.n_trials, self._fit_options = asked.n_trials, fit_options
-        start_preloading([_MODULE, "project.preload"])  # which takes as long as the checks that follow
         for option, value, least in (
             ("n_trials", asked.n_trials, 1),
             ("n_jobs", asked.n_jobs, 1),
@@ -73,14 +74,24 @@ class Sweep:
             if value < least:
                 raise ValueError(f"--{option}: got {value}; it must be {least} or more")
         self.space = _space(asked.search)
+        _check_no_overlap(self.space, fit_options)
+        start_preloading(["project.preload"])  # which takes as long as the checks that follow
         built = FitCLI(fit_options)
-        check_values(self.space, lambda extra: FitCLI([*fit_options, *extra]))
-        check_metrics(self.space, lambda: _logged(fit_options))
-        built.datamodule.prepare_data()
-        built.datamodule.setup("fit")
-        gpus = (
-            gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES")) if built.trainer.strategy.root_device.type == "cuda" else []
-        )
+        if (metric := self.space.metrics[0]) in _MONITORS and metric != built.config.checkpoint.monitor:
+            # The model that a trial keeps is the one that it is judged by.
+            self._fit_options = fit_options = [f"--checkpoint.monitor={metric}", *fit_options]
+            built = FitCLI(fit_options)
+        _load(built)
+        check_values(self.space, lambda extra: _check_trial(fit_options, extra))
+        check_metrics(self.space, built.datamodule.has_test, lambda: _logged(fit_options))
+        gpus: list[str] = []
+        if built.trainer.strategy.root_device.type == "cuda":
+            gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"))
+            if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
+                raise ValueError(
+                    f"--devices: got {devices}; a sweep lends GPUs itself: give their number for a trial, and name "
+                    "those that it may lend in CUDA_VISIBLE_DEVICES"
+                )
         self._devices = Devices(asked.n_jobs, built.trainer.num_devices, usable_cores(), gpus)
         self._client = store.connect()
         recover_all(self._client)
@@ -88,8 +99,11 @@ class Sweep:
         experiment_id = store.experiment_id(self._client, experiment)
         with FileLock(store.HOME / ".studies.lock"):
             self.study, self._settings = self._open_study(asked, built)
+        if parent := self.study.user_attrs.get(RUN):
+            store.find_run(self._client, parent)
         self._trial_runs = TrialRuns(self._client, experiment_id, self.study, self.space.metrics)
         self._logger = MLflowLogger(experiment, f"study {self.study.study_name}")
+        self._study_run: StudyRun | None = None
         self._log = store.HOME / "sweeps" / self.study.study_name
         self._log.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._log / ".lock")
@@ -106,7 +120,7 @@ class Sweep:
         fixed = {
             key: redact_setting(key, str(value))
             for key, value in flatten(built.config).items()
-            if key not in self.space.distributions and not key.endswith(".root")
+            if key not in self.space.distributions and not key.endswith(_OF_NO_CONSEQUENCE)
         }
         settings = {
             "search.metric": str(self.space.directions), **ranges, **fixed, "data.digest": built.datamodule.digest()
@@ -120,6 +134,9 @@ class Sweep:
         except (SQLAlchemyError, StorageInternalError, ImportError) as error:
             reason = redact(str(error).splitlines()[0])
             raise ValueError(f"--storage: cannot open {redact(asked.storage)} for Optuna: {reason}") from error
+        directions = [direction.name.lower() for direction in study.directions]
+        if directions != list(self.space.directions.values()):
+            raise ValueError(f"--study: {name} is to {', '.join(directions)}; name another study with --study")
         before = study.user_attrs.get("settings")
         if before is None:
             study.set_user_attr("settings", settings)
@@ -146,32 +163,37 @@ class Sweep:
         """Run the trials; the exit code says how it ended."""
         signals = Signals(self.driver)
         signals.listen()
-        study_run = None
-        with self._lock:
-            parent = self.study.user_attrs.get(RUN)
-            if parent is None or not is_held(parent):  # else another sweep on this study has it
-                study_run = StudyRun(self._client, self._logger, self.study, self.space)
-                study_run.start(self._command(), self._settings)
-        code, status = 0, "FINISHED"
-        with View(self.study, self.space.metrics, self.n_trials, console) as view:
-
-            def look() -> None:
-                view.look()
-                if study_run:
-                    study_run.look()
-
-            try:
-                self.driver.run(look)
-            except SameFailureError as error:
-                console.print(f"error: {error}; their output is in {self._log}", soft_wrap=True)
-                code, status = 1, "FAILED"
-            look()
-        if signals.code and not self.driver.enough():
-            code, status = signals.code, "KILLED"
-        if study_run:
-            study_run.end(status)
+        self._follow()
+        code, status = 1, "FAILED"
+        try:
+            with View(self.study, self.space.metrics, self.n_trials, console) as view:
+                try:
+                    self.driver.run(lambda: self._look(view))
+                    code, status = 0, "FINISHED"
+                except HopelessError as error:
+                    console.print(f"error: {error}; their output is in {self._log}", soft_wrap=True)
+                self._look(view)
+            if signals.code and not self.driver.enough():
+                code, status = signals.code, "KILLED"
+        finally:
+            self._follow()  # another sweep may have had it, and have ended
+            if self._study_run:
+                self._study_run.end(status)
         self._report(console, code)
         return code
+
+    def _follow(self) -> None:
+        """Take the study's run, unless another sweep on this study has it."""
+        with self._lock:
+            parent = self.study.user_attrs.get(RUN)
+            if self._study_run is None and (parent is None or not is_held(parent)):
+                self._study_run = StudyRun(self._client, self._logger, self.study, self.space)
+                self._study_run.start(self._command(), self._settings)
+
+    def _look(self, view: View) -> None:
+        view.look()
+        if self._study_run:
+            self._study_run.look()
 
     def _report(self, console: Console, code: int) -> None:
         if best := best_trials(self.study):
@@ -187,6 +209,27 @@ class Sweep:
         return shlex.join(["python", "-m", "project.sweep", *redact_options(sys.argv[1:])])
 
 
+def _check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
+    given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
+    for key in space.distributions:
+        if key.removeprefix("trainer.") in given:
+            raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")
+        if key in _OF_THE_SWEEP:
+            raise ValueError(f"--search: {key} cannot be varied, as all trials get the same share of the machine")
+
+
+def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
+    cli = FitCLI([*fit_options, *extra])
+    if any(option.startswith("--data.") for option in extra):
+        _load(cli)
+
+
+def _load(cli: FitCLI) -> None:
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.datamodule.check_batch_size(cli.trainer.world_size)
+
+
 def _logged(fit_options: Sequence[str]) -> list[str]:
     """Names of the metrics that a fit logs, seen in one batch on the CPU."""
     small = ["--trainer.fast_dev_run=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
@@ -194,27 +237,6 @@ def _logged(fit_options: Sequence[str]) -> list[str]:
     cli = FitCLI([*fit_options, *small, *anywhere])
     cli.trainer.fit(cli.model, cli.datamodule)
     return list(cli.trainer.callback_metrics)
-
-
-class Signals:
-    """Ctrl-C once finishes what runs, twice stops now, as SIGTERM does."""
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self.code = 0
-
-    def listen(self) -> None:
-        """Take over the signals."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._received)
-
-    def _received(self, signum: int, frame: FrameType | None) -> None:
-        if self._driver.finishing or signum == signal.SIGTERM:
-            self._driver.stopping = True
-        else:
-            print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
-        self._driver.finishing = True
-        self.code = 128 + signum
 
 
 def _space(name: str) -> SearchSpace:
@@ -226,6 +248,7 @@ def _space(name: str) -> SearchSpace:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m project.sweep",
+        usage="%(prog)s --search NAME [--n_trials N] [--n_jobs J] [--study NAME] [--OPTION_OF_FIT VALUE]...",
         description="Search hyper-parameters; every option of project.fit is handed to each trial.",
         allow_abbrev=False,
     )

@@ -166,41 +166,74 @@ def test_the_best_trial_and_the_study_are_on_the_parent(killed_twice: tuple[Swee
     assert parent.data.tags["best.model.optimizer.lr"] == str(best.params["model.optimizer.lr"])
     (child,) = [run for run in runs.runs if run.data.tags.get("trial") == str(best.number)]
     assert [m.model_id for m in parent.outputs.model_outputs] == [m.model_id for m in child.outputs.model_outputs]
+    assert parent.data.metrics["best/test/accuracy"] == child.data.metrics["test/accuracy"]
     files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}
-    assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", "history.png", "slice.png")}
+    plots = ("history.png", "slice.png", "parallel_coordinates.png")
+    assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", *plots)}
 
 
 @pytest.mark.faults
 def test_trials_that_all_fail_alike_end_the_sweep(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, space={"model.optimizer.lr": {"type": "float", "low": 1e30, "high": 2e30}})
     sweeps.append(sweep)
-    process = sweep.start("--n_trials", "8", "--max_epochs", "1")
+    process = sweep.start("--n_trials", "8", "--max_epochs", "1", "--max_retries", "0")
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 1
-    assert "3 trials in a row failed in the same way: FloatingPointError: the loss is not finite" in output
-    assert sweep.states == {TrialState.FAIL: 3, TrialState.WAITING: 1} or sweep.states[TrialState.FAIL] == 3
+    assert "3 settings in a row failed in the same way: FloatingPointError: the loss is not finite" in output
+    assert sweep.states == {TrialState.FAIL: 3}
+
+
+@pytest.mark.faults
+def test_a_trial_whose_loss_is_no_number_is_one_failed_trial(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    rates = {"model.optimizer.lr": {"type": "categorical", "choices": [1e30, 1e-3]}}
+    grid = {"type": "GridSampler", "search_space": {"model.optimizer.lr": [1e30, 1e-3]}}
+    sweep = Sweep(tmp_path, "--n_trials", "2", "--max_epochs", "1", space=rates, sampler=grid)
+    sweeps.append(sweep)
+    sweep.run()
+    sweep.check(ended=1, failed=1)
+    (failed,) = [trial for trial in sweep.study.trials if trial.state == TrialState.FAIL]
+    assert "FloatingPointError: the loss is not finite" in failed.user_attrs["error"]
+    (run,) = [run for run in Fit(sweep.folder, 0, "").runs if run.info.status == "FAILED"]
+    assert "the loss is not finite" in run.data.tags["error"]
+
+
+@pytest.mark.faults
+def test_a_sweep_that_is_killed_in_its_last_trial_goes_on_with_it(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "1", "--max_epochs", "6")
+    sweeps.append(sweep)
+    process = sweep.start()
+    sweep.trains()
+    process.kill()
+    sweep.run()
+    sweep.check(ended=1)
+    (child,) = [run for run in Fit(sweep.folder, 0, "").runs if "trial" in run.data.tags]
+    assert "resumed" in child.data.tags
 
 
 @pytest.mark.faults
 def test_two_ranks_prune_together_with_the_same_parameters(tmp_path: Path, sweeps: list[Sweep]) -> None:
     below = {"type": "ThresholdPruner", "lower": 2.0, "n_warmup_steps": 1}  # no accuracy is 2: pruned after two epochs
-    sweep = Sweep(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "9", pruner=below)
+    sweep = Sweep(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "9",
+                  "--trainer.val_check_interval", "0.5", pruner=below)  # fmt: skip
     sweeps.append(sweep)
     sweep.run("--n_trials", "4", "--n_jobs", "2")
     sweep.check(ended=4)
     assert sweep.states == {TrialState.PRUNED: 4}
-    assert all(len(trial.intermediate_values) <= 3 for trial in sweep.study.trials)
+    for trial in sweep.study.trials:
+        assert list(trial.intermediate_values) in ([0, 1], [0, 1, 2])  # of a half epoch each
 
 
 @pytest.mark.faults
 def test_two_sweeps_share_one_study(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, "--max_epochs", "1", *FEW)
     sweeps.append(sweep)
-    both = [sweep.start("--n_trials", "6"), sweep.start("--n_trials", "6")]
+    both = [sweep.start("--n_trials", "4"), sweep.start("--n_trials", "6")]
     for process in both:
         output = process.communicate(timeout=280)[0]
         assert process.returncode == 0, output
     sweep.check(ended=6)
+    (parent,) = [run for run in Fit(sweep.folder, 0, "").runs if "trial" not in run.data.tags]
+    assert (parent.info.status, parent.data.metrics["trials/complete"]) == ("FINISHED", 6)
 
 
 @pytest.mark.faults

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -10,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import optuna
+import psutil
 from filelock import FileLock
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
@@ -19,16 +21,16 @@ from project.search.reporter import PRUNE, STOP
 from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns
 from project.search.worker import Assignment, run_trial
-from project.tracking.owner import is_alive, is_here, owner_tags
+from project.tracking.owner import is_alive, is_here, is_me, owner_tags
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK_EVERY_S = 0.5
 _STOPS_WITHIN_S = 30.0
-_FAILURES_AT_FIRST, _FAILURES_LATER = 3, 10
+_FAILURES_AT_FIRST, _FAILURES_LATER, _FAILURES_OF_ANY_KIND = 3, 10, 20
 
 
-class SameFailureError(RuntimeError):
-    """Trials fail in the same way, one after the other."""
+class HopelessError(RuntimeError):
+    """Trials fail one after the other, in the same way or in any."""
 
 
 @dataclass
@@ -39,7 +41,6 @@ class Running:
     process: BaseProcess
     connection: Connection
     lent: dict[str, str]
-    started: float = field(default_factory=monotonic)
     outcome: tuple[Any, ...] | None = None
 
 
@@ -72,10 +73,11 @@ class Driver:
         runs: TrialRuns,
     ) -> None:
         self.study, self._space, self._assignment, self._devices = study, space, assignment, devices
-        self._n_trials, self._max_retries, self._lock = n_trials, max_retries, lock
+        self._n_trials, self._max_retries, self._lock = min(n_trials, space.most_trials), max_retries, lock
         self._runs = runs
         self.running: list[Running] = []
         self.finishing = self.stopping = False
+        self._exhausted = False
         self._failures: list[str] = []  # since a trial went well
         self._context = get_context("forkserver")
 
@@ -83,12 +85,13 @@ class Driver:
         """Run trials until there are enough, or `finishing` or `stopping` is set; `look` is called now and then.
 
         Raises:
-            SameFailureError: Trials in a row failed in the same way, three at first, ten after one that did not.
+            HopelessError: Settings in a row failed in the same way, three at first, ten after one that did not; or
+                twenty failed in any way.
         """
         try:
             while not self.stopping:
                 self._fill()
-                if not self.running and (self.finishing or self.enough()):
+                if not self.running and (self.finishing or self._exhausted or self.enough()):
                     return
                 self._listen(_LOOK_EVERY_S)
                 look()
@@ -103,7 +106,7 @@ class Driver:
         return self.study.get_trials(deepcopy=False)
 
     def _fill(self) -> None:
-        while not self.finishing and (lent := self._devices.lend()) is not None:
+        while not (self.finishing or self._exhausted) and (lent := self._devices.lend()) is not None:
             with self._lock:
                 trial = self._take()
             if trial is None:
@@ -123,23 +126,25 @@ class Driver:
         else:
             if sum(trial.state in _DONE for trial in trials) + len(running) >= self._n_trials:
                 return None
-            taken = self.study.ask(self._space.distributions)
+            taken = self.study.ask()
+        for name, distribution in self._space.distributions.items():
+            taken._suggest(name, distribution)  # also what a driver that was killed in the middle of this has left out
         taken.set_user_attr("owner", owner_tags())
         return taken
 
     def _start(self, trial: optuna.Trial, lent: dict[str, str]) -> None:
-        run_id = self._run_of(trial)
-        if run_id and (values := self._runs.values(run_id)) is not None:
+        if (values := self._finished(trial)) is not None:
             self._close(trial, values=values)
             self._devices.give_back(lent)
             return
-        work = self._assignment(trial.params, trial.number, run_id, lent, self._devices.threads)
+        work = self._assignment(trial.params, trial.number, self._run_of(trial), lent, self._devices.threads)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=run_trial, args=(theirs, work), name=f"trial {trial.number}")
         process.start()
         theirs.close()
         assert process.pid is not None
-        trial.set_user_attr("worker", owner_tags(process.pid))
+        with suppress(psutil.NoSuchProcess):  # it has ended already, as `_listen` will see
+            trial.set_user_attr("worker", owner_tags(process.pid))
         self.running.append(Running(trial, process, ours, lent))
 
     def _run_of(self, trial: optuna.Trial) -> str | None:
@@ -156,7 +161,7 @@ class Driver:
             one = by_connection[connection]
             try:
                 self._hear(one, connection.recv())
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # OSError: it died in the middle of a message
                 self._end(one)
 
     def _hear(self, one: Running, message: tuple[Any, ...]) -> None:
@@ -181,24 +186,36 @@ class Driver:
         self._devices.give_back(one.lent)
         match one.outcome:
             case ("done", values):
-                lost = [metric for metric, value in zip(self._space.metrics, values, strict=True) if value is None]
-                if lost or any(value != value for value in values):
-                    self._fail(one, f"the run has no {lost[0]}" if lost else f"the metrics are {values}")
-                else:
-                    self._close(one.trial, values=values)
+                self._complete(one, values)
             case ("pruned",):
                 self._close(one.trial, state=TrialState.PRUNED)
-            case ("stopped",) if self.stopping:
+            case ("stopped",) | None if self.stopping:  # None: it had no handler of signals yet
                 pass  # the trial stays as it is, for the next sweep to go on with
             case ("stopped",):
                 self._fail(one, "stopped by SIGTERM")
             case ("failed", reason):
                 self._fail(one, reason)
+            case _ if (values := self._finished(one.trial)) is not None:
+                self._complete(one, values)  # it died behind its end
             case _:
                 code = one.process.exitcode or 0
                 self._fail(
                     one, f"its process was killed by signal {-code}" if code < 0 else f"it ended with code {code}"
                 )
+
+    def _complete(self, one: Running, values: Sequence[float | None]) -> None:
+        if None in values:  # it was resumed behind its last validation, say
+            values = self._finished(one.trial) or values
+        lost = [metric for metric, value in zip(self._space.metrics, values, strict=True) if value is None]
+        if lost or any(value != value for value in values):
+            self._fail(one, f"the run has no {lost[0]}" if lost else f"the metrics are {values}")
+        else:
+            self._close(one.trial, values=values)
+
+    def _finished(self, trial: optuna.Trial) -> list[float] | None:
+        """The metrics of a trial whose run is finished; else None."""
+        run_id = self._run_of(trial)
+        return self._runs.values(run_id) if run_id else None
 
     def _close(self, trial: optuna.Trial, **outcome: Any) -> None:
         if outcome.get("state") != TrialState.FAIL:
@@ -208,24 +225,29 @@ class Driver:
         except RuntimeError:  # so these say that they have tried everything
             if not isinstance(self.study.sampler, GridSampler | BruteForceSampler):
                 raise
-            self.finishing = True
+            self._exhausted = True
 
     def _fail(self, one: Running, reason: str) -> None:
         retries = one.trial.user_attrs.get("retries", 0)
         one.trial.set_user_attr("error", reason)
-        if one.outcome is None and (run_id := self._run_of(one.trial)):
-            self._runs.fail(run_id, reason)
+        if (run_id := self._run_of(one.trial)) is None:
+            self._runs.make_failed(one.trial, reason)
+        elif one.outcome is None:
+            self._runs.close(run_id, "FAILED", reason)
         self._close(one.trial, state=TrialState.FAIL)
         if retries < self._max_retries:
             again = {"retries": retries + 1, "retry_of": one.trial.number}
             self.study.enqueue_trial(one.trial.params, user_attrs=again)
-        self._give_up_if_hopeless(reason)
+        else:
+            self._give_up_if_hopeless(reason)
 
     def _give_up_if_hopeless(self, reason: str) -> None:
         self._failures.append(re.sub(r"\d[-+\d.e]*", "#", reason))
         limit = _FAILURES_LATER if any(trial.state in _DONE for trial in self._trials()) else _FAILURES_AT_FIRST
-        if len(self._failures) >= limit and len(set(self._failures)) == 1:
-            raise SameFailureError(f"{len(self._failures)} trials in a row failed in the same way: {reason}")
+        alike = len(self._failures) >= limit and len(set(self._failures)) == 1
+        if (alike or len(self._failures) >= _FAILURES_OF_ANY_KIND) and not self.stopping:
+            said = " in the same way: " if alike else "; the last: "
+            raise HopelessError(f"{len(self._failures)} settings in a row failed{said}{reason}")
 
     def _stop(self) -> None:
         """End what runs; the trials stay RUNNING in the study, for the next sweep to go on with."""
@@ -239,6 +261,8 @@ class Driver:
             one.process.kill()
             one.outcome = ("stopped",)
             self._end(one)
+            if run_id := self._run_of(one.trial):
+                self._runs.close(run_id, "KILLED", "it did not stop in time")
 
 
 def start_preloading(modules: Sequence[str]) -> None:
@@ -248,9 +272,13 @@ def start_preloading(modules: Sequence[str]) -> None:
 
 
 def _has_an_owner(trial: FrozenTrial) -> bool:
-    """Whether a process that runs, or is to run, this trial lives; on other machines it is taken to live."""
+    """Whether a process that runs, or is to run, this trial lives; on other machines it is taken to live.
+
+    This process does not count: what it runs it knows. In a container that is started again it has the id of the one
+    before it.
+    """
     owners = [trial.user_attrs[role] for role in ("owner", "worker") if role in trial.user_attrs]
-    return any(not is_here(owner) or is_alive(owner) for owner in owners)
+    return any(not is_here(owner) or (is_alive(owner) and not is_me(owner)) for owner in owners)
 
 
 def _tell(connection: Connection, message: str) -> None:

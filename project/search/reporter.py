@@ -8,6 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 PRUNE, STOP = "prune", "stop"
 
@@ -52,10 +53,11 @@ class Reporter(Callback):
             self._send("run", trainer.logger.version)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = trainer.state.fn == TrainerFn.VALIDATING  # where there is no test
         if not trainer.sanity_checking:
             self._remember(trainer)
-            if (value := self._values.get(self._metrics[0])) is not None and trainer.state.fn == "fit":
-                self._send("report", trainer.current_epoch, value)
+            if (value := self._values.get(self._metrics[0])) is not None and trainer.state.fn == TrainerFn.FITTING:
+                self._send("report", _validation(trainer), value)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._remember(trainer)
@@ -72,9 +74,17 @@ class Reporter(Callback):
         self.record({name: float(value) for name, value in trainer.callback_metrics.items()})
         checkpoint = trainer.checkpoint_callback
         monitor, best = getattr(checkpoint, "monitor", None), getattr(checkpoint, "best_model_score", None)
-        if monitor and best is not None and trainer.state.fn != "fit":
+        if monitor and best is not None and trainer.state.fn != TrainerFn.FITTING:
             self._values[monitor] = float(best)  # that of the model which the run keeps
 
     def values(self) -> list[float | None]:
         """The study's metrics, None for what was not logged; the monitored one as the best checkpoint has it."""
         return [self._values.get(metric) for metric in self._metrics]
+
+
+def _validation(trainer: Trainer) -> int:
+    """The number of this validation, from 0; the epoch where each has one."""
+    batches, interval = trainer.num_training_batches, trainer.val_check_batch
+    if interval is None or interval >= batches:
+        return trainer.current_epoch
+    return int(trainer.current_epoch * (batches // interval) + (trainer.fit_loop.batch_idx + 1) // interval - 1)

@@ -1,19 +1,25 @@
 """A search space is one YAML: a dotted setting of `fit` -> an Optuna distribution, and what is judged."""
 
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import optuna
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, GridSampler
 
 T = TypeVar("T")
+_TRIED = 12  # trials; TPE, Optuna's own choice, draws the first ten at random
 _KEYS = {"metric", "direction", "space", "sampler", "pruner"}
 _DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "float": FloatDistribution,
@@ -51,6 +57,13 @@ class SearchSpace:
     text: str
 
     @property
+    def most_trials(self) -> int:
+        """Points of a grid; other samplers have no end."""
+        if not isinstance(self.sampler, GridSampler):
+            return sys.maxsize
+        return prod(map(len, yaml.safe_load(self.text)["sampler"]["search_space"].values()))
+
+    @property
     def metrics(self) -> list[str]:
         """The metrics, in the order of a trial's values."""
         return list(self.directions)
@@ -75,13 +88,15 @@ def read_space(path: Path) -> SearchSpace:
     directions = _directions(path, content)
     if len(directions) > 1 and content.get("pruner"):
         raise ValueError(f"--search: {path} has a pruner and several metrics; trials are pruned by one metric alone")
-    return SearchSpace(
+    space = SearchSpace(
         directions=directions,
         distributions={key: _distribution(path, key, settings) for key, settings in content["space"].items()},
         sampler=_made(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
         pruner=_made(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
         text=text,
     )
+    _try_out(path, space)
+    return space
 
 
 def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) -> None:
@@ -101,8 +116,11 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
             accept([*usual, *options({key: value})])
 
 
-def check_metrics(space: SearchSpace, logged: Callable[[], Sequence[str]]) -> None:
+def check_metrics(space: SearchSpace, has_test: bool, logged: Callable[[], Sequence[str]]) -> None:
     """Raise ValueError for a metric that no run logs; `logged` names those of a trial run."""
+    for metric in space.metrics:
+        if metric.startswith("test/") and not has_test:
+            raise ValueError(f"--search: got the metric {metric}, but the data has no test; use val{metric[4:]}")
     if unknown := set(space.metrics) - set(METRICS):
         names = logged()
         for metric in unknown - set(names):
@@ -171,10 +189,30 @@ def _made(path: Path, key: str, settings: Any, module: Any, base: Callable[..., 
     if not isinstance(name, str) or name not in names:
         raise ValueError(f"--search: {path}: got {key} {name!r}; optuna has {', '.join(names)}")
     try:
-        made: T = getattr(module, name)(**settings)
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # whoever names one knows
+            made: T = getattr(module, name)(**settings)
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise ValueError(f"--search: {path}: {key} {name}: {error}") from error
     return made
+
+
+def _try_out(path: Path, space: SearchSpace) -> None:
+    """Let copies of sampler and pruner go through trials of nothing: much of what they refuse shows only there."""
+    study = optuna.create_study(
+        directions=list(space.directions.values()), sampler=deepcopy(space.sampler), pruner=deepcopy(space.pruner)
+    )
+    try:
+        for number in range(_TRIED):
+            trial = study.ask(space.distributions)
+            for step in range(_TRIED if len(space.metrics) == 1 else 0):
+                trial.report(number / _TRIED, step)
+                trial.should_prune()
+            with suppress(RuntimeError):  # a grid says so that it is at its end
+                study.tell(trial, [number / _TRIED] * len(space.metrics))
+    except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
+        names = " or ".join(type(one).__name__ for one in (study.sampler, study.pruner))
+        raise ValueError(f"--search: {path}: {names} does not take its arguments: {error}") from error
 
 
 def _extremes(distribution: BaseDistribution) -> list[object]:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
-from project.search.space import SearchSpace
+from project.search.space import METRICS, SearchSpace
 from project.search.view import best_trials
 from project.tracking.logger import MLflowLogger
 
@@ -57,24 +57,31 @@ class StudyRun:
 
     def end(self, status: str) -> None:
         """Log the best trial, the plots and the table, and close the run."""
-        self.look()
-        trials = self._study.get_trials(deepcopy=False)
-        counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
-        self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
-        if best := best_trials(self._study):
-            self._log_best(best)
+        try:
+            self.look()
+            trials = self._study.get_trials(deepcopy=False)
+            counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+            self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
             self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv")
-            self._log_plots()
-        self._logger.end(status)
+            if best := best_trials(self._study):
+                self._log_best(best, with_model=status == "FINISHED")
+                self._log_plots()
+        finally:
+            self._logger.end(status)
 
-    def _log_best(self, best: list[FrozenTrial]) -> None:
+    def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
         if len(self._space.metrics) > 1:
             self._logger.set_tags({"pareto.trials": ", ".join(str(trial.number) for trial in best)})
             return
+        run_id = best[0].user_attrs["run_id"]
         found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
-        self._logger.set_tags(found | {"best.trial": str(best[0].number)})
-        if run_id := best[0].user_attrs.get("run_id"):
-            self._logger.set_tags({"best.run": run_id})
+        self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
+        metrics = self._client.get_run(run_id).data.metrics
+        chosen = {
+            f"best/{name}": metrics[name] for name in METRICS if name in metrics and name not in self._space.metrics
+        }
+        self._logger.log_metrics(chosen, self._told)
+        if with_model:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:

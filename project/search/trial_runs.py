@@ -1,18 +1,24 @@
 """The trials' runs in MLflow, found by their tags: what a sweep knows of trials that ended while none listened."""
 
 import json
-from collections.abc import Sequence
-from contextlib import suppress
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import optuna
 from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import RunStatus
+from mlflow.entities import Param, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 
 from project.search.study_run import RUN
 from project.tracking import store
 from project.tracking.recovery import recover, recover_run
+from project.tracking.secrets import redact, redact_setting
 from project.tracking.spool import Spool
+
+_log = logging.getLogger(__name__)
 
 _PARENT, _TRIAL = "mlflow.parentRunId", "trial"
 
@@ -22,7 +28,7 @@ class TrialRuns:
 
     Args:
         client: The store.
-        experiment_id: Where the runs are.
+        experiment_id: Where most of the runs are.
         study: The study, whose own run is their parent.
         metrics: The study's metrics.
     """
@@ -32,27 +38,51 @@ class TrialRuns:
 
     def environment(self, number: int) -> dict[str, str]:
         """Variables by which a trial's run gets its tags in the request that makes it."""
-        tags = {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
-        return {"MLFLOW_RUN_CONTEXT": json.dumps(tags)}
+        return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
+
+    def _tags(self, number: int) -> dict[str, str]:
+        return {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
 
     def find(self, number: int) -> str | None:
         """The run of a trial, None where it has made none yet."""
         of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[RUN]}' and tags.`{_TRIAL}` = '{number}'"
-        runs = self._client.search_runs([self._experiment_id], of_trial, max_results=1)
-        return runs[0].info.run_id if runs else None
+        with _away_for_now():
+            experiments = [one.experiment_id for one in self._client.search_experiments()]  # `data` may vary
+            for run in self._client.search_runs(experiments, of_trial, max_results=1):
+                return str(run.info.run_id)
+        return None
 
     def values(self, run_id: str) -> list[float] | None:
         """The metrics of a run that has finished, with that of its best checkpoint; None for one that has not."""
         with suppress(Timeout, FileNotFoundError):  # it is written, or delivered
             recover(self._client, Spool(store.spool_folder(run_id), new=False))
-        run = self._client.get_run(run_id)
-        if run.info.status != RunStatus.to_string(RunStatus.FINISHED):
-            return None
-        found = run.data.metrics
-        values = [found.get(f"best/{metric}", found.get(metric)) for metric in self._metrics]
-        return None if None in values else [float(value) for value in values if value is not None]
+        with _away_for_now():
+            run = self._client.get_run(run_id)
+            found = run.data.metrics
+            values = [found.get(f"best/{metric}", found.get(metric)) for metric in self._metrics]
+            if run.info.status == RunStatus.to_string(RunStatus.FINISHED) and None not in values:
+                return [float(value) for value in values if value is not None]
+        return None
+
+    def make_failed(self, trial: optuna.Trial, reason: str) -> None:
+        """Make the run of a trial that failed before it had one."""
+        tags = self._tags(trial.number) | {"error": redact(reason)}
+        params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
+        with _away_for_now():
+            run_id: str = self._client.create_run(self._experiment_id, tags=resolve_tags(tags)).info.run_id
+            self._client.log_batch(run_id, params=params)
+            self._client.set_terminated(run_id, "FAILED")
+            trial.set_user_attr("run_id", run_id)
 
     @staticmethod
-    def fail(run_id: str, reason: str) -> None:
+    def close(run_id: str, status: str, reason: str) -> None:
         """Close the run of a trial whose process died without a word."""
-        recover_run(run_id, "FAILED", reason)
+        recover_run(run_id, status, reason)
+
+
+@contextmanager
+def _away_for_now() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:  # a sweep does not end because of it
+        _log.warning("the MLflow store does not answer: %s", redact(str(error).splitlines()[0]))

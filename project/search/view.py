@@ -30,6 +30,8 @@ class View:
         self._seen = {trial.number for trial in self._trials() if trial.state.is_finished()}
         self._before = len(self._seen)
         self._start = monotonic()
+        self._compared = 0
+        self._best: FrozenTrial | None = None
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
 
     def __enter__(self) -> "View":
@@ -59,8 +61,11 @@ class View:
         words = ["done", "running", "pruned", "failed"]
         line = ", ".join(f"{counts[state]} {word}" for state, word in zip(_STATES, words, strict=True))
         lines = [Text(f"{line} of {self._n_trials}; {self._time_left(counts)}", style="bold")]
-        if best := best_trials(self._study)[:1]:
-            lines.append(Text(f"best so far: {described(best[0], self._metrics)}"))
+        if counts[TrialState.COMPLETE] != self._compared:
+            self._compared = counts[TrialState.COMPLETE]
+            self._best = best_trials(self._study)[0]
+        if self._best:
+            lines.append(Text(f"best so far: {described(self._best, self._metrics)}"))
         return Group(*lines)
 
     def _time_left(self, counts: Counter[TrialState]) -> str:

@@ -1,5 +1,6 @@
 """Which process writes a run: tags of the run that tell later whether it lives."""
 
+import os
 from collections.abc import Mapping
 
 import psutil
@@ -19,6 +20,11 @@ def owner_tags(pid: int | None = None) -> dict[str, str]:
 def is_here(tags: Mapping[str, str]) -> bool:
     """Whether the process that these tags name runs, or ran, on this host."""
     return tags[HOST] == Spool.this_host()
+
+
+def is_me(tags: Mapping[str, str]) -> bool:
+    """Whether these tags name this process, by its id alone."""
+    return int(tags[_PID]) == os.getpid()
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:

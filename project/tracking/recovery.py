@@ -1,11 +1,14 @@
 """Runs whose process died: closed as KILLED, delivered as far as they were written, half a checkpoint removed."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import time
 
 from filelock import Timeout
 from mlflow import MlflowClient
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
 
 from project.tracking import store
 from project.tracking.delivery import StoreAwayError, deliver
@@ -85,10 +88,18 @@ def is_held(run_id: str) -> bool:
 
 
 def recover_run(run_id: str, status: str, reason: str) -> None:
-    """Close a run whose process has died just now, unless another process is doing so."""
+    """Close a run whose process has died just now, unless it lives after all."""
     try:
-        spool = Spool(store.spool_folder(run_id), new=False)
-    except (Timeout, FileNotFoundError):
+        # Another command may be delivering it, as KILLED for want of a reason.
+        spool = Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S)
+    except Timeout:
+        return
+    except FileNotFoundError:
+        with suppress(OSError, MlflowException):
+            client = store.connect()
+            if client.get_run(run_id).info.status != RunStatus.to_string(RunStatus.FINISHED):
+                client.set_tag(run_id, "error", reason)
+                client.set_terminated(run_id, status)
         return
     spool.append({"tags": {"error": reason}})
     _close_as(spool, status)

@@ -1,0 +1,32 @@
+"""Ctrl-C once finishes what runs, twice stops now, as SIGTERM does."""
+
+import signal
+import sys
+from types import FrameType
+
+from project.search.driver import Driver
+
+
+class Signals:
+    """Answers signals while a driver runs.
+
+    Attributes:
+        code: The exit code that the last signal asks for; 0 before.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.code = 0
+
+    def listen(self) -> None:
+        """Take over the signals."""
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._received)
+
+    def _received(self, signum: int, frame: FrameType | None) -> None:
+        if self._driver.finishing or signum == signal.SIGTERM:
+            self._driver.stopping = True
+        else:
+            print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
+        self._driver.finishing = True
+        self.code = 128 + signum
