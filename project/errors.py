@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
 
+from project.loading import LoadingError
+
 BAD_INPUT = 2
 _LONGEST = 400
 _UNKNOWN = (
@@ -25,7 +27,7 @@ def answered() -> Iterator[None]:
     """Turn an error about the input into a message and exit code 2."""
     try:
         yield
-    except (ValueError, OSError, MisconfigurationException, MlflowException) as error:
+    except (ValueError, OSError, MisconfigurationException, MlflowException, LoadingError) as error:
         message = " ".join(str(error).split())
         print(f"error: {message[:_LONGEST]}", file=sys.stderr)
         sys.exit(BAD_INPUT)

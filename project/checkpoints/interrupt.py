@@ -110,8 +110,11 @@ class Interrupts(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # After the last batch comes the validation; a run that is resumed from here would leave it out.
-        if not (trainer.is_last_batch and trainer.enable_validation) and self._asked():
+        # After the last batch comes the validation; a run that is resumed from here would leave it out. Gradients
+        # that wait for more are in no checkpoint.
+        before_validation = trainer.is_last_batch and trainer.enable_validation
+        within_step = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
+        if not (before_validation or within_step) and self._asked():
             trainer._logger_connector.update_train_step_metrics()  # which Lightning logs after this hook
             self._stop(trainer, save=True)
 

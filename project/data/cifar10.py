@@ -1,12 +1,15 @@
 """CIFAR-10, as torchvision downloads it."""
 
+from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torchvision import datasets
 
 from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
+from project.data.in_memory import shared
 from project.loading import ImageArray
 
 
@@ -34,9 +37,12 @@ class CIFAR10(ImageDataModule):
         downloaded(datasets.CIFAR10, self.root)
 
     def load(self, split: Split) -> ImageArray | None:
-        """Read train or test into memory."""
+        """Map train or test into memory."""
         if split == "val":
             return None
-        source = datasets.CIFAR10(self.root, train=split == "train")
-        images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
-        return ImageArray(images, torch.tensor(source.targets))
+
+        def read() -> tuple[NDArray[Any], NDArray[Any]]:
+            source = datasets.CIFAR10(self.root, train=split == "train")
+            return np.ascontiguousarray(source.data.transpose(0, 3, 1, 2)), np.array(source.targets)
+
+        return shared(Path(self.root, datasets.CIFAR10.base_folder), split, read)

@@ -2,11 +2,12 @@
 
 import hashlib
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -15,6 +16,7 @@ from project.loading import (
     BatchLoader,
     EpochBatches,
     Images,
+    LoaderState,
     Workers,
     cutmix,
     cutout,
@@ -52,7 +54,7 @@ class ImageDataModule(LightningDataModule):
             there are. Images in memory need none.
         prefetch_factor: Batches kept ready, by all threads together or by each process.
         persistent_workers: Keep loading processes between epochs.
-        pin_memory: Page-locked batches for asynchronous copies; None when there is a GPU.
+        pin_memory: Page-locked batches for asynchronous copies; None when training is on a GPU.
         worker_timeout_s: Longest wait for a batch in seconds, after which training ends with an error.
     """
 
@@ -122,6 +124,8 @@ class ImageDataModule(LightningDataModule):
         self.worker_timeout_s = worker_timeout_s
         self.splits: dict[Split, Images] = {}
         self.skipped: dict[Split, int] = {}
+        self._train_loader: BatchLoader | None = None
+        self._stopped_at: LoaderState | None = None
 
     @abstractmethod
     def load(self, split: Split) -> Images | None:
@@ -184,6 +188,9 @@ class ImageDataModule(LightningDataModule):
                 f"data.batch_size: got {self.batch_size} on {ranks} devices, but train has {images:,} images; "
                 f"use {images // ranks} or less"
             )
+        for name, split in self.splits.items():
+            if len(split) < ranks:
+                raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
 
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the images' size, the labels, and pixels all over each split."""
@@ -196,8 +203,30 @@ class ImageDataModule(LightningDataModule):
         return hashed.hexdigest()[:8]
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of train in an order that changes every epoch, augmented."""
-        return self._loader("train", train=True)
+        """Batches of train in an order that changes every epoch, augmented; from where a resumed run was stopped."""
+        self._train_loader = self._loader("train", train=True)
+        if self._stopped_at is not None:
+            self._train_loader.load_state_dict(self._stopped_at)
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far training has come, for the checkpoint.
+
+        Lightning saves the state of a loader, too, but brings it back only to one that is made after the
+        checkpoint is read, and a schedule that asks for the number of steps has it made before.
+        """
+        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there, in a fit.
+
+        Raises:
+            ValueError: The epoch was begun with other batches and is not over.
+        """
+        if state_dict and self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self._stopped_at = cast(LoaderState, state_dict)
+            if self._train_loader is not None:
+                self._train_loader.load_state_dict(self._stopped_at)
 
     def val_dataloader(self) -> BatchLoader:
         """Batches of val."""
@@ -239,6 +268,7 @@ class ImageDataModule(LightningDataModule):
     def _loader(self, split: Split, *, train: bool = False) -> BatchLoader:
         images, trainer = self.splits[split], self.trainer
         rank, ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
 
         def finish(batch: Tensor, labels: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
             if keys is None:
@@ -254,15 +284,17 @@ class ImageDataModule(LightningDataModule):
             finish,
             seed=global_seed() if train else None,
             workers=Workers(
-                num_workers=self.threads_per_device(ranks) if images.needs_workers else 0,
+                num_workers=self.threads_per_device(trainer.num_devices if trainer else 1)
+                if images.needs_workers
+                else 0,
                 prefetch_factor=self.prefetch_factor,
                 persistent_workers=self.persistent_workers,
-                pin_memory=torch.cuda.is_available() if self.pin_memory is None else self.pin_memory,
+                pin_memory=device.type == "cuda" if self.pin_memory is None else self.pin_memory,
                 timeout_s=self.worker_timeout_s,
             ),
-            device=trainer.strategy.root_device if trainer else None,
+            device=device,
         )
 
-    def threads_per_device(self, ranks: int = 1) -> int:
-        """Threads or processes that load for one of `ranks` devices."""
-        return max(1, usable_cores() // ranks) if self.num_workers is None else self.num_workers
+    def threads_per_device(self, devices: int = 1) -> int:
+        """Threads or processes that load for one of `devices` on this machine."""
+        return max(1, usable_cores() // devices) if self.num_workers is None else self.num_workers

@@ -84,8 +84,8 @@ class ImageFolder(ImageDataModule):
         paths, labels = self._listed(split)
         folder, digest = cache_folder(self.root), files_digest(self.root, paths)
         report = folder / f"{split}-check-{digest}.json"
-        sizes, bad = check_files(paths, report, self.threads_per_device())
-        for pattern in (f"{split}-check-*.json", f"{split}-*px-*.npy", f".{split}-*.lock"):
+        sizes, bad = check_files(paths, report, self.threads_per_device(), self.worker_timeout_s)
+        for pattern in (f"{split}-check-*.json", f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(folder, pattern, digest)
         if bad:
             self._decide(split, [f"{paths[place]}: {why}" for place, why in bad.items()], len(paths), report)
@@ -98,7 +98,7 @@ class ImageFolder(ImageDataModule):
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
         path = folder / f"{split}-{side}px-{digest}.npy"
-        array = cached(ImageFiles(paths, labels, sizes, side), path, self.threads_per_device())
+        array = cached(ImageFiles(paths, labels, sizes, side), path, self.threads_per_device(), self.worker_timeout_s)
         if not self.random_resized_crop:
             return array
         pixels = list(array.images.permute(0, 2, 3, 1).numpy())

@@ -1,11 +1,14 @@
 """MNIST and Fashion-MNIST, as torchvision downloads them."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
+from numpy.typing import NDArray
 from torchvision import datasets
 
 from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
+from project.data.in_memory import shared
 from project.loading import ImageArray
 
 
@@ -35,11 +38,15 @@ class MNIST(ImageDataModule):
         downloaded(self.source, self.root)
 
     def load(self, split: Split) -> ImageArray | None:
-        """Read train or test into memory."""
+        """Map train or test into memory."""
         if split == "val":
             return None
-        source = self.source(self.root, train=split == "train")
-        return ImageArray(source.data.unsqueeze(1), source.targets.long())
+
+        def read() -> tuple[NDArray[Any], NDArray[Any]]:
+            source = self.source(self.root, train=split == "train")
+            return source.data.unsqueeze(1).numpy(), source.targets.numpy()
+
+        return shared(Path(self.root, self.source.__name__, "raw"), split, read)
 
 
 class FashionMNIST(MNIST):

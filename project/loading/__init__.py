@@ -18,7 +18,7 @@ Before the first training on a folder of files: `check_files` finds damaged ones
 
 from project.loading.augment import cutout, random_crop, random_flip, random_resized_crop
 from project.loading.batches import EpochBatches
-from project.loading.cache import cached
+from project.loading.cache import cached, mapped
 from project.loading.check import check_files
 from project.loading.dataset import TorchDataset
 from project.loading.draws import global_seed, sample_keys
@@ -26,7 +26,7 @@ from project.loading.durable import cache_folder, files_digest, remove_outdated
 from project.loading.errors import LoadingError
 from project.loading.files import ImageFiles
 from project.loading.images import ImageArray, Images, Workers
-from project.loading.loader import BatchLoader
+from project.loading.loader import BatchLoader, LoaderState
 from project.loading.mix import cutmix, mixup
 from project.loading.step_seed import StepSeed
 
@@ -36,6 +36,7 @@ __all__ = [
     "ImageArray",
     "ImageFiles",
     "Images",
+    "LoaderState",
     "LoadingError",
     "StepSeed",
     "TorchDataset",
@@ -47,6 +48,7 @@ __all__ = [
     "cutout",
     "files_digest",
     "global_seed",
+    "mapped",
     "mixup",
     "random_crop",
     "random_flip",

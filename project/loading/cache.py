@@ -4,11 +4,14 @@ The file is a plain .npy of shape (N, 3, size, size), uint8.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from project.loading.durable import made_once
 from project.loading.files import ImageFiles
@@ -18,16 +21,32 @@ from project.loading.progress import shown
 _BATCH = 64
 
 
-def cached(files: ImageFiles, path: Path, threads: int) -> ImageArray:
+def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
+    """The array in a .npy file, which is made unless it is there; processes that open it share its memory.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+
+    def save(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.save(file, make())
+
+    return _opened(made_once(path, save))
+
+
+def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120) -> ImageArray:
     """Decode all files into the array at `path`, unless it is there, and open it.
 
     Args:
         files: N files; the middle of each is taken.
         path: The cache. Whoever comes while it is made waits.
         threads: Threads that decode.
+        timeout_s: Longest time that a batch may take.
 
     Raises:
         OSError: There is no room for it.
+        LoadingError: A read hangs, or a file is no more what it was.
     """
 
     def decode_all(unfinished: Path) -> None:
@@ -37,7 +56,7 @@ def cached(files: ImageFiles, path: Path, threads: int) -> ImageArray:
             # Room for all of it now: a full disk shows as an error here and as a killed process later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
-            batches = files.stream(_in_order(len(files)), Workers(num_workers=threads))
+            batches = files.stream(_in_order(len(files)), Workers(num_workers=threads, timeout_s=timeout_s))
             for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
                 batch.images.numpy().tofile(file)
 
@@ -45,8 +64,15 @@ def cached(files: ImageFiles, path: Path, threads: int) -> ImageArray:
         made_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
+    return ImageArray(_opened(path), files.labels)
+
+
+def _opened(path: Path) -> Tensor:
     # Private, so that a stray write neither reaches the file nor crashes; pages stay shared until then.
-    return ImageArray(torch.from_numpy(np.load(path, mmap_mode="c")), files.labels)
+    try:
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except ValueError as error:
+        raise OSError(f"{path} is damaged ({error}); remove it, and it is made anew") from error
 
 
 def _in_order(count: int) -> Iterator[Request]:

@@ -1,5 +1,6 @@
 """The pass over all files before the first training on them: which are damaged, and how large the others are."""
 
+import errno
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from project.loading.decode import UNREADABLE, read_rgb
 from project.loading.durable import made_once
 from project.loading.progress import shown
-from project.loading.threads import Threads
+from project.loading.threads import Threads, wait_for
 
 _AS_SMALL_AS_CAN_BE = 8
 _FILES_A_CALL = 16
@@ -29,38 +30,51 @@ class Checked(NamedTuple):
     bad: dict[int, str]
 
 
-def check_files(paths: Sequence[Path], path: Path, threads: int) -> Checked:
+def check_files(paths: Sequence[Path], path: Path, threads: int, timeout_s: int = 120) -> Checked:
     """Decode every file once: truncated, empty and foreign files are found, and images of absurd size.
 
     Args:
         paths: N files.
         path: JSON file that keeps the result; where it exists, nothing is decoded.
         threads: Threads that decode.
+        timeout_s: Longest time that a few files may take.
+
+    Raises:
+        OSError: Files are not damaged but cannot be read: for want of permission, or as the disk has failed.
+        LoadingError: A read hangs.
     """
-    made_once(path, lambda unfinished: _check_all(paths, threads, unfinished))
+    made_once(path, lambda unfinished: _check_all(paths, threads, timeout_s, unfinished))
     found = json.loads(path.read_text())
     return Checked(torch.tensor(found["sizes"]).view(-1, 2), {int(place): why for place, why in found["bad"].items()})
 
 
-def _check_all(paths: Sequence[Path], count: int, out: Path) -> None:
+def _check_all(paths: Sequence[Path], count: int, timeout_s: int, out: Path) -> None:
     sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
     bad: dict[int, str] = {}
+    denied: list[OSError] = []
     threads = Threads(count)
     try:
         calls = [
-            threads.submit(partial(_check, paths[first : first + _FILES_A_CALL], first, sizes, bad))
+            threads.submit(partial(_check, paths[first : first + _FILES_A_CALL], first, sizes, bad, denied))
             for first in range(0, len(paths), _FILES_A_CALL)
         ]
         for call in shown(calls, len(calls), "checking images"):
-            call.result()
+            wait_for(call, timeout_s)
     finally:
         threads.close()
+    if denied:  # which may be over tomorrow, so that no report must remember it
+        raise OSError(f"cannot read {len(denied)} of {len(paths):,} files; the first: {denied[0]}")
     out.write_text(json.dumps({"sizes": sizes, "bad": dict(sorted(bad.items()))}))
 
 
-def _check(paths: Sequence[Path], first: int, sizes: list[tuple[int, int]], bad: dict[int, str]) -> None:
+def _check(
+    paths: Sequence[Path], first: int, sizes: list[tuple[int, int]], bad: dict[int, str], denied: list[OSError]
+) -> None:
     for place, path in enumerate(paths, first):
         try:
             sizes[place] = read_rgb(path, _AS_SMALL_AS_CAN_BE).size
         except UNREADABLE as error:
+            # The system's errors have a number, those of decoders have none. A link to nowhere is a bad file.
+            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+                denied.append(error)
             bad[place] = " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from project.loading.errors import LoadingError
 from project.loading.images import Batch, Fetched, Request, Workers
@@ -19,7 +19,8 @@ _SHARED_MEMORY = Path("/dev/shm")
 _SEEDS = 2**63
 _POLL_S = 1
 _MOMENT_S = 0.1
-_OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "unable to write to file", "ENOSPC")
+_TIMED_OUT = "DataLoader timed out"
+_OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENOSPC")
 
 
 class TorchDataset:
@@ -69,12 +70,14 @@ class TorchDataset:
         if self._loader is None or not workers.persistent_workers:
             self._loader = self._new_loader(workers)
         batches = _started(self._loader)
+        finished = False
         try:
             while (batch := _next(batches, workers)) is not None:
                 yield batch
-        except LoadingError:
-            self._loader = None
-            raise
+            finished = True
+        finally:
+            if not finished:  # the processes are busy with batches that nobody wants, or dead
+                self._loader = None
 
     def _new_loader(self, workers: Workers) -> DataLoader[Fetched]:
         processes = workers.num_workers
@@ -117,7 +120,11 @@ class _Samples(Dataset[Fetched]):
                     torch.manual_seed(keys[number] % _SEEDS)
                 samples.append(self._dataset[int(self._places[index])])
         images, labels = zip(*samples, strict=True)
-        return Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
+        fetched = Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
+        if get_worker_info() is not None:
+            # torch would do so later, in a thread whose errors nobody hears.
+            fetched.images.share_memory_()  # type: ignore[no-untyped-call]
+        return fetched
 
 
 def _started(loader: DataLoader[Fetched]) -> Iterator[Fetched]:
@@ -135,7 +142,7 @@ def _next(batches: Iterator[Fetched], workers: Workers) -> Fetched | None:
         try:
             return next(batches, None)
         except (RuntimeError, OSError, EOFError) as error:  # the last when a process dies while it hands over
-            if "timed out" not in str(error) or monotonic() >= deadline:
+            if not str(error).startswith(_TIMED_OUT) or monotonic() >= deadline:
                 if (told := _explained(error, _exit_codes(batches), workers)) is None:
                     raise
                 raise LoadingError(told) from error
@@ -167,7 +174,7 @@ def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> st
             f"a loading process died ({cause}), with SIGKILL most often for lack of memory: use a smaller "
             "--data.num_workers, or look at the dataset with --data.num_workers 0"
         )
-    if "timed out" in error:
+    if error.startswith(_TIMED_OUT):
         return (
             f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; look at the dataset "
             "with --data.num_workers 0, or allow more with --data.worker_timeout_s N"

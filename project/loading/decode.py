@@ -117,11 +117,13 @@ def _decode_any(data: bytes) -> Pixels:
         raise ValueError("no image" if data else "empty") from None
     with opened as image:
         _check_pixels(image.width * image.height)
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-            grey = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            upright = Image.fromarray(grey)
-        return np.array(upright.convert("RGB"))
+        if image.mode in ("I", "F") and image.format == "TIFF":
+            raise ValueError(f"32 bits a pixel ({image.mode}), whose range nothing says")
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _check_pixels(count: int) -> None:

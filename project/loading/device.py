@@ -47,12 +47,15 @@ def _handed_over(batch: Batch, copied: torch.cuda.Event, source: Fetched) -> Ite
     current.wait_event(copied)
     for tensor in batch:
         tensor.record_stream(current)  # its memory belongs to the copying stream, and is in use on this one
-    yield batch
-    copied.synchronize()  # long past; from here on the source's memory may be written again
-    del source
+    try:
+        yield batch
+    finally:
+        copied.synchronize()  # long past; from here on the source's memory may be written again
+        del source
 
 
 def _moved(batch: Fetched, device: torch.device) -> Fetched:
+    ahead = device.type == "cuda"  # where an event says when the copy is done
     return batch._replace(
-        images=batch.images.to(device, non_blocking=True), labels=batch.labels.to(device, non_blocking=True)
+        images=batch.images.to(device, non_blocking=ahead), labels=batch.labels.to(device, non_blocking=ahead)
     )

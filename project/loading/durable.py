@@ -36,7 +36,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 
 def files_digest(root: Path, paths: Iterable[Path]) -> str:
     """Sixteen hexadecimal digits that change with the paths, sizes and times of change of files under `root`."""
-    hashed = hashlib.sha256(str(root.resolve()).encode())
+    hashed = hashlib.sha256()
     for path in paths:
         try:
             found = path.stat()

@@ -86,7 +86,7 @@ class ImageArray:
 
     needs_workers: ClassVar[bool] = False
     crops: bool = False
-    advice: ClassVar[str] = "the augmentation takes it: try fewer of data.random_resized_crop, data.mixup, data.cutmix"
+    advice: ClassVar[str] = "making batches takes it: try a larger --data.batch_size, or less augmentation"
 
     def __init__(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
         self._all, self.labels, self._rows = images, labels, rows

@@ -23,6 +23,8 @@ class LoaderState(TypedDict):
     epoch: int
     batches: int
     of: int
+    images: int
+    ranks: int
 
 
 class BatchLoader:
@@ -72,7 +74,7 @@ class BatchLoader:
         start = perf_counter()
         for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
             self.wait_s += perf_counter() - start
-            self._done = {"epoch": epoch, "batches": number, "of": len(self)}
+            self._done = self._state(epoch, number)
             yield batch
             start = perf_counter()
 
@@ -86,7 +88,11 @@ class BatchLoader:
 
     def state_dict(self) -> LoaderState:
         """How many batches the training loop has taken, whatever has been fetched ahead."""
-        return self._done or {"epoch": 0, "batches": 0, "of": len(self)}
+        return self._done or self._state(0, 0)
+
+    def _state(self, epoch: int, batches: int) -> LoaderState:
+        sampler = self.sampler
+        return {"epoch": epoch, "batches": batches, "of": len(self), "images": sampler.size, "ranks": sampler.ranks}
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from there when the epoch of the state is the next one.
@@ -94,12 +100,14 @@ class BatchLoader:
         Raises:
             ValueError: The epoch was begun with other batches and is not over.
         """
-        if state["of"] != len(self) and state["batches"] < state["of"]:
+        now = self._state(state["epoch"], state["batches"])
+        if state != now and state["batches"] < state["of"]:
+            was, would = (f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices" for s in (state, now))
             raise ValueError(
-                f"--resume: the run was stopped in an epoch of {state['of']} batches on each device, which now would "
-                f"have {len(self)}; use the data, data.batch_size and devices that it had"
+                f"--resume: the run was stopped in an epoch of {was}, which now would be {would}; use the data, "
+                "data.batch_size and devices that it had"
             )
-        self._start_from = state
+        self._done = self._start_from = state  # a checkpoint may be saved before the next batch
 
     def _first_batch(self, epoch: int) -> int:
         start, self._start_from = self._start_from, None

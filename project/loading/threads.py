@@ -3,13 +3,16 @@
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Thread
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from project.loading.errors import LoadingError
 
 
 class Threads:
@@ -21,6 +24,7 @@ class Threads:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        torch.get_num_threads()  # now this thread keeps its number; one that never asked would get that of the others
         self._tasks: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
         for _ in range(count):
             Thread(target=_work, args=(self._tasks,), daemon=True, name="loading").start()
@@ -36,14 +40,15 @@ class Threads:
 
     def close(self) -> None:
         """Drop what has not begun and let the threads end."""
-        while not self._tasks.empty():
-            self._tasks.get()
+        with suppress(Empty):
+            while True:
+                self._tasks.get_nowait()
         for _ in range(self._count):
             self._tasks.put(None)
 
 
 def one_core_a_thread() -> None:
-    """Keep torch from starting threads of its own in the calling thread; the training thread keeps its number."""
+    """Keep torch from starting threads of its own in the calling thread."""
     torch.set_num_threads(1)
 
 
@@ -51,6 +56,22 @@ def _work(tasks: "SimpleQueue[tuple[Future[None], Callable[[], None]] | None]") 
     one_core_a_thread()
     while (task := tasks.get()) is not None:
         _run(*task)
+        del task  # and with it the memory that it wrote to
+
+
+def wait_for(call: Future[None], timeout_s: float) -> None:
+    """Wait for a call, and raise what it raised.
+
+    Raises:
+        LoadingError: It takes longer than `timeout_s`.
+    """
+    try:
+        call.result(timeout_s)
+    except TimeoutError as error:
+        raise LoadingError(
+            "a thread hangs in reading files or has too much to do; look at the disk, or allow more with "
+            "--data.worker_timeout_s N"
+        ) from error
 
 
 def _run(future: Future[None], call: Callable[[], None]) -> None:

@@ -77,6 +77,22 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
     assert [metric.step for metric in history] == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumulate: int, workplace: Path) -> None:
+    options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
+               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
+          "--trainer.callbacks.batch=1"]  # fmt: skip
+    main(options)
+    with pytest.raises(SystemExit, match="130"):
+        main([*options, *at])
+    stopped = next(run for run in Fit(workplace, 130, "").runs if run.info.status == "KILLED").info.run_id
+    main(["--resume", stopped, "--trainer.callbacks=null"])
+    one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"] == 6 // accumulate
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
 def _twice_interrupted() -> None:
     interrupts = Interrupts()
     interrupts.listen()

@@ -1,8 +1,10 @@
 """Faults of loading processes end in an error that names the cause and the option."""
 
 import os
+import resource
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +28,9 @@ class Faulty(Dataset[tuple[Tensor, int]]):
             elif self.fault == "bus error":  # how writing to a full /dev/shm ends
                 os.kill(os.getpid(), signal.SIGBUS)
             elif self.fault == "no space":
-                raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            elif self.fault == "times out":
+                raise TimeoutError("The read operation timed out")
             elif self.fault == "hangs":
                 time.sleep(3)
             else:
@@ -51,10 +55,22 @@ def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
         list(store.stream(requests, Workers(num_workers=1, timeout_s=1 if fault == "hangs" else 30)))
 
 
-def test_an_error_of_the_dataset_stays_what_it_is() -> None:
-    store = TorchDataset(Faulty("own"), torch.arange(8))
-    with pytest.raises(KeyError, match="the dataset's own"):
-        list(store.stream(iter([Request([2], None)]), Workers(num_workers=1)))
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("fault", "error"), [("own", KeyError), ("times out", TimeoutError)])
+def test_an_error_of_the_dataset_stays_what_it_is(fault: str, error: type[Exception], workers: int) -> None:
+    store = TorchDataset(Faulty(fault), torch.arange(8))
+    with pytest.raises(error, match=r"the dataset's own|The read operation timed out"):
+        list(store.stream(iter([Request([2], None)]), Workers(num_workers=workers)))
+
+
+def test_an_epoch_that_ends_early_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    store = TorchDataset(Faulty("hangs"), torch.arange(8))
+    workers = Workers(num_workers=1, timeout_s=30)
+    batches = store.stream(iter([Request([index], None) for index in (0, 2, 1)]), workers)
+    next(batches)
+    batches.close()  # while the process has seconds of work left
+    again = store.stream(iter([Request([index], None) for index in (3, 4)]), workers)
+    assert [int(batch.labels) for batch in again] == [3, 4]
 
 
 def test_a_subset_has_its_samples_and_labels() -> None:

@@ -20,6 +20,7 @@ from project.loading import (
     BatchLoader,
     EpochBatches,
     ImageArray,
+    ImageFiles,
     Images,
     StepSeed,
     TorchDataset,
@@ -88,13 +89,24 @@ class Stop(Callback):
 
 def loader(kind: str, rank: int = 0, ranks: int = 1) -> BatchLoader:
     labels = torch.arange(COUNT)
-    store: Images = ImageArray(pictures(), labels) if kind == "array" else TorchDataset(Samples(), labels)
+    store: Images
+    if kind == "array":
+        store = ImageArray(pictures(), labels)
+    elif kind == "two threads":
+        pixels = list(
+            torch.randint(
+                0, 256, (COUNT, 20, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+            ).numpy()
+        )
+        store = ImageFiles(pixels, labels, torch.tensor([[20, 30]] * COUNT), 8, min_area=0.3)
+    else:
+        store = TorchDataset(Samples(), labels)
     return BatchLoader(
         store,
         EpochBatches(COUNT, BATCH, shuffle=True, rank=rank, ranks=ranks),
         augmented if kind == "array" else lambda *batch: batch[:2],
         seed=0,
-        workers=Workers(num_workers=2 if kind == "two processes" else 0),
+        workers=Workers(num_workers=2 if kind.startswith("two") else 0),
     )
 
 
@@ -127,7 +139,7 @@ def weights(net: Net) -> Tensor:
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
-@pytest.mark.parametrize("kind", ["array", "no process", "two processes"])
+@pytest.mark.parametrize("kind", ["array", "two threads", "no process", "two processes"])
 def test_a_fit_that_was_stopped_twice_in_an_epoch_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
     whole = train(kind, tmp_path, [])
     assert sorted(label for label, _ in whole.seen) == sorted(EPOCHS * list(range(COUNT)))
@@ -153,7 +165,7 @@ import torch
 from pathlib import Path
 from test_exact_resume import train, weights
 for name, stops in (("whole", []), ("stopped", [1, 3])):
-    net = train("array", Path(), stops, devices=2)
+    net = train("two threads", Path(), stops, devices=2)
     torch.save((net.seen, weights(net)), f"{name}-{net.global_rank}.pt")
 """
 
@@ -196,5 +208,14 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
     next(batches)
     smaller = loader("array")
     smaller.sampler.batch_size = 4
-    with pytest.raises(ValueError, match="epoch of 7 batches on each device, which now would have 13"):
+    with pytest.raises(ValueError, match="epoch of 7 batches of 50 images on 1 devices, which now would be 13 batches"):
         smaller.load_state_dict(whole.state_dict())
+
+
+def test_a_checkpoint_before_the_first_batch_has_the_place_that_it_goes_on_from() -> None:
+    stopped = loader("array")
+    batches = iter(stopped)
+    next(batches)
+    again = loader("array")
+    again.load_state_dict(stopped.state_dict())
+    assert again.state_dict() == stopped.state_dict() != loader("array").state_dict()

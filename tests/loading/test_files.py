@@ -4,6 +4,8 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from project.data import ImageFolder
 from project.loading import ImageFiles, LoadingError, Workers, check_files, sample_keys
-from project.loading.decode import read_rgb
+from project.loading.decode import Pixels, read_rgb, write_resized
 from project.loading.images import Request
 from project.loading.threads import Buffers
 
@@ -116,6 +118,32 @@ def test_memory_is_used_again_when_nothing_holds_it() -> None:
     assert first in taken
 
 
+def test_a_call_that_outlives_its_epoch_writes_into_no_later_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, rows = files(tmp_path), list(range(30))
+    (expected,) = (batch.images.clone() for batch in store.stream(iter([Request(rows, None)]), Workers()))
+
+    def slowly(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -> None:
+        time.sleep(0.02)
+        write_resized(pixels, box, out)
+
+    monkeypatch.setattr("project.loading.files.write_resized", slowly)
+    early = store.stream(iter([Request([29] * 30, None)] * 4), Workers(num_workers=2, prefetch_factor=1))
+    next(early)
+    early.close()
+    (later,) = store.stream(iter([Request(rows, None)]), Workers())
+    time.sleep(0.2)
+    assert torch.equal(later.images, expected)
+
+
+def test_threads_of_loading_leave_the_training_thread_its_cores() -> None:
+    asked = "import torch; print(torch.get_num_threads())"
+    loads = "from project.loading.threads import Threads; Threads(2).submit(print).result(); " + asked
+    said = [subprocess.check_output([sys.executable, "-c", code], text=True).split() for code in (asked, loads)]
+    assert said[0] == said[1]
+
+
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     store = files(tmp_path)
     store.paths[3].unlink()
@@ -127,7 +155,7 @@ def test_a_read_that_hangs_ends_with_the_option_to_change(tmp_path: Path) -> Non
     store = files(tmp_path)
     store.paths[3].unlink()
     os.mkfifo(store.paths[3])  # opening it waits for a writer
-    with pytest.raises(LoadingError, match=r"no batch in 1 s: .* --data\.worker_timeout_s"):
+    with pytest.raises(LoadingError, match=r"a thread hangs in reading files .* --data\.worker_timeout_s"):
         list(store.stream(iter([Request([3], None)]), Workers(num_workers=1, timeout_s=1)))
 
 
@@ -159,6 +187,18 @@ def test_bad_images_are_all_listed(tmp_path: Path) -> None:
     assert {Path(line.split(": ")[0]).name for line in listed} == set(BAD)
     with pytest.raises(ValueError, match=r"data.max_bad_percent: got 1.0, but 5 of 85"):
         ImageFolder(root=str(tmp_path), on_bad_image="skip").setup("fit")
+
+
+def test_what_cannot_be_read_today_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    denied = image_folder(tmp_path, 4) / "train/a/8.jpg"
+    denied.mkdir()  # to root no file is denied
+    with pytest.raises(OSError, match=r"cannot read 1 of 5 files; the first: .*8\.jpg"):
+        ImageFolder(root=str(tmp_path), on_bad_image="skip").setup("fit")
+    denied.rmdir()
+    picture().save(denied)
+    data = ImageFolder(root=str(tmp_path))
+    data.setup("fit")
+    assert len(data.splits["train"]) == 5
 
 
 def test_skipped_images_are_counted_and_left_out(tmp_path: Path) -> None:

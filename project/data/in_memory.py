@@ -1,0 +1,29 @@
+"""Datasets that fit in memory, as arrays that ranks and trials share."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from project.loading import ImageArray, cache_folder, files_digest, mapped, remove_outdated
+
+
+def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> ImageArray:
+    """Images and labels, read once and then mapped into memory from files in `folder/.cache`.
+
+    Args:
+        folder: Has the dataset's files; when they change, they are read again.
+        name: Of the split.
+        read: Reads images (N, C, H, W) uint8 and labels (N,).
+
+    Raises:
+        OSError: There is no room for the files.
+    """
+    place, digest = cache_folder(folder), files_digest(folder, sorted(folder.glob("[!.]*")))
+    arrays = cache(read)
+    images = mapped(place / f"{name}-images-{digest}.npy", lambda: arrays()[0])
+    labels = mapped(place / f"{name}-labels-{digest}.npy", lambda: arrays()[1])
+    remove_outdated(place, f"{name}-*.npy", digest)
+    return ImageArray(images, labels.long())
