@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,12 @@ def clean_environment() -> dict[str, str]:
     return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
-def fit(folder: Path, *options: str) -> Fit:
+def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit:
     """Run the command as its users do."""
     done = subprocess.run(
         [sys.executable, "-m", "project.fit", *options],
         cwd=folder,
-        env=clean_environment(),
+        env=clean_environment() | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Fit
+from conftest import ROOT, Fit, fit
 from lightning import Callback, LightningModule, Trainer
 
 from project.checkpoints import Interrupts
@@ -90,6 +90,23 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumula
     main(["--resume", stopped, "--trainer.callbacks=null"])
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 6 // accumulate
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_so_does_one_of_two_processes(strategy: str, tmp_path: Path) -> None:
+    options = ["--max_epochs=2", f"--strategy={strategy}", "--trainer.limit_train_batches=6"]
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
+          "--trainer.callbacks.batch=3"]  # fmt: skip
+    environment = {"PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}"}
+    assert fit(tmp_path, *options).code == 0
+    stopped = fit(tmp_path, *options, *at, environment=environment)
+    assert stopped.code == 130, stopped.output
+    run_id = next(run for run in stopped.runs if run.info.status == "KILLED").info.run_id
+    assert fit(tmp_path, "--resume", run_id, "--trainer.callbacks=null", environment=environment).code == 0
+    one, two = (torch.load(path, weights_only=True) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"] == 12
     assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
 
 
