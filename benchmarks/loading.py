@@ -3,7 +3,7 @@
 python -m benchmarks.loading --rounds 5
 
 Prints one JSON object a round and a table. The files are parts of scikit-learn's two photographs. DALI's CPU
-pipeline, SPDL and FFCV take part where they are installed; see benchmarks/loading_peers.py.
+pipeline, SPDL, LitData and FFCV take part where they are installed; see benchmarks/loading_peers.py.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -47,6 +48,8 @@ from project.classifier import ImageClassifier
 from project.data import ImageDataModule, ImageFolder
 from project.data.datamodule import Split
 from project.loading import ImageArray
+from project.loading.device import on_device
+from project.loading.images import Batch, Fetched
 from project.models import CNN
 from project.tracking.throughput import Throughput
 
@@ -69,7 +72,9 @@ def make_files(root: Path, count: int) -> None:
                 height = int(photograph.height * random.uniform(0.65, 1.0))
                 width = int(height * 1.25)
                 x, y = random.integers(photograph.width - width + 1), random.integers(photograph.height - height + 1)
-                part = photograph.crop((x, y, x + width, y + height)).resize((400, 320), Image.Resampling.BICUBIC)
+                part = photograph.crop((int(x), int(y), int(x) + width, int(y) + height)).resize(
+                    (400, 320), Image.Resampling.BICUBIC
+                )
                 part.save(folder / f"{index}.jpg", quality=92)
 
 
@@ -86,7 +91,7 @@ class Normalise:
         if self.out.shape[1:] != images.shape[1:] or len(self.out) < len(images):
             self.out = torch.empty(images.shape)
         some = max(1, 2**18 // images[0].numel())  # what a core's cache holds
-        for part, target in zip(images.split(some), self.out.split(some), strict=False):
+        for part, target in zip(torch.split(images, some), torch.split(self.out, some), strict=False):
             target[: len(part)].copy_(part).mul_(self.scale).add_(self.shift)
         return self.out[: len(images)]
 
@@ -171,7 +176,7 @@ def waiting_percent(*, peer: bool) -> float:
     data.count = 4096
     data.setup("fit")
     throughput = Throughput(10)
-    model = ImageClassifier(lambda *sizes: CNN(*sizes, widths=(32, 32, 64, 64)), 10, 3, 32, MEAN, STD)
+    model = ImageClassifier(partial(CNN, widths=(32, 32, 64, 64)), 10, 3, 32, MEAN, STD)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[throughput], use_distributed_sampler=False,
@@ -180,6 +185,39 @@ def waiting_percent(*, peer: bool) -> float:
     by_image = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
     trainer.fit(model, Waiting(by_image) if peer else data.train_dataloader())
     return 100 * throughput.wait_fraction
+
+
+def overlap(steps: int = 50) -> dict[str, float]:
+    """Milliseconds of a step on a GPU: of the model alone, of the copy alone, and of both when the copy runs ahead."""
+    device = torch.device("cuda")
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(20))).to(device)
+    source = torch.randint(256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8).pin_memory()
+    fetched = Fetched(source, torch.zeros(BATCH, dtype=torch.int64).pin_memory(), None)
+    resident = source.to(device)
+
+    def milliseconds(batches: Iterable[Any], work: Callable[[Tensor], object]) -> float:
+        start, end = torch.cuda.Event(True), torch.cuda.Event(True)  # type: ignore[no-untyped-call]
+        start.record()
+        for images, *_ in batches:
+            work(images)
+        end.record()
+        torch.cuda.synchronize()
+        return float(start.elapsed_time(end)) / steps
+
+    def model(images: Tensor) -> Tensor:
+        logits: Tensor = net(images.float())
+        return logits
+
+    def copied() -> Iterator[Batch]:
+        return on_device(iter([fetched] * steps), lambda batch: (batch.images, batch.labels), device)
+
+    for _ in range(2):  # the first time warms up
+        measured = {
+            "model": milliseconds([(resident,)] * steps, model),
+            "copy": milliseconds(copied(), lambda _: None),
+            "both": milliseconds(copied(), model),
+        }
+    return measured
 
 
 def memory_mib() -> float:
@@ -252,6 +290,8 @@ def main() -> None:
             times = "" if name == "ours" else spread(r[row]["ours"] / r[row][name] for r in results)
             table.add_row(row, name, spread(r[row][name] for r in results), times)
     Console().print(table)
+    if torch.cuda.is_available():
+        print(json.dumps({"ms a step on the GPU": overlap()}))
     print(json.dumps({"memory in MiB after the first and the last of 20 epochs": memory}))
 
 

@@ -1,8 +1,8 @@
 """Other loaders with the work of benchmarks/loading.py: JPEGs, a random part resized to 224 pixels, flip, normalise.
 
 Each takes the folder of images and returns a function that loads an epoch and counts its images. None of these
-packages is a dependency: `pip install nvidia-dali-cuda120 spdl ffcv`; FFCV is built on the spot and needs the headers
-of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
+packages is a dependency: `pip install nvidia-dali-cuda120 spdl litdata ffcv`; FFCV is built on the spot and needs the
+headers of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.JpegImagePlugin import JpegImageFile
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from torchvision.transforms import v2
@@ -41,7 +42,7 @@ def dali(root: Path) -> Epoch:
     """DALI's CPU pipeline: a decoder that reads no more than the crop."""
     from nvidia.dali import fn, pipeline_def, types
 
-    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)
+    @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)  # type: ignore[untyped-decorator]
     def pipeline() -> tuple[Any, ...]:
         files, labels = fn.readers.file(file_root=str(root / "train"), random_shuffle=True, name="files")
         images = fn.decoders.image_random_crop(files, device="cpu", random_area=[MIN_AREA, 1.0])
@@ -117,12 +118,32 @@ def spdl(root: Path) -> Epoch:
     return epoch
 
 
+def litdata(root: Path) -> Epoch:
+    """LitData, after its conversion of the folder into chunks of JPEGs; its processes decode by sample."""
+    from litdata import StreamingDataLoader, StreamingDataset, optimize
+
+    chunks = root / "litdata"
+    samples = [(path, label) for label in (0, 1) for path in sorted((root / f"train/{label}").glob("*.jpg"))]
+    optimize(fn=_as_jpeg, inputs=samples, output_dir=str(chunks), chunk_bytes="64MB", num_workers=WORKERS)
+    crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
+    to_float = v2.ToDtype(torch.float32, scale=True)
+    change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
+    dataset = StreamingDataset(str(chunks), shuffle=True, transform=lambda sample: change(sample["image"]))
+    loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
+    return lambda: sum(len(images) for images in loader)
+
+
+def _as_jpeg(sample: tuple[Path, int]) -> dict[str, Any]:
+    return {"image": JpegImageFile(sample[0]), "label": sample[1]}
+
+
 def of_jpegs(root: Path) -> dict[str, Epoch]:
     """Who decodes JPEGs; those that are not installed are named and left out."""
     return {"DataLoader": torchvision_folder(root)} | _installed(
         {
             "DALI": ("nvidia.dali", lambda: dali(root)),
             "SPDL": ("spdl", lambda: spdl(root)),
+            "LitData": ("litdata", lambda: litdata(root)),
             "FFCV jpg": ("ffcv", lambda: ffcv(root, "jpg")),
             "FFCV raw": ("ffcv", lambda: ffcv(root, "raw")),
         }
