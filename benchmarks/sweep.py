@@ -31,7 +31,8 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 
 from project.search.devices import Devices
-from project.search.driver import Driver, start_preloading
+from project.search.driver import Driver
+from project.search.preloading import start_preloading
 from project.search.reporter import Reporter
 from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns

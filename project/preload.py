@@ -1,6 +1,8 @@
 """Imported once, by the server that trials are forked from: what each fit would otherwise import or work out."""
 
+import atexit
 import gc
+import os
 
 import alembic.command
 import attrs
@@ -14,7 +16,6 @@ import sqlalchemy.orm
 import torch.export
 
 import project.search.worker
-import project.sweep
 from project.cli import FitCLI
 from project.tracking.provenance import packages
 
@@ -25,4 +26,6 @@ packages()
 # A forked process has the CUDA context and the threads of OpenMP in name only.
 torch.set_num_threads(1)
 FitCLI(["--trainer.logger=false", "--trainer.accelerator=cpu"])  # jsonargparse remembers what it found in signatures
+# C++ libraries take what is frozen for leaked, and say so at the end; the server has nothing to put away.
+atexit.register(os._exit, 0)
 gc.freeze()  # what is here now no collection of a trial need look at, and so copy

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver, get_context
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from time import monotonic
@@ -263,12 +263,6 @@ class Driver:
             self._end(one)
             if run_id := self._run_of(one.trial):
                 self._runs.close(run_id, "KILLED", "it did not stop in time")
-
-
-def start_preloading(modules: Sequence[str]) -> None:
-    """Start the server that trials are forked from; it imports these while this process goes on."""
-    forkserver.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
 
 
 def _has_an_owner(trial: FrozenTrial) -> bool:

@@ -8,6 +8,7 @@ import optuna
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
@@ -90,7 +91,8 @@ class StudyRun:
         title = f"<title>{self._study.study_name}</title>"
         self._logger.log_text(f"<!DOCTYPE html><meta charset='utf-8'>{title}{''.join(page)}", "study/plots.html")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that the module is experimental; axes of a single value
+            for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
+                warnings.simplefilter("ignore", category)
             for name, axes in self._plots(pictures).items():
                 figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
                 assert isinstance(figure, Figure)

@@ -12,7 +12,8 @@ from optuna.samplers import GridSampler
 from optuna.trial import TrialState
 
 from project.search.devices import Devices
-from project.search.driver import Driver, HopelessError, start_preloading
+from project.search.driver import Driver, HopelessError
+from project.search.preloading import start_preloading
 from project.search.space import SearchSpace
 from project.search.study_run import RUN
 from project.search.trial_runs import TrialRuns

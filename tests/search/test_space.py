@@ -113,11 +113,11 @@ def test_a_bad_search_space_is_refused_before_any_trial(
     ("options", "answer"),
     [
         (["--search", "ccn"], "configs/search has cnn"),
-        (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be 1 or more"),
+        (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
         (["--search", "cnn", "--n_trials", "0"], "--n_trials: got 0"),
         (["--search", "cnn", "--max_epoch", "3"], "unknown option --max_epoch"),
         (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
-        (["--search", "cnn", "--n_trials", "many"], "invalid int value: 'many'"),
+        (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
     ],
 )

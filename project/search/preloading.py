@@ -1,0 +1,10 @@
+"""The server that trials are forked from, with the imports of a fit behind it."""
+
+from collections.abc import Sequence
+from multiprocessing import forkserver
+
+
+def start_preloading(modules: Sequence[str]) -> None:
+    """Start the server; it imports these modules while this process goes on."""
+    forkserver.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()

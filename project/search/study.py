@@ -1,0 +1,49 @@
+"""A study in its storage, made or gone on with."""
+
+from collections.abc import Mapping
+
+import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from project.search.space import SearchSpace
+from project.tracking.secrets import redact
+
+_SETTINGS = "settings"
+
+
+def open_study(storage: str, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
+    """Make the study, or go on with it if it searches the same.
+
+    Args:
+        storage: URL of an Optuna storage.
+        name: Of the study.
+        space: What is searched.
+        settings: What all trials share.
+
+    Raises:
+        ValueError: The storage cannot be opened, or has a study of that name that searches something else.
+    """
+    directions = list(space.directions.values())
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, directions=directions, sampler=space.sampler, pruner=space.pruner,
+            load_if_exists=True,
+        )  # fmt: skip
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        reason = redact(str(error).splitlines()[0])
+        raise ValueError(f"--storage: cannot open {redact(storage)} for Optuna: {reason}") from error
+    before = study.user_attrs.get(_SETTINGS)
+    if (other := [direction.name.lower() for direction in study.directions]) != directions:
+        raise ValueError(f"--study: {name} is to {', '.join(other)}; name another study with --study")
+    if before is None:
+        study.set_user_attr(_SETTINGS, dict(settings))
+    elif different := sorted(before.items() ^ settings.items()):
+        key = different[0][0]
+        raise ValueError(
+            f"--study: {name} has {key} {before.get(key)}, but this sweep has {settings.get(key)}; name another "
+            "study with --study, or leave the options as they were"
+        )
+    else:
+        study.sampler.reseed_rng()  # its first draws are in the study already
+    return study
