@@ -17,10 +17,12 @@ import torch.export
 
 import project.search.worker
 from project.cli import FitCLI
+from project.terminal import quiet
 from project.tracking.provenance import packages
 
 __all__ = ["alembic", "attrs", "git", "matplotlib", "mlflow", "project", "sklearn", "torch"]
 
+quiet()
 sqlalchemy.orm.configure_mappers()
 packages()
 # A forked process has the CUDA context and the threads of OpenMP in name only.
