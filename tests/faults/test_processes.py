@@ -146,6 +146,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
             assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
 
 
+@pytest.mark.faults
 def test_a_loss_that_is_no_number_ends_two_processes_as_failed(tmp_path: Path) -> None:
     failed = fit(tmp_path, "--strategy", "ddp", "--max_epochs", "1", "--model.optimizer.lr", "1e30")
     assert failed.code == 1, failed.output
