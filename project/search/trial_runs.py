@@ -69,7 +69,10 @@ class TrialRuns:
         tags = self._tags(trial.number) | {"error": redact(reason)}
         params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
         with _away_for_now():
-            run_id: str = self._client.create_run(self._experiment_id, tags=resolve_tags(tags)).info.run_id
+            run = self._client.create_run(
+                self._experiment_id, run_name=f"trial {trial.number}", tags=resolve_tags(tags)
+            )
+            run_id: str = run.info.run_id
             self._client.log_batch(run_id, params=params)
             self._client.set_terminated(run_id, "FAILED")
             trial.set_user_attr("run_id", run_id)

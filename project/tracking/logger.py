@@ -9,6 +9,7 @@ import json
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import inf
 from pathlib import Path
 from time import time
@@ -69,11 +70,11 @@ class MLflowLogger(Logger):
     def start(self, client: MlflowClient, tags: Mapping[str, str]) -> None:
         """Create the run, with the commit, the packages and these tags."""
         git_tags, diff = git_state()
-        tags = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
+        given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = store.experiment_id(client, self.experiment_name)
-        run = client.create_run(
-            experiment, run_name=self.run_name, tags=resolve_tags({**git_tags, **tags, **owner_tags()})
-        )
+        all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
+        name = f"trial {all_tags['trial']} {self.run_name}" if "trial" in all_tags else self.run_name
+        run = client.create_run(experiment, run_name=name, tags=all_tags)
         self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
         if diff:
@@ -143,7 +144,7 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_figure(self, figure: Figure, path: str) -> None:
         """Store a picture as an artifact of the run."""
-        self._keep(path, figure.savefig)
+        self._keep(path, partial(figure.savefig, bbox_inches="tight"))
 
     @rank_zero_only
     def log_saved_model(self, name: str) -> None:
