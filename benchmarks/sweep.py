@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from time import perf_counter, process_time, time
 from typing import Any
@@ -29,6 +30,7 @@ from filelock import FileLock
 from lightning import Callback, LightningModule, Trainer
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
+from rich.console import Console
 
 from project.search.devices import Devices
 from project.search.driver import Driver
@@ -36,6 +38,7 @@ from project.search.preloading import start_preloading
 from project.search.reporter import Reporter
 from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns
+from project.search.view import View
 from project.search.worker import Assignment
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +151,8 @@ def trivial(folder: Path) -> dict[str, Any]:
             runs,
         )
         before = process_time()
-        driver.run(lambda: None)
+        with View(study, space.metrics, n_trials, Console(file=StringIO(), force_terminal=True)) as view:
+            driver.run(view.look)
         memory = psutil.Process().memory_info().rss / 2**20
         readings.append({"trials": n_trials, "cpu_ms": (process_time() - before) * 10, "memory_mib": memory})
     return {"cpu_ms_a_trial_and_memory": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}
