@@ -24,6 +24,7 @@ from project.checkpoints import (
     RunCheckpoint,
     check_fits,
     check_not_complete,
+    data_state,
     newest_checkpoint,
 )
 from project.classifier import ImageClassifier
@@ -104,6 +105,8 @@ class Job:
                     "without --resume"
                 )
             check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
+            state = data_state(self.resume_from, self.datamodule)
+            self.datamodule.check_goes_on(state, self.trainer.world_size)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
         return client

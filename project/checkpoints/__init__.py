@@ -4,7 +4,7 @@ from project.checkpoints.checkpoint import RunCheckpoint, newest_checkpoint
 from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
-from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete
+from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete, data_state
 
 __all__ = [
     "ConfiguredOptimizers",
@@ -15,6 +15,7 @@ __all__ = [
     "RunCheckpoint",
     "check_fits",
     "check_not_complete",
+    "data_state",
     "exit_code",
     "newest_checkpoint",
 ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -76,6 +76,12 @@ def check_fits(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start anew without --resume"
         )
+
+
+def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:
+    """What a checkpoint holds of a datamodule; empty where it holds nothing."""
+    state: dict[str, Any] = _read(path).get(type(datamodule).__qualname__, {})
+    return state
 
 
 def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_steps: int) -> None:

@@ -18,6 +18,7 @@ from project.loading import (
     Images,
     LoaderState,
     Workers,
+    check_goes_on,
     cutmix,
     cutout,
     global_seed,
@@ -191,6 +192,12 @@ class ImageDataModule(LightningDataModule):
         for name, split in self.splits.items():
             if len(split) < ranks:
                 raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
+
+    def check_goes_on(self, state_dict: dict[str, Any], ranks: int) -> None:
+        """Raise ValueError when a run was stopped in an epoch that would have other batches now."""
+        if state_dict:
+            sampler = EpochBatches(len(self.splits["train"]), self.batch_size, ranks=ranks)
+            check_goes_on(cast(LoaderState, state_dict), sampler)
 
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the images' size, the labels, and pixels all over each split."""

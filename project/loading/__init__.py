@@ -26,7 +26,7 @@ from project.loading.durable import cache_folder, files_digest, remove_outdated
 from project.loading.errors import LoadingError
 from project.loading.files import ImageFiles
 from project.loading.images import ImageArray, Images, Workers
-from project.loading.loader import BatchLoader, LoaderState
+from project.loading.loader import BatchLoader, LoaderState, check_goes_on
 from project.loading.mix import cutmix, mixup
 from project.loading.step_seed import StepSeed
 
@@ -44,6 +44,7 @@ __all__ = [
     "cache_folder",
     "cached",
     "check_files",
+    "check_goes_on",
     "cutmix",
     "cutout",
     "files_digest",

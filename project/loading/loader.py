@@ -74,7 +74,7 @@ class BatchLoader:
         start = perf_counter()
         for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
             self.wait_s += perf_counter() - start
-            self._done = self._state(epoch, number)
+            self._done = _state(self.sampler, epoch, number)
             yield batch
             start = perf_counter()
 
@@ -88,11 +88,7 @@ class BatchLoader:
 
     def state_dict(self) -> LoaderState:
         """How many batches the training loop has taken, whatever has been fetched ahead."""
-        return self._done or self._state(0, 0)
-
-    def _state(self, epoch: int, batches: int) -> LoaderState:
-        sampler = self.sampler
-        return {"epoch": epoch, "batches": batches, "of": len(self), "images": sampler.size, "ranks": sampler.ranks}
+        return self._done or _state(self.sampler, 0, 0)
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from there when the epoch of the state is the next one.
@@ -100,13 +96,7 @@ class BatchLoader:
         Raises:
             ValueError: The epoch was begun with other batches and is not over.
         """
-        now = self._state(state["epoch"], state["batches"])
-        if state != now and state["batches"] < state["of"]:
-            was, would = (f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices" for s in (state, now))
-            raise ValueError(
-                f"--resume: the run was stopped in an epoch of {was}, which now would be {would}; use the data, "
-                "data.batch_size and devices that it had"
-            )
+        check_goes_on(state, self.sampler)
         self._done = self._start_from = state  # a checkpoint may be saved before the next batch
 
     def _first_batch(self, epoch: int) -> int:
@@ -119,3 +109,20 @@ class BatchLoader:
 
     def _finished(self, fetched: Fetched) -> Batch:
         return self.finish(*fetched)
+
+
+def check_goes_on(state: LoaderState, sampler: EpochBatches) -> None:
+    """Raise ValueError when an epoch was begun with other batches than the sampler's and is not over."""
+    now = _state(sampler, state["epoch"], state["batches"])
+    if state != now and state["batches"] < state["of"]:
+        was, would = (f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices" for s in (state, now))
+        raise ValueError(
+            f"--resume: the run was stopped in an epoch of {was}, which now would be {would}; use the data, "
+            "data.batch_size and devices that it had"
+        )
+
+
+def _state(sampler: EpochBatches, epoch: int, batches: int) -> LoaderState:
+    return {
+        "epoch": epoch, "batches": batches, "of": len(sampler), "images": sampler.size, "ranks": sampler.ranks
+    }  # fmt: skip

@@ -87,6 +87,8 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumula
     with pytest.raises(SystemExit, match="130"):
         main([*options, *at])
     stopped = next(run for run in Fit(workplace, 130, "").runs if run.info.status == "KILLED").info.run_id
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", stopped, "--trainer.callbacks=null", "--data.batch_size=16"])
     main(["--resume", stopped, "--trainer.callbacks=null"])
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 6 // accumulate
