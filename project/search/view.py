@@ -89,7 +89,8 @@ def described(trial: FrozenTrial, metrics: list[str]) -> str:
     if trial.state == TrialState.COMPLETE:
         said = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED:
-        said = f"pruned after {len(trial.intermediate_values)} validations"
+        count = len(trial.intermediate_values)
+        said = f"pruned after {count} validation{'s' * (count != 1)}"
     else:
         said = f"failed: {trial.user_attrs.get('error', 'nobody knows why')}"
     return f"trial {trial.number}: {said}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"

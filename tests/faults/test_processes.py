@@ -122,7 +122,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
         folder.mkdir()
         process = started(folder, "--max_epochs", "2", *options)
         try:
-            time.sleep(dice.uniform(4, 16))  # before that Python imports, and answers signals in its own way
+            time.sleep(dice.uniform(0.5, 16))
             others = [c.pid for c in psutil.Process(process.pid).children() if "project.fit" in " ".join(c.cmdline())]
             signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
             start = time.monotonic()
@@ -139,7 +139,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
             for pid in left_of(process.pid):
                 os.kill(pid, signal.SIGKILL)
             process.wait()
-        ended = process.returncode in (0, -signum)  # after its run, when signals are Python's again
+        ended = process.returncode in (0, -signum)  # before or after its run, when nothing is to be saved
         assert ended or process.returncode == (130 if signum == signal.SIGINT else 143), output
         if (folder / "mlruns/mlflow.db").exists():
             expected = "FINISHED" if ended else "KILLED"
