@@ -5,8 +5,8 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,18 @@ def listening(pid: int) -> set[str]:
         with suppress(psutil.NoSuchProcess):  # it ended while we looked
             sockets += one.net_connections("tcp")
     return {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's right to write everywhere, where the tests have it; a folder of root's is then read-only."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def copy_of_the_project(folder: Path) -> Path:

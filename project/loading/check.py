@@ -1,6 +1,5 @@
 """The pass over all files before the first training on them: which are damaged, and how large the others are."""
 
-import errno
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -63,7 +62,10 @@ def _check_all(paths: Sequence[Path], count: int, timeout_s: int, out: Path) -> 
     finally:
         threads.close()
     if denied:  # which may be over tomorrow, so that no report must remember it
-        raise OSError(f"cannot read {len(denied)} of {len(paths):,} files; the first: {denied[0]}")
+        raise OSError(
+            f"data.root: {len(denied)} of {len(paths):,} files cannot be read, damaged or not; give the right to read "
+            f"them, or look at the disk; the first: {denied[0]}"
+        )
     out.write_text(json.dumps({"sizes": sizes, "bad": dict(sorted(bad.items()))}))
 
 
@@ -71,10 +73,12 @@ def _check(
     paths: Sequence[Path], first: int, sizes: list[tuple[int, int]], bad: dict[int, str], denied: list[OSError]
 ) -> None:
     for place, path in enumerate(paths, first):
+        if not path.is_file():  # a folder, a link to nowhere, or a pipe, whose reading would wait for ever
+            bad[place] = "no file"
+            continue
         try:
             sizes[place] = read_rgb(path, _AS_SMALL_AS_CAN_BE).size
         except UNREADABLE as error:
-            # The system's errors have a number, those of decoders have none. A link to nowhere is a bad file.
-            if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            if isinstance(error, OSError) and error.errno is not None:  # the system's; those of decoders have no number
                 denied.append(error)
             bad[place] = " ".join(str(error).split()) or type(error).__name__

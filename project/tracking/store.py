@@ -86,6 +86,11 @@ def _check_uri(uri: str) -> None:
             sqlite3.connect(path).execute("PRAGMA schema_version").connection.close()
         except (OSError, sqlite3.Error) as error:
             raise OSError(f"MLFLOW_TRACKING_URI: cannot open {path} as a SQLite database: {error}") from error
+        for place in (Path(path), Path(path).parent):
+            if not os.access(place, os.W_OK):
+                raise OSError(
+                    f"MLFLOW_TRACKING_URI: cannot write {place.absolute()}; get the right to, or name another"
+                )
         if Path(path).stat().st_size == 0:
             _make_tables(Path(path))
 

@@ -5,13 +5,11 @@ import resource
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import Fit
+from conftest import Fit, as_nobody
 
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.checkpoints.durable import is_valid, write_durably
@@ -172,18 +170,6 @@ def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
     assert run.info.status == "FINISHED"
     files = {path.name for path in store.checkpoint_folder(run.info.run_id).iterdir()}
     assert files == {"last.ckpt", "best-epoch000.ckpt"}
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Give up root's right to write everywhere, where the tests have it; a folder of root's is then read-only."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_an_error_of_the_background_is_raised(tmp_path: Path) -> None:
