@@ -15,9 +15,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from project.tracking.model_delivery import send_model, show_model_of
-from project.tracking.secrets import redact
 from project.tracking.spool import LANES, Record, Spool
-from project.tracking.store import patience
+from project.tracking.store import patience, reason
 
 _METRICS_A_BATCH = 1000
 _LOOK_EVERY_S = 1.0
@@ -50,7 +49,7 @@ def deliver(spool: Spool, client: MlflowClient) -> Iterator[float]:
         except Exception as error:  # noqa: BLE001  # stores of artifacts have errors of their own libraries
             trouble.append(error)
     if trouble:
-        raise StoreAwayError(redact((str(trouble[0]).splitlines() or [repr(trouble[0])])[0])) from trouble[0]
+        raise StoreAwayError(reason(trouble[0])) from trouble[0]
 
 
 def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[float]:

@@ -60,12 +60,19 @@ def connect() -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except (MlflowException, ImportError) as error:  # ImportError: the database's driver
-            reason = str(error).splitlines()[0][:200]
             raise OSError(
-                f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({redact(reason)}); "
+                f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
                 "start it, or unset the variable to track in mlruns/"
             ) from error
     return client
+
+
+def reason(error: BaseException) -> str:
+    """What is behind an error of the store, in one line: `Connection refused` of a dead server, not its addresses."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    lines = str(error).splitlines() or [repr(error)]
+    return redact(lines[0][:200])
 
 
 def _check_uri(uri: str) -> None:
