@@ -62,6 +62,9 @@ def explain(text: str, known: Iterable[str]) -> str:
         return f"--{key}: got {missing[1]!r}, but there is {missing[2][0].lower()}{missing[2][1:]}"
     if denied := re.search(r"Importing '[^']+' is not allowed", text):
         return f"--{key}: {denied[0]} in a setting, as it can run commands"
+    if choices := re.search(r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)", text):
+        option = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+        return f"--{option}: got {choices[2]!r}; expected one of {choices[1]}"
     if subtypes := re.findall(r"Subtypes: \[(.*)\]", text):
         # What is wrong stands innermost: of the dataset --data.NAME, say.
         keys = re.findall(r'Parser key "([^"]+)"', text)

@@ -154,6 +154,9 @@ class Sweep:
             again = shlex.join(["python", "-m", _MODULE, *self._fit_options, *options(best[0].params)])
             which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
             console.print(f"train {which} again:\n{again}", soft_wrap=True)
+            console.print(
+                f"its run: {best[0].user_attrs['run_id']}; look at it with python -m project.ui", soft_wrap=True
+            )
         if code not in (0, 1):
             console.print(f"interrupted; go on with: {self._command()}", soft_wrap=True)
 

@@ -83,6 +83,8 @@ def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
     }
     if throughput.wait_fraction > _MUCH_WAITING:
         lines["waited for data"] = f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
+    if skipped := job.datamodule.skipped:
+        lines["left out"] = ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
     lines |= {
         "run": run_id or "not tracked",
         "checkpoint": escape(job.best_checkpoint or "none"),

@@ -10,6 +10,7 @@ from conftest import Fit, write_folder
 from project.fit import main
 
 BAD_OPTIONS = [
+    (["--checkpoint.monitor", "val/acc"], "expected one of 'val/accuracy', 'val/loss'"),
     (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
     (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),

@@ -86,13 +86,13 @@ class StudyRun:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
-        plots = self._plots(optuna.visualization)
-        page = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(plots.values())]
-        title = f"<title>{self._study.study_name}</title>"
-        self._logger.log_text(f"<!DOCTYPE html><meta charset='utf-8'>{title}{''.join(page)}", "study/plots.html")
         with warnings.catch_warnings():
             for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
                 warnings.simplefilter("ignore", category)
+            plots = self._plots(optuna.visualization)
+            page = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(plots.values())]
+            title = f"<title>{self._study.study_name}</title>"
+            self._logger.log_text(f"<!DOCTYPE html><meta charset='utf-8'>{title}{''.join(page)}", "study/plots.html")
             for name, axes in self._plots(pictures).items():
                 figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
                 assert isinstance(figure, Figure)
