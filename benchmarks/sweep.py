@@ -137,7 +137,7 @@ def trivial(folder: Path) -> dict[str, Any]:
 
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     runs = TrialRuns(client, "0", study, space.metrics)
-    start_preloading([])
+    start_preloading(["project.search.worker", "benchmarks.sweep"])
     readings = []
     for n_trials in range(100, 501, 100):
         driver = Driver(
