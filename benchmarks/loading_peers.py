@@ -7,6 +7,7 @@ headers of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def litdata(root: Path) -> Epoch:
     crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
     to_float = v2.ToDtype(torch.float32, scale=True)
     change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
-    dataset = StreamingDataset(str(chunks), shuffle=True, transform=lambda sample: change(sample["image"]))
+    dataset = StreamingDataset(str(chunks), shuffle=True, transform=[itemgetter("image"), change])
     loader = StreamingDataLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
     return lambda: sum(len(images) for images in loader)
 
