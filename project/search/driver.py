@@ -22,6 +22,7 @@ from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns
 from project.search.worker import Assignment, run_trial
 from project.tracking.owner import is_alive, is_here, is_me, owner_tags
+from project.tracking.recovery import recover_run
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK_EVERY_S = 0.5
@@ -233,7 +234,7 @@ class Driver:
         if (run_id := self._run_of(one.trial)) is None:
             self._runs.make_failed(one.trial, reason)
         elif one.outcome is None:
-            self._runs.close(run_id, "FAILED", reason)
+            recover_run(run_id, "FAILED", reason)
         self._close(one.trial, state=TrialState.FAIL)
         if retries < self._max_retries:
             again = {"retries": retries + 1, "retry_of": one.trial.number}
@@ -262,7 +263,7 @@ class Driver:
             one.outcome = ("stopped",)
             self._end(one)
             if run_id := self._run_of(one.trial):
-                self._runs.close(run_id, "KILLED", "it did not stop in time")
+                recover_run(run_id, "KILLED", "it did not stop in time")
 
 
 def _has_an_owner(trial: FrozenTrial) -> bool:

@@ -14,7 +14,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from project.search.study_run import RUN
 from project.tracking import store
-from project.tracking.recovery import recover, recover_run
+from project.tracking.recovery import recover
 from project.tracking.secrets import redact, redact_setting
 from project.tracking.spool import Spool
 
@@ -77,15 +77,10 @@ class TrialRuns:
             self._client.set_terminated(run_id, "FAILED")
             trial.set_user_attr("run_id", run_id)
 
-    @staticmethod
-    def close(run_id: str, status: str, reason: str) -> None:
-        """Close the run of a trial whose process died without a word."""
-        recover_run(run_id, status, reason)
-
 
 @contextmanager
 def _away_for_now() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:  # a sweep does not end because of it
-        _log.warning("the MLflow store does not answer: %s", redact(str(error).splitlines()[0]))
+        _log.warning("the MLflow store does not answer: %s", store.reason(error))
