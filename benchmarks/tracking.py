@@ -1,25 +1,33 @@
-"""What it costs to log two metrics on every step: no logger, ours, and Lightning's MLFlowLogger, in turn.
+"""What it costs to log two metrics on every step: no logger, ours, and Lightning's MLFlowLogger, at the same time.
 
-python -m benchmarks.tracking --rounds 5
-python -m benchmarks.tracking --rounds 5 --http
+python -m benchmarks.tracking --rounds 12
+python -m benchmarks.tracking --rounds 12 --http
 
-Prints one JSON object a round and a table of medians. A round trains the same CNN three times.
+In each round three new processes train the same CNN, and one at a time goes on for a third of a second while the
+others are stopped, so that all of them see the same machine, whose speed drifts; two processes that do the same may
+still differ by some percent. What a logger does in the background, and a server on this machine, stop with their
+training. Their clocks do not: in its share of the time ours delivers, and measures the system, three times as often.
+
+Prints one JSON object a round and a table of medians.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
+import random
+import signal
 import statistics
 import tempfile
-from contextlib import nullcontext
+from ctypes import c_bool, c_double, c_int64
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.loggers import MLFlowLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -29,7 +37,10 @@ from benchmarks.reliability import Server
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
 
-STEPS = 1500
+SLICE_S = 0.3
+SLICES_A_ROUND = 15
+WARM_UP_STEPS = 500
+NAMES = ("none", "ours", "lightning")
 
 
 class SmallCNN(LightningModule):
@@ -58,70 +69,127 @@ class OneBatch(Dataset[tuple[Tensor, Tensor]]):
         self.batch = torch.randn(64, 1, 32, 32), torch.randint(0, 10, (64,))
 
     def __len__(self) -> int:
-        return STEPS
+        return 2**31
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.batch
 
 
-class Clock(Callback):
-    """Times the training loop alone."""
+class Counter(Callback):
+    """Tells how many steps are done, and ends training when it is told to."""
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.start = perf_counter()
+    def __init__(self, steps: c_int64, enough: c_bool) -> None:
+        self.steps, self.enough = steps, enough
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.ms_a_step = (perf_counter() - self.start) / STEPS * 1000
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.steps.value += 1
+        trainer.should_stop = self.enough.value
 
 
-def train(logger: Logger | None) -> float:
-    """Milliseconds a step."""
-    clock = Clock()
+def train(name: str, uri: str, steps: c_int64, enough: c_bool, drain_s: c_double) -> None:
+    """Train until there is enough."""
+    for package in ("lightning.pytorch", "pytorch_lightning", "mlflow", "alembic"):
+        logging.getLogger(package).setLevel(logging.ERROR)
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.chdir(tempfile.mkdtemp())
+    ours = MLflowLogger("ours", "benchmark")
+    if name == "ours":
+        ours.start(store.connect(), {})
     Trainer(
-        max_epochs=1, logger=logger or False, callbacks=[clock], log_every_n_steps=1, accelerator="cpu",
+        max_epochs=1, logger=ours if name == "ours" else name == "lightning" and MLFlowLogger(tracking_uri=uri),
+        callbacks=[Counter(steps, enough)], log_every_n_steps=1, accelerator="cpu",
         enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
     ).fit(SmallCNN(), DataLoader(OneBatch(), batch_size=None))  # fmt: skip
-    return clock.ms_a_step
-
-
-def one_round() -> dict[str, float]:
-    """Train without a logger, with ours, and with Lightning's; the last figure is our drain in seconds."""
-    without = train(None)
-    ours = MLflowLogger("ours", "benchmark")
-    ours.start(store.connect(), {})
-    with_ours = train(ours)
     start = perf_counter()
     ours.end("FINISHED")
-    drain_s = perf_counter() - start
-    with_lightnings = train(MLFlowLogger("lightning", tracking_uri=store.tracking_uri()))
-    return {"none_ms": without, "ours_ms": with_ours, "lightning_ms": with_lightnings, "drain_s": drain_s}
+    drain_s.value = perf_counter() - start
+
+
+class Contestant:
+    """A training in a process of its own that goes on only when it is let; the same holds for its server."""
+
+    def __init__(self, name: str, *, http: bool) -> None:
+        folder = Path(tempfile.mkdtemp())
+        self.server = Server(folder) if http and name != "none" else None
+        if self.server:
+            self.server.start()
+        uri = self.server.uri if self.server else f"sqlite:///{folder}/mlflow.db"
+        spawn = multiprocessing.get_context("spawn")
+        # Without locks, which a stopped process might hold.
+        self.steps, self.enough, self.drain_s = (
+            spawn.RawValue(c_int64), spawn.RawValue(c_bool), spawn.RawValue(c_double)
+        )  # fmt: skip
+        self.process = spawn.Process(target=train, args=(name, uri, self.steps, self.enough, self.drain_s))
+        self.process.start()
+        while self.steps.value < WARM_UP_STEPS and self.process.is_alive():
+            sleep(SLICE_S)
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self.process.pid
+        os.kill(self.process.pid, number)
+        if self.server:
+            os.killpg(self.server.job.process.pid, number)
+
+    def go_on(self) -> tuple[float, int]:
+        """Train for a slice of time; its seconds and the steps that were done in it."""
+        before, start = self.steps.value, perf_counter()
+        self._signal(signal.SIGCONT)
+        sleep(SLICE_S)
+        self._signal(signal.SIGSTOP)
+        return perf_counter() - start, self.steps.value - before
+
+    def finish(self) -> float:
+        """End the training; seconds that it took ours to deliver the rest."""
+        self._signal(signal.SIGCONT)
+        self.enough.value = True
+        self.process.join()
+        return float(self.drain_s.value)
+
+    def kill(self) -> None:
+        """Leave nothing behind."""
+        self.process.kill()
+        if self.server:
+            self.server.kill()
+
+
+def one_round(*, http: bool) -> dict[str, float]:
+    """Milliseconds a step of each, and seconds that it took ours to deliver the rest at its end."""
+    contestants: dict[str, Contestant] = {}
+    spent, steps = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
+    try:
+        for name in NAMES:
+            contestants[name] = Contestant(name, http=http)
+        for _ in range(SLICES_A_ROUND):
+            for name in random.sample(NAMES, len(NAMES)):  # whoever follows a server finds cold caches
+                seconds, done = contestants[name].go_on()
+                spent[name] += seconds
+                steps[name] += done
+        return {name: 1000 * spent[name] / steps[name] for name in NAMES} | {"drain_s": contestants["ours"].finish()}
+    finally:
+        for contestant in contestants.values():
+            contestant.kill()
 
 
 def main() -> None:
-    """Run the rounds in an empty folder."""
+    """Start the trainings, run the rounds, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--http", action="store_true", help="an MLflow server on this machine instead of SQLite")
     args = parser.parse_args()
-    for name in ("lightning.pytorch", "pytorch_lightning", "mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    os.chdir(tempfile.mkdtemp())
-    with Server(Path.cwd()) if args.http else nullcontext() as server:
-        os.environ["MLFLOW_TRACKING_URI"] = server.uri if server else f"sqlite:///{Path.cwd()}/mlruns/mlflow.db"
-        train(None)  # warm up
-        results = []
-        for _ in range(args.rounds):
-            results.append(one_round())
-            print(json.dumps({key: round(value, 3) for key, value in results[-1].items()}), flush=True)
+    results = []
+    for _ in range(args.rounds):
+        results.append(one_round(http=args.http))
+        print(json.dumps({name: round(value, 3) for name, value in results[-1].items()}), flush=True)
     table = Table(
         "logger", "ms a step", "times no logger: median", "least", "most",
-        title=f"{STEPS} steps, 2 metrics each, {'http' if args.http else 'sqlite'}",
+        title=f"two metrics on every step, {'http' if args.http else 'sqlite'}",
     )  # fmt: skip
-    for name in ("none", "ours", "lightning"):
-        ratios = [result[f"{name}_ms"] / result["none_ms"] for result in results]
-        middle = statistics.median(result[f"{name}_ms"] for result in results)
+    for name in NAMES:
+        ratios = [result[name] / result["none"] for result in results]
+        middle = statistics.median(result[name] for result in results)
         table.add_row(
-            name, f"{middle:.2f}", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}", f"{max(ratios):.2f}"
+            name, f"{middle:.2f}", f"{statistics.median(ratios):.3f}", f"{min(ratios):.3f}", f"{max(ratios):.3f}"
         )
     Console().print(table)
 

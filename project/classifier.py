@@ -82,8 +82,8 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), uint8, to logits (N, num_classes)."""
-        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        logits: Tensor = self.net(normalised.contiguous(memory_format=self.memory_format))
+        floats = images.to(self.mean.dtype, memory_format=self.memory_format)
+        logits: Tensor = self.net((floats / 255 - self.mean) / self.std)
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

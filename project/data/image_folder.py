@@ -97,11 +97,17 @@ class ImageFolder(ImageDataModule):
         fits = 3 * side**2 * len(paths) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
-        path = folder / f"{split}-{side}px-{digest}.npy"
-        array = cached(ImageFiles(paths, labels, sizes, side), path, self.threads_per_device(), self.worker_timeout_s)
-        if not self.random_resized_crop:
-            return array
-        pixels = list(array.images.permute(0, 2, 3, 1).numpy())
+        crops = self.random_resized_crop is not None
+        images = cached(
+            ImageFiles(paths, labels, sizes, side),
+            folder / f"{split}-{side}px-{'hwc' if crops else 'chw'}-{digest}.npy",
+            self.threads_per_device(),
+            self.worker_timeout_s,
+            channels_last=crops,
+        )
+        if not crops:
+            return ImageArray(images, labels)
+        pixels = list(images.numpy())
         return ImageFiles(pixels, labels, torch.full_like(sizes, side), self.image_size, self.random_resized_crop)
 
     def _listed(self, split: Split) -> tuple[list[Path], Tensor]:

@@ -1,6 +1,6 @@
 """Decoded images in one file that is mapped into memory: shared by processes, read from disk once.
 
-The file is a plain .npy of shape (N, 3, size, size), uint8.
+The file is a plain .npy, uint8.
 """
 
 import os
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from project.loading.durable import made_once
 from project.loading.files import ImageFiles
-from project.loading.images import ImageArray, Request, Workers
+from project.loading.images import Request, Workers
 from project.loading.progress import shown
 
 _BATCH = 64
@@ -35,7 +35,7 @@ def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
     return _opened(made_once(path, save))
 
 
-def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120) -> ImageArray:
+def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *, channels_last: bool = False) -> Tensor:
     """Decode all files into the array at `path`, unless it is there, and open it.
 
     Args:
@@ -43,6 +43,10 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120) ->
         path: The cache. Whoever comes while it is made waits.
         threads: Threads that decode.
         timeout_s: Longest time that a batch may take.
+        channels_last: Store (N, size, size, 3), of which parts are resized faster, instead of (N, 3, size, size).
+
+    Returns:
+        (N, 3, size, size) or (N, size, size, 3), uint8.
 
     Raises:
         OSError: There is no room for it.
@@ -50,7 +54,8 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120) ->
     """
 
     def decode_all(unfinished: Path) -> None:
-        shape = (len(files), 3, files.image_size, files.image_size)
+        side = (files.image_size, files.image_size)
+        shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, _header(shape))
             # Room for all of it now: a full disk shows as an error here and as a killed process later.
@@ -58,13 +63,14 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120) ->
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
             batches = files.stream(_in_order(len(files)), Workers(num_workers=threads, timeout_s=timeout_s))
             for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
-                batch.images.numpy().tofile(file)
+                images = batch.images.permute(0, 2, 3, 1) if channels_last else batch.images.contiguous()
+                images.numpy().tofile(file)
 
     try:
         made_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
-    return ImageArray(_opened(path), files.labels)
+    return _opened(path)
 
 
 def _opened(path: Path) -> Tensor:

@@ -26,6 +26,7 @@ UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.erro
 
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
+_APP1, _SCAN, _FILLED = 0xFFE1, 0xFFDA, 0xFFFF
 
 
 class Decoded(NamedTuple):
@@ -81,13 +82,14 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
     Args:
         pixels: (H, W, 3) uint8.
         box: Top, left, height and width of the part.
-        out: (3, size, size) uint8; gets the result.
+        out: (size, size, 3) uint8; gets the result.
     """
     top, left, height, width = box
-    part = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1).unsqueeze(0)
-    whole_rows = part.contiguous(memory_format=torch.channels_last)  # which torch resizes in half the time
-    resized = F.interpolate(whole_rows, size=out.shape[1:], mode="bilinear", antialias=True)
-    out[:] = resized[0].numpy()  # numpy's copy, which unlike torch's starts no threads of its own
+    # Without a copy of the part, and with another order of the axes, torch would take twice the time.
+    part = np.ascontiguousarray(pixels[top : top + height, left : left + width])
+    as_batch = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = F.interpolate(as_batch, size=out.shape[:2], mode="bilinear", antialias=True)
+    out[:] = resized[0].permute(1, 2, 0).numpy()  # numpy's copy, which unlike torch's starts no threads of its own
 
 
 def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
@@ -101,7 +103,7 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
 def _decode_jpeg(data: bytes, enough: int, scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
-    if colours in ("CMYK", "YCCK") or (b"Exif\0\0" in data and _orientation(data) != _UPRIGHT):
+    if colours in ("CMYK", "YCCK") or (_has_exif(data) and _orientation(data) != _UPRIGHT):
         raise ValueError("not for this decoder")
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
     rows, columns = -(-height // scale), -(-width // scale)
@@ -129,6 +131,17 @@ def _decode_any(data: bytes) -> Pixels:
 def _check_pixels(count: int) -> None:
     if count > MOST_PIXELS:
         raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
+
+
+def _has_exif(data: bytes) -> bool:
+    # By its segments: to search all bytes would take a twentieth of decoding them.
+    place, marker = 2, 0
+    while marker != _SCAN:
+        marker, length = struct.unpack_from(">HH", data, place)
+        if marker == _APP1 and data.startswith(b"Exif\0\0", place + 4):
+            return True
+        place += 1 if marker == _FILLED else 2 + length
+    return False
 
 
 def _orientation(data: bytes) -> int:

@@ -1,7 +1,7 @@
 """Image files that threads decode straight into the memory of a batch.
 
 request -> boxes, drawn from keys      a random part of each image, or the square in its middle
-        -> memory that is free again   (N, 3, size, size) uint8
+        -> memory that is free again   (N, size, size, 3) uint8: torch's memory format channels_last
         -> threads: read, decode, resize a few images each, without Python's lock
         -> batch, when all of them are in place
 """
@@ -78,7 +78,7 @@ class ImageFiles:
         """
         threads = Threads(workers.num_workers)
         if self._buffers is None:  # they serve all epochs
-            self._buffers = Buffers((3, self.image_size, self.image_size), pin_memory=workers.pin_memory)
+            self._buffers = Buffers((self.image_size, self.image_size, 3), pin_memory=workers.pin_memory)
         buffers = self._buffers
         depth = workers.prefetch_factor if workers.num_workers else 0
         ahead: deque[tuple[Fetched, list[Future[None]]]] = deque()
@@ -105,7 +105,7 @@ class ImageFiles:
             threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first))
             for first in range(0, len(places), _IMAGES_A_CALL)
         ]  # each holds the whole array: memory that a call still writes to is not free, whoever has lost interest
-        return Fetched(images, self.labels[indices], request.keys), calls
+        return Fetched(images.permute(0, 3, 1, 2), self.labels[indices], request.keys), calls
 
 
 def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels, first: int) -> None:
@@ -113,7 +113,7 @@ def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], o
     for (path, box), target in zip(places, out[first:], strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, min(box[2:]) // target.shape[-1], scratch)
+                image = read_rgb(path, min(box[2:]) // len(target), scratch)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)

@@ -20,7 +20,7 @@ from project.tracking.store import patience, reason
 
 _METRICS_A_BATCH = 1000
 _LOOK_EVERY_S = 1.0
-_SHARE_OF_TIME = 0.01
+_SHARE_OF_TIME = 0.005
 _MOST_OF_A_SERVER_S = 0.1
 _TRY_AGAIN_S = 5.0
 _SHOW_EVERY_S = 0.1
