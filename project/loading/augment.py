@@ -6,6 +6,7 @@ takes a range of a key's draws to itself, so that two of them never use the same
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,8 +34,10 @@ def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
     """
     n, _, height, width = images.shape
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    dy, dx = (_to(integers(keys, _SHIFT + axis, 2 * padding + 1), images) for axis in (0, 1))
-    return windows[torch.arange(n, device=images.device), :, dy, dx]
+    dy, dx = (integers(keys, _SHIFT + axis, 2 * padding + 1) for axis in (0, 1))
+    if images.device.type == "cpu":  # numpy gathers in two thirds of the time
+        return torch.from_numpy(windows.numpy()[np.arange(n), :, dy.numpy(), dx.numpy()])
+    return windows[torch.arange(n, device=images.device), :, _to(dy, images), _to(dx, images)]
 
 
 def random_flip(images: Tensor, keys: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ Splittable Pseudorandom Number Generators, OOPSLA 2014 (the hash, splitmix64).
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -34,8 +36,8 @@ def sample_keys(seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
     Returns:
         (N,) int64, on the CPU.
     """
-    stream = _hashed(_hashed(torch.tensor(seed)) + epoch)
-    return _hashed(stream + torch.tensor(indices))
+    stream = _hashed(_hashed(np.array([seed], np.uint64)) + np.uint64(epoch))
+    return torch.from_numpy(_hashed(stream + np.array(indices, np.uint64)).view(np.int64))
 
 
 def uniform(keys: Tensor, draw: int) -> Tensor:
@@ -48,9 +50,8 @@ def uniform(keys: Tensor, draw: int) -> Tensor:
     Returns:
         (N,) float32 in [0, 1).
     """
-    bits = _hashed(keys + _signed(_GOLDEN * (draw + 1)))
-    numbers: Tensor = _shifted(bits, 64 - _BITS).float() / 2**_BITS
-    return numbers
+    bits = _hashed(keys.numpy().view(np.uint64) + np.uint64(_GOLDEN * (draw + 1) % 2**64))
+    return torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
 
 
 def integers(keys: Tensor, draw: int, end: int | Tensor) -> Tensor:
@@ -58,17 +59,8 @@ def integers(keys: Tensor, draw: int, end: int | Tensor) -> Tensor:
     return (uniform(keys, draw) * end).long()
 
 
-def _hashed(x: Tensor) -> Tensor:
-    x = x + _signed(_GOLDEN)
-    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shifted(x, 31)
-
-
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    # torch shifts int64 with its sign; what comes in from the left must be zeros.
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(x: int) -> int:
-    return (x + 2**63) % 2**64 - 2**63
+def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = x + np.uint64(_GOLDEN)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
