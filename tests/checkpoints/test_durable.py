@@ -50,6 +50,7 @@ def test_kill_9_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.faults
 def test_fifty_kills_during_a_save(tmp_path: Path) -> None:
     _survives_kills(tmp_path / "last.ckpt", 50)
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])

@@ -75,6 +75,17 @@ def test_every_kind_of_file_is_read_rightly(tmp_path: Path) -> None:
         assert np.abs(pixels - right).mean() < 5, kind
 
 
+@pytest.mark.parametrize("stray", [b"\xff\xff", b"\xff\0"])
+def test_a_rotated_jpeg_is_turned_whatever_stands_before_its_exif(stray: bytes, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / "plain.jpg", exif=exif)
+    data = (tmp_path / "plain.jpg").read_bytes()
+    place = data.index(b"\xff\xe1")
+    (tmp_path / "stray.jpg").write_bytes(data[:place] + stray + data[place:])
+    assert read_rgb(tmp_path / "plain.jpg").size == read_rgb(tmp_path / "stray.jpg").size == (60, 40)
+
+
 @pytest.mark.parametrize("enough", [1, 2, 5, 30])
 def test_a_large_jpeg_is_decoded_no_larger_than_needed(enough: int, tmp_path: Path) -> None:
     picture(403, 601).save(tmp_path / "large.jpg", quality=95)
