@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.reliability import Server
+from project.memory import keep_freed_memory
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
 
@@ -95,6 +96,7 @@ def train(name: str, uri: str, steps: c_int64, enough: c_bool, drain_s: c_double
         logging.getLogger(package).setLevel(logging.ERROR)
     os.environ["MLFLOW_TRACKING_URI"] = uri
     os.chdir(tempfile.mkdtemp())
+    keep_freed_memory()
     ours = MLflowLogger("ours", "benchmark")
     if name in ("opened", "ours"):
         client = store.connect()

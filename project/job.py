@@ -32,6 +32,7 @@ from project.cli import FitCLI, flatten
 from project.launch.rendezvous import prepare_rendezvous
 from project.launch.restarts import RUN, launch_tag, run_before_restart
 from project.launch.together import Together
+from project.memory import keep_freed_memory
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
@@ -62,6 +63,7 @@ class Job:
 
     def __init__(self, argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         quiet()
+        keep_freed_memory()
         self._interrupts = Interrupts()
         self._interrupts.listen()
         self._typed = argv
