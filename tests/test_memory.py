@@ -1,0 +1,37 @@
+"""Memory that comes and goes with each step is fetched from the system once."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+STEPS = 100
+PROGRAM = f"""
+import resource, sys
+import torch
+
+def page_faults_of_steps() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range({STEPS}):
+        [torch.ones(1 << 18) for _ in range(16)]  # 16 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if sys.argv[1] == "kept":
+    from project.memory import keep_freed_memory
+    keep_freed_memory()
+page_faults_of_steps()
+print(page_faults_of_steps())
+"""
+
+
+def page_faults(memory: str) -> int:
+    """The pages that a process fetches from the system in its second hundred steps."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, memory], check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+def test_memory_of_a_step_is_kept_for_the_next() -> None:
+    assert page_faults("returned") > 10 * STEPS
+    assert page_faults("kept") < STEPS
