@@ -13,6 +13,7 @@ from lightning import Callback
 
 from project.errors import answered
 from project.job import Job
+from project.leave import leaving_at_once
 from project.terminal import print_summary
 
 
@@ -33,4 +34,5 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with leaving_at_once():
+        main(sys.argv[1:])

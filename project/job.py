@@ -217,8 +217,9 @@ class Job:
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         return model
 
-    @staticmethod
-    def _way_on(run_id: str) -> str:
+    def _way_on(self, run_id: str) -> str:
+        if isinstance(self.trainer.logger, MLflowLogger) and self.trainer.logger.status == "FINISHED":
+            return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(run_id), required=False):
             return f"go on with: python -m project.fit --resume {run_id}"
         return "there is no checkpoint yet to go on from"

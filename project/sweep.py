@@ -9,6 +9,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 
 from project import groups
+from project.leave import leaving_at_once
 from project.search.preloading import start_preloading
 
 _STORAGE = "sqlite:///mlruns/optuna.db"
@@ -56,4 +57,5 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with leaving_at_once():
+        main(sys.argv[1:])

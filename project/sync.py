@@ -8,6 +8,7 @@ import sys
 from rich.console import Console
 
 from project.errors import answered
+from project.leave import leaving_at_once
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.recovery import close_without_spool, dead_spools, recover
@@ -38,4 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with leaving_at_once():
+        main()

@@ -48,12 +48,16 @@ class MLflowLogger(Logger):
     Args:
         experiment: Name of the MLflow experiment.
         run_name: What tells the run apart in the UI's table.
+
+    Attributes:
+        status: How the run ended; None before.
     """
 
     def __init__(self, experiment: str, run_name: str) -> None:
         super().__init__()
         self.experiment_name, self.run_name = experiment, redact(run_name)
         self.spool: Spool | None = None
+        self.status: str | None = None
         self._run_id: str | None = None
 
     @property
@@ -175,6 +179,7 @@ class MLflowLogger(Logger):
             return
         self._system.stop()
         self._append(status=status, time_ms=int(time() * 1000))
+        self.status = status
         with Draining(self.spool, lambda: self._courier.trouble) as progress:
             done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
         if done:  # else the lock is held until the process ends, and its last request with it
