@@ -1,12 +1,13 @@
 """What a sweep costs besides training: the start of a trial, two jobs against one, and 500 trials of nothing.
 
 python -m benchmarks.sweep
-python -m benchmarks.sweep --only start jobs mnist trivial locks --mnist DIR
+python -m benchmarks.sweep --only mnist --mnist DIR --peer CHECKOUT --rounds 5
 
 Prints one JSON object a line. `start` is from asking for a trial to its first training step; `jobs` the time of
 16 equal trials with two jobs over that with one, for a small and the default CNN; `mnist` a whole command of 4 trials
-of one epoch; `trivial` the owner's CPU time a trial and its memory over 500 trials that only report a number; `locks`
-counts complaints of SQLite with 8 jobs and 50 trials.
+of one epoch of an MLP on MNIST (DIR has `MNIST/raw`), beside that of lightning-hydra-template where there is a
+CHECKOUT of it, with MNIST in its `data` and its requirements in its `.venv`; `trivial` the owner's CPU time a trial and
+its memory over 500 trials that only report a number; `locks` counts complaints of SQLite with 8 jobs and 50 trials.
 """
 
 import argparse
@@ -49,6 +50,23 @@ SPACE = {
     "sampler": {"type": "RandomSampler", "seed": 0},
     "space": {"model.optimizer.lr": {"type": "float", "low": 1e-3, "high": 2e-3}},
 }
+PEER_SEARCH = """# @package _global_
+defaults:
+  - override /hydra/sweeper: optuna
+  - override /hydra/sweeper/sampler: random
+optimized_metric: val/acc_best
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    _target_: hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper
+    storage: null
+    study_name: null
+    n_jobs: 1
+    direction: maximize
+    n_trials: 4
+    sampler: {seed: 0}
+    params: {model.optimizer.lr: "interval(0.001, 0.002)"}
+"""
 
 
 class FirstStep(Callback):
@@ -118,11 +136,32 @@ def jobs(folder: Path) -> dict[str, Any]:
     return measured
 
 
-def mnist(folder: Path, root: str) -> dict[str, Any]:
-    """A whole command: 4 trials of one epoch of MNIST."""
-    options = ["--data", "mnist", "--data.root", str(Path(root).resolve()), *SMALL]
-    seconds, _ = sweep(folder, "--study", "mnist", "--n_trials", "4", "--n_jobs", "2", *options)
-    return {"whole_command_s": seconds}
+def mnist(folder: Path, root: str, peer: str | None, rounds: int) -> dict[str, Any]:
+    """Seconds of a whole command: 4 trials of one epoch of MNIST; those of the peer run one after the other."""
+    options = ["--data", "mnist", "--data.root", str(Path(root).resolve()), "--max_epochs", "1", "--n_jobs", "2"]
+    options += ["--model.net", "benchmarks.mlp.MLP", "--model.optimizer", "Adam", "--n_trials"]
+    sweep(folder, "--study", "mnist", *options, "1")  # the dataset is read once, and the store made
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for number in range(rounds):
+        seconds["ours"].append(sweep(folder, "--study", f"mnist{number}", *options, "4")[0])
+        if peer:
+            seconds["peer"].append(sweep_of_peer(Path(peer)))
+    ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=False)]
+    return seconds | ({"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)} if peer else {})
+
+
+def sweep_of_peer(checkout: Path) -> float:
+    """Seconds of lightning-hydra-template's command: the same work, with its own network, loader and Optuna sweeper."""
+    search = checkout / "configs/hparams_search/bench.yaml"
+    search.write_text(PEER_SEARCH)
+    options = ["hparams_search=bench", "data.batch_size=128", "trainer.max_epochs=1", "trainer=cpu"]
+    quiet = ["~callbacks.rich_progress_bar", "~callbacks.model_summary"]
+    start = perf_counter()
+    subprocess.run(
+        [checkout / ".venv/bin/python", "src/train.py", "-m", *options, *quiet], cwd=checkout, check=True,
+        env=os.environ | {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}, capture_output=True,
+    )  # fmt: skip
+    return perf_counter() - start
 
 
 def trivial(folder: Path) -> dict[str, Any]:
@@ -172,6 +211,8 @@ def command_line() -> None:
     names = ["start", "jobs", "mnist", "trivial", "locks"]
     parser.add_argument("--only", nargs="+", choices=names, default=[name for name in names if name != "mnist"])
     parser.add_argument("--mnist", default="data", help="folder that has MNIST/raw")
+    parser.add_argument("--peer", help="checkout of lightning-hydra-template")
+    parser.add_argument("--rounds", type=int, default=1, help="how often `mnist` is measured")
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
@@ -179,7 +220,7 @@ def command_line() -> None:
         measurements: dict[str, Callable[[], dict[str, Any]]] = {
             "start": lambda: start(folder),
             "jobs": lambda: jobs(folder),
-            "mnist": lambda: mnist(folder, asked.mnist),
+            "mnist": lambda: mnist(folder, asked.mnist, asked.peer, asked.rounds),
             "trivial": lambda: trivial(folder),
             "locks": lambda: locks(folder),
         }

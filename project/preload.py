@@ -3,6 +3,8 @@
 import atexit
 import gc
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import alembic.command
 import attrs
@@ -18,6 +20,8 @@ import torch.export
 import project.search.worker
 from project.cli import FitCLI
 from project.terminal import quiet
+from project.tracking.figures import confusion_figure
+from project.tracking.model import save_model
 from project.tracking.provenance import packages
 
 __all__ = ["alembic", "attrs", "git", "matplotlib", "mlflow", "project", "sklearn", "torch"]
@@ -28,6 +32,9 @@ packages()
 # A forked process has the CUDA context and the threads of OpenMP in name only.
 torch.set_num_threads(1)
 FitCLI(["--trainer.logger=false", "--trainer.accelerator=cpu"])  # jsonargparse remembers what it found in signatures
+with TemporaryDirectory() as folder:  # torch and MLflow import more when a model is saved, matplotlib its fonts
+    save_model(Path(folder) / "model", torch.nn.Flatten(), torch.zeros(2, 1, 1, 1, dtype=torch.uint8), ["one"])
+    confusion_figure(torch.eye(1), ["one"]).savefig(Path(folder) / "figure.png")
 # C++ libraries take what is frozen for leaked, and say so at the end; the server has nothing to put away.
 atexit.register(os._exit, 0)
 gc.freeze()  # what is here now no collection of a trial need look at, and so copy
