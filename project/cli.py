@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
@@ -128,6 +129,8 @@ class FitCLI(LightningCLI):
             TestReport(self.datamodule.class_names),
             *self._more_callbacks,
         ]
+        if self.config.trainer.logger is not False:
+            self.trainer_defaults["callbacks"].append(LearningRateMonitor(logging_interval="step"))
         if self.config.trainer.logger in (None, True):
             experiment = self.config.groups.experiment or self.datamodule.name
             kwargs["logger"] = MLflowLogger(experiment, self._run_name())

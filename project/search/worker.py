@@ -50,6 +50,8 @@ def run_trial(connection: Connection, work: Assignment) -> None:
     try:
         importlib.import_module(work.module).main(work.argv, [reporter])
     except SystemExit as end:
+        if reporter.pruned:
+            print("pruned by the study", file=sys.stderr)
         ends = {0: ("done", reporter.values()), 143: ("pruned",) if reporter.pruned else ("stopped",)}
         _say(connection, ends.get(int(end.code or 0), ("failed", f"exit code {end.code}: {_last_line(work.log)}")))
     except BaseException as error:
