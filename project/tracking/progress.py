@@ -43,7 +43,8 @@ class Draining:
         seconds = monotonic() - self._start
         if self._bar is not None:
             self._bar.stop()
-            self._console.print(f"delivered to MLflow in {seconds:.1f} s after training")
+            if not self._spool.waiting:
+                self._console.print(f"delivered to MLflow in {seconds:.1f} s after training")
         if self._spool.waiting:
             self._console.print(
                 f"the MLflow store does not have everything yet ({self._trouble() or 'there was no time'}); the rest "
