@@ -4,6 +4,7 @@ python -m project.sync
 """
 
 import sys
+from argparse import ArgumentParser
 
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from project.tracking.secrets import redact
 
 def main() -> None:
     """Exit with 1 when the store did not take everything, 2 when it does not answer at all."""
+    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not.").parse_args()
     quiet()
     console = Console(highlight=False)
     with answered():

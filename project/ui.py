@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
 from project.errors import answered
-from project.tracking.store import tracking_uri
+from project.tracking.store import connect, tracking_uri
 
 
 def main() -> None:
@@ -27,6 +27,7 @@ def main() -> None:
             raise OSError(
                 f"--port: cannot listen on {asked.host}:{asked.port} ({error.strerror}); give --port N"
             ) from error
+        connect()  # says in a line what MLflow's server would in fifty
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # not an option, which any user of the machine could read
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *sys.argv[1:]])
 

@@ -72,10 +72,25 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
     Raises:
         FileNotFoundError: There is none, and one is required.
     """
-    for path in sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True):
+    damaged: list[str] = []
+    for path in sorted(folder.glob("*.ckpt"), key=_age):
         if is_valid(path):
+            if damaged:
+                _log.warning("damaged or with code in it: %s; an older checkpoint is used", ", ".join(damaged))
             return path
-        _log.warning("the checkpoint %s is damaged or holds code; looking for an older one", path)
+        if path.exists():
+            damaged.append(str(path))
     if required:
-        raise FileNotFoundError(f"--resume: there is no valid checkpoint in {folder}; start anew without --resume")
+        found = f"; damaged or with code in it: {', '.join(damaged)}" if damaged else ""
+        raise FileNotFoundError(
+            f"--resume: there is no valid checkpoint in {folder}{found}; start anew without --resume"
+        )
     return None
+
+
+def _age(path: Path) -> tuple[float, bool]:
+    try:
+        # Of two names for one file it is `last.ckpt`: Lightning never removes what a run was resumed from.
+        return -path.stat().st_mtime, path.name != LAST
+    except FileNotFoundError:  # the run still trains
+        return 0.0, True

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from project.checkpoints.checkpoint import LAST
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _STUCK_AFTER_S = 2.0
+_AGAIN_AFTER_S = 0.05
 
 
 class Interrupted(SystemExit):
@@ -50,6 +52,7 @@ class Interrupts(Callback):
         self.agreed = False
         self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
         self._told: int | None = None
+        self._hook_before = sys.unraisablehook
         self._in_loop = False
         self._group: ProcessGroup | None = None
 
@@ -61,6 +64,7 @@ class Interrupts(Callback):
             told, self._told = os.pipe()
             os.set_blocking(self._told, False)
             signal.set_wakeup_fd(self._told)
+            self._hook_before, sys.unraisablehook = sys.unraisablehook, self._dropped
             threading.Thread(target=self._watch, args=[told], name="interrupts", daemon=True).start()
 
     def _watch(self, told: int) -> None:
@@ -78,11 +82,21 @@ class Interrupts(Callback):
         self.on_stuck = None
         if self._told is not None:
             signal.set_wakeup_fd(-1)
+            sys.unraisablehook = self._hook_before
             told, self._told = self._told, None
             os.close(told)
 
+    def _dropped(self, dropped: "sys.UnraisableHookArgs") -> None:
+        """Send the signal again: Python goes on where it was, after an exception in a finalizer."""
+        if isinstance(dropped.exc_value, Interrupted) and self.signum:
+            signum, self.signum = self.signum, 0
+            threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), signum)).start()
+        else:
+            self._hook_before(dropped)
+
     def _received(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
+            os.write(2, b"\nleft at once; the next fit, or python -m project.sync, closes the run\n")
             os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:

@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
 HIDDEN = "***"
 
-_PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s/'\"]+@")
+_PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):([^\s/'\"]+)@")
 _TOKEN_AS_USER = re.compile(r"(?<=://)[^\s:/@'\"]{16,}@")
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|token|key|api_?key|password|secret)=)[^&\s'\"]+")
 _SECRET_NAME = re.compile(r"(?i)TOKEN(?!S$|IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY")
@@ -15,15 +15,23 @@ _SHORTEST = 6
 
 
 def redact(text: str) -> str:
-    """Hide passwords in URIs and the values of environment variables whose names look like tokens."""
+    """Hide passwords in URIs, those of the environment anywhere, and the values of variables named like secrets."""
     text = _PASSWORD.sub(rf"\1:{HIDDEN}@", text)
     text = _TOKEN_AS_USER.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(rf"\1{HIDDEN}", text)
+    for secret in _secrets_of_environment():
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, HIDDEN).replace(quote(secret, safe=""), HIDDEN)
+    return text
+
+
+def _secrets_of_environment() -> Iterator[str]:
     for name in list(os.environ):  # a copy at once: threads of libraries set and remove variables
         value = os.environ.get(name, "")
-        if len(value) >= _SHORTEST and _SECRET_NAME.search(name):
-            text = text.replace(value, HIDDEN).replace(quote(value, safe=""), HIDDEN)
-    return text
+        if _SECRET_NAME.search(name):
+            yield value
+        elif match := _PASSWORD.search(value):
+            yield match[2]
 
 
 def redact_setting(name: str, value: str) -> str:

@@ -66,11 +66,14 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
         content[len(content) // 2] ^= 1
     last.write_bytes({"truncated": content[:-1000], "flipped": content, "emptied": b""}[damage])
     assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch001.ckpt"
-    assert f"{last} is damaged" in caplog.text
+    assert f"damaged or with code in it: {last}; an older checkpoint is used" in caplog.text
 
 
 def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no valid checkpoint"):
+        newest_checkpoint(tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"damaged or with code in it: \S*last\.ckpt; start anew"):
         newest_checkpoint(tmp_path)
 
 
@@ -129,6 +132,7 @@ def test_the_best_checkpoint_that_is_also_the_last_is_written_once(tmp_path: Pat
     storage.save_checkpoint(state(1), tmp_path / "last.ckpt")
     storage.teardown()
     assert (tmp_path / "best-1.ckpt").samefile(tmp_path / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"  # what is resumed from is never removed
     storage.save_checkpoint(state(2), tmp_path / "last.ckpt")
     storage.teardown()
     assert torch.load(tmp_path / "best-1.ckpt", weights_only=True)["global_step"] == 1

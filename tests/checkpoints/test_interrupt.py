@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, Fit, fit
 from lightning import Callback, LightningModule, Trainer
 
-from project.checkpoints import Interrupts
+from project.checkpoints import Interrupted, Interrupts
 from project.fit import main
 
 FEW = [
@@ -23,6 +23,30 @@ FEW = [
     "1",
     *(f"--trainer.limit_{split}_batches=3" for split in ("train", "val", "test")),
 ]
+
+
+class SignalInItsEnd:
+    """Is told to stop while Python removes it, where exceptions are dropped."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def remove_and_wait() -> None:
+    SignalInItsEnd()
+    time.sleep(5)
+
+
+def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            remove_and_wait()
+        assert stopped.value.code == 143
+        assert "Exception ignored" not in capsys.readouterr().err
+    finally:
+        interrupts.no_longer_listen()
 
 
 class SignalAt(Callback):

@@ -342,12 +342,15 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
 
 def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
+    monkeypatch.setenv("STORE", "postgresql://me:pass-word@host/db")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run root=s3://me:pass-word@host")
     command = "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2 --data.api_key=pass-word"
     logger.start(client, {"command": " ".join(redact_options(command.split()))})
     logger.log_hyperparams({"data.root": "https://me:pass-word@host/x", "data.token": "abc", "model.net.tokens": 3})
-    logger.log_text("uri: postgresql://me:a@pass-word@host/db?token=pass-word and hunter2hunter2", "config.yaml")
+    logger.log_text(
+        "uri: postgresql://me:a@pass-word@host/db?token=pass-word and hunter2hunter2, pass-word", "config.yaml"
+    )
     logger.end("FINISHED")
     run = client.get_run(str(logger.version))
     text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
