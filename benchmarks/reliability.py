@@ -392,7 +392,7 @@ def damaged_checkpoint(side: Side, folder: Path) -> Outcome:
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
         job = train(side, place, uri, resume=runs(uri)[0].info.run_id, max_epochs=6)
         output = (place / "output.txt").read_text()
-        goes_on = "goes on, and names the file" if "is damaged" in output else "goes on, nothing said"
+        goes_on = "goes on, and names the file" if "damaged or with code" in output else "goes on, nothing said"
         outcome[damage] = f"exit code {job.exit_code}: {output.splitlines()[-1][:120] if job.exit_code else goes_on}"
     return outcome
 
