@@ -36,7 +36,6 @@ from rich.console import Console
 from project.search.devices import Devices
 from project.search.driver import Driver
 from project.search.preloading import start_preloading
-from project.search.reporter import Reporter
 from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns
 from project.search.view import View
@@ -77,16 +76,6 @@ class FirstStep(Callback):
         file = Path(f"first-step-{number}")
         if not file.exists():
             file.write_text(str(time()))
-
-
-def main_of_trivial(argv: Sequence[str], callbacks: Sequence[Callback]) -> None:
-    """An objective that costs nothing."""
-    reporter = callbacks[0]
-    assert isinstance(reporter, Reporter)
-    reporter.record({"val/accuracy": float(argv[0].partition("=")[2])})
-
-
-main = main_of_trivial  # what a trial's process calls in this module
 
 
 def sweep(folder: Path, *options: str) -> tuple[float, str]:
@@ -172,11 +161,13 @@ def trivial(folder: Path) -> dict[str, Any]:
     space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, "")
 
     def assignment(parameters: Any, _number: int, _run: str | None, lent: dict[str, str], threads: int) -> Assignment:
-        return Assignment("benchmarks.sweep", [f"--x={parameters['x']}"], space.metrics, lent, threads, folder / "log")
+        return Assignment(
+            "benchmarks.trivial", [f"--x={parameters['x']}"], space.metrics, lent, threads, folder / "log"
+        )
 
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     runs = TrialRuns(client, "0", study, space.metrics)
-    start_preloading(["project.search.worker", "benchmarks.sweep"])
+    start_preloading(["project.search.worker", "benchmarks.trivial"])
     readings = []
     for n_trials in range(100, 501, 100):
         driver = Driver(
