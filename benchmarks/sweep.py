@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 from time import perf_counter, process_time, time
@@ -167,7 +167,7 @@ def trivial(folder: Path) -> dict[str, Any]:
 
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     runs = TrialRuns(client, "0", study, space.metrics)
-    start_preloading(["project.search.worker", "benchmarks.trivial"])
+    start_preloading(["project.sweep_job", "benchmarks.trivial"])
     readings = []
     for n_trials in range(100, 501, 100):
         driver = Driver(
