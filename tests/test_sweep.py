@@ -241,9 +241,16 @@ def test_several_metrics_give_a_pareto_front(tmp_path: Path, sweeps: list[Sweep]
     metrics = {"metric": ["val/accuracy", "throughput/images_per_second"], "direction": ["maximize", "maximize"]}
     sweep = Sweep(tmp_path, "--max_epochs", "1", **metrics)
     sweeps.append(sweep)
-    assert "Pareto front of s" in sweep.run("--n_trials", "3", "--n_jobs", "2")
+    output = sweep.run("--n_trials", "3", "--n_jobs", "2")
+    assert "Pareto front of s" in output
+    assert "Warning" not in output
     sweep.check(ended=3)
     assert all(len(trial.values) == 2 for trial in sweep.study.trials)
+    runs = Fit(sweep.folder, 0, "")
+    (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
+    front = ", ".join(str(trial.number) for trial in sweep.study.best_trials)
+    assert parent.data.tags["pareto.trials"] == front
+    assert "study/pareto_front.png" in {one.path for one in runs.client.list_artifacts(parent.info.run_id, "study")}
 
 
 @pytest.mark.faults
