@@ -82,17 +82,19 @@ class Normalise:
     """To float32 with mean 0 and standard deviation 1, a few images at a time, into the same memory."""
 
     def __init__(self) -> None:
-        self.scale = 1 / (255 * torch.tensor(STD).view(3, 1, 1))
-        self.shift = -torch.tensor(MEAN).view(3, 1, 1) / torch.tensor(STD).view(3, 1, 1)
-        self.out = torch.empty(0)
+        self.out = self.scale = self.shift = torch.empty(0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8; the result is valid until the next call."""
+        """Images (N, 3, H, W) uint8; the result, in the same memory format, is valid until the next call."""
         if self.out.shape[1:] != images.shape[1:] or len(self.out) < len(images):
-            self.out = torch.empty(images.shape)
-        some = max(1, 2**18 // images[0].numel())  # what a core's cache holds
+            self.out = torch.empty_like(images, dtype=torch.float32)
+            mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
+            self.scale = torch.empty_like(self.out[:1]).copy_(1 / (255 * std))
+            self.shift = torch.empty_like(self.out[:1]).copy_(-mean / std)
+        some = max(1, 2**17 // images[0].numel())  # what a core's cache holds
         for part, target in zip(torch.split(images, some), torch.split(self.out, some), strict=False):
-            target[: len(part)].copy_(part).mul_(self.scale).add_(self.shift)
+            floats = target[: len(part)].copy_(part)
+            torch.addcmul(self.shift, floats, self.scale, out=floats)
         return self.out[: len(images)]
 
 

@@ -1,10 +1,12 @@
 """From a file to upright RGB pixels: simplejpeg for JPEGs, Pillow for everything else.
 
-JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is enough, which costs a fraction of the work.
+JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is enough, and no further down than is needed: both cost
+a fraction of the work.
 """
 
 import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +29,14 @@ UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.erro
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
 _FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
+_SEQUENTIAL = (0xFFC0, 0xFFC1)  # whose rows come one after the other, unlike those of progressive files
+_END = b"\xff\xd9"
 
 
 class Decoded(NamedTuple):
-    """An image that may have been decoded smaller than it is.
+    """An image that may have been decoded smaller than it is, and without its lower rows.
 
-    pixels: (H / scale, W / scale, 3) uint8.
+    pixels: (H / scale or fewer, W / scale, 3) uint8.
     scale: 1, 2, 4 or 8.
     size: H and W.
     """
@@ -55,12 +59,13 @@ class Scratch:
         return self._memory[:count]
 
 
-def read_rgb(path: Path, enough: int = 1, scratch: Scratch | None = None) -> Decoded:
+def read_rgb(path: Path, enough: int = 1, rows: int | None = None, scratch: Scratch | None = None) -> Decoded:
     """Decode a file as upright RGB. Transparency is dropped, 16 bits become 8, of an animation the first frame counts.
 
     Args:
         path: The file.
         enough: How many times smaller, in each direction, the image may be; JPEGs use it.
+        rows: How many of its upper rows are needed, in its own size; None is all. JPEGs use it.
         scratch: Memory that the pixels may be in; then they are valid until it is used again.
 
     Raises:
@@ -69,7 +74,7 @@ def read_rgb(path: Path, enough: int = 1, scratch: Scratch | None = None) -> Dec
     data = path.read_bytes()
     if data.startswith(b"\xff\xd8"):
         try:
-            return _decode_jpeg(data, enough, scratch or Scratch())
+            return _decode_jpeg(data, enough, rows, scratch or Scratch())
         except ValueError:  # CMYK, rotated, or damaged: Pillow reads it, or says what is wrong
             pass
     pixels = _decode_any(data)
@@ -100,15 +105,19 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
     return top // scale, left // scale, max(1, height // scale), max(1, width // scale)
 
 
-def _decode_jpeg(data: bytes, enough: int, scratch: Scratch) -> Decoded:
+def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
     if colours in ("CMYK", "YCCK") or (_has_exif(data) and _orientation(data) != _UPRIGHT):
         raise ValueError("not for this decoder")
+    shortened = None if needed is None else _shortened(data, needed, height)
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
-    rows, columns = -(-height // scale), -(-width // scale)
-    memory = scratch.take(rows * columns * 3)
-    pixels: Pixels = simplejpeg.decode_jpeg(data, min_height=rows, min_width=columns, buffer=memory)
+    decoded_height = height if shortened is None else shortened[1]
+    rows, columns = -(-decoded_height // scale), -(-width // scale)
+    pixels: Pixels = simplejpeg.decode_jpeg(
+        data if shortened is None else shortened[0], min_height=rows, min_width=columns,
+        buffer=scratch.take(rows * columns * 3), strict=shortened is None,
+    )  # fmt: skip
     return Decoded(pixels, scale, (height, width))
 
 
@@ -133,16 +142,36 @@ def _check_pixels(count: int) -> None:
         raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
 
 
+def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int] | None:
+    """A JPEG that says it has fewer rows, at which its decoder ends; with their number. None where that cannot be.
+
+    Rows are coded from the top down, in bands of 8 or 16, which depend on nothing below but the colours of the next.
+    """
+    if not data.endswith(_END):  # it may be truncated, which is found by decoding all of it
+        return None
+    for marker, place in _segments(data):
+        if marker in _SEQUENTIAL:
+            band = 8 * max(data[place + 9 + 3 * colour] & 15 for colour in range(data[place + 7]))
+            rows = (-(-needed // band) + 1) * band
+            return (data[: place + 3] + rows.to_bytes(2) + data[place + 5 :], rows) if rows < height else None
+    return None
+
+
 def _has_exif(data: bytes) -> bool:
-    # By its segments: to search all bytes would take a twentieth of decoding them.
+    return any(marker == _APP1 and data.startswith(b"Exif\0\0", place + 2) for marker, place in _segments(data))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Markers before the pixels, and where their segments begin."""
     place = 2
     while (marker := int.from_bytes(data[place : place + 2])) != _SCAN:
-        if marker < _FIRST_MARKER:  # stray bytes, which decoders pass over
-            return b"Exif\0\0" in data
-        if marker == _APP1 and data.startswith(b"Exif\0\0", place + 4):
-            return True
-        place += 1 if marker == _FILLED else 2 + int.from_bytes(data[place + 2 : place + 4])
-    return False
+        if marker == _FILLED:
+            place += 1
+            continue
+        if marker < _FIRST_MARKER:
+            raise ValueError("stray bytes, which decoders pass over in their own ways")
+        yield marker, place + 2
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
 
 
 def _orientation(data: bytes) -> int:

@@ -113,7 +113,7 @@ def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], o
     for (path, box), target in zip(places, out[first:], strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, min(box[2:]) // len(target), scratch)
+                image = read_rgb(path, min(box[2:]) // len(target), box[0] + box[2], scratch)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)

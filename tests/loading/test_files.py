@@ -12,6 +12,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import as_nobody
@@ -93,6 +94,34 @@ def test_a_large_jpeg_is_decoded_no_larger_than_needed(enough: int, tmp_path: Pa
     assert image.scale == {1: 1, 2: 2, 5: 4, 30: 8}[enough]
     assert image.size == (403, 601)
     assert image.pixels.shape == (-(-403 // image.scale), -(-601 // image.scale), 3)
+
+
+JPEGS = [{"subsampling": kind} for kind in ("4:4:4", "4:2:2", "4:2:0")] + [
+    {"progressive": True},
+    {"restart_marker_rows": 1},
+]
+
+
+@pytest.mark.parametrize("options", JPEGS, ids=str)
+def test_the_upper_rows_of_a_jpeg_are_those_of_the_whole(options: dict[str, object], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (203, 150, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg", quality=90, **options)
+    for enough in (1, 2, 4, 8):
+        whole = read_rgb(tmp_path / "noise.jpg", enough).pixels
+        for rows in (1, 15, 16, 17, 100, 191, 202, 203):
+            upper, scale, size = read_rgb(tmp_path / "noise.jpg", enough, rows)
+            needed = -(-rows // scale)
+            assert np.array_equal(upper[:needed], whole[:needed]), (enough, rows)
+            assert size == (203, 150)
+            assert rows > 100 or (len(upper) < len(whole)) == ("progressive" not in options)
+
+
+def test_a_truncated_jpeg_is_refused_where_its_upper_rows_are_there(tmp_path: Path) -> None:
+    picture(200, 200).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(OSError, match="truncated"):
+        read_rgb(tmp_path / "a.jpg", rows=20)
 
 
 def files(folder: Path, count: int = 30, size: int = 24, min_area: float | None = 0.3) -> ImageFiles:
@@ -278,6 +307,18 @@ def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_
     files.setup("fit")
     assert answers == {("ImageArray", int(files.splits["train"][list(range(400))][0].long().sum()))}
     assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a mapping holds")
+@pytest.mark.parametrize("min_area", [None, 0.3])
+def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    data = ImageFolder(root=str(root), image_size=32, batch_size=8, random_resized_crop=min_area, num_workers=2)
+    data.setup("fit")
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 40
+    (cache,) = (one for one in psutil.Process().memory_maps() if one.path.startswith(f"{root}/.cache/train"))
+    assert cache.rss >= 40 * 3 * 32**2
+    assert cache.anonymous == 0  # so that processes which map it share all of it
 
 
 def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path) -> None:
