@@ -240,7 +240,7 @@ def growth(make: Callable[[], Epoch], epochs: int = 20) -> dict[str, float]:
 
 def contestants(root: Path) -> dict[str, dict[str, Epoch]]:
     """Who takes part in which row."""
-    small = Small(batch_size=512, crop_padding=4, horizontal_flip=True)
+    small = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
     return {
         "400x320 JPEG": {"ours": ours(ImageFolder(str(root), cache="off", **CROPS)), **of_jpegs(root)},
         "256 px cache": {"ours": ours(ImageFolder(str(root), cache="on", **CROPS)), **of_cached(root)},
@@ -278,8 +278,12 @@ def main() -> None:
     root = Path(tempfile.mkdtemp())
     os.chdir(root)
     make_files(root, options.images)
-    cached = ImageFolder(str(root), cache="on", **CROPS)
-    memory = {"ours": growth(lambda: ours(cached)), "DataLoader": growth(lambda: torchvision_folder(root))}
+    cached, decoded = ImageFolder(str(root), cache="on", **CROPS), ImageFolder(str(root), cache="off", **CROPS)
+    memory = {
+        "ours, 256 px cache": growth(lambda: ours(cached)),
+        "ours, JPEG": growth(lambda: ours(decoded)),
+        "DataLoader, JPEG": growth(lambda: torchvision_folder(root)),
+    }
     rows = contestants(root)
     one_round(rows)  # warm up
     results = []

@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.reliability import Server
+from benchmarks.jobs import Server
 from project.memory import keep_freed_memory
 from project.tracking import store
 from project.tracking.logger import MLflowLogger

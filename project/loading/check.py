@@ -51,7 +51,7 @@ def _check_all(paths: Sequence[Path], count: int, timeout_s: int, out: Path) -> 
     sizes: list[tuple[int, int]] = [(0, 0)] * len(paths)
     bad: dict[int, str] = {}
     denied: list[OSError] = []
-    threads = Threads(count)
+    threads = Threads(max(1, count))  # so that progress shows, whoever loads later
     try:
         calls = [
             threads.submit(partial(_check, paths[first : first + _FILES_A_CALL], first, sizes, bad, denied))
