@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from project.loading import (
@@ -75,26 +76,43 @@ def test_boxes_have_the_areas_and_shapes_that_were_asked_for_and_lie_inside() ->
     assert center_squares(torch.tensor([[10, 20], [7, 4]])).tolist() == [[0, 5, 10, 10], [1, 0, 4, 4]]
 
 
-def test_cutout_blackens_a_square_and_nothing_else() -> None:
+def test_cutout_erases_a_square_as_torchvision_does() -> None:
     pictures = images().clamp(min=1)
-    result = cutout(pictures, KEYS, 4)
-    black = result == 0
-    assert torch.equal(result[~black], pictures[~black])
-    assert (black.all(1) == black.any(1)).all()
-    areas = black[:, 0].sum((1, 2))
-    assert areas.max() == 16  # less where the square is cut off at the border
-    assert areas.min() >= 4
+    sizes = set()
+    for image, result in zip(pictures, cutout(pictures, KEYS, 4), strict=True):
+        left, top, right, bottom = bounds(result == 0)
+        assert torch.equal(result, functional.erase(image, top, left, bottom - top, right - left, torch.tensor(0)))
+        sizes.add((bottom - top, right - left))
+    assert {side for size in sizes for side in size} == {2, 3, 4}  # it is cut off at the border
+    assert (4, 4) in sizes
 
 
-@pytest.mark.parametrize("mix", [mixup, cutmix])
-def test_mixed_labels_are_the_shares_of_the_images(mix: Callable[..., tuple[Tensor, Tensor]]) -> None:
-    colours = torch.arange(64, dtype=torch.uint8).mul(4).view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
-    labels = torch.eye(64)
-    mixed, shares = mix(colours, labels, KEYS, 1.0)
+def bounds(chosen: Tensor) -> tuple[int, int, int, int]:
+    """The box that holds what is chosen, (C, H, W) bool, as torchvision's CutMix has it: x1, y1, x2, y2."""
+    places = chosen.any(0).nonzero()
+    if not len(places):
+        return 0, 0, 0, 0
+    (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
+    return left, top, right, bottom
+
+
+@pytest.mark.parametrize(("mix", "torchvisions"), [(mixup, v2.MixUp()), (cutmix, v2.CutMix())])
+def test_mixed_images_and_labels_are_torchvisions(
+    mix: Callable[..., tuple[Tensor, Tensor]], torchvisions: v2.MixUp | v2.CutMix
+) -> None:
+    pictures, labels = images(16) // 2, torch.eye(64)
+    pictures[32:] += 128  # so that an image and its partner have no pixel in common
+    mixed, shares = mix(pictures, labels, KEYS, 1.0)
     assert mixed.dtype == torch.uint8
-    assert torch.allclose(shares.sum(1), torch.ones(64))
-    expected = shares @ (torch.arange(64).float() * 4)
-    assert torch.allclose(mixed.float().mean((1, 2, 3)), expected, atol=0.51)
+    for place, (image, share) in enumerate(zip(mixed, shares, strict=True)):
+        pair = [place, 63 - place]
+        x1, y1, x2, y2 = box = bounds(image != pictures[place])
+        parameters = {
+            "labels": labels[pair], "batch_size": 2, "lam": float(share[place]),
+            "box": box, "lam_adjusted": 1 - (x2 - x1) * (y2 - y1) / image[0].numel(),
+        }  # fmt: skip
+        assert (torchvisions.transform(pictures[pair].float(), parameters)[0].round() - image).abs().max() <= 1
+        assert torch.allclose(torchvisions.transform(parameters["labels"], parameters)[0], share)
     own = shares.diag()
     assert (own.min() < 0.5, own.max() > 0.8) == (True, True)
 
