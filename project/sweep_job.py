@@ -5,10 +5,12 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
+from optuna.trial import TrialState
 from rich.console import Console
 
 from project import groups
@@ -17,7 +19,7 @@ from project.errors import answered
 from project.launch.devices import usable_cores
 from project.launch.restarts import RESTART_OF
 from project.search.devices import Devices, gpu_ids
-from project.search.driver import Driver, HopelessError
+from project.search.driver import DONE, Driver, HopelessError
 from project.search.signals import Signals
 from project.search.space import SearchSpace, options, read_space
 from project.search.study import open_study
@@ -85,6 +87,8 @@ class Sweep:
         experiment_id = store.experiment_id(self._client, experiment)
         self._settings = _settings(built, self.space)
         name = asked.study or f"{experiment}-{asked.search}"
+        if Path(name).name != name or name == "..":
+            raise ValueError(f"--study: got {name!r}; it must be a name without slashes, as a folder gets it, too")
         with FileLock(store.HOME / ".studies.lock"):
             self.study = open_study(asked.storage, name, self.space, self._settings)
         if parent := self.study.user_attrs.get(RUN):
@@ -117,6 +121,7 @@ class Sweep:
         signals = Signals(self.driver)
         signals.listen()
         self._follow()
+        console.print(self._beginning(), soft_wrap=True)
         code, status = 1, "FAILED"
         try:
             with View(self.study, self.space.metrics, self.n_trials, console) as view:
@@ -134,6 +139,14 @@ class Sweep:
                 self._study_run.end(status)
         self._report(console, code)
         return code
+
+    def _beginning(self) -> str:
+        wanted = min(self.n_trials, self.space.most_trials)
+        of_grid = " (the whole grid)" if wanted == self.space.most_trials else ""
+        done = len(self.study.get_trials(deepcopy=False, states=DONE))
+        return (
+            f"study {self.study.study_name}: {done} of {wanted} trials{of_grid} are done; they print into {self._log}"
+        )
 
     def _follow(self) -> None:
         """Take the study's run, unless another sweep on this study has it."""
@@ -158,7 +171,9 @@ class Sweep:
                 f"its run: {best[0].user_attrs['run_id']}; look at it with python -m project.ui", soft_wrap=True
             )
         if code not in (0, 1):
-            console.print(f"interrupted; go on with: {self._command()}", soft_wrap=True)
+            left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
+            waiting = f", {left} of its trials in the middle" if left else ""
+            console.print(f"interrupted{waiting}; go on with: {self._command()}", soft_wrap=True)
 
     @staticmethod
     def _command() -> str:

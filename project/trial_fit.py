@@ -12,6 +12,8 @@ _OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
     """Raise ValueError for a setting that is given and varied, or that no trial can have for itself."""
     given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
+    if "resume" in given:
+        raise ValueError("--resume: a sweep goes on by its own command, given once more; --study names which one")
     for key in space.distributions:
         if key.removeprefix("trainer.") in given:
             raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")

@@ -24,10 +24,11 @@ from project.search.worker import Assignment, run_trial
 from project.tracking.owner import is_alive, is_here, is_me, owner_tags
 from project.tracking.recovery import recover_run
 
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK_EVERY_S = 0.5
 _STOPS_WITHIN_S = 30.0
 _FAILURES_AT_FIRST, _FAILURES_LATER, _FAILURES_OF_ANY_KIND = 3, 10, 20
+_NUMBER = r"\d[-+\d.e]*"
 
 
 class HopelessError(RuntimeError):
@@ -79,21 +80,24 @@ class Driver:
         self.running: list[Running] = []
         self.finishing = self.stopping = False
         self._exhausted = False
-        self._failures: list[str] = []  # since a trial went well
+        self._failures: list[tuple[str, str]] = []  # settings and reason, since a trial went well
         self._context = get_context("forkserver")
 
     def run(self, look: Callable[[], None]) -> None:
         """Run trials until there are enough, or `finishing` or `stopping` is set; `look` is called now and then.
 
         Raises:
-            HopelessError: Settings in a row failed in the same way, three at first, ten after one that did not; or
-                twenty failed in any way.
+            HopelessError: Different settings in a row failed in the same way, three at first, ten after one that did
+                not; or twenty failed in any way.
         """
         try:
             while not self.stopping:
                 self._fill()
-                if not self.running and (self.finishing or self._exhausted or self.enough()):
-                    return
+                if not self.running:
+                    if why := self._hopeless():
+                        raise HopelessError(why)
+                    if self.finishing or self._exhausted or self.enough():
+                        return
                 self._listen(_LOOK_EVERY_S)
                 look()
         finally:
@@ -101,13 +105,15 @@ class Driver:
 
     def enough(self) -> bool:
         """Whether the study has the trials that are wanted."""
-        return sum(trial.state in _DONE for trial in self._trials()) >= self._n_trials
+        return sum(trial.state in DONE for trial in self._trials()) >= self._n_trials
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
     def _fill(self) -> None:
-        while not (self.finishing or self._exhausted) and (lent := self._devices.lend()) is not None:
+        while (
+            not (self.finishing or self._exhausted or self._hopeless()) and (lent := self._devices.lend()) is not None
+        ):
             with self._lock:
                 trial = self._take()
             if trial is None:
@@ -125,7 +131,7 @@ class Driver:
                 taken = optuna.Trial(self.study, trial._trial_id)
                 break
         else:
-            if sum(trial.state in _DONE for trial in trials) + len(running) >= self._n_trials:
+            if sum(trial.state in DONE for trial in trials) + len(running) >= self._n_trials:
                 return None
             taken = self.study.ask()
         for name, distribution in self._space.distributions.items():
@@ -240,15 +246,21 @@ class Driver:
             again = {"retries": retries + 1, "retry_of": one.trial.number}
             self.study.enqueue_trial(one.trial.params, user_attrs=again)
         else:
-            self._give_up_if_hopeless(reason)
+            self._failures.append((str(one.trial.params), reason))
 
-    def _give_up_if_hopeless(self, reason: str) -> None:
-        self._failures.append(re.sub(r"\d[-+\d.e]*", "#", reason))
-        limit = _FAILURES_LATER if any(trial.state in _DONE for trial in self._trials()) else _FAILURES_AT_FIRST
-        alike = len(self._failures) >= limit and len(set(self._failures)) == 1
-        if (alike or len(self._failures) >= _FAILURES_OF_ANY_KIND) and not self.stopping:
-            said = " in the same way: " if alike else "; the last: "
-            raise HopelessError(f"{len(self._failures)} settings in a row failed{said}{reason}")
+    def _hopeless(self) -> str | None:
+        """Why no more trials are started; what runs goes on, and may go well."""
+        if not self._failures:
+            return None
+        settings = len({setting for setting, _ in self._failures})
+        limit = _FAILURES_LATER if any(trial.state in DONE for trial in self._trials()) else _FAILURES_AT_FIRST
+        alike = settings >= limit and len({re.sub(_NUMBER, "#", reason) for _, reason in self._failures}) == 1
+        if not alike and len(self._failures) < _FAILURES_OF_ANY_KIND:
+            return None
+        _, reason = self._failures[-1]
+        if alike:
+            return f"{settings} settings in a row failed in the same way: {reason}"
+        return f"{len(self._failures)} trials in a row failed; the last: {reason}"
 
     def _stop(self) -> None:
         """End what runs; the trials stay RUNNING in the study, for the next sweep to go on with."""

@@ -6,5 +6,5 @@ from multiprocessing import forkserver
 
 def start_preloading(modules: Sequence[str]) -> None:
     """Start the server; it imports these modules while this process goes on."""
-    forkserver.set_forkserver_preload(["project.search.uninterrupted", *modules])
+    forkserver.set_forkserver_preload(["project.search.interruptible", *modules, "project.search.uninterrupted"])
     forkserver.ensure_running()

@@ -1,5 +1,6 @@
 """A search space is one YAML: a dotted setting of `fit` -> an Optuna distribution, and what is judged."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -109,11 +110,13 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
     Raises:
         ValueError: A setting is unknown, or does not take a value of its range.
     """
-    usual = options({key: _extremes(distribution)[0] for key, distribution in space.distributions.items()})
-    accept(usual)
-    for key, distribution in space.distributions.items():
-        for value in _extremes(distribution)[1:]:
-            accept([*usual, *options({key: value})])
+    usual = {key: _extremes(distribution)[0] for key, distribution in space.distributions.items()}
+    tried = [usual, *({key: value} for key, one in space.distributions.items() for value in _extremes(one)[1:])]
+    for changed in tried:
+        try:
+            accept(options(usual | changed))
+        except ValueError as error:
+            raise ValueError(f"--search: {' '.join(options(changed))}: {error}") from error
 
 
 def check_metrics(space: SearchSpace, has_test: bool, logged: Callable[[], Sequence[str]]) -> None:
@@ -151,6 +154,10 @@ def _directions(path: Path, content: dict[str, Any]) -> dict[str, Literal["maxim
 
 
 def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
+    if not re.fullmatch(r"\w+(\.\w+)*", str(key)):
+        raise ValueError(
+            f"--search: {path}: got the setting {key!r}; expected a dotted name, such as model.optimizer.lr"
+        )
     kind = settings.get("type") if isinstance(settings, dict) else None
     if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         raise ValueError(
@@ -170,10 +177,23 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
             raise ValueError(
                 f"--search: {path}: {key}: got {name}: {value!r}, which a range of type {kind} does not take"
             )
+    for choice in arguments.get("choices", []):
+        if not isinstance(choice, bool | int | float | str | None):
+            raise ValueError(
+                f"--search: {path}: {key}: got the choice {choice!r}; a choice is a number, a text, true, false or "
+                f'null; write "{choice}", with quotes'
+            )
     try:
-        made = _DISTRIBUTIONS[kind](**arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a step that does not reach the end: refused below
+            made = _DISTRIBUTIONS[kind](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--search: {path}: {key}: {error}") from error
+    if isinstance(made, FloatDistribution | IntDistribution) and made.high != arguments["high"]:
+        raise ValueError(
+            f"--search: {path}: {key}: got high {arguments['high']}, which steps of {made.step} do not reach; use "
+            f"{made.high}"
+        )
     if made.single() and not isinstance(made, CategoricalDistribution):
         raise ValueError(f"--search: {path}: {key}: low must be less than high, got {arguments}")
     return made
@@ -202,17 +222,19 @@ def _try_out(path: Path, space: SearchSpace) -> None:
     study = optuna.create_study(
         directions=list(space.directions.values()), sampler=deepcopy(space.sampler), pruner=deepcopy(space.pruner)
     )
+    named = " or ".join(type(one).__name__ for one in (space.sampler, space.pruner) if one) or "Optuna"
     try:
-        for number in range(_TRIED):
+        for number in range(min(_TRIED, space.most_trials)):
             trial = study.ask(space.distributions)
             for step in range(_TRIED if len(space.metrics) == 1 else 0):
                 trial.report(number / _TRIED, step)
                 trial.should_prune()
             with suppress(RuntimeError):  # a grid says so that it is at its end
                 study.tell(trial, [number / _TRIED] * len(space.metrics))
-    except (TypeError, ValueError, LookupError, AttributeError, ImportError) as error:
-        names = " or ".join(type(one).__name__ for one in (study.sampler, study.pruner))
-        raise ValueError(f"--search: {path}: {names} does not take its arguments: {error}") from error
+    except ImportError as error:
+        raise ValueError(f"--search: {path}: {named} needs a package that is not installed: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"--search: {path}: {named} does not take its arguments: {error}") from error
 
 
 def _extremes(distribution: BaseDistribution) -> list[object]:

@@ -41,7 +41,9 @@ class TrialRuns:
         return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
 
     def _tags(self, number: int) -> dict[str, str]:
-        return {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
+        tags = {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
+        retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get("retry_of")
+        return tags if retry_of is None else tags | {"retry_of": str(retry_of)}
 
     def find(self, number: int) -> str | None:
         """The run of a trial, None where it has made none yet."""

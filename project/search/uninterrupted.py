@@ -1,4 +1,4 @@
-"""Imported first by the server that trials are forked from: Ctrl-C in the terminal is for the sweep, which decides."""
+"""Imported last by the server that trials are forked from: from here on Ctrl-C is for the sweep, which decides."""
 
 import signal
 

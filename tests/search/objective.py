@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "random":
         raise ValueError(f"cannot read /tmp/{os.urandom(4).hex()} of [/trial]")
-    if end:
+    if end == "slow":
+        time.sleep(2)
+    elif end.startswith("fails with "):
+        assert given["y"] != end.rpartition(" ")[2]
+    elif end:
         raise ValueError(end)
     callbacks[0].record({"val/accuracy": float(given.get("x", 0))})

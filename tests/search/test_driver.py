@@ -96,10 +96,30 @@ def test_settings_that_fail_alike_end_it_and_retries_are_no_new_settings(bench: 
     assert bench.states == [TrialState.FAIL] * 9
 
 
+def test_one_choice_that_fails_again_and_again_is_one_setting(workplace: Path) -> None:
+    bench = Bench(workplace, {"y": IntDistribution(1, 2)}, optuna.samplers.RandomSampler(4))  # 2 2 2 2 2 1
+    bench.ends = {-1: "fails with 2"}
+    bench.run(1, n_jobs=1)
+    assert [(trial.params["y"], trial.state) for trial in bench.study.trials] == [
+        *[(2, TrialState.FAIL)] * 5,
+        (1, TrialState.COMPLETE),
+    ]
+
+
+def test_what_runs_goes_on_while_others_fail(bench: Bench) -> None:
+    bench.ends = {-1: "out of memory", 0: "slow"}
+    with pytest.raises(
+        HopelessError, match=r"1[01] settings in a row failed in the same way"
+    ):  # after one that did not
+        bench.run(20)
+    assert bench.states[0] == TrialState.COMPLETE
+    assert set(bench.states[1:]) == {TrialState.FAIL}
+
+
 def test_settings_that_fail_each_in_its_way_end_it_too(bench: Bench) -> None:
     bench.ends = {-1: "random"}
-    with pytest.raises(HopelessError, match=r"20 settings in a row failed; the last: ValueError: cannot read /tmp"):
-        bench.run(30)
+    with pytest.raises(HopelessError, match=r"20 trials in a row failed; the last: ValueError: cannot read /tmp"):
+        bench.run(30, n_jobs=1)
 
 
 def test_a_grid_is_searched_once_and_no_more(workplace: Path) -> None:

@@ -47,6 +47,26 @@ REFUSED = [
         "metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: 1e-4, high: 1}}",
         "1.0e-4",
     ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.widths: {type: categorical, choices: [[8, 8]]}}",
+        'write "[8, 8]", with quotes',
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 1, high: 4, step: 2}}",
+        "got high 4, which steps of 2 do not reach; use 3",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {--model.optimizer.lr: {type: float, low: 0.1, high: 1}}",
+        "expected a dotted name",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: -4, high: 8}}",
+        "--search: --data.batch_size=-4: data.batch_size: got -4",
+    ),
+    (
+        f"metric: val/accuracy\ndirection: maximize\nsampler: CmaEsSampler\nspace: {{{LR}}}",
+        "CmaEsSampler needs a package that is not installed",
+    ),
     (f"metric: 5\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
     (f"metric: val/accuracy\ndirection: true\nspace: {{{LR}}}", "one direction for each metric"),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: 5\nspace: {{{LR}}}", "got sampler 5"),
@@ -72,12 +92,12 @@ REFUSED = [
     (
         f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: GridSampler, search_space: {{a: [1]}}}}\n"
         f"space: {{{LR}}}",
-        "GridSampler or MedianPruner does not take its arguments",
+        "GridSampler does not take its arguments",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nsampler: {type: TPESampler, n_startup_trials: many}\n"
         f"space: {{{LR}}}",
-        "TPESampler or MedianPruner does not take its arguments",
+        "TPESampler does not take its arguments",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\npruner: {type: PercentilePruner, percentile: half}\n"
@@ -119,6 +139,8 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
+        (["--search", "cnn", "--study", "../mine"], "--study: got '../mine'"),
+        (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep goes on by its own command"),
     ],
 )
 def test_bad_options_of_a_sweep(
