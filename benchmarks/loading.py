@@ -2,22 +2,27 @@
 
 python -m benchmarks.loading --rounds 5
 
-Prints one JSON object a round and a table. The files are parts of scikit-learn's two photographs. DALI's CPU
-pipeline, SPDL, LitData and FFCV take part where they are installed; see benchmarks/loading_peers.py.
+Everyone has a process of its own, which is stopped while the others have their turn: FFCV's threads, for one, go on
+when its epoch is over, and would take a third of the speed of whoever comes next.
+
+Prints a JSON object for each round of a row, and a table. The files are parts of scikit-learn's two photographs. DALI's
+CPU pipeline, SPDL, LitData and FFCV take part where they are installed; see benchmarks/loading_peers.py.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -33,17 +38,20 @@ from torchvision.transforms import v2
 
 from benchmarks.loading_peers import (
     BATCH,
+    CACHED,
+    JPEGS,
     MEAN,
     MIN_AREA,
+    PACKAGES,
     SIZE,
     STD,
     WORKERS,
     Epoch,
     by_dataloader,
-    of_cached,
-    of_jpegs,
+    installed,
     torchvision_folder,
 )
+from benchmarks.turns import Measure, in_turn
 from project.classifier import ImageClassifier
 from project.data import ImageDataModule, ImageFolder
 from project.data.datamodule import Split
@@ -53,6 +61,7 @@ from project.loading.images import Batch, Fetched
 from project.models import CNN
 from project.tracking.throughput import Throughput
 
+WAITING = "wait, %"
 CROPS: dict[str, Any] = {
     "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
     "num_workers": WORKERS,
@@ -230,34 +239,54 @@ def memory_mib() -> float:
 
 def growth(make: Callable[[], Epoch], epochs: int = 20) -> dict[str, float]:
     """Memory that loading takes after the first and after the last of the epochs, in MiB."""
+    quiet()
     before, after = memory_mib(), []
     epoch = make()
     for _ in range(epochs):
         epoch()
         after.append(memory_mib() - before)
-    return {"first": after[0], "last": after[-1]}
+    return {"first": round(after[0], 1), "last": round(after[-1], 1)}
 
 
-def contestants(root: Path) -> dict[str, dict[str, Epoch]]:
+def folder(root: Path, cache: Literal["on", "off"]) -> Epoch:
+    """Ours from the folder: its files, or their pixels in a cache."""
+    return ours(ImageFolder(str(root), cache=cache, **CROPS))
+
+
+def quiet() -> None:
+    """Leave the terminal to the benchmark."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+
+
+def speed(make: Callable[[], Epoch], threads: int) -> Measure:
+    """Images per second, where torch has so many threads in the process that takes the batches."""
+    quiet()
+    torch.set_num_threads(threads)
+    return partial(images_per_second, make())
+
+
+def waiting(*, peer: bool) -> Measure:
+    """The share of waiting, in percent."""
+    quiet()
+    return partial(waiting_percent, peer=peer)
+
+
+def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
     """Who takes part in which row."""
-    small = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
-    return {
-        "400x320 JPEG": {"ours": ours(ImageFolder(str(root), cache="off", **CROPS)), **of_jpegs(root)},
-        "256 px cache": {"ours": ours(ImageFolder(str(root), cache="on", **CROPS)), **of_cached(root)},
-        "CIFAR-10 size": {"ours": ours(small), "DataLoader": by_dataloader(SmallByImage(10_000))},
+    decoding = {"ours": partial(folder, root, "off")} | {name: partial(make, root) for name, make in JPEGS.items()}
+    decoded = {"ours": partial(folder, root, "on")} | {name: partial(make, root) for name, make in CACHED.items()}
+    small = {
+        "ours": partial(ours, Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)),
+        "DataLoader": partial(by_dataloader, SmallByImage(10_000)),
     }
-
-
-def one_round(rows: dict[str, dict[str, Epoch]]) -> dict[str, dict[str, float]]:
-    """An epoch of everyone, in turn."""
-    result = {}
-    for row, members in rows.items():
-        # Where others decode, the cores belong to them.
-        torch.set_num_threads(WORKERS if row == "CIFAR-10 size" else 1)
-        result[row] = {name: images_per_second(epoch) for name, epoch in members.items()}
-    torch.set_num_threads(WORKERS)
-    result["wait, %"] = {"ours": waiting_percent(peer=False), "DataLoader": waiting_percent(peer=True)}
-    return result
+    return {
+        # The cores belong to those that decode and resize.
+        "400x320 JPEG": {name: partial(speed, make, 1) for name, make in decoding.items() if installed(name)},
+        "256 px cache": {name: partial(speed, make, 1) for name, make in decoded.items() if installed(name)},
+        "CIFAR-10 size": {name: partial(speed, make, WORKERS) for name, make in small.items()},
+        WAITING: {"ours": partial(waiting, peer=False), "DataLoader": partial(waiting, peer=True)},
+    }
 
 
 def spread(values: Iterable[float]) -> str:
@@ -273,31 +302,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2048)
     options = parser.parse_args()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
     root = Path(tempfile.mkdtemp())
     os.chdir(root)
     make_files(root, options.images)
-    cached, decoded = ImageFolder(str(root), cache="on", **CROPS), ImageFolder(str(root), cache="off", **CROPS)
-    memory = {
-        "ours, 256 px cache": growth(lambda: ours(cached)),
-        "ours, JPEG": growth(lambda: ours(decoded)),
-        "DataLoader, JPEG": growth(lambda: torchvision_folder(root)),
-    }
-    rows = contestants(root)
-    one_round(rows)  # warm up
-    results = []
-    for _ in range(options.rounds):
-        results.append(one_round(rows))
-        print(json.dumps({row: {k: round(v, 2) for k, v in r.items()} for row, r in results[-1].items()}), flush=True)
+    if missing := [name for name in PACKAGES if not installed(name)]:
+        print(f"not installed, left out: {', '.join(missing)}")
     table = Table("work", "who", "images a second: least / median / most", "ours is faster by", title="loading")
-    for row, members in results[0].items():
-        for name in members:
-            times = "" if name == "ours" else spread(r[row]["ours"] / r[row][name] for r in results)
-            table.add_row(row, name, spread(r[row][name] for r in results), times)
+    for row, makes in rows(root).items():
+        results = in_turn(row, makes, options.rounds)
+        for name in makes:
+            ratios = "" if name == "ours" or row == WAITING else spread(r["ours"] / r[name] for r in results)
+            table.add_row(row, name, spread(result[name] for result in results), ratios)
     Console().print(table)
     if torch.cuda.is_available():
         print(json.dumps({"ms a step on the GPU": overlap()}))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as alone:
+        memory = {
+            name: alone.submit(growth, make).result()
+            for name, make in {
+                "ours, 256 px cache": partial(folder, root, "on"),
+                "ours, JPEG": partial(folder, root, "off"),
+                "DataLoader, JPEG": partial(torchvision_folder, root),
+            }.items()
+        }
     print(json.dumps({"memory in MiB after the first and the last of 20 epochs": memory}))
 
 

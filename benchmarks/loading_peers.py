@@ -6,6 +6,7 @@ headers of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
 """
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from operator import itemgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MEAN_255, STD_255 = ([255 * value for value in values] for values in (MEAN, STD))
 
 Epoch = Callable[[], int]
+Make = Callable[[Path], Epoch]
 
 
 def by_dataloader(dataset: Dataset[Any]) -> Epoch:
@@ -138,29 +140,23 @@ def _as_jpeg(sample: tuple[Path, int]) -> dict[str, Any]:
     return {"image": JpegImageFile(sample[0]), "label": sample[1]}
 
 
-def of_jpegs(root: Path) -> dict[str, Epoch]:
-    """Who decodes JPEGs; those that are not installed are named and left out."""
-    return {"DataLoader": torchvision_folder(root)} | _installed(
-        {
-            "DALI": ("nvidia.dali", lambda: dali(root)),
-            "SPDL": ("spdl", lambda: spdl(root)),
-            "LitData": ("litdata", lambda: litdata(root)),
-            "FFCV jpg": ("ffcv", lambda: ffcv(root, "jpg")),
-            "FFCV raw": ("ffcv", lambda: ffcv(root, "raw")),
-        }
-    )
+JPEGS: dict[str, Make] = {
+    "DataLoader": torchvision_folder,
+    "DALI": dali,
+    "SPDL": spdl,
+    "LitData": litdata,
+    "FFCV jpg": partial(ffcv, mode="jpg"),
+    "FFCV raw": partial(ffcv, mode="raw"),
+}
+"""Who decodes JPEGs, or has converted them into pixels of the same size."""
+
+CACHED: dict[str, Make] = {"FFCV raw": partial(ffcv, mode="raw", largest=256)}
+"""Who has pixels at hand that were decoded before, of 256 a side at most."""
+
+PACKAGES = {"DALI": "nvidia.dali", "SPDL": "spdl", "LitData": "litdata", "FFCV jpg": "ffcv", "FFCV raw": "ffcv"}
 
 
-def of_cached(root: Path) -> dict[str, Epoch]:
-    """Who has pixels at hand that were decoded before, of 256 a side at most."""
-    return _installed({"FFCV raw": ("ffcv", lambda: ffcv(root, "raw", 256))})
-
-
-def _installed(peers: dict[str, tuple[str, Callable[[], Epoch]]]) -> dict[str, Epoch]:
-    found = {}
-    for name, (package, make) in peers.items():
-        if find_spec(package.split(".")[0]) and find_spec(package):
-            found[name] = make()
-        else:
-            print(f"{name}: {package} is not installed, left out")
-    return found
+def installed(name: str) -> bool:
+    """Whether a peer can take part."""
+    package = PACKAGES.get(name, "torch")
+    return find_spec(package.partition(".")[0]) is not None and find_spec(package) is not None
