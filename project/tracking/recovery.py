@@ -71,7 +71,10 @@ def close_without_spool(client: MlflowClient) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{Spool.this_host()}'"
     for run in client.search_runs(experiments, ours):
-        if not is_alive(run.data.tags) and not store.spool_folder(run.info.run_id).exists():
+        if is_alive(run.data.tags) or store.spool_folder(run.info.run_id).exists():
+            continue
+        now = client.get_run(run.info.run_id)  # its process may have ended it, and itself, since the search
+        if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and not is_alive(now.data.tags):
             client.set_terminated(run.info.run_id, "KILLED")
 
 

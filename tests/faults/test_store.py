@@ -10,18 +10,21 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import clean_environment
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.store.entities import PagedList
 from torch import nn
 
 from project.tracking import store
 from project.tracking.delivery import Courier, deliver
 from project.tracking.logger import MLflowLogger
 from project.tracking.model import save_model
-from project.tracking.recovery import recover_all
+from project.tracking.recovery import close_without_spool, recover_all
 from project.tracking.secrets import redact_options
 from project.tracking.spool import LANES, Spool
 
@@ -319,6 +322,33 @@ def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
         other.kill()
         other.communicate()
     assert not list(Path("mlruns/spool").iterdir())
+
+
+def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_for_killed(workplace: Path) -> None:
+    program = "from project.tracking import store; from project.tracking.logger import MLflowLogger\n"
+    program += "logger = MLflowLogger('faults', 'run'); logger.start(store.connect(), {})\n"
+    program += "print(logger.version, flush=True); input(); logger.end('FINISHED')"
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], env=clean_environment() | {"MLFLOW_TRACKING_URI": uri},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    class EndsBehindTheSearch(MlflowClient):
+        def search_runs(self, *args: Any, **kwargs: Any) -> PagedList[Run]:
+            found = super().search_runs(*args, **kwargs)
+            assert [run.info.run_id for run in found] == [run_id]
+            other.communicate("\n")
+            return found
+
+    try:
+        assert other.stdout is not None
+        run_id = other.stdout.readline().strip()
+        close_without_spool(EndsBehindTheSearch(uri))
+    finally:
+        other.kill()
+        other.wait()
+    assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
