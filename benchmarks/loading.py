@@ -5,8 +5,11 @@ python -m benchmarks.loading --rounds 5
 Everyone has a process of its own, which is stopped while the others have their turn: FFCV's threads, for one, go on
 when its epoch is over, and would take a third of the speed of whoever comes next.
 
-Prints a JSON object for each round of a row, and a table. The files are parts of scikit-learn's two photographs. DALI's
-CPU pipeline, SPDL, LitData and FFCV take part where they are installed; see benchmarks/loading_peers.py.
+Rows: `JPEG`, files of 400x320 -> a random part resized to 224, flip, normalise; `cache`, the same from pixels that were
+decoded before, of 256 a side; `small`, 32x32 -> crop with padding 4, flip, normalise; `wait`, how many percent of its
+time a CNN at 32x32 waits. Prints a JSON object for each round of a row, and a table. The files are parts of
+scikit-learn's two photographs. DALI's CPU pipeline, SPDL, LitData and FFCV take part where they are installed; see
+benchmarks/loading_peers.py.
 """
 
 import argparse
@@ -58,10 +61,11 @@ from project.data.datamodule import Split
 from project.loading import ImageArray
 from project.loading.device import on_device
 from project.loading.images import Batch, Fetched
+from project.memory import keep_freed_memory
 from project.models import CNN
 from project.tracking.throughput import Throughput
 
-WAITING = "wait, %"
+ROWS = JPEG, CACHE, SMALL, WAITING = "JPEG", "cache", "small", "wait"
 CROPS: dict[str, Any] = {
     "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
     "num_workers": WORKERS,
@@ -239,7 +243,7 @@ def memory_mib() -> float:
 
 def growth(make: Callable[[], Epoch], epochs: int = 20) -> dict[str, float]:
     """Memory that loading takes after the first and after the last of the epochs, in MiB."""
-    quiet()
+    begin()
     before, after = memory_mib(), []
     epoch = make()
     for _ in range(epochs):
@@ -253,22 +257,23 @@ def folder(root: Path, cache: Literal["on", "off"]) -> Epoch:
     return ours(ImageFolder(str(root), cache=cache, **CROPS))
 
 
-def quiet() -> None:
-    """Leave the terminal to the benchmark."""
+def begin() -> None:
+    """What `project.fit` does first in a process, and silence."""
+    keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 def speed(make: Callable[[], Epoch], threads: int) -> Measure:
     """Images per second, where torch has so many threads in the process that takes the batches."""
-    quiet()
+    begin()
     torch.set_num_threads(threads)
     return partial(images_per_second, make())
 
 
 def waiting(*, peer: bool) -> Measure:
     """The share of waiting, in percent."""
-    quiet()
+    begin()
     return partial(waiting_percent, peer=peer)
 
 
@@ -282,9 +287,9 @@ def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
     }
     return {
         # The cores belong to those that decode and resize.
-        "400x320 JPEG": {name: partial(speed, make, 1) for name, make in decoding.items() if installed(name)},
-        "256 px cache": {name: partial(speed, make, 1) for name, make in decoded.items() if installed(name)},
-        "CIFAR-10 size": {name: partial(speed, make, WORKERS) for name, make in small.items()},
+        JPEG: {name: partial(speed, make, 1) for name, make in decoding.items() if installed(name)},
+        CACHE: {name: partial(speed, make, 1) for name, make in decoded.items() if installed(name)},
+        SMALL: {name: partial(speed, make, WORKERS) for name, make in small.items()},
         WAITING: {"ours": partial(waiting, peer=False), "DataLoader": partial(waiting, peer=True)},
     }
 
@@ -301,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2048)
+    parser.add_argument("--only", nargs="+", metavar="ROW", help=f"some of {', '.join(ROWS)}")
     options = parser.parse_args()
     root = Path(tempfile.mkdtemp())
     os.chdir(root)
@@ -309,6 +315,8 @@ def main() -> None:
         print(f"not installed, left out: {', '.join(missing)}")
     table = Table("work", "who", "images a second: least / median / most", "ours is faster by", title="loading")
     for row, makes in rows(root).items():
+        if options.only and row not in options.only:
+            continue
         results = in_turn(row, makes, options.rounds)
         for name in makes:
             ratios = "" if name == "ours" or row == WAITING else spread(r["ours"] / r[name] for r in results)
