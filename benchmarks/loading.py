@@ -66,6 +66,7 @@ from project.models import CNN
 from project.tracking.throughput import Throughput
 
 ROWS = JPEG, CACHE, SMALL, WAITING = "JPEG", "cache", "small", "wait"
+SMALL_BATCH = 512
 CROPS: dict[str, Any] = {
     "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
     "num_workers": WORKERS,
@@ -282,8 +283,8 @@ def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
     decoding = {"ours": partial(folder, root, "off")} | {name: partial(make, root) for name, make in JPEGS.items()}
     decoded = {"ours": partial(folder, root, "on")} | {name: partial(make, root) for name, make in CACHED.items()}
     small = {
-        "ours": partial(ours, Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)),
-        "DataLoader": partial(by_dataloader, SmallByImage(10_000)),
+        "ours": partial(ours, Small(batch_size=SMALL_BATCH, crop_padding=4, horizontal_flip=True)),
+        "DataLoader": partial(by_dataloader, SmallByImage(10_000), SMALL_BATCH),
     }
     return {
         # The cores belong to those that decode and resize.

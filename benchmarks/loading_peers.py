@@ -27,9 +27,9 @@ Epoch = Callable[[], int]
 Make = Callable[[Path], Epoch]
 
 
-def by_dataloader(dataset: Dataset[Any]) -> Epoch:
+def by_dataloader(dataset: Dataset[Any], batch_size: int = BATCH) -> Epoch:
     """An epoch of torch's DataLoader."""
-    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
+    loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=WORKERS, persistent_workers=True)
     return lambda: sum(len(images) for images, _ in loader)
 
 

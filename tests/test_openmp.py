@@ -1,0 +1,24 @@
+"""How long OpenMP's threads spin is decided before torch is loaded, and by the user where he has decided."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import clean_environment
+
+SAYS = "import os, project; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp's, which torch has on Linux")
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [
+        ({}, "ACTIVE 10000"),
+        ({"GOMP_SPINCOUNT": "5"}, "ACTIVE 5"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE None"),
+    ],
+    ids=str,
+)
+def test_threads_spin_for_a_bounded_time_unless_the_user_has_decided(given: dict[str, str], policy: str) -> None:
+    environment = {key: value for key, value in clean_environment().items() if "OMP" not in key} | given
+    assert subprocess.check_output([sys.executable, "-c", SAYS], env=environment, text=True).strip() == policy
