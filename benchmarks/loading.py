@@ -6,10 +6,10 @@ Everyone has a process of its own, which is stopped while the others have their 
 when its epoch is over, and would take a third of the speed of whoever comes next.
 
 Rows: `JPEG`, files of 400x320 -> a random part resized to 224, flip, normalise; `cache`, the same from pixels that were
-decoded before, of 256 a side; `small`, 32x32 -> crop with padding 4, flip, normalise; `wait`, how many percent of its
-time a CNN at 32x32 waits. Prints a JSON object for each round of a row, and a table. The files are parts of
-scikit-learn's two photographs. DALI's CPU pipeline, SPDL, LitData and FFCV take part where they are installed; see
-benchmarks/loading_peers.py.
+decoded before, of 256 a side; `small`, 32x32 -> crop with padding 4, flip, normalise; `training`, a CNN that trains on
+them on the CPU for an epoch of 32 steps; `wait`, how many percent of its time it waits. Prints a JSON object for each
+round of a row, and a table. The files are parts of scikit-learn's two photographs. DALI's CPU pipeline, SPDL, LitData
+and FFCV take part where they are installed; see benchmarks/loading_peers.py.
 """
 
 import argparse
@@ -65,7 +65,7 @@ from project.memory import keep_freed_memory
 from project.models import CNN
 from project.tracking.throughput import Throughput
 
-ROWS = JPEG, CACHE, SMALL, WAITING = "JPEG", "cache", "small", "wait"
+ROWS = JPEG, CACHE, SMALL, TRAINING, WAITING = "JPEG", "cache", "small", "training", "wait"
 SMALL_BATCH = 512
 CROPS: dict[str, Any] = {
     "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
@@ -186,8 +186,8 @@ class Waiting:
             start = perf_counter()
 
 
-def waiting_percent(*, peer: bool) -> float:
-    """Share of the step time that a CNN at 32x32 waits for data on the CPU, in percent."""
+def trained(*, peer: bool) -> Throughput:
+    """Train a CNN at 32x32 for an epoch on the CPU."""
     data = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
     data.count = 4096
     data.setup("fit")
@@ -200,7 +200,7 @@ def waiting_percent(*, peer: bool) -> float:
     # Processes that persist would be joined by the garbage collector, for 10 s in the middle of another row.
     by_image = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
     trainer.fit(model, Waiting(by_image) if peer else data.train_dataloader())
-    return 100 * throughput.wait_fraction
+    return throughput
 
 
 def overlap(steps: int = 50) -> dict[str, float]:
@@ -272,10 +272,16 @@ def speed(make: Callable[[], Epoch], threads: int) -> Measure:
     return partial(images_per_second, make())
 
 
-def waiting(*, peer: bool) -> Measure:
-    """The share of waiting, in percent."""
+def training(*, peer: bool) -> Measure:
+    """Images per second of a whole training."""
     begin()
-    return partial(waiting_percent, peer=peer)
+    return lambda: trained(peer=peer).images_per_second
+
+
+def waiting(*, peer: bool) -> Measure:
+    """The share of its time that a training waits, in percent."""
+    begin()
+    return lambda: 100 * trained(peer=peer).wait_fraction
 
 
 def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
@@ -291,6 +297,7 @@ def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
         JPEG: {name: partial(speed, make, 1) for name, make in decoding.items() if installed(name)},
         CACHE: {name: partial(speed, make, 1) for name, make in decoded.items() if installed(name)},
         SMALL: {name: partial(speed, make, WORKERS) for name, make in small.items()},
+        TRAINING: {"ours": partial(training, peer=False), "DataLoader": partial(training, peer=True)},
         WAITING: {"ours": partial(waiting, peer=False), "DataLoader": partial(waiting, peer=True)},
     }
 
