@@ -55,6 +55,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        if current is None:  # a run that goes on from the end of an epoch, where it was validated before
+            return False
         # Of equals the latest is best: a small validation set has many, and training went on.
         return bool(current == self.best_model_score) or super().check_monitor_top_k(trainer, current)
 

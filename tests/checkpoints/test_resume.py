@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Fit
+from lightning import Callback, LightningModule, Trainer
 
 from project.fit import main
 
@@ -38,6 +39,24 @@ def test_resume_goes_on_in_the_same_run_with_the_options_that_are_given(workplac
     rates = [metric.value for metric in history(run_id, "lr")]
     assert rates[2:] == pytest.approx([0.01 * share for share in (0.9045, 0.6545, 0.3455, 0.0955)], abs=1e-5)
     assert "max_epochs: 3" in after.text("config.yaml")
+
+
+class Dies(Callback):
+    """Between the validation, after which `last.ckpt` is written, and the end of the epoch, when the best one is."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise RuntimeError("dies")
+
+
+def test_a_run_that_dies_before_it_has_a_best_checkpoint_goes_on(workplace: Path) -> None:
+    with pytest.raises(RuntimeError, match="dies"):
+        main(["--max_epochs", "2", *FEW], [Dies()])
+    run_id = str(Fit(workplace, 1, "").run.info.run_id)
+    assert [path.name for path in workplace.glob("mlruns/checkpoints/*/*")] == ["last.ckpt"]
+    main(["--resume", run_id])
+    after = Fit(workplace, 0, "")
+    assert after.run.info.status == "FINISHED"
+    assert [metric.step for metric in after.client.get_metric_history(run_id, "val/accuracy")] == [1, 3]
 
 
 def test_what_cannot_go_on_is_refused(

@@ -205,6 +205,7 @@ def test_files_that_are_not_taken_hold_up_neither_metrics_nor_the_status(workpla
     assert Path("mlruns/spool", run_id, "files/requirements.txt").exists()
 
 
+@pytest.mark.faults
 def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
