@@ -87,7 +87,6 @@ def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytes
 
 
 @pytest.mark.faults
-@pytest.mark.faults
 def test_the_ui_listens_on_loopback_alone(workplace: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
