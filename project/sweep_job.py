@@ -67,7 +67,6 @@ class Sweep:
     """
 
     def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
-        self.n_trials = asked.n_trials
         self.space = read_space(groups.CONFIGS / "search" / f"{asked.search}.yaml")
         check_no_overlap(self.space, fit_options)
         built = checked_fit(self.space, fit_options)
@@ -124,7 +123,7 @@ class Sweep:
         console.print(self._beginning(), soft_wrap=True)
         code, status = 1, "FAILED"
         try:
-            with View(self.study, self.space.metrics, self.n_trials, console) as view:
+            with View(self.study, self.space.metrics, self.driver.n_trials, console) as view:
                 try:
                     self.driver.run(lambda: self._look(view))
                     code, status = 0, "FINISHED"
@@ -141,7 +140,7 @@ class Sweep:
         return code
 
     def _beginning(self) -> str:
-        wanted = min(self.n_trials, self.space.most_trials)
+        wanted = self.driver.n_trials
         of_grid = " (the whole grid)" if wanted == self.space.most_trials else ""
         done = len(self.study.get_trials(deepcopy=False, states=DONE))
         return (

@@ -110,14 +110,12 @@ def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch)
     _check_pixels(height * width)
     if colours in ("CMYK", "YCCK") or (_has_exif(data) and _orientation(data) != _UPRIGHT):
         raise ValueError("not for this decoder")
-    shortened = None if needed is None else _shortened(data, needed, height)
+    data, shorter = (data, height) if needed is None else _shortened(data, needed, height)
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
-    decoded_height = height if shortened is None else shortened[1]
-    rows, columns = -(-decoded_height // scale), -(-width // scale)
+    rows, columns = -(-shorter // scale), -(-width // scale)
     pixels: Pixels = simplejpeg.decode_jpeg(
-        data if shortened is None else shortened[0], min_height=rows, min_width=columns,
-        buffer=scratch.take(rows * columns * 3), strict=shortened is None,
-    )  # fmt: skip
+        data, min_height=rows, min_width=columns, buffer=scratch.take(rows * columns * 3), strict=shorter == height
+    )
     return Decoded(pixels, scale, (height, width))
 
 
@@ -142,19 +140,21 @@ def _check_pixels(count: int) -> None:
         raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
 
 
-def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int] | None:
-    """A JPEG that says it has fewer rows, at which its decoder ends; with their number. None where that cannot be.
+def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int]:
+    """A JPEG that says it has fewer rows, at which its decoder ends, and their number; as it came where that cannot be.
 
     Rows are coded from the top down, in bands of 8 or 16, which depend on nothing below but the colours of the next.
+    What follows behind them is there still, of which a strict decoder would complain.
     """
     if not data.endswith(_END):  # it may be truncated, which is found by decoding all of it
-        return None
+        return data, height
     for marker, place in _segments(data):
         if marker in _SEQUENTIAL:
             band = 8 * max(data[place + 9 + 3 * colour] & 15 for colour in range(data[place + 7]))
             rows = (-(-needed // band) + 1) * band
-            return (data[: place + 3] + rows.to_bytes(2) + data[place + 5 :], rows) if rows < height else None
-    return None
+            if rows < height:
+                return data[: place + 3] + rows.to_bytes(2) + data[place + 5 :], rows
+    return data, height
 
 
 def _has_exif(data: bytes) -> bool:

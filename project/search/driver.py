@@ -75,7 +75,7 @@ class Driver:
         runs: TrialRuns,
     ) -> None:
         self.study, self._space, self._assignment, self._devices = study, space, assignment, devices
-        self._n_trials, self._max_retries, self._lock = min(n_trials, space.most_trials), max_retries, lock
+        self.n_trials, self._max_retries, self._lock = min(n_trials, space.most_trials), max_retries, lock
         self._runs = runs
         self.running: list[Running] = []
         self.finishing = self.stopping = False
@@ -105,7 +105,7 @@ class Driver:
 
     def enough(self) -> bool:
         """Whether the study has the trials that are wanted."""
-        return sum(trial.state in DONE for trial in self._trials()) >= self._n_trials
+        return sum(trial.state in DONE for trial in self._trials()) >= self.n_trials
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -131,7 +131,7 @@ class Driver:
                 taken = optuna.Trial(self.study, trial._trial_id)
                 break
         else:
-            if sum(trial.state in DONE for trial in trials) + len(running) >= self._n_trials:
+            if sum(trial.state in DONE for trial in trials) + len(running) >= self.n_trials:
                 return None
             taken = self.study.ask()
         for name, distribution in self._space.distributions.items():

@@ -108,9 +108,7 @@ def test_one_choice_that_fails_again_and_again_is_one_setting(workplace: Path) -
 
 def test_what_runs_goes_on_while_others_fail(bench: Bench) -> None:
     bench.ends = {-1: "out of memory", 0: "slow"}
-    with pytest.raises(
-        HopelessError, match=r"1[01] settings in a row failed in the same way"
-    ):  # after one that did not
+    with pytest.raises(HopelessError, match=r"1[01] settings in a row failed in the same way"):  # 10 after one was well
         bench.run(20)
     assert bench.states[0] == TrialState.COMPLETE
     assert set(bench.states[1:]) == {TrialState.FAIL}
