@@ -44,14 +44,16 @@ def explain(text: str, known: Iterable[str]) -> str:
     for pattern in _UNKNOWN:
         if match := re.search(pattern, text):
             if not match[1].startswith("--") and "nrecognized" in pattern:
-                return f"unknown argument {match[1]!r}; options are --NAME VALUE, see python -m project.fit --help"
+                return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
             option = match[1].removeprefix("--").partition("=")[0]
             if group := re.search(r"Group '([^']+)'", text):
                 option = f"{group[1]}.{option}"
             option = option if not key or option.startswith(key) else f"{key}.{option}"
             nearest = get_close_matches(option, [name for name in known if "." in name], n=1)
             return f"unknown option --{option}; " + (
-                f"did you mean --{nearest[0]}?" if nearest else "see python -m project.fit --help"
+                f"did you mean --{nearest[0]}?"
+                if nearest
+                else "see --help; settings are in python -m project.fit --help"
             )
     if kind := re.search(
         r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>", text
