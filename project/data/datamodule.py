@@ -178,7 +178,7 @@ class ImageDataModule(LightningDataModule):
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""
         split = list(self.splits.values())[-1]
-        images, _ = split[[0, min(1, len(split) - 1)]]
+        images, _ = split[torch.tensor([0, min(1, len(split) - 1)])]
         return self.fit_model(images)
 
     def check_batch_size(self, ranks: int) -> None:
@@ -205,7 +205,7 @@ class ImageDataModule(LightningDataModule):
         with torch.random.fork_rng(devices=[]):  # a dataset of one's own may draw
             torch.manual_seed(0)
             for split in self.splits.values():
-                images, _ = split[list(range(0, len(split), -(-len(split) // _IMAGES_IN_DIGEST)))]
+                images, _ = split[torch.arange(0, len(split), -(-len(split) // _IMAGES_IN_DIGEST))]
                 hashed.update(split.labels.numpy().tobytes() + images.numpy().tobytes())
         return hashed.hexdigest()[:8]
 

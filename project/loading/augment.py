@@ -34,7 +34,7 @@ def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
     """
     n, _, height, width = images.shape
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    dy, dx = (integers(keys, _SHIFT + axis, 2 * padding + 1) for axis in (0, 1))
+    dy, dx = integers(keys, _SHIFT, 2 * padding + 1, 2).unbind(1)
     if images.device.type == "cpu":  # numpy gathers in two thirds of the time
         return torch.from_numpy(windows.numpy()[np.arange(n), :, dy.numpy(), dx.numpy()])
     return windows[torch.arange(n, device=images.device), :, _to(dy, images), _to(dx, images)]
@@ -50,14 +50,15 @@ def random_flip(images: Tensor, keys: Tensor) -> Tensor:
     Returns:
         `images`.
     """
-    chosen = (uniform(keys, _FLIP) < 0.5).nonzero().squeeze(1)
+    chosen = np.flatnonzero(uniform(keys, _FLIP).numpy() < 0.5)
     if images.device.type != "cpu":
-        chosen = _to(chosen, images)
-        return images.index_copy_(0, chosen, images.index_select(0, chosen).flip(3))
+        places = _to(torch.from_numpy(chosen), images)
+        return images.index_copy_(0, places, images.index_select(0, places).flip(3))
     rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # as memory has them
-    for some in torch.split(chosen, max(1, _IN_CACHE // images[0].numel())):
-        # numpy writes to chosen rows ten times as fast as torch.
-        rows.numpy()[some.numpy()] = rows.index_select(0, some).flip(width).numpy()
+    pixels, step = rows.numpy(), max(1, _IN_CACHE // images[0].numel())
+    for some in (chosen[first : first + step] for first in range(0, len(chosen), step)):
+        # numpy gathers and scatters images ten times as fast as torch, which is the faster one at mirroring them.
+        pixels[some] = torch.from_numpy(pixels[some]).flip(width).numpy()
     return images
 
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Batches of indices that cover the data exactly once an epoch, over all ranks together.
+class EpochBatches(Sampler[Tensor]):
+    """Batches of indices, int64, that cover the data exactly once an epoch, over all ranks together.
 
     Ranks take the same number of batches, so that none waits for another at the end. Batches of a rank
     are equal in length within one image and at most `batch_size`: the remainder of an epoch is spread
@@ -47,14 +48,13 @@ class EpochBatches(Sampler[list[int]]):
         smallest_share, largest_share = self.size // self.ranks, -(-self.size // self.ranks)
         return min(smallest_share, -(-largest_share // self.batch_size))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of the current epoch."""
         if self.shuffle:
             order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + self.epoch))
         else:
             order = torch.arange(self.size)
-        for batch in order[self.rank :: self.ranks].tensor_split(len(self)):
-            yield batch.tolist()
+        yield from order[self.rank :: self.ranks].tensor_split(len(self))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order; Lightning calls this at the start of every epoch."""

@@ -37,21 +37,22 @@ def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
     Returns:
         (N, 4) int64: top, left, height, width.
     """
-    attempts = torch.stack([_attempt(keys, sizes, min_area, number) for number in range(_ATTEMPTS)], 1)  # (N, 10, 2)
-    fits = ((attempts >= 1) & (attempts <= sizes.unsqueeze(1))).all(2)
-    first = attempts[torch.arange(len(keys)), fits.int().argmax(1)]
+    shapes = _shapes(sizes, min_area, uniform(keys, 0, 2 * _ATTEMPTS).view(-1, _ATTEMPTS, 2).double())
+    fits = ((shapes >= 1) & (shapes <= sizes.unsqueeze(1))).all(2)
+    first = shapes[torch.arange(len(keys)), fits.int().argmax(1)]
     found = fits.any(1, keepdim=True)
     shape = torch.where(found, first, _clamped(sizes))
     free = sizes - shape
-    drawn = torch.stack([integers(keys, 2 * _ATTEMPTS + axis, free[:, axis] + 1) for axis in (0, 1)], 1)
-    return torch.cat([torch.where(found, drawn, free // 2), shape], 1)
+    place = torch.where(found, integers(keys, 2 * _ATTEMPTS, free + 1, 2), free // 2)
+    return torch.cat([place, shape], 1)
 
 
-def _attempt(keys: Tensor, sizes: Tensor, min_area: float, number: int) -> Tensor:
-    area = sizes.prod(1) * (min_area + (1 - min_area) * uniform(keys, 2 * number).double())
+def _shapes(sizes: Tensor, min_area: float, drawn: Tensor) -> Tensor:
+    # (N, attempts, 2), from numbers of the same shape: heights and widths, some of them too large.
+    area = sizes.prod(1, keepdim=True) * (min_area + (1 - min_area) * drawn[..., 0])
     low, high = (math.log(ratio) for ratio in _RATIO)
-    ratio = (low + (high - low) * uniform(keys, 2 * number + 1).double()).exp()
-    return torch.stack([(area / ratio).sqrt().round(), (area * ratio).sqrt().round()], 1).long()
+    ratio = (low + (high - low) * drawn[..., 1]).exp()
+    return torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 2).round().long()
 
 
 def _clamped(sizes: Tensor) -> Tensor:

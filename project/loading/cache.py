@@ -83,7 +83,7 @@ def _opened(path: Path) -> Tensor:
 
 def _in_order(count: int) -> Iterator[Request]:
     for first in range(0, count, _BATCH):
-        yield Request(list(range(first, min(first + _BATCH, count))), None)
+        yield Request(torch.arange(first, min(first + _BATCH, count)), None)
 
 
 def _header(shape: tuple[int, ...]) -> dict[str, object]:

@@ -48,8 +48,8 @@ class TorchDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: list[int]) -> Batch:
-        fetched = _Samples(self.dataset, self.places)[indices, None]
+    def __getitem__(self, indices: Tensor) -> Batch:
+        fetched = _Samples(self.dataset, self.places)[indices.tolist(), None]
         return fetched.images, fetched.labels
 
     def subset(self, indices: Tensor) -> "TorchDataset":
@@ -102,7 +102,7 @@ class _Latest:
     def __iter__(self) -> Iterator[tuple[list[int], list[int] | None]]:
         for indices, keys in self._store._requests:
             # Numbers, as a tensor would be sent through shared memory.
-            yield indices, None if keys is None else keys.tolist()
+            yield indices.tolist(), None if keys is None else keys.tolist()
 
 
 class _Samples(Dataset[Fetched]):

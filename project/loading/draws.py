@@ -8,7 +8,7 @@ Splittable Pseudorandom Number Generators, OOPSLA 2014 (the hash, splitmix64).
 """
 
 import os
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -25,42 +25,52 @@ def global_seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
-def sample_keys(seed: int, epoch: int, indices: Sequence[int]) -> Tensor:
+def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """Keys of images in an epoch.
 
     Args:
         seed: Seed of the run.
         epoch: Counted from 0.
-        indices: Places of N images in their split.
+        indices: Places of N images in their split, (N,) int64.
 
     Returns:
         (N,) int64, on the CPU.
     """
-    stream = _hashed(_hashed(np.array([seed], np.uint64)) + np.uint64(epoch))
-    return torch.from_numpy(_hashed(stream + np.array(indices, np.uint64)).view(np.int64))
+    return torch.from_numpy(_hashed(_stream(seed, epoch) + indices.numpy().view(np.uint64)).view(np.int64))
 
 
-def uniform(keys: Tensor, draw: int) -> Tensor:
-    """One number for each key.
+def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
+    """A number, or several at once, for each key.
 
     Args:
         keys: (N,) int64.
-        draw: Which of a key's numbers, from 0.
+        first: Which of a key's numbers, from 0.
+        count: How many from there on; None is that one.
 
     Returns:
-        (N,) float32 in [0, 1).
+        (N,) or (N, count) float32 in [0, 1).
     """
-    bits = _hashed(keys.numpy().view(np.uint64) + np.uint64(_GOLDEN * (draw + 1) % 2**64))
-    return torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+    draws = np.arange(first + 1, first + 1 + (count or 1), dtype=np.uint64)
+    bits = _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * draws)
+    numbers = torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+    return numbers if count else numbers.squeeze(1)
 
 
-def integers(keys: Tensor, draw: int, end: int | Tensor) -> Tensor:
-    """One whole number in [0, end) for each key, (N,) int64."""
-    return (uniform(keys, draw) * end).long()
+def integers(keys: Tensor, first: int, end: int | Tensor, count: int | None = None) -> Tensor:
+    """Whole numbers in [0, end), (N,) or (N, count) int64; see `uniform`."""
+    return (uniform(keys, first, count) * end).long()
+
+
+@lru_cache
+def _stream(seed: int, epoch: int) -> NDArray[np.uint64]:
+    return _hashed(_hashed(np.array([seed], np.uint64)) + np.uint64(epoch))
 
 
 def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = x + np.uint64(_GOLDEN)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x

@@ -56,9 +56,9 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, indices: list[int]) -> Batch:
-        part = self.subset(torch.tensor(indices))  # whose memory is not that of the batches
-        (fetched,) = part.stream(iter([Request(list(range(len(indices))), None)]), Workers())
+    def __getitem__(self, indices: Tensor) -> Batch:
+        part = self.subset(indices)  # whose memory is not that of the batches
+        (fetched,) = part.stream(iter([Request(torch.arange(len(indices)), None)]), Workers())
         return fetched.images, fetched.labels
 
     def subset(self, indices: Tensor) -> "ImageFiles":
@@ -93,14 +93,14 @@ class ImageFiles:
             threads.close()
 
     def _start(self, request: Request, threads: Threads, buffers: Buffers) -> tuple[Fetched, list[Future[None]]]:
-        indices = torch.tensor(request.indices)
+        indices = request.indices
         array, images = buffers.take(len(indices))
         sizes = self.sizes[indices]
         if request.keys is None or self.min_area is None:
             boxes = center_squares(sizes)
         else:
             boxes = random_boxes(request.keys, sizes, self.min_area)
-        places = [(self.paths[index], tuple(box)) for index, box in zip(request.indices, boxes.tolist(), strict=True)]
+        places = [(self.paths[index], tuple(box)) for index, box in zip(indices.tolist(), boxes.tolist(), strict=True)]
         calls = [
             threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first))
             for first in range(0, len(places), _IMAGES_A_CALL)

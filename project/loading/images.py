@@ -4,16 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Request(NamedTuple):
-    """What a step asks for: images by their place in the store; keys of their draws, None for no randomness."""
+    """What a step asks for: places in the store, (N,) int64, and keys of what is drawn, None for no randomness."""
 
-    indices: list[int]
+    indices: Tensor
     keys: Tensor | None
 
 
@@ -58,7 +57,7 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, indices: list[int]) -> Batch:
+    def __getitem__(self, indices: Tensor) -> Batch:
         """Images (N, C, H, W) uint8 and labels (N,) int64."""
         ...
 
@@ -99,10 +98,9 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: list[int]) -> Batch:
-        chosen = torch.tensor(indices)
-        rows = chosen if self._rows is None else self._rows[chosen]
-        return self._all.index_select(0, rows), self.labels.index_select(0, chosen)
+    def __getitem__(self, indices: Tensor) -> Batch:
+        rows = indices if self._rows is None else self._rows[indices]
+        return self._all.index_select(0, rows), self.labels.index_select(0, indices)
 
     def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
         """The batches of the requests, each gathered when it is asked for."""

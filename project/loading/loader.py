@@ -104,8 +104,9 @@ class BatchLoader:
         return start["batches"] if start is not None and start["epoch"] == epoch else 0
 
     def _requests(self, epoch: int) -> Iterator[Request]:
+        keys = None if self.seed is None else sample_keys(self.seed, epoch, torch.arange(self.sampler.size))
         for indices in self.sampler:
-            yield Request(indices, None if self.seed is None else sample_keys(self.seed, epoch, indices))
+            yield Request(indices, None if keys is None else keys[indices])
 
     def _finished(self, fetched: Fetched) -> Batch:
         return self.finish(*fetched)

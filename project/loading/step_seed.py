@@ -18,7 +18,7 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.fit_loop.epoch_loop.total_batch_idx
-        seed = int(sample_keys(global_seed(), step, [trainer.global_rank])) % _SEEDS
+        seed = int(sample_keys(global_seed(), step, torch.tensor([trainer.global_rank]))) % _SEEDS
         # Not torch.manual_seed: for each kind of device that is not there it writes down the stack, in each step.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":

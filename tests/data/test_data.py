@@ -36,7 +36,7 @@ def test_the_digest_tells_images_with_the_same_labels_apart() -> None:
     data = Digits()
     data.setup("fit")
     before, test = data.digest(), data.splits["test"]
-    data.splits["test"] = ImageArray(255 - test[list(range(len(test)))][0], test.labels)
+    data.splits["test"] = ImageArray(255 - test[torch.arange(len(test))][0], test.labels)
     assert data.digest() != before
 
 
@@ -86,13 +86,13 @@ def test_an_image_folder_is_read_rightly(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.class_names == ("blue", "red")
     assert [len(data.splits[split]) for split in ("train", "val", "test")] == [23, 3, 24]
-    images, labels = data.splits["test"][list(range(24))]
+    images, labels = data.splits["test"][torch.arange(24)]
     assert images.shape == (24, 3, 32, 32)
     assert images.dtype == torch.uint8
     channel_means = images.float().mean((2, 3))
     assert (channel_means[labels == 1, 0] > 150).all()
     assert (channel_means[labels == 0, 2] > 150).all()
-    assert len(data.splits["train"][list(range(23))][0]) == 23
+    assert len(data.splits["train"][torch.arange(23)][0]) == 23
 
 
 def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None:

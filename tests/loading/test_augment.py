@@ -18,7 +18,7 @@ from project.loading import (
 from project.loading.augment import resized_by_matrix
 from project.loading.boxes import center_squares, random_boxes
 
-KEYS = sample_keys(0, 0, range(64))
+KEYS = sample_keys(0, 0, torch.arange(64))
 
 
 def images(size: int = 8, channels: int = 3) -> Tensor:
@@ -61,7 +61,7 @@ def test_a_resized_crop_is_torchvisions(size: int) -> None:
 
 
 def test_boxes_have_the_areas_and_shapes_that_were_asked_for_and_lie_inside() -> None:
-    keys = sample_keys(0, 0, range(3000))
+    keys = sample_keys(0, 0, torch.arange(3000))
     height, width = 300, 400
     top, left, tall, wide = random_boxes(keys, torch.tensor([height, width]).expand(3000, 2), 0.25).unbind(1)
     assert (top >= 0).all()

@@ -1,0 +1,94 @@
+import multiprocessing
+import signal
+import sys
+import time
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from pictures import image_folder, picture
+from PIL import Image
+from torch import Tensor
+
+from project.data import ImageFolder
+from project.loading import ImageFiles
+
+
+def use_cache(root: Path, said: "Queue[tuple[str, int]] | None" = None) -> None:
+    torch.set_num_threads(1)  # the threads of torch do not survive a fork
+    data = ImageFolder(root=str(root), image_size=32, num_workers=2)
+    data.setup("fit")
+    if said is not None:
+        train = data.splits["train"]
+        said.put((type(train).__name__, int(train[torch.arange(len(train))][0].long().sum())))
+
+
+def caches(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / ".cache").iterdir() if path.suffix in (".npy", ".tmp"))
+
+
+def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_path: Path) -> None:
+    root, fork = image_folder(tmp_path, 400), multiprocessing.get_context("fork")
+    killed = fork.Process(target=use_cache, args=(root,))
+    killed.start()
+    try:
+        while killed.is_alive() and not list(root.glob(".cache/.train*.npy.tmp")):
+            time.sleep(0.001)
+    finally:
+        killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not list(root.glob(".cache/train*.npy"))
+    said: Queue[tuple[str, int]] = fork.Queue()
+    processes = [fork.Process(target=use_cache, args=(root, said)) for _ in range(4)]
+    try:
+        for process in processes:
+            process.start()
+        answers = {said.get(timeout=60) for _ in processes}
+    finally:
+        for process in processes:
+            process.kill()
+    files = ImageFolder(root=str(root), image_size=32, cache="off")
+    files.setup("fit")
+    assert answers == {("ImageArray", int(files.splits["train"][torch.arange(400)][0].long().sum()))}
+    assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a mapping holds")
+@pytest.mark.parametrize("min_area", [None, 0.3])
+def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    data = ImageFolder(root=str(root), image_size=32, batch_size=8, random_resized_crop=min_area, num_workers=2)
+    data.setup("fit")
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 40
+    (cache,) = (one for one in psutil.Process().memory_maps() if one.path.startswith(f"{root}/.cache/train"))
+    assert cache.rss >= 40 * 3 * 32**2
+    assert cache.anonymous == 0  # so that processes which map it share all of it
+
+
+def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+
+    def first_image() -> Tensor:
+        data = ImageFolder(root=str(root), image_size=32)
+        data.setup("fit")
+        return data.splits["train"][torch.tensor([0])][0]
+
+    before, names = first_image(), caches(root)
+    made = [(root / ".cache" / name).stat().st_mtime_ns for name in names]
+    assert torch.equal(first_image(), before)
+    assert made == [(root / ".cache" / name).stat().st_mtime_ns for name in caches(root)]
+    picture().transpose(Image.Transpose.ROTATE_180).save(root / "train/a/0.jpg")
+    assert not torch.equal(first_image(), before)
+    assert len(caches(root)) == 2  # the old one is gone
+    assert caches(root) != names
+
+
+def test_a_cache_above_the_limit_is_not_made(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+    data = ImageFolder(root=str(root), image_size=32, cache_limit_mib=0)
+    data.setup("fit")
+    assert isinstance(data.splits["train"], ImageFiles)
+    assert caches(root) == []
