@@ -1,4 +1,4 @@
-"""Other loaders with the work of benchmarks/loading.py: JPEGs, a random part resized to 224 pixels, flip, normalise.
+"""Other loaders with the work of benchmarks/loading: JPEGs, a random part resized to 224 pixels, flip, normalise.
 
 Each takes the folder of images and returns a function that loads an epoch and counts its images. None of these
 packages is a dependency: `pip install nvidia-dali-cuda120 spdl litdata ffcv`; FFCV is built on the spot and needs the
@@ -6,6 +6,7 @@ headers of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from operator import itemgetter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import simplejpeg
 import torch
 from PIL.JpegImagePlugin import JpegImageFile
 from torch.utils.data import DataLoader, Dataset
@@ -39,6 +41,23 @@ def torchvision_folder(root: Path) -> Epoch:
     to_float = v2.ToDtype(torch.float32, scale=True)
     change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
     return by_dataloader(datasets.ImageFolder(str(root / "train"), change))
+
+
+def decoding_alone(root: Path) -> Epoch:
+    """No loader: threads decode files from memory and do nothing with them."""
+    files = [path.read_bytes() for path in sorted((root / "train").rglob("*.jpg"))]
+
+    def decode(part: list[bytes]) -> None:
+        memory = np.empty(320 * 400 * 3, np.uint8)
+        for data in part:
+            simplejpeg.decode_jpeg(data, buffer=memory)
+
+    def epoch() -> int:
+        with ThreadPoolExecutor(WORKERS) as threads:
+            list(threads.map(decode, [files[first::WORKERS] for first in range(WORKERS)]))
+        return len(files)
+
+    return epoch
 
 
 def dali(root: Path) -> Epoch:
@@ -141,6 +160,7 @@ def _as_jpeg(sample: tuple[Path, int]) -> dict[str, Any]:
 
 
 JPEGS: dict[str, Make] = {
+    "decoding alone": decoding_alone,
     "DataLoader": torchvision_folder,
     "DALI": dali,
     "SPDL": spdl,

@@ -1,0 +1,1 @@
+"""Loading, ours and its peers; see __main__.py."""

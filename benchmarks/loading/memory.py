@@ -1,0 +1,25 @@
+"""Memory that loading holds."""
+
+from collections.abc import Callable
+
+import psutil
+
+from benchmarks.loading.ours import begin
+from benchmarks.loading.peers import Epoch
+
+
+def memory_mib() -> float:
+    """Memory that this process and its children do not share with others."""
+    process = psutil.Process()
+    return sum(p.memory_full_info().uss for p in (process, *process.children(recursive=True))) / 2**20
+
+
+def growth(make: Callable[[], Epoch], epochs: int = 20) -> dict[str, float]:
+    """Memory that loading takes after the first and after the last of the epochs, in MiB."""
+    begin()
+    before, after = memory_mib(), []
+    epoch = make()
+    for _ in range(epochs):
+        epoch()
+        after.append(memory_mib() - before)
+    return {"first": round(after[0], 1), "last": round(after[-1], 1)}
