@@ -1,5 +1,6 @@
-"""What is loaded runs nothing, and nothing listens beyond this machine."""
+"""What is loaded runs nothing, nothing listens beyond this machine, and secrets stay out of what is logged."""
 
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ from mlflow import MlflowClient
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.fit import main
 from project.tracking import store
+from project.tracking.logger import MLflowLogger
+from project.tracking.secrets import redact_options
 
 
 class Canary:
@@ -105,3 +108,25 @@ def test_the_ui_listens_on_loopback_alone(workplace: Path) -> None:
     finally:
         os.killpg(ui.pid, signal.SIGKILL)
         ui.wait()
+
+
+def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
+    monkeypatch.setenv("STORE", "postgresql://me:pass-word@host/db")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run root=s3://me:pass-word@host")
+    command = "fit --data.root s3://me:hunter2hunter2@host/x --x hunter2hunter2 --data.api_key=pass-word"
+    logger.start(client, {"command": " ".join(redact_options(command.split()))})
+    logger.log_hyperparams({"data.root": "https://me:pass-word@host/x", "data.token": "abc", "model.net.tokens": 3})
+    logger.log_text(
+        "uri: postgresql://me:a@pass-word@host/db?token=pass-word and hunter2hunter2, pass-word", "config.yaml"
+    )
+    logger.end("FINISHED")
+    run = client.get_run(str(logger.version))
+    text = Path(client.download_artifacts(run.info.run_id, "config.yaml")).read_text()
+    everything = json.dumps(run.to_dictionary()) + text
+    assert "hunter2" not in everything
+    assert "pass-word" not in everything
+    assert run.data.params["data.root"] == "https://me:***@host/x"
+    assert run.data.params["data.token"] == "***"
+    assert run.data.params["model.net.tokens"] == "3"

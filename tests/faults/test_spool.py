@@ -1,0 +1,171 @@
+"""What waits for the store survives kills, a full disk and what the store does not take."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import clean_environment
+from mlflow import MlflowClient
+from stores import points, synced
+from torch import nn
+
+from project.tracking.delivery import Courier, deliver
+from project.tracking.logger import MLflowLogger
+from project.tracking.model import save_model
+from project.tracking.recovery import recover_all
+from project.tracking.spool import LANES, Spool
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from project.tracking.spool import Spool
+spool = Spool(Path(sys.argv[1]))
+for step in range(10**9):
+    spool.append({"metrics": {"loss": step / 3}, "step": step, "time_ms": 1_700_000_000_000 + step})
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> None:
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    folder = Path("mlruns/spool", run_id)
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)], env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(random.Random(seed).uniform(0, 0.3))
+    process.kill()
+    written = 1 + len(process.stdout.read().splitlines())
+    process.wait()
+    with (folder / "log.jsonl").open("ab") as log:
+        log.write(b'{"metrics": {"loss": 1')  # what a write in the middle of a crash of the machine leaves
+    unfinished = Path("mlruns/checkpoints", run_id, ".last.ckpt.tmp")
+    unfinished.parent.mkdir(parents=True)
+    unfinished.touch()
+
+    recover_all(client)
+
+    assert not unfinished.exists()
+
+    delivered = points(client, run_id, "loss")
+    assert [step for step, _ in delivered] == list(range(len(delivered)))
+    assert written <= len(delivered) <= written + 1  # the writer is killed between writing and saying so
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert not folder.exists()
+
+
+def test_replay_changes_nothing(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(workplace / "spool" / run_id)
+    for step in range(2500):
+        spool.append({"metrics": {"loss": float("nan") if step == 7 else step / 3}, "step": step, "time_ms": step + 1})
+    spool.append({"params": {"lr": "0.1"}})
+    middle = [offset for _, offset in spool.undelivered("metrics")][1700]
+    for offset in (0, 0, middle):  # as after a crash between delivering and remembering it
+        spool.mark_delivered("metrics", offset)
+        list(deliver(spool, client))
+    assert len(points(client, run_id, "loss")) == 2500
+    assert spool.waiting == 0
+    spool.close(remove=True)
+
+
+def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    assert logger.spool is not None
+    run_id, spool = logger.spool.run_id, logger.spool
+    folder = logger.model_folder("model")
+    assert folder is not None
+    save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), list("abcd"))
+    logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
+    logger.log_saved_model("model")
+    shares: list[float] = []
+    for _ in range(2):  # as after a crash between sending and remembering it
+        assert logger._courier.drain(shares.append)
+        for lane in LANES:
+            spool.mark_delivered(lane, 0)
+        logger._courier = Courier(spool, client)
+        logger._courier.start()
+    logger.end("FINISHED")
+    run = client.get_run(run_id)
+    (model,) = run.outputs.model_outputs
+    assert [m.model_id for m in client.search_logged_models([run.info.experiment_id])] == [model.model_id]
+    assert len(run.inputs.dataset_inputs) == 1
+
+
+def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(workplace / "spool" / run_id)
+    spool.append({"params": {"lr": "0.1"}})
+    spool.append({"params": {"lr": "0.2"}})  # MLflow's parameters do not change
+    spool.append({"metrics": {"a@b": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # nor has a name an @
+    (spool.folder / "log.jsonl").open("ab").write(b'{"metrics": \0\0\0\n')  # and so may a crash of the machine end
+    spool.append({"metrics": {"loss": 2.0}, "step": 1, "time_ms": 2})
+    list(deliver(spool, client))
+    assert caplog.text.count("refuses part of run") == 2
+    assert "damaged line" in caplog.text
+    assert client.get_run(run_id).data.params == {"lr": "0.1"}
+    assert points(client, run_id, "loss") == [(0, 1.0), (1, 2.0)]
+    assert spool.waiting == 0
+    spool.close(remove=True)
+
+
+def test_files_that_are_not_taken_hold_up_neither_metrics_nor_the_status(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    client.create_experiment("faults", artifact_location="ftp://127.0.0.1:9/nobody")
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.end("FAILED")
+    run_id = str(logger.version)
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+    assert client.get_run(run_id).info.status == "FAILED"
+    assert Path("mlruns/spool", run_id, "files/requirements.txt").exists()
+
+
+@pytest.mark.faults
+def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(Path("mlruns/spool", run_id))
+    spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
+    spool.close(remove=False)
+    (spool.folder / "host").write_text("a container that is no more")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/other.db")
+    assert synced(workplace).returncode == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlruns/mlflow.db")
+    assert "1 delivered, 0 kept" in synced(workplace).stdout
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+
+
+def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import resource
+
+    spool = Spool(workplace / "spool" / "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a write past it fails, in part at first
+        for step in range(100):
+            spool.append({"metrics": {"loss": 0.5}, "step": step, "time_ms": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert caplog.text.count("logging goes on in memory") == 1
+    spool.append({"metrics": {"loss": 0.5}, "step": 100, "time_ms": 1})
+    assert [record["step"] for record, _ in spool.undelivered("metrics") if record] == list(range(101))
+    spool.close(remove=True)
