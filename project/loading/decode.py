@@ -6,7 +6,7 @@ a fraction of the work.
 
 import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,8 @@ _UPRIGHT = 1
 _FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
 _SEQUENTIAL = (0xFFC0, 0xFFC1)  # whose rows come one after the other, unlike those of progressive files
 _END = b"\xff\xd9"
+
+_Segment = tuple[int, int]  # its marker, and where it begins
 
 
 class Decoded(NamedTuple):
@@ -85,16 +87,16 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
     """Resize a part of an image with antialiasing, as torchvision's `resized_crop` does.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, C) uint8.
         box: Top, left, height and width of the part.
-        out: (size, size, 3) uint8; gets the result.
+        out: (size, size, C) uint8; gets the result.
     """
     top, left, height, width = box
     # torch has a fast way for a batch whose pixels lie together, in rows without gaps.
-    part = np.ascontiguousarray(pixels[top : top + height, left : left + width])
-    as_batch = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
+    part = np.ascontiguousarray(pixels[top : top + height, left : left + width]).reshape(1, height, width, -1)
+    as_batch = torch.from_numpy(part).permute(0, 3, 1, 2)
     resized = F.interpolate(as_batch, size=out.shape[:2], mode="bilinear", antialias=True)
-    out[:] = resized[0].permute(1, 2, 0).numpy()  # numpy's copy, which unlike torch's starts no threads of its own
+    out[:] = resized.permute(0, 2, 3, 1).numpy()[0]  # numpy's copy, which unlike torch's starts no threads of its own
 
 
 def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
@@ -108,9 +110,10 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
 def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
-    if colours in ("CMYK", "YCCK") or (_has_exif(data) and _orientation(data) != _UPRIGHT):
+    segments = list(_segments(data))
+    if colours in ("CMYK", "YCCK") or (_has_exif(data, segments) and _orientation(data) != _UPRIGHT):
         raise ValueError("not for this decoder")
-    data, shorter = (data, height) if needed is None else _shortened(data, needed, height)
+    data, shorter = (data, height) if needed is None else _shortened(data, segments, needed, height)
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
     rows, columns = -(-shorter // scale), -(-width // scale)
     pixels: Pixels = simplejpeg.decode_jpeg(
@@ -140,7 +143,7 @@ def _check_pixels(count: int) -> None:
         raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
 
 
-def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int]:
+def _shortened(data: bytes, segments: Sequence[_Segment], needed: int, height: int) -> tuple[bytes, int]:
     """A JPEG that says it has fewer rows, at which its decoder ends, and their number; as it came where that cannot be.
 
     Rows are coded from the top down, in bands of 8 or 16, which depend on nothing below but the colours of the next.
@@ -148,7 +151,7 @@ def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int]:
     """
     if not data.endswith(_END):  # it may be truncated, which is found by decoding all of it
         return data, height
-    for marker, place in _segments(data):
+    for marker, place in segments:
         if marker in _SEQUENTIAL:
             band = 8 * max(data[place + 9 + 3 * colour] & 15 for colour in range(data[place + 7]))
             rows = (-(-needed // band) + 1) * band
@@ -157,12 +160,12 @@ def _shortened(data: bytes, needed: int, height: int) -> tuple[bytes, int]:
     return data, height
 
 
-def _has_exif(data: bytes) -> bool:
-    return any(marker == _APP1 and data.startswith(b"Exif\0\0", place + 2) for marker, place in _segments(data))
+def _has_exif(data: bytes, segments: Sequence[_Segment]) -> bool:
+    return any(marker == _APP1 and data.startswith(b"Exif\0\0", place + 2) for marker, place in segments)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Markers before the pixels, and where their segments begin."""
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """What comes before the pixels."""
     place = 2
     while (marker := int.from_bytes(data[place : place + 2])) != _SCAN:
         if marker == _FILLED:

@@ -45,9 +45,9 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     assert 20 < sum(mirrored) < 44
 
 
-@pytest.mark.parametrize("size", [12, 40, 90])
-def test_a_resized_crop_is_torchvisions(size: int) -> None:
-    pictures = images(48)
+@pytest.mark.parametrize(("size", "channels"), [(12, 3), (40, 3), (90, 3), (40, 1)])
+def test_a_resized_crop_is_torchvisions(size: int, channels: int) -> None:
+    pictures = images(48)[:, :channels]
     boxes = random_boxes(KEYS, torch.tensor([48, 50]).expand(64, 2), 0.08)
     expected = torch.stack(
         [
