@@ -94,9 +94,9 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
     top, left, height, width = box
     # torch has a fast way for a batch whose pixels lie together, in rows without gaps.
     part = np.ascontiguousarray(pixels[top : top + height, left : left + width]).reshape(1, height, width, -1)
-    as_batch = torch.from_numpy(part).permute(0, 3, 1, 2)
+    as_batch = torch.from_numpy(part.transpose(0, 3, 1, 2))
     resized = F.interpolate(as_batch, size=out.shape[:2], mode="bilinear", antialias=True)
-    out[:] = resized.permute(0, 2, 3, 1).numpy()[0]  # numpy's copy, which unlike torch's starts no threads of its own
+    out[:] = resized.numpy()[0].transpose(1, 2, 0)  # numpy's copy, which unlike torch's starts no threads of its own
 
 
 def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
