@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from textwrap import shorten
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
@@ -28,8 +29,7 @@ def answered() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, MisconfigurationException, MlflowException, LoadingError) as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message[:_LONGEST]}", file=sys.stderr)
+        print(f"error: {shorten(str(error), _LONGEST, placeholder=' …')}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

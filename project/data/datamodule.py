@@ -55,7 +55,7 @@ class ImageDataModule(LightningDataModule):
             there are. Images in memory need none.
         prefetch_factor: Batches kept ready, by all threads together or by each process.
         persistent_workers: Keep loading processes between epochs.
-        pin_memory: Page-locked batches for asynchronous copies; None when training is on a GPU.
+        pin_memory: Page-locked batches for asynchronous copies, where training is on a GPU.
         worker_timeout_s: Longest wait for a batch in seconds, after which training ends with an error.
     """
 
@@ -82,7 +82,7 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         prefetch_factor: int = 2,
         persistent_workers: bool = True,
-        pin_memory: bool | None = None,
+        pin_memory: bool = True,
         worker_timeout_s: int = 120,
     ) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ImageDataModule(LightningDataModule):
         if side > _LARGEST_SIDE:
             raise ValueError(f"data.image_size: got {side}; it must be {_LARGEST_SIDE} or less")
         if cutout > side:
-            raise ValueError(f"data.cutout: got {cutout}, but images have {side} pixels; it must be less")
+            raise ValueError(f"data.cutout: got {cutout}, but images have {side} pixels; it must be {side} or less")
         if not 0 < val_fraction < 1:
             raise ValueError(f"data.val_fraction: got {val_fraction}; it must be between 0 and 1, both excluded")
         if random_resized_crop is not None and not 0 < random_resized_crop <= 1:
@@ -186,7 +186,7 @@ class ImageDataModule(LightningDataModule):
         images = len(self.splits["train"])
         if self.batch_size * ranks > images:
             raise ValueError(
-                f"data.batch_size: got {self.batch_size} on {ranks} devices, but train has {images:,} images; "
+                f"data.batch_size: got {self.batch_size} for each of {ranks} devices, but train has {images:,} images; "
                 f"use {images // ranks} or less"
             )
         for name, split in self.splits.items():
@@ -194,10 +194,11 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
 
     def check_goes_on(self, state_dict: dict[str, Any], ranks: int) -> None:
-        """Raise ValueError when a run was stopped in an epoch that would have other batches now."""
+        """Raise ValueError when a run would go on with other images, or in an epoch with other batches."""
         if state_dict:
-            sampler = EpochBatches(len(self.splits["train"]), self.batch_size, ranks=ranks)
-            check_goes_on(cast(LoaderState, state_dict), sampler)
+            train = self.splits["train"]
+            sampler = EpochBatches(len(train), self.batch_size, seed=self.split_seed, ranks=ranks)
+            check_goes_on(cast(LoaderState, state_dict), sampler, train.labels)
 
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the images' size, the labels, and pixels all over each split."""
@@ -228,7 +229,7 @@ class ImageDataModule(LightningDataModule):
         """Go on from there, in a fit.
 
         Raises:
-            ValueError: The epoch was begun with other batches and is not over.
+            ValueError: The images or, within an epoch, its batches would be others.
         """
         if state_dict and self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._stopped_at = cast(LoaderState, state_dict)
@@ -296,7 +297,7 @@ class ImageDataModule(LightningDataModule):
                 else 0,
                 prefetch_factor=self.prefetch_factor,
                 persistent_workers=self.persistent_workers,
-                pin_memory=device.type == "cuda" if self.pin_memory is None else self.pin_memory,
+                pin_memory=self.pin_memory and device.type == "cuda",
                 timeout_s=self.worker_timeout_s,
             ),
             device=device,

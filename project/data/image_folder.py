@@ -1,5 +1,7 @@
 """A folder of images, one subfolder for each class."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +12,7 @@ from project.data.datamodule import ImageDataModule, Split
 from project.loading import (
     ImageArray,
     ImageFiles,
-    cache_folder,
+    cache_path,
     cached,
     check_files,
     files_digest,
@@ -74,6 +76,8 @@ class ImageFolder(ImageDataModule):
         super().__init__(image_size=image_size, **options)
         if not 0 <= max_bad_percent <= 100:
             raise ValueError(f"data.max_bad_percent: got {max_bad_percent}; it must be in [0, 100]")
+        if cache_limit_mib < 0:
+            raise ValueError(f"data.cache_limit_mib: got {cache_limit_mib}; it must be 0 or more")
         self.cache, self.cache_limit_mib = cache, cache_limit_mib
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
 
@@ -82,29 +86,27 @@ class ImageFolder(ImageDataModule):
         if not (self.root / split).is_dir():
             return None
         paths, labels = self._listed(split)
-        folder, digest = cache_folder(self.root), files_digest(self.root, paths)
-        report = folder / f"{split}-check-{digest}.json"
+        digest = files_digest(self.root, paths)
+        report = cache_path(self.root, f"{split}-check-{digest}.json")
         sizes, bad = check_files(paths, report, self.threads_per_device(), self.worker_timeout_s)
-        for pattern in (f"{split}-check-*.json", f"{split}-*px-*.npy", f".{split}-*.tmp"):
-            remove_outdated(folder, pattern, digest)
+        remove_outdated(report.parent, f"{split}-check-*.json", digest)
         if bad:
             self._decide(split, [f"{paths[place]}: {why}" for place, why in bad.items()], len(paths), report)
             self.skipped[split] = len(bad)
             good = torch.tensor([place for place in range(len(paths)) if place not in bad])
             paths, labels, sizes = [paths[place] for place in good.tolist()], labels[good], sizes[good]
+            digest = files_digest(self.root, paths)  # of those that a cache has
         files = ImageFiles(paths, labels, sizes, self.image_size, self.random_resized_crop)
         side = round(_MARGIN * self.image_size) if self.random_resized_crop else self.image_size
         fits = 3 * side**2 * len(paths) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
         crops = self.random_resized_crop is not None
-        images = cached(
-            ImageFiles(paths, labels, sizes, side),
-            folder / f"{split}-{side}px-{'hwc' if crops else 'chw'}-{digest}.npy",
-            self.threads_per_device(),
-            self.worker_timeout_s,
-            channels_last=crops,
-        )
+        kept = cache_path(self.root, f"{split}-{side}px-{'hwc' if crops else 'chw'}-{digest}.npy")
+        whole = ImageFiles(paths, labels, sizes, side)
+        images = cached(whole, kept, self.threads_per_device(), self.worker_timeout_s, channels_last=crops)
+        for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
+            remove_outdated(kept.parent, pattern, digest)
         if not crops:
             return ImageArray(images, labels)
         pixels = list(images.numpy())
@@ -119,8 +121,7 @@ class ImageFolder(ImageDataModule):
                     f"data.root: {self.root / split} has a class {name!r} that train has not; train has "
                     f"{', '.join(self.class_names)}"
                 )
-            found = (self.root / split / name).rglob("[!.]*")
-            files = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+            files = sorted(_image_files(self.root / split / name))
             if not files:
                 raise ValueError(
                     f"data.root: no image in {self.root / split / name}; images end in {', '.join(sorted(SUFFIXES))}"
@@ -131,7 +132,7 @@ class ImageFolder(ImageDataModule):
 
     def _decide(self, split: Split, bad: list[str], count: int, report: Path) -> None:
         listed = report.with_name(f"{split}-bad.txt")
-        listed.write_text("\n".join(bad) + "\n", encoding="utf-8")
+        listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
         found = f"{len(bad)} of {count:,} files in {self.root / split} cannot be decoded, all in {listed}"
         shown = "; ".join(bad[:_SHOWN])
         if self.on_bad_image == "fail":
@@ -143,6 +144,15 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; mend them, or allow more: {shown}"
             )
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]  # walk goes into these
+        for name in names:
+            path = Path(place, name)
+            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
+                yield path
 
 
 def _class_folders(split: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project.loading import ImageArray, cache_folder, files_digest, mapped, remove_outdated
+from project.loading import ImageArray, cache_path, files_digest, mapped, remove_outdated
 
 
 def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> ImageArray:
@@ -21,9 +21,10 @@ def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArr
     Raises:
         OSError: There is no room for the files.
     """
-    place, digest = cache_folder(folder), files_digest(folder, sorted(folder.glob("[!.]*")))
+    digest = files_digest(folder, sorted(folder.glob("[!.]*")))
+    kept = {kind: cache_path(folder, f"{name}-{kind}-{digest}.npy") for kind in ("images", "labels")}
     arrays = cache(read)
-    images = mapped(place / f"{name}-images-{digest}.npy", lambda: arrays()[0])
-    labels = mapped(place / f"{name}-labels-{digest}.npy", lambda: arrays()[1])
-    remove_outdated(place, f"{name}-*.npy", digest)
+    images = mapped(kept["images"], lambda: arrays()[0])
+    labels = mapped(kept["labels"], lambda: arrays()[1])
+    remove_outdated(kept["images"].parent, f"{name}-*.npy", digest)
     return ImageArray(images, labels.long())

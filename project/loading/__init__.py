@@ -22,7 +22,7 @@ from project.loading.cache import cached, mapped
 from project.loading.check import check_files
 from project.loading.dataset import TorchDataset
 from project.loading.draws import global_seed, sample_keys
-from project.loading.durable import cache_folder, files_digest, remove_outdated
+from project.loading.durable import cache_path, files_digest, remove_outdated
 from project.loading.errors import LoadingError
 from project.loading.files import ImageFiles
 from project.loading.images import ImageArray, Images, Workers
@@ -41,7 +41,7 @@ __all__ = [
     "StepSeed",
     "TorchDataset",
     "Workers",
-    "cache_folder",
+    "cache_path",
     "cached",
     "check_files",
     "check_goes_on",

@@ -52,10 +52,10 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
         OSError: There is no room for it.
         LoadingError: A read hangs, or a file is no more what it was.
     """
+    side = (files.image_size, files.image_size)
+    shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
 
     def decode_all(unfinished: Path) -> None:
-        side = (files.image_size, files.image_size)
-        shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, _header(shape))
             # Room for all of it now: a full disk shows as an error here and as a killed process later.
@@ -70,15 +70,18 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
         made_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
-    return _opened(path)
+    return _opened(path, shape)
 
 
-def _opened(path: Path) -> Tensor:
+def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     # Private, so that a stray write neither reaches the file nor crashes; pages stay shared until then.
     try:
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except ValueError as error:
+        array = np.load(path, mmap_mode="c")
+        if shape is not None and array.shape != shape:
+            raise ValueError(f"its shape is {array.shape}, not {shape}")
+    except (ValueError, EOFError) as error:
         raise OSError(f"{path} is damaged ({error}); remove it, and it is made anew") from error
+    return torch.from_numpy(array)
 
 
 def _in_order(count: int) -> Iterator[Request]:

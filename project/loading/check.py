@@ -43,8 +43,12 @@ def check_files(paths: Sequence[Path], path: Path, threads: int, timeout_s: int 
         LoadingError: A read hangs.
     """
     made_once(path, lambda unfinished: _check_all(paths, threads, timeout_s, unfinished))
-    found = json.loads(path.read_text())
-    return Checked(torch.tensor(found["sizes"]).view(-1, 2), {int(place): why for place, why in found["bad"].items()})
+    try:
+        found = json.loads(path.read_text())
+        sizes = torch.tensor(found["sizes"], dtype=torch.int64).view(len(paths), 2)
+        return Checked(sizes, {int(place): why for place, why in found["bad"].items()})
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise OSError(f"{path} is damaged ({error}); remove it, and it is made anew") from error
 
 
 def _check_all(paths: Sequence[Path], count: int, timeout_s: int, out: Path) -> None:

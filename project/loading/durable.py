@@ -43,24 +43,29 @@ def files_digest(root: Path, paths: Iterable[Path]) -> str:
             size, changed = found.st_size, found.st_mtime_ns
         except OSError:  # such as a link to nowhere; whoever reads it says so
             size = changed = -1
-        hashed.update(f"{path.relative_to(root)}\0{size}\0{changed}\0".encode())
+        hashed.update(os.fsencode(f"{path.relative_to(root)}\0{size}\0{changed}\0"))
     return hashed.hexdigest()[:16]
 
 
-def cache_folder(root: Path) -> Path:
-    """Where files derived from those under `root` stand: `root/.cache`, or in `mlruns/cache` if that is read-only."""
+def cache_path(root: Path, name: str) -> Path:
+    """Where a file derived from those under `root` stands: in `root/.cache`, or in `mlruns/cache`.
+
+    The latter where it neither is beside them nor can be written there.
+    """
     beside = root / ".cache"
-    if os.access(beside if beside.exists() else root, os.W_OK):
-        return beside
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:8]
-    return Path("mlruns/cache") / f"{root.resolve().name}-{place}"
+    writable = os.access(beside, os.W_OK) and beside.is_dir() if beside.exists() else os.access(root, os.W_OK)
+    if writable or (beside / name).exists():
+        return beside / name
+    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
+    return Path("mlruns/cache") / f"{root.resolve().name}-{place}" / name
 
 
 def remove_outdated(folder: Path, pattern: str, digest: str) -> None:
     """Remove files that match the pattern and are of another digest; who has one open keeps it."""
-    for file in folder.glob(pattern):
-        if digest not in file.name:
-            file.unlink(missing_ok=True)
+    if os.access(folder, os.W_OK):
+        for file in folder.glob(pattern):
+            if digest not in file.name:
+                file.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -118,7 +118,7 @@ def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], o
             else:
                 write_resized(path, box, target)
         except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: the box is outside, as the file has changed
-            raise LoadingError(f"cannot read {path}, which could be read when the run began: {error}") from error
+            raise LoadingError(f"cannot read {path}, which could be read when it was checked: {error}") from error
 
 
 def _finished(fetched: Fetched, calls: Sequence[Future[None]], timeout_s: float) -> Fetched:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from time import perf_counter
 from typing import TypedDict
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -18,13 +19,24 @@ Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
 
 
 class LoaderState(TypedDict):
-    """How far training has come: batches of an epoch, the same on every rank."""
+    """How far training has come, the same on every rank, and what would make the batches that are left others.
+
+    epoch: Counted from 0.
+    batches: Those of it that training has taken.
+    of: All of them.
+    images: Those in train.
+    ranks: Number of processes.
+    seed: Of their order.
+    labels: Checksum of the labels of train, which change when other images are chosen for it.
+    """
 
     epoch: int
     batches: int
     of: int
     images: int
     ranks: int
+    seed: int
+    labels: int
 
 
 class BatchLoader:
@@ -55,6 +67,7 @@ class BatchLoader:
         self.workers, self.device = workers or Workers(), device or torch.device("cpu")
         self.batch_sampler = None  # Lightning looks for both, as torch's DataLoader has them
         self.wait_s = 0.0
+        self._labels = _checksum(images.labels)
         self._done: LoaderState | None = None
         self._start_from: LoaderState | None = None
 
@@ -74,7 +87,7 @@ class BatchLoader:
         start = perf_counter()
         for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
             self.wait_s += perf_counter() - start
-            self._done = _state(self.sampler, epoch, number)
+            self._done = self._reached(epoch, number)
             yield batch
             start = perf_counter()
 
@@ -88,16 +101,19 @@ class BatchLoader:
 
     def state_dict(self) -> LoaderState:
         """How many batches the training loop has taken, whatever has been fetched ahead."""
-        return self._done or _state(self.sampler, 0, 0)
+        return self._done or self._reached(0, 0)
 
     def load_state_dict(self, state: LoaderState) -> None:
         """Go on from there when the epoch of the state is the next one.
 
         Raises:
-            ValueError: The epoch was begun with other batches and is not over.
+            ValueError: See `check_goes_on`.
         """
-        check_goes_on(state, self.sampler)
+        check_goes_on(state, self.sampler, self.images.labels)
         self._done = self._start_from = state  # a checkpoint may be saved before the next batch
+
+    def _reached(self, epoch: int, batches: int) -> LoaderState:
+        return _state(self.sampler, self._labels, epoch, batches)
 
     def _first_batch(self, epoch: int) -> int:
         start, self._start_from = self._start_from, None
@@ -112,18 +128,41 @@ class BatchLoader:
         return self.finish(*fetched)
 
 
-def check_goes_on(state: LoaderState, sampler: EpochBatches) -> None:
-    """Raise ValueError when an epoch was begun with other batches than the sampler's and is not over."""
-    now = _state(sampler, state["epoch"], state["batches"])
-    if state != now and state["batches"] < state["of"]:
-        was, would = (f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices" for s in (state, now))
+def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor) -> None:
+    """Refuse to go on with other images, or within an epoch with other batches.
+
+    Args:
+        state: Where training was stopped.
+        sampler: Batches as they would be now.
+        labels: Labels of train, (N,) int64.
+
+    Raises:
+        ValueError: It says what is other.
+    """
+    now = _state(sampler, _checksum(labels), state["epoch"], state["batches"])
+    was = now | state
+    if was["labels"] != now["labels"]:
         raise ValueError(
-            f"--resume: the run was stopped in an epoch of {was}, which now would be {would}; use the data, "
-            "data.batch_size and devices that it had"
+            f"--resume: train had {was['images']:,} images and now has {now['images']:,}, not all of them the same; "
+            "use the files, data.split_seed and data.val_fraction that the run had, or start anew without --resume"
+        )
+    if was != now and was["batches"] < was["of"]:
+        then, would = (
+            f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices with data.split_seed {s['seed']}"
+            for s in (was, now)
+        )
+        raise ValueError(
+            f"--resume: the run was stopped in an epoch of {then}, which now would be {would}; use the data, "
+            "data.batch_size, data.split_seed and devices that it had"
         )
 
 
-def _state(sampler: EpochBatches, epoch: int, batches: int) -> LoaderState:
+def _checksum(labels: Tensor) -> int:
+    return crc32(labels.numpy().tobytes())
+
+
+def _state(sampler: EpochBatches, labels: int, epoch: int, batches: int) -> LoaderState:
     return {
-        "epoch": epoch, "batches": batches, "of": len(sampler), "images": sampler.size, "ranks": sampler.ranks
+        "epoch": epoch, "batches": batches, "of": len(sampler), "images": sampler.size, "ranks": sampler.ranks,
+        "seed": sampler.seed, "labels": labels,
     }  # fmt: skip

@@ -25,6 +25,7 @@ from project.loading import (
     StepSeed,
     TorchDataset,
     Workers,
+    check_goes_on,
     random_crop,
     random_flip,
 )
@@ -208,8 +209,18 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
     next(batches)
     smaller = loader("array")
     smaller.sampler.batch_size = 4
-    with pytest.raises(ValueError, match="epoch of 7 batches of 50 images on 1 devices, which now would be 13 batches"):
-        smaller.load_state_dict(whole.state_dict())
+    state = whole.state_dict()
+    with pytest.raises(ValueError, match=r"an epoch of 7 batches of 50 images on 1 devices .* now would be 13 batches"):
+        smaller.load_state_dict(state)
+    with pytest.raises(ValueError, match=r"with data.split_seed 0, which now would be .* with data.split_seed 7; use"):
+        check_goes_on(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.labels)
+
+
+def test_other_images_cannot_be_gone_on_with_not_even_in_a_new_epoch() -> None:
+    whole = loader("array")
+    list(whole)
+    with pytest.raises(ValueError, match=r"train had 50 images and now has 50, not all of them the same; use the file"):
+        check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels.flip(0))
 
 
 def test_a_checkpoint_before_the_first_batch_has_the_place_that_it_goes_on_from() -> None:

@@ -83,7 +83,7 @@ def test_threads_of_loading_leave_the_training_thread_its_cores() -> None:
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     store = files(tmp_path)
     store.paths[3].unlink()
-    with pytest.raises(LoadingError, match=r"cannot read .*3\.jpg, which could be read when the run began"):
+    with pytest.raises(LoadingError, match=r"cannot read .*3\.jpg, which could be read when it was checked"):
         streamed(store, 2)
 
 
