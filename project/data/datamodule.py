@@ -50,7 +50,8 @@ class ImageDataModule(LightningDataModule):
             (0, 1]; ImageNet's customary 0.08 is for long trainings. None takes all of it.
         cutout: Side in pixels of a square that is blacked out in each training image; 0 is none.
         mixup: Blend training images with shares from Beta(mixup, mixup); 0 is none.
-        cutmix: Paste boxes between training images with areas from Beta(cutmix, cutmix); 0 is none.
+        cutmix: Paste boxes between training images with areas from Beta(cutmix, cutmix), after mixup where both
+            are set; 0 is none.
         num_workers: Threads that decode files, or processes of a torch dataset, per device; None is the cores
             there are. Images in memory need none.
         prefetch_factor: Batches kept ready, by all threads together or by each process.
@@ -174,6 +175,13 @@ class ImageDataModule(LightningDataModule):
         self.splits = {"train": train, "val": val}
         if test is not None:
             self.splits["test"] = test
+        for name, images in self.splits.items():
+            least, most = images.labels.aminmax()
+            if least < 0 or most >= self.num_classes:
+                raise ValueError(
+                    f"{name} has labels from {least} to {most}; for the {self.num_classes} class_names of "
+                    f"{type(self).__name__} they go from 0 to {self.num_classes - 1}"
+                )
 
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""

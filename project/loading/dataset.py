@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
@@ -27,12 +27,16 @@ class TorchDataset:
     """Samples of `dataset[i] -> (image (C, H, W) uint8, label)`, all images of the same size.
 
     What the dataset draws from torch's generator, such as torchvision's random transforms, follows from
-    seed, epoch and sample, with any number of workers and after a run was interrupted.
+    seed, epoch and sample, with any number of workers and after a run was interrupted; what it draws from
+    numpy's or Python's does not.
 
     Args:
         dataset: N samples.
         labels: (N,) int64, the labels that the samples have.
-        places: Samples that the store has, in its order; None is all.
+        places: Samples that the store has, in its order; None is all, of which the first is looked at.
+
+    Raises:
+        ValueError: The first sample is not of this kind, or there are not as many labels as samples.
     """
 
     needs_workers: ClassVar[bool] = True
@@ -42,6 +46,10 @@ class TorchDataset:
     def __init__(self, dataset: Dataset[tuple[Tensor, int]], labels: Tensor, places: Tensor | None = None) -> None:
         self.dataset, self.labels = dataset, labels
         self.places = torch.arange(len(labels)) if places is None else places
+        if places is None:
+            if isinstance(dataset, Sized) and len(dataset) != len(labels):
+                raise ValueError(f"TorchDataset: got {len(labels):,} labels for {len(dataset):,} samples")
+            self[self.places[:1]]  # raises
         self._requests: Iterator[Request] = iter(())
         self._loader: DataLoader[Fetched] | None = None
 
@@ -120,11 +128,26 @@ class _Samples(Dataset[Fetched]):
                     torch.manual_seed(keys[number] % _SEEDS)
                 samples.append(self._dataset[int(self._places[index])])
         images, labels = zip(*samples, strict=True)
+        for index, image in zip(indices, images, strict=True):
+            _check(image, images[0], int(self._places[index]))
         fetched = Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
         if get_worker_info() is not None:
             # torch would do so later, in a thread whose errors nobody hears.
             fetched.images.share_memory_()  # type: ignore[no-untyped-call]
         return fetched
+
+
+def _check(image: Any, first: Any, place: int) -> None:
+    wanted = "TorchDataset takes uint8 tensors (C, H, W); the model makes them floats with mean 0"
+    if not isinstance(image, Tensor):
+        raise ValueError(f"sample {place} is a {type(image).__name__}; {wanted}, as torchvision's pil_to_tensor gives")
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise ValueError(f"sample {place} is {image.dtype} of shape {tuple(image.shape)}; {wanted}")
+    if image.shape != first.shape:
+        raise ValueError(
+            f"sample {place} has the shape {tuple(image.shape)}, another one of its batch {tuple(first.shape)}; "
+            "TorchDataset takes images of one size"
+        )
 
 
 def _started(loader: DataLoader[Fetched]) -> Iterator[Fetched]:

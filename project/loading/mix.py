@@ -1,7 +1,8 @@
 """Mixup and CutMix: each image is mixed with another one of its batch, and so are their labels.
 
 The partner is the image at the mirrored place of the batch, so that it changes with the batch, as the shuffled
-order makes it; how much of it, and which part, follows from the image's key.
+order makes it; how much of it, and which part, follows from the image's key. The one in the middle of an odd batch
+stays as it is.
 """
 
 import torch

@@ -57,9 +57,13 @@ class Throughput(Callback):
             window.wait_s += waited - self._waited
         self._start, self._waited = now, waited
         if self._every_n_steps and trainer.global_step % self._every_n_steps == 0:
-            pl_module.log("throughput/images_per_second", self._window.images / self._window.seconds)
-            pl_module.log("data/wait_fraction", self._window.wait_s / self._window.seconds)
+            pl_module.log_dict(self._window.metrics())
             self._window = _Window()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._window.images:  # since the last value; of a short training, all of it
+            for logger in trainer.loggers:
+                logger.log_metrics(self._window.metrics(), trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = perf_counter()
@@ -69,6 +73,12 @@ class _Window:
     images = 0
     seconds = 0.0
     wait_s = 0.0
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "throughput/images_per_second": self.images / self.seconds,
+            "data/wait_fraction": self.wait_s / self.seconds,
+        }
 
 
 def _wait_s(trainer: Trainer) -> float:

@@ -63,6 +63,26 @@ def test_an_error_of_the_dataset_stays_what_it_is(fault: str, error: type[Except
         list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(num_workers=workers)))
 
 
+PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("samples", "answer"),
+    [
+        ([PIXELS / 255], r"sample 0 is torch.float32 of shape \(3, 4, 5\); TorchDataset takes uint8 tensors"),
+        ([PIXELS[0]], r"sample 0 is torch.uint8 of shape \(4, 5\); TorchDataset takes uint8 tensors"),
+        ([PIXELS.numpy()], "sample 0 is a ndarray; .* as torchvision's pil_to_tensor gives"),
+        ([PIXELS, PIXELS[:, 1:]], r"sample 1 has the shape \(3, 3, 5\), another one of its batch \(3, 4, 5\)"),
+        ([PIXELS, PIXELS, PIXELS], "got 2 labels for 3 samples"),
+    ],
+)
+def test_samples_of_another_kind_are_refused(samples: list[Tensor], answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        TorchDataset([(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64))[
+            torch.arange(2)
+        ]
+
+
 def test_an_epoch_that_ends_early_leaves_nothing_to_the_next(tmp_path: Path) -> None:
     store = TorchDataset(Faulty("hangs"), torch.arange(8))
     workers = Workers(num_workers=1, timeout_s=30)
