@@ -97,7 +97,7 @@ def spread(values: Iterable[float]) -> str:
 
 def compare(root: Path, chosen: Iterable[str], rounds: int) -> None:
     """Run the rounds of the chosen rows, print what they measured."""
-    table = Table("work", "who", "images a second: least / median / most", "ours is faster by", title="loading")
+    table = Table("work", "who", "images a second: least / median / most", "ours / theirs", title="loading")
     for row, makes in rows(root).items():
         if row in chosen:
             results = in_turn(row, makes, rounds)
@@ -124,7 +124,9 @@ def memory(root: Path) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """Make the files, run the rounds, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=ROWS, help=f"some of {', '.join(ROWS)}")

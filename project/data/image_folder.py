@@ -90,7 +90,9 @@ class ImageFolder(ImageDataModule):
         report = cache_path(self.root, f"{split}-check-{digest}.json")
         sizes, bad = check_files(paths, report, self.threads_per_device(), self.worker_timeout_s)
         remove_outdated(report.parent, f"{split}-check-*.json", digest)
-        if bad:
+        if not bad:
+            remove_outdated(report.parent, f"{split}-bad.txt", digest)
+        else:
             self._decide(split, [f"{paths[place]}: {why}" for place, why in bad.items()], len(paths), report)
             self.skipped[split] = len(bad)
             good = torch.tensor([place for place in range(len(paths)) if place not in bad])

@@ -60,6 +60,26 @@ def test_what_cannot_be_read_today_is_not_taken_for_damaged(monkeypatch: pytest.
         monkeypatch.undo()
 
 
+def test_what_stands_in_a_class_folder_counts_unless_it_is_hidden(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", 4)
+    for name in (
+        "train/a/nested/deep.JPG",
+        "train/a/.ipynb_checkpoints/0.jpg",
+        "train/a/.hidden.jpg",
+        "../linked/1.png",
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture().save(path)
+    (root / "train/b/link").symlink_to(tmp_path / "linked")
+    Path(os.fsdecode(os.fsencode(root / "train/b") + b"/caf\xe9.jpg")).write_bytes(  # no UTF-8
+        (root / "train/a/0.jpg").read_bytes()
+    )
+    data = ImageFolder(root=str(root), image_size=16)
+    data.setup("fit")
+    assert data.splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+
+
 def test_skipped_images_are_counted_and_left_out(tmp_path: Path) -> None:
     folder_with_bad_images(tmp_path)
     data = ImageFolder(root=str(tmp_path), on_bad_image="skip", max_bad_percent=10, cache="off")

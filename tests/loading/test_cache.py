@@ -1,6 +1,8 @@
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 import time
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -84,6 +86,48 @@ def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path
     assert not torch.equal(first_image(), before)
     assert len(caches(root)) == 2  # the old one is gone
     assert caches(root) != names
+
+
+@pytest.mark.parametrize("kept", ["train-check-*.json", "train-32px-*.npy"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"sizes": [], "bad": {}}', "of others"])
+def test_what_is_damaged_in_the_cache_is_named(kept: str, damage: bytes | str, tmp_path: Path) -> None:
+    root, fewer = image_folder(tmp_path / "images", 4), image_folder(tmp_path / "fewer", 3)
+    use_cache(root)
+    use_cache(fewer)
+    (path,) = (root / ".cache").glob(kept)
+    (other,) = (fewer / ".cache").glob(kept)
+    path.write_bytes(damage if isinstance(damage, bytes) else other.read_bytes())
+    with pytest.raises(OSError, match=rf"{path.name} is damaged .*; remove it"):
+        use_cache(root)
+    path.unlink()
+    use_cache(root)
+
+
+def use_as_nobody(root: Path) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    use_cache(root)
+    assert not Path("mlruns").exists()
+    ImageFolder(root=str(root), image_size=16).setup("fit")
+    assert len(list(Path("mlruns/cache").glob("images-*/train-16px-*.npy"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        monkeypatch.chdir(name)
+        root = image_folder(Path(name, "images"), 4)
+        use_cache(root)
+        for folder in (root, root / ".cache"):
+            folder.chmod(0o555)
+        process = multiprocessing.get_context("fork").Process(target=use_as_nobody, args=(root,))
+        process.start()
+        process.join()
+        (root / ".cache").chmod(0o755)
+        monkeypatch.undo()
+    assert process.exitcode == 0
 
 
 def test_a_cache_above_the_limit_is_not_made(tmp_path: Path) -> None:
