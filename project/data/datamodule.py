@@ -193,8 +193,9 @@ class ImageDataModule(LightningDataModule):
         """Raise ValueError when a step of all ranks asks for more images than train has."""
         images = len(self.splits["train"])
         if self.batch_size * ranks > images:
+            each = f" on each of {ranks} devices" if ranks > 1 else ""
             raise ValueError(
-                f"data.batch_size: got {self.batch_size} for each of {ranks} devices, but train has {images:,} images; "
+                f"data.batch_size: got {self.batch_size}{each}, but train has {images:,} images; "
                 f"use {images // ranks} or less"
             )
         for name, split in self.splits.items():

@@ -106,7 +106,7 @@ REFUSED = [
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 8, high: 5000}}",
-        "got 5000 on 1 devices, but train has 1,293 images",
+        "got 5000, but train has 1,293 images",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {trainer.devices: {type: int, low: 1, high: 2}}",
