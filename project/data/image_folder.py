@@ -90,14 +90,14 @@ class ImageFolder(ImageDataModule):
         report = cache_path(self.root, f"{split}-check-{digest}.json")
         sizes, bad = check_files(paths, report, self.threads_per_device(), self.worker_timeout_s)
         remove_outdated(report.parent, f"{split}-check-*.json", digest)
-        if not bad:
-            remove_outdated(report.parent, f"{split}-bad.txt", digest)
-        else:
+        if bad:
             self._decide(split, [f"{paths[place]}: {why}" for place, why in bad.items()], len(paths), report)
             self.skipped[split] = len(bad)
             good = torch.tensor([place for place in range(len(paths)) if place not in bad])
             paths, labels, sizes = [paths[place] for place in good.tolist()], labels[good], sizes[good]
             digest = files_digest(self.root, paths)  # of those that a cache has
+        else:
+            remove_outdated(report.parent, f"{split}-bad.txt", digest)
         files = ImageFiles(paths, labels, sizes, self.image_size, self.random_resized_crop)
         side = round(_MARGIN * self.image_size) if self.random_resized_crop else self.image_size
         fits = 3 * side**2 * len(paths) <= self.cache_limit_mib * 2**20
