@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,12 +24,17 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         monitor: Metric that decides which checkpoint is best: the largest accuracy, or the smallest loss.
         every_n_epochs: Epochs between checkpoints.
+
+    Attributes:
+        best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
+            when training ends.
     """
 
     def __init__(self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", every_n_epochs: int = 1) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"--checkpoint.every_n_epochs: got {every_n_epochs}; it must be 1 or more")
         self._every = every_n_epochs
+        self.best_metrics: dict[str, float] = {}
         super().__init__(
             filename="best-epoch{epoch:03d}",
             auto_insert_metric_name=False,
@@ -38,6 +43,11 @@ class RunCheckpoint(ModelCheckpoint):
             every_n_epochs=every_n_epochs,
             enable_version_counter=False,
         )
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self | None:
+        """The callback of a trainer that keeps the run's checkpoints; the user may have added others."""
+        return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, cls)), None)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,8 +60,25 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if trainer.logger and self.best_model_score is not None:
-            trainer.logger.log_metrics({f"best/{self.monitor}": float(self.best_model_score)}, trainer.global_step)
+        if trainer.logger and self.best_metrics:
+            best = {f"best/{name}": value for name, value in self.best_metrics.items()}
+            trainer.logger.log_metrics(best, trainer.global_step)
+
+    @override
+    def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        assert self.monitor
+        stage = self.monitor.partition("/")[0] + "/"
+        self.best_metrics = {k: float(value) for k, value in monitor_candidates.items() if k.startswith(stage)}
+        super()._update_best_and_save(current, trainer, monitor_candidates)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best_metrics": self.best_metrics}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.best_metrics = state_dict.get("best_metrics", {})
 
     @override
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
