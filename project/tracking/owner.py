@@ -1,38 +1,117 @@
-"""Which process writes a run: tags of the run that tell later whether it lives."""
+"""The process that writes a run: tags that name it, and the decision whether it still lives."""
 
 import os
+import socket
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
 import psutil
 
-from project.tracking.spool import Spool
+State = Literal["alive", "dead", "unknown"]
 
-HOST, _PID, _STARTED = "process.host", "process.pid", "process.started"
-_CLOCKS_DIFFER_S = 60.0  # they are set, and a process id comes again only later
+HOST = "process.host"
+_BOOT, _NAMESPACE, _PID = "process.boot", "process.pid_namespace", "process.pid"
+_STARTED = "process.started_after_boot_s"
+_BOOT_ID, _OWN_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+_SAME_START_S = 1.5  # The kernel rounds the time of its boot to seconds.
+# A heartbeat comes every two seconds. It may be late under load, or when a file server does not answer.
+DEAD_AFTER_S = 180.0
+DEAD_AFTER_ON_THIS_KERNEL_S = 15.0
 
 
 def owner_tags(pid: int | None = None) -> dict[str, str]:
-    """Tags that name a process of this host, this one where none is given."""
-    process = psutil.Process(pid)
-    return {HOST: Spool.this_host(), _PID: str(process.pid), _STARTED: f"{process.create_time():.2f}"}
+    """Return the tags that name a process of this pid namespace.
+
+    Args:
+        pid: Its id; this process if None.
+
+    Raises:
+        psutil.NoSuchProcess: It does not exist.
+    """
+    pid = os.getpid() if pid is None else pid
+    started = _started_s(pid)
+    return _place() | {_PID: str(pid), _STARTED: "" if started is None else f"{started:.2f}"}
 
 
-def is_here(tags: Mapping[str, str]) -> bool:
-    """Whether the process that these tags name runs, or ran, on this host."""
-    return tags[HOST] == Spool.this_host()
+def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, holds_lock: bool = False) -> State:
+    """Decide whether the process that these tags name lives.
+
+    The process table decides about a process of this pid namespace. About any other one the heartbeat decides, as
+    names do not: containers share host names, and machines share folders.
+
+    Args:
+        tags: What `owner_tags` returned in that process. Tags of earlier versions, or none, are of another place.
+        heartbeat_age_s: Seconds since the process last gave a sign of life; None if it is not known.
+        holds_lock: Whether the caller holds a lock that the process takes for as long as it lives. On one kernel a
+            short silence is then enough; between machines a lock may be invisible.
+
+    Returns:
+        "unknown" if nothing shows either. Leave such a process its run.
+    """
+    if _is_of_this_table(tags):
+        known = _in_process_table(tags)
+        if known != "unknown":
+            return known
+    if heartbeat_age_s is None:
+        return "unknown"
+    one_kernel = tags.get(_BOOT) == _place()[_BOOT] != ""
+    limit_s = DEAD_AFTER_ON_THIS_KERNEL_S if holds_lock and one_kernel else DEAD_AFTER_S
+    return "alive" if heartbeat_age_s < limit_s else "dead"
 
 
 def is_me(tags: Mapping[str, str]) -> bool:
-    """Whether these tags name this process, by its id alone."""
-    return int(tags[_PID]) == os.getpid()
+    """Whether these tags name this process."""
+    return _is_of_this_table(tags) and tags[_PID] == str(os.getpid()) and state(tags) != "dead"
+
+
+def _is_of_this_table(tags: Mapping[str, str]) -> bool:
+    return all(tags.get(key) == value for key, value in _place().items())
+
+
+def _place() -> dict[str, str]:
+    """Return what identifies a process table: the host, the boot of its kernel, and the pid namespace."""
+    boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+    namespace = os.readlink(_OWN_NAMESPACE) if _OWN_NAMESPACE.is_symlink() else ""
+    return {HOST: socket.gethostname(), _BOOT: boot, _NAMESPACE: namespace}
+
+
+def _started_s(pid: int) -> float | None:
+    """Seconds from the boot to the start of a process; None if /proc shows another namespace, as `unshare` leaves it.
+
+    The time of the start and that of the boot move when the clock is set, their difference does not.
+    """
+    proc_self = Path("/proc/self")
+    if proc_self.is_symlink() and os.readlink(proc_self) != str(os.getpid()):
+        return None
+    return psutil.Process(pid).create_time() - psutil.boot_time()
+
+
+def _in_process_table(tags: Mapping[str, str]) -> State:
+    pid = int(tags[_PID])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return "dead"
+    except PermissionError:  # It is another user's.
+        pass
+    try:
+        started = _started_s(pid)
+        if started is None or not tags[_STARTED]:
+            return "unknown"
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return "dead"
+        # The kernel gives an id again to a later process.
+        return "alive" if abs(started - float(tags[_STARTED])) < _SAME_START_S else "dead"
+    except psutil.Error:  # It has just ended, or this system hides the processes of other users.
+        return "unknown"
+
+
+def is_here(tags: Mapping[str, str]) -> bool:
+    """Whether the process that these tags name is of a host of this name. Prefer `state`."""
+    return tags.get(HOST) == socket.gethostname()
 
 
 def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that these tags name runs on this host."""
-    try:
-        process = psutil.Process(int(tags[_PID]))
-        if process.status() == psutil.STATUS_ZOMBIE:  # dead, and nobody has looked
-            return False
-        return abs(process.create_time() - float(tags[_STARTED])) < _CLOCKS_DIFFER_S
-    except psutil.NoSuchProcess:
-        return False
+    """Whether the process that these tags name lives, or may live. Prefer `state`."""
+    return state(tags) != "dead"

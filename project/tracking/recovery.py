@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from project.tracking import store
 from project.tracking.delivery import StoreAwayError, deliver
-from project.tracking.owner import HOST, is_alive
+from project.tracking.owner import HOST, state
 from project.tracking.spool import Spool, remove_delivered
 
 _A_MOMENT_S = 5.0
@@ -71,10 +71,10 @@ def close_without_spool(client: MlflowClient) -> None:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{Spool.this_host()}'"
     for run in client.search_runs(experiments, ours):
-        if is_alive(run.data.tags) or store.spool_folder(run.info.run_id).exists():
+        if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
             continue
         now = client.get_run(run.info.run_id)  # its process may have ended it, and itself, since the search
-        if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and not is_alive(now.data.tags):
+        if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and state(now.data.tags) == "dead":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
