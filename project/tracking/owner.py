@@ -72,7 +72,7 @@ def _is_of_this_table(tags: Mapping[str, str]) -> bool:
 def _place() -> dict[str, str]:
     """Return what identifies a process table: the host, the boot of its kernel, and the pid namespace."""
     boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-    namespace = os.readlink(_OWN_NAMESPACE) if _OWN_NAMESPACE.is_symlink() else ""
+    namespace = str(_OWN_NAMESPACE.readlink()) if _OWN_NAMESPACE.is_symlink() else ""
     return {HOST: socket.gethostname(), _BOOT: boot, _NAMESPACE: namespace}
 
 
@@ -82,7 +82,7 @@ def _started_s(pid: int) -> float | None:
     The time of the start and that of the boot move when the clock is set, their difference does not.
     """
     proc_self = Path("/proc/self")
-    if proc_self.is_symlink() and os.readlink(proc_self) != str(os.getpid()):
+    if proc_self.is_symlink() and str(proc_self.readlink()) != str(os.getpid()):
         return None
     return psutil.Process(pid).create_time() - psutil.boot_time()
 
