@@ -5,6 +5,7 @@ from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
 from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete, data_state
+from project.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
 __all__ = [
     "ConfiguredOptimizers",
@@ -18,4 +19,6 @@ __all__ = [
     "data_state",
     "exit_code",
     "newest_checkpoint",
+    "remove_checkpoints",
+    "strip_optimizer_state",
 ]

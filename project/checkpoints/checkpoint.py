@@ -11,7 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
-from project.checkpoints.durable import is_valid
+from project.checkpoints.durable import read_valid
+from project.checkpoints.retention import holds_weights_only
 
 LAST = "last.ckpt"
 
@@ -96,21 +97,26 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
-    """The newest valid checkpoint; damaged ones are named and passed over.
+    """Return the newest valid checkpoint that a run can resume from; damaged ones are named and skipped.
 
     Raises:
         FileNotFoundError: There is none, and one is required.
     """
     damaged: list[str] = []
+    weights_only: list[str] = []
     for path in sorted(folder.glob("*.ckpt"), key=_age):
-        if is_valid(path):
+        state = read_valid(path)
+        if state is None:
+            damaged += [str(path)] if path.exists() else []
+        elif holds_weights_only(state):
+            weights_only.append(str(path))
+        else:
             if damaged:
                 _log.warning("damaged or with code in it: %s; an older checkpoint is used", ", ".join(damaged))
             return path
-        if path.exists():
-            damaged.append(str(path))
     if required:
         found = f"; damaged or with code in it: {', '.join(damaged)}" if damaged else ""
+        found += f"; without optimizer state: {', '.join(weights_only)}" if weights_only else ""
         raise FileNotFoundError(
             f"--resume: there is no valid checkpoint in {folder}{found}; start anew without --resume"
         )

@@ -135,11 +135,16 @@ def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
 
 def is_valid(path: Path) -> bool:
     """Whether a checkpoint is complete, none of its bytes has changed, and it holds a state and no code."""
+    return read_valid(path) is not None
+
+
+def read_valid(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint without its tensors' values; None when it is not valid."""
     try:
         with zipfile.ZipFile(path) as records:
             if records.testzip() is not None:
-                return False
-        torch.load(path, map_location="meta", weights_only=True)
+                return None
+        state: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, UnpicklingError):
-        return False
-    return True
+        return None
+    return state

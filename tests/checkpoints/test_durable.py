@@ -16,7 +16,7 @@ from project.checkpoints.durable import is_valid, write_durably
 from project.fit import main
 from project.tracking import store
 
-STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3}
+STATE = {"state_dict": {"weight": torch.arange(200_000.0)}, "epoch": 3, "optimizer_states": []}
 
 
 def _write_for_ever(path: Path) -> None:
