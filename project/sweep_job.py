@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from filelock import FileLock
 from optuna.trial import TrialState
 from rich.console import Console
@@ -73,7 +74,7 @@ class Sweep:
         self._fit_options = built.argv
         gpus: list[str] = []
         if built.trainer.strategy.root_device.type == "cuda":
-            gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"))
+            gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
             if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
                 raise ValueError(
                     f"--devices: got {devices}; a sweep lends GPUs itself: give their number for a trial, and name "

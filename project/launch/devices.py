@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 
+CPU_CORES = "PROJECT_CPU_CORES"  # cores that this process may use, set for each trial of a sweep
 _CPU_PROCESSES = 2
 
 
@@ -47,5 +48,7 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may run on."""
+    """CPU cores that this process may use: its share of them in a sweep, else those that it may run on."""
+    if share := os.environ.get(CPU_CORES):
+        return int(share)
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

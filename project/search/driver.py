@@ -111,15 +111,12 @@ class Driver:
         return self.study.get_trials(deepcopy=False)
 
     def _fill(self) -> None:
-        while (
-            not (self.finishing or self._exhausted or self._hopeless()) and (lent := self._devices.lend()) is not None
-        ):
+        while self._devices.free and not (self.finishing or self._exhausted or self._hopeless()):
             with self._lock:
                 trial = self._take()
             if trial is None:
-                self._devices.give_back(lent)
                 return
-            self._start(trial, lent)
+            self._start(trial)
 
     def _take(self) -> optuna.Trial | None:
         """A trial whose driver is dead, else a new one, else None where enough are done or running."""
@@ -139,11 +136,11 @@ class Driver:
         taken.set_user_attr("owner", owner_tags())
         return taken
 
-    def _start(self, trial: optuna.Trial, lent: dict[str, str]) -> None:
+    def _start(self, trial: optuna.Trial) -> None:
         if (values := self._finished(trial)) is not None:
             self._close(trial, values=values)
-            self._devices.give_back(lent)
             return
+        lent = self._devices.lend()
         work = self._assignment(trial.params, trial.number, self._run_of(trial), lent, self._devices.threads)
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=run_trial, args=(theirs, work), name=f"trial {trial.number}")

@@ -6,6 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from project.data.digits import Digits
+from project.launch.devices import usable_cores
+
 
 def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
     """What a trial's process runs in place of `project.fit`."""
@@ -17,6 +22,9 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
         raise ValueError(f"cannot read /tmp/{os.urandom(4).hex()} of [/trial]")
     if end == "slow":
         time.sleep(2)
+    elif end == "shares":
+        print("shares", torch.get_num_threads(), usable_cores(), Digits().threads_per_device(devices=2))
+        time.sleep(0.3)
     elif end.startswith("fails with "):
         assert given["y"] != end.rpartition(" ")[2]
     elif end:

@@ -36,19 +36,23 @@ class Bench:
 
         self.ends: dict[int, str] = {}  # of some trials
 
-    def run(self, n_trials: int, n_jobs: int = 2, max_retries: int = 0) -> None:
+    def run(self, n_trials: int, n_jobs: int = 2, max_retries: int = 0, devices: Devices | None = None) -> int:
+        """Run trials; the largest number of them that ran at the same time."""
         start_preloading(["project.search.worker"])
-        Driver(
-            self.study, self.space, self._assignment, Devices(n_jobs, 1, 2, []), n_trials, max_retries,
+        driver = Driver(
+            self.study, self.space, self._assignment, devices or Devices(n_jobs, 1, 2, []), n_trials, max_retries,
             FileLock(self.folder / "lock"), TrialRuns(self.client, "0", self.study, ["val/accuracy"]),
-        ).run(lambda: None)  # fmt: skip
+        )  # fmt: skip
+        counts = [0]
+        driver.run(lambda: counts.append(len(driver.running)))
+        return max(counts)
 
     def _assignment(
         self, parameters: object, number: int, run: str | None, lent: dict[str, str], threads: int
     ) -> Assignment:
         assert isinstance(parameters, dict)
         argv = [f"--{name}={value}" for name, value in parameters.items()]
-        environment = {"END": self.ends.get(number, self.ends.get(-1, ""))}
+        environment = lent | {"END": self.ends.get(number, self.ends.get(-1, ""))}
         return Assignment("objective", argv, ["val/accuracy"], environment, threads, self.folder / "log")
 
     @property
@@ -104,6 +108,15 @@ def test_one_choice_that_fails_again_and_again_is_one_setting(workplace: Path) -
         *[(2, TrialState.FAIL)] * 5,
         (1, TrialState.COMPLETE),
     ]
+
+
+def test_no_more_trials_run_than_jobs_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
+    bench.ends = {0: "shares", 1: "killed", -1: "shares"}
+    devices = Devices(n_jobs=2, per_trial=2, cores=12, gpus=[str(gpu) for gpu in range(8)])
+    assert bench.run(4, devices=devices) == 2
+    said = [line for line in (bench.folder / "log").read_text().splitlines() if line.startswith("shares")]
+    assert said == ["shares 3 6 3"] * 4  # threads of torch, cores, and threads that decode for each of two devices
+    assert devices.free == 2
 
 
 def test_what_runs_goes_on_while_others_fail(bench: Bench) -> None:
