@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from project.data.validation import split_off
 from project.launch.devices import usable_cores
 from project.loading import (
     BatchLoader,
@@ -40,7 +41,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: Images per step and device.
-        val_fraction: Share of the training images that is kept for validation, in (0, 1).
+        val_fraction: Share of the training images, and of each class, that is kept for validation, in (0, 1).
         split_seed: Seed of that choice and of the order of training images.
         image_size: Side of the images in pixels; None keeps the dataset's own.
         channels: 1 or 3, to repeat grey images into three channels; None keeps the dataset's own.
@@ -163,25 +164,28 @@ class ImageDataModule(LightningDataModule):
             return
         train, val, test = self.load("train"), self.load("val"), self.load("test")
         assert train is not None
+        self._check_labels("train", train)
         if val is None:
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.split_seed))
-            cut = round(self.val_fraction * len(train))
-            if not 0 < cut < len(train):
+            places = split_off(train.labels, self.val_fraction, self.split_seed)
+            if not len(places[1]):
                 raise ValueError(
-                    f"data.val_fraction: got {self.val_fraction}, which leaves {cut} of {len(train):,} images for "
-                    "validation; both splits need one at least"
+                    f"data.val_fraction: no class has two images, so that none of the {len(train):,} images can be "
+                    "kept for validation; add images"
                 )
-            train, val = train.subset(order[cut:]), train.subset(order[:cut])
+            train, val = (train.subset(part) for part in places)
         self.splits = {"train": train, "val": val}
         if test is not None:
             self.splits["test"] = test
         for name, images in self.splits.items():
-            least, most = images.labels.aminmax()
-            if least < 0 or most >= self.num_classes:
-                raise ValueError(
-                    f"{name} has labels from {least} to {most}; for the {self.num_classes} class_names of "
-                    f"{type(self).__name__} they go from 0 to {self.num_classes - 1}"
-                )
+            self._check_labels(name, images)
+
+    def _check_labels(self, split: Split, images: Images) -> None:
+        least, most = images.labels.aminmax()
+        if least < 0 or most >= self.num_classes:
+            raise ValueError(
+                f"{split} has labels from {least} to {most}; for the {self.num_classes} class_names of "
+                f"{type(self).__name__} they go from 0 to {self.num_classes - 1}"
+            )
 
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""

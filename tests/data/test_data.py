@@ -1,6 +1,7 @@
 import functools
 import gzip
 import hashlib
+import shutil
 import threading
 from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import write_folder, write_mnist
 from PIL import Image
+from torch import Tensor
 from torchvision import datasets
 
 from project.data import MNIST, Digits, ImageDataModule, ImageFolder
@@ -75,7 +77,7 @@ def test_mnist_is_downloaded_unpacked_and_read(tmp_path: Path, monkeypatch: pyte
         server.shutdown()
         server.server_close()
     data.setup("fit")
-    assert {split: len(images) for split, images in data.splits.items()} == {"train": 36, "val": 4, "test": 40}
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 30, "val": 10, "test": 40}
 
 
 def test_an_image_folder_is_read_rightly(tmp_path: Path) -> None:
@@ -134,3 +136,27 @@ def test_mixed_labels_reach_the_model_as_shares() -> None:
     assert torch.allclose(labels.sum(1), torch.ones(len(labels)))
     assert (labels.max(1).values < 1).any()
     assert next(iter(data.val_dataloader()))[1].dtype == torch.int64
+
+
+def test_a_home_folder_is_found_and_its_changed_files_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a root is written, it is one folder with one cache."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    raw = tmp_path / "data/MNIST/raw"
+    (tmp_path / "link").symlink_to("data")
+
+    def first_image(root: str) -> Tensor:
+        data = MNIST(root=root)
+        data.setup("fit")
+        return data.splits["test"][torch.tensor([0])][0]
+
+    write_mnist(raw, np.random.default_rng(0))
+    before = first_image("~/data")
+    shutil.rmtree(raw)
+    write_mnist(raw, np.random.default_rng(1))
+    after = first_image("~/data")
+    assert not torch.equal(before, after)
+    assert all(torch.equal(first_image(root), after) for root in ("data", "data/", str(tmp_path / "data"), "link"))
+    assert len(list(tmp_path.rglob("*.npy"))) == 4  # images and labels of train and test

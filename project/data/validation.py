@@ -1,0 +1,41 @@
+"""The part of train that is kept for validation when a dataset has none of its own."""
+
+import torch
+from torch import Tensor
+
+
+def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Choose validation images at random, the same share of each class.
+
+    Of a class with two images or more, at least one is in either part; a single image stays in train. The parts have
+    `fraction` of all images as closely as this allows.
+
+    Args:
+        labels: (N,) int64, 0 or more.
+        fraction: Share of the images that is kept for validation, in (0, 1).
+        seed: Seed of the choice.
+
+    Returns:
+        Places of the images of train and of validation, int64, ascending.
+    """
+    counts = labels.bincount()
+    taken = _counts_per_class(counts, fraction)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]
+    number_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class] = number_in_class < taken.repeat_interleave(counts)
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+
+
+def _counts_per_class(counts: Tensor, fraction: float) -> Tensor:
+    """Validation images of each class: rounded down, then the largest remainders first, as seats are apportioned."""
+    share = counts * fraction
+    least, most = (counts > 1).long(), (counts - 1).clamp(min=0)
+    taken = share.long().clamp(least, most)
+    wanted = round(fraction * int(counts.sum()))
+    while taken.sum() < wanted and (taken < most).any():
+        taken[(share - taken).where(taken < most, -torch.inf).argmax()] += 1
+    while taken.sum() > wanted and (taken > least).any():
+        taken[(taken - share).where(taken > least, -torch.inf).argmax()] -= 1
+    return taken

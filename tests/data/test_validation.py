@@ -1,0 +1,33 @@
+"""The validation images that are taken from train: how many of each class, and which."""
+
+import pytest
+import torch
+
+from project.data.validation import split_off
+
+
+@pytest.mark.parametrize(
+    ("counts", "fraction", "expected"),
+    [
+        ((340, 120, 40), 0.1, [34, 12, 4]),
+        ((340, 120, 40), 0.01, [3, 1, 1]),
+        ((2, 2, 1), 0.5, [1, 1, 0]),
+        ((2, 3, 100), 0.95, [1, 2, 97]),
+        ((5,) * 7, 0.1, [1] * 7),  # one of each class, though a tenth would be fewer
+        ((15, 15, 15, 15), 0.1, [2, 2, 1, 1]),
+        ((0, 10, 10), 0.2, [0, 2, 2]),
+    ],
+)
+def test_each_class_has_its_share_in_validation(counts: tuple[int, ...], fraction: float, expected: list[int]) -> None:
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))]
+    train, val = split_off(labels, fraction, seed=0)
+    assert labels[val].bincount(minlength=len(counts)).tolist() == expected
+    assert sorted([*train.tolist(), *val.tolist()]) == list(range(len(labels)))
+    assert torch.equal(val, split_off(labels, fraction, seed=0)[1])
+
+
+def test_another_seed_keeps_other_images() -> None:
+    labels = torch.arange(300) % 3
+    chosen = {tuple(split_off(labels, 0.1, seed)[1].tolist()) for seed in range(5)}
+    assert len(chosen) == 5
