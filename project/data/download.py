@@ -1,11 +1,12 @@
 """torchvision's downloads, with errors that say what to do."""
 
+from pathlib import Path
 from urllib.error import URLError
 
 from torchvision.datasets import VisionDataset
 
 
-def downloaded(dataset: type[VisionDataset], root: str) -> None:
+def downloaded(dataset: type[VisionDataset], root: Path) -> None:
     """Make sure that the files of a torchvision dataset are under `root`.
 
     Raises:
@@ -16,6 +17,6 @@ def downloaded(dataset: type[VisionDataset], root: str) -> None:
             dataset(root, train=train, download=True)
     except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
         raise OSError(
-            f"data.root: {dataset.__name__} is not complete under {root!r} and cannot be downloaded "
+            f"data.root: {dataset.__name__} is not complete under {str(root)!r} and cannot be downloaded "
             f"({' '.join(str(error).split())[:160]}); copy its files there, or name the folder that has them"
         ) from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule, Split
+from project.data.root import data_root
 from project.loading import (
     ImageArray,
     ImageFiles,
@@ -66,7 +67,7 @@ class ImageFolder(ImageDataModule):
         max_bad_percent: float = 1.0,
         **options: Any,
     ) -> None:
-        self.root = Path(root)
+        self.root = data_root(root)
         self.name = self.root.resolve().name
         if not (self.root / "train").is_dir():
             raise FileNotFoundError(f"data.root: there is no folder {self.root / 'train'}; {LAYOUT}")

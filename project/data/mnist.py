@@ -9,6 +9,7 @@ from torchvision import datasets
 from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
 from project.data.in_memory import shared
+from project.data.root import data_root
 from project.loading import ImageArray
 
 
@@ -31,7 +32,7 @@ class MNIST(ImageDataModule):
 
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
-        self.root = root
+        self.root = data_root(root)
 
     def prepare_data(self) -> None:
         """Download what is missing."""
