@@ -10,6 +10,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 from typing_extensions import override
 
 from project import groups
@@ -21,7 +22,7 @@ from project.launch.devices import devices_for
 from project.loading import StepSeed
 from project.terminal import ProgressBar
 from project.tracking.logger import MLflowLogger
-from project.tracking.report import TestReport
+from project.tracking.report import ClassificationReport
 from project.tracking.secrets import HIDDEN, redact_setting
 from project.tracking.throughput import Throughput
 
@@ -120,22 +121,43 @@ class FitCLI(LightningCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        every_n_steps = self.config.trainer.log_every_n_steps
+        every_n_steps, logger = self.config.trainer.log_every_n_steps, self._mlflow_logger()
+        if logger is not None:
+            kwargs["logger"] = [logger, *self._loggers_of_the_user()]
         self.trainer_defaults["callbacks"] = [
             *([] if self.config.trainer.enable_progress_bar is False else [ProgressBar()]),
             FiniteLoss(every_n_steps),
             StepSeed(),
             Throughput(every_n_steps),
-            TestReport(self.datamodule.class_names),
+            ClassificationReport(self.datamodule.class_names, logger),
             *self._more_callbacks,
         ]
         if self.config.trainer.logger is not False:
             self.trainer_defaults["callbacks"].append(LearningRateMonitor(logging_interval="step"))
-        if self.config.trainer.logger in (None, True):
-            experiment = self.config.groups.experiment or self.datamodule.name
-            kwargs["logger"] = MLflowLogger(experiment, self._run_name())
         kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs, **devices_for(self.config.trainer))
+
+    def _mlflow_logger(self) -> MLflowLogger | None:
+        if self.config.trainer.logger is False:
+            return None
+        experiment = self.config.groups.experiment or self.datamodule.name
+        return MLflowLogger(experiment, self._run_name())
+
+    def _loggers_of_the_user(self) -> list[Logger]:
+        """The loggers of `--trainer.logger`, which are added to the project's own.
+
+        Raises:
+            ValueError: One of them logs into MLflow, too.
+        """
+        given = self.config_init.trainer.logger
+        loggers = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Logger)]
+        for logger in loggers:
+            if isinstance(logger, MLflowLogger | MLFlowLogger):
+                raise ValueError(
+                    f"--trainer.logger: got {type(logger).__name__}, but each run is in MLflow already; leave it out, "
+                    "and name another store by MLFLOW_TRACKING_URI"
+                )
+        return loggers
 
     def settings_without_secrets(self) -> str:
         """The settings as a YAML that `--config` accepts."""

@@ -15,22 +15,20 @@ from project.errors import answered
 from project.job import Job
 from project.leave import leaving_at_once
 from project.terminal import print_summary
+from project.tracking.best_effort import best_effort
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
     with answered():
         job = Job(argv, callbacks)
-    trainer, model, data = job.trainer, job.model, job.datamodule
     with job.run():
-        trainer.fit(model, data, ckpt_path=job.resume_from)
-        best = job.best_checkpoint
-        evaluate = trainer.test if data.has_test else trainer.validate
-        (scores,) = evaluate(model, data, ckpt_path=best, verbose=False)
-        if best:
-            job.log_model(best, data.examples(), data.class_names)
-    if trainer.is_global_zero:
-        print_summary(job, scores)
+        job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
+        scores = job.scores()
+        job.log_model()
+    if job.trainer.is_global_zero:
+        with best_effort(None, "summary", "the summary cannot be printed"):
+            print_summary(job, scores)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """A fit from its first signal to its last: the command line, the MLflow run around it, and its checkpoints."""
 
-import logging
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,6 @@ import torch
 from lightning import Callback
 from mlflow import MlflowClient
 from mlflow.entities import RunStatus
-from torch import Tensor
 
 from project import groups
 from project.checkpoints import (
@@ -35,13 +33,12 @@ from project.launch.together import Together
 from project.memory import keep_freed_memory
 from project.terminal import quiet
 from project.tracking import store
+from project.tracking.best_effort import best_effort
 from project.tracking.logger import MLflowLogger
 from project.tracking.model import save_model
 from project.tracking.recovery import is_held, recover_all, recover_run
 from project.tracking.run import ended_truly
 from project.tracking.secrets import redact_options
-
-_log = logging.getLogger(__name__)
 
 
 class Job:
@@ -52,7 +49,8 @@ class Job:
         callbacks: More callbacks for the trainer.
 
     Attributes:
-        trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` says otherwise.
+        trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` is false.
+        logger: The MLflow logger among those of the trainer; None if there is none.
         model: The classifier.
         datamodule: On the first rank its splits are loaded.
         resume_from: Checkpoint to go on from, or None.
@@ -79,6 +77,7 @@ class Job:
                 callbacks.append(ConfiguredOptimizers())
             self._cli = FitCLI([*settings, *settings_argv], callbacks)
         self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
+        self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
         if self.trainer.is_global_zero:
             # Every process builds everything; the first one alone looks at the data and the store.
             self._client = self._check()
@@ -96,8 +95,8 @@ class Job:
                 f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM"
             )
         recover_all(client)
-        if isinstance(self.trainer.logger, MLflowLogger):
-            store.experiment_id(client, self.trainer.logger.experiment_name)
+        if self.logger is not None:
+            store.experiment_id(client, self.logger.experiment_name)
         if self._earlier_run and self.resume_from:
             run = client.get_run(self._earlier_run)
             before, now = run.data.params.get("data"), flatten(self._cli.config)["data"]
@@ -121,7 +120,7 @@ class Job:
             SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
         """
         try:
-            with ended_truly(self.trainer), self._together:
+            with ended_truly(self.logger), self._together:
                 self._start_run()
                 yield
         except Interrupted:
@@ -135,10 +134,10 @@ class Job:
             self._interrupts.no_longer_listen()
 
     def _start_run(self) -> None:
-        logger, checkpoint = self.trainer.logger, self.trainer.checkpoint_callback
+        logger, checkpoint = self.logger, self.trainer.checkpoint_callback
         if logger is None and isinstance(checkpoint, RunCheckpoint):
             checkpoint.dirpath = str(store.checkpoint_folder("untracked"))
-        if not isinstance(logger, MLflowLogger) or not self.trainer.is_global_zero:
+        if logger is None or not self.trainer.is_global_zero:
             return
         if self._earlier_run:
             logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
@@ -170,17 +169,17 @@ class Job:
         logger.log_hyperparams(flatten(self._cli.config))
 
     def _close_run(self, status: str, reason: str) -> None:
-        logger = self.trainer.logger
-        if isinstance(logger, MLflowLogger) and logger.version:
+        logger = self.logger
+        if logger is not None and logger.version:
             logger.set_tags({"error": reason})
             logger.end(status)
-        elif isinstance(logger, MLflowLogger) and RUN in os.environ:  # the first process is no more
+        elif logger is not None and RUN in os.environ:  # the first process is no more
             recover_run(os.environ[RUN], status, reason)
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run on the first rank; None elsewhere, and where nothing is tracked."""
-        return self.trainer.logger.version if isinstance(self.trainer.logger, MLflowLogger) else None
+        return self.logger.version if self.logger else None
 
     @property
     def best_checkpoint(self) -> str | None:
@@ -188,28 +187,41 @@ class Job:
         checkpoint = self.trainer.checkpoint_callback
         return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
 
-    def log_model(self, checkpoint: str, examples: Tensor, class_names: Sequence[str]) -> None:
-        """Log the model of a checkpoint, as MLflow serves it. One that torch cannot export stays a checkpoint.
+    def scores(self) -> Mapping[str, float]:
+        """The metrics of the best checkpoint on the test split, or on the validation split if there is no test split.
 
-        Args:
-            checkpoint: Path.
-            examples: Two or more images, (N, C, H, W) uint8.
-            class_names: Names of the classes, by label.
+        The validation split has a point for each validation in `val/*`, which this one does not join: training has
+        logged the metrics of the best checkpoint as `best/val/*`.
         """
-        logger = self.trainer.logger
-        folder = logger.model_folder("model") if isinstance(logger, MLflowLogger) else None
-        if folder is None:  # untracked, or not the first rank
-            return
-        assert isinstance(logger, MLflowLogger)
+        trainer, model, data = self.trainer, self.model, self.datamodule
+        if data.has_test:
+            (scores,) = trainer.test(model, data, ckpt_path=self.best_checkpoint, verbose=False)
+            return scores
+        loggers = trainer.loggers
+        trainer.loggers = []
         try:
-            save_model(folder, self._trained_model(checkpoint), examples, class_names)
-        except RuntimeError as error:  # as when what `forward` does depends on the values of an image
-            shutil.rmtree(folder, ignore_errors=True)
-            reason = f"torch.export cannot follow the net: {' '.join(str(error).split())[:200]}"
-            _log.warning("the run has no model to serve, only its checkpoints: %s", reason)
-            logger.set_tags({"model.error": reason})
-        else:
+            (scores,) = trainer.validate(model, data, ckpt_path=self.best_checkpoint, verbose=False)
+        finally:
+            trainer.loggers = loggers
+        return scores
+
+    def log_model(self) -> None:
+        """Log the model of the best checkpoint, as MLflow serves it. One that cannot be served stays a checkpoint."""
+        logger, data = self.logger, self.datamodule
+        folder = logger.model_folder("model") if logger and self.best_checkpoint else None
+        if logger is None or folder is None:  # untracked, without a checkpoint, or not the first rank
+            return
+        with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
+            save_model(folder, self._trained_model(str(self.best_checkpoint)), data.examples(), data.class_names)
             logger.log_saved_model(folder.name)
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def best_epoch(self) -> int | None:
+        """Number of the epoch of the best checkpoint, from 1."""
+        if self.best_checkpoint is None:
+            return None
+        return int(torch.load(self.best_checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
 
     def _trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
@@ -218,7 +230,7 @@ class Job:
         return model
 
     def _way_on(self, run_id: str) -> str:
-        if isinstance(self.trainer.logger, MLflowLogger) and self.trainer.logger.status == "FINISHED":
+        if self.logger and self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(run_id), required=False):
             return f"go on with: python -m project.fit --resume {run_id}"

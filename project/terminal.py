@@ -71,9 +71,12 @@ def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
     """Print the scores, the speed, where the results are, and what to type next."""
     trainer, run_id = job.trainer, job.run_id
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+    epoch = job.best_epoch()
+    # The bar ends with the last epoch's metrics, which may be others.
+    of = f" (epoch {epoch} of {max(epoch, trainer.current_epoch)})" if epoch else ""
     lines = {
         **{
-            name.replace("/", " "): f"[bold green]{value:.4f}[/]"
+            name.replace("/", " "): f"[bold green]{value:.4f}[/]{of}"
             for name, value in scores.items()
             if "accuracy" in name
         },

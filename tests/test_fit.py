@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, Fit, fit
-from torch import Tensor, nn
 
 from project import groups
 from project.fit import main
@@ -91,29 +90,6 @@ def test_two_runs_are_told_apart_by_what_differs(workplace: Path) -> None:
     name = Fit(workplace, 0, "").run.info.run_name
     assert name.startswith("digits-cnn-single ")
     assert set(name.split()[1:]) == {"max_epochs=1", "lr=0.01", "precision=bf16-mixed", "limit_train_batches=2"}
-
-
-class DependsOnValues(nn.Module):
-    """A net that torch.export cannot follow."""
-
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(in_channels * image_size**2, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, classes)."""
-        logits: Tensor = self.head(images.flatten(1))
-        return logits if logits.sum() > 0 else 2 * logits
-
-
-def test_a_net_that_cannot_be_exported_is_trained_and_named(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
-    main(["--max_epochs", "1", "--model.net", "test_fit.DependsOnValues", *FEW])
-    done = Fit(workplace, 0, "").run
-    assert done.info.status == "FINISHED"
-    assert done.outputs is not None
-    assert done.outputs.model_outputs == []
-    assert "torch.export cannot follow the net" in done.data.tags["model.error"]
-    assert "no model to serve, only its checkpoints" in caplog.text
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

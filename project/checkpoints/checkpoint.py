@@ -61,9 +61,10 @@ class RunCheckpoint(ModelCheckpoint):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if trainer.logger and self.best_metrics:
+        if self.best_metrics:
             best = {f"best/{name}": value for name, value in self.best_metrics.items()}
-            trainer.logger.log_metrics(best, trainer.global_step)
+            for logger in trainer.loggers:
+                logger.log_metrics(best, trainer.global_step)
 
     @override
     def _update_best_and_save(self, current: Tensor, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import optuna
@@ -14,6 +16,7 @@ from optuna.visualization import matplotlib as pictures
 
 from project.search.space import METRICS, SearchSpace
 from project.search.view import best_trials
+from project.tracking.best_effort import best_effort
 from project.tracking.logger import MLflowLogger
 
 RUN = "mlflow_run"
@@ -57,18 +60,25 @@ class StudyRun:
         self._logger.log_metrics({"trials/complete": self._told, **best}, self._told)
 
     def end(self, status: str) -> None:
-        """Log the best trial, the plots and the table, and close the run."""
+        """Log the best trial, the plots and the table, and close the run. An error in one of them ends no sweep."""
         try:
-            self.look()
-            trials = self._study.get_trials(deepcopy=False)
-            counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
-            self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
-            self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv")
-            if best := best_trials(self._study):
-                self._log_best(best, with_model=status == "FINISHED")
-                self._log_plots()
+            with self._best_effort("report"):
+                self.look()
+                trials = self._study.get_trials(deepcopy=False)
+                counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+                self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
+                self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv", "report")
+            with self._best_effort("best"):
+                if best := best_trials(self._study):
+                    self._log_best(best, with_model=status == "FINISHED")
+            with self._best_effort("plots"):
+                if best_trials(self._study):
+                    self._log_plots()
         finally:
             self._logger.end(status)
+
+    def _best_effort(self, what: str) -> AbstractContextManager[None]:
+        return best_effort(self._logger, what, f"the study's run lacks (part of) its {what}")
 
     def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
         if len(self._space.metrics) > 1:
@@ -89,15 +99,13 @@ class StudyRun:
         with warnings.catch_warnings():
             for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
                 warnings.simplefilter("ignore", category)
-            plots = self._plots(optuna.visualization)
-            page = [figure.to_html(full_html=False, include_plotlyjs=n == 0) for n, figure in enumerate(plots.values())]
-            title = f"<title>{self._study.study_name}</title>"
-            self._logger.log_text(f"<!DOCTYPE html><meta charset='utf-8'>{title}{''.join(page)}", "study/plots.html")
+            with self._best_effort("plots"):
+                plots = self._plots(optuna.visualization).values()
+                page = [plot.to_html(full_html=False, include_plotlyjs=n == 0) for n, plot in enumerate(plots)]
+                title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
+                self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
             for name, axes in self._plots(pictures).items():
-                figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
-                assert isinstance(figure, Figure)
-                figure.set_size_inches(10, 6)
-                self._logger.log_figure(figure, f"study/{name}.png")
+                self._logger.log_figure(partial(_figure, axes), f"study/{name}.png", "plots")
 
     def _plots(self, library: Any) -> dict[str, Any]:
         """Optuna's plots of the first metric; those that need more trials or other metrics are left out."""
@@ -115,4 +123,16 @@ class StudyRun:
             wanted["importances"] = lambda: library.plot_param_importances(study, **first)
         if len(names) in (2, 3):
             wanted["pareto_front"] = lambda: library.plot_pareto_front(study, target_names=names)
-        return {name: plot() for name, plot in wanted.items()}
+        plots: dict[str, Any] = {}
+        for name, plot in wanted.items():
+            with self._best_effort("plots"):
+                plots[name] = plot()
+        return plots
+
+
+def _figure(axes: Any) -> Figure:
+    """The figure of a plot of Optuna's, which returns its axes, or an array of them."""
+    figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
+    assert isinstance(figure, Figure)
+    figure.set_size_inches(10, 6)
+    return figure

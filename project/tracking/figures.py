@@ -1,26 +1,58 @@
 """Pictures of a model's mistakes."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from torch import Tensor
 
 _MOST_LABELS = 40
 _COLUMNS = 5
+_LONGEST_LABEL = 24
+_LONGEST_IN_GRID = 14
+_WIDEST_TITLE = 26
+_INCHES_PER_LETTER = 0.09
+_DEFAULT_FONT = "DejaVu Sans"
+# Their character maps are not Unicode's, or they draw every character as a box.
+_NOT_FOR_TEXT = ("cm", "STIXNonUnicode", "STIXSize", "Last Resort")
+
+_log = logging.getLogger(__name__)
+
+
+def drawable(names: Sequence[str]) -> list[str]:
+    """Labels for class names: long names are shortened; those that no installed font draws become their numbers."""
+    _, unknown = _fonts(frozenset("".join(names)))
+    unreadable = {name for name in names if not name.strip() or not unknown.isdisjoint(name)}
+    if unreadable:
+        _log.warning(
+            "no installed font draws the names of %s classes, such as %s; the figures show their numbers instead",
+            len(unreadable),
+            ascii(next(name for name in names if name in unreadable)),
+        )
+    short = [_shortened(name, _LONGEST_LABEL) for name in names]
+    count = Counter(short)
+    return [
+        f"class {label}" if names[label] in unreadable or count[name] > 1 else name for label, name in enumerate(short)
+    ]
 
 
 def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
     """Draw a confusion matrix (classes, classes), rows the truth, columns the prediction, int counts."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    side = 2.5 + 0.4 * min(len(names), _MOST_LABELS)
+    labelled, longest = len(names) <= _MOST_LABELS, max(map(len, names))
+    side = 2.5 + 0.4 * min(len(names), _MOST_LABELS) + labelled * _INCHES_PER_LETTER * longest
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
-    if len(names) <= _MOST_LABELS:
-        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
-        axes.set_yticks(range(len(names)), names)
+    if labelled:
+        axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, **_plain(names))
+        axes.set_yticks(range(len(names)), names, **_plain(names))
         for row, column in np.argwhere(confusion.numpy() > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
@@ -36,11 +68,48 @@ def mistakes_figure(
     figure.suptitle("Worst mistakes: true → predicted (probability)" if len(images) else "No mistakes")
     axes = figure.add_axes((0, 0, 1, 1 - 0.5 / (2.4 * rows + 0.5)))  # one for all: each costs what 20 images cost
     axes.axis("off")
+    plain = _plain([*truth, *guesses])
     for place, (image, true, guess, share) in enumerate(zip(images, truth, guesses, confidence, strict=True)):
         row, column = divmod(place, _COLUMNS)
         left, bottom = column, 1.2 * (rows - 1 - row)
         box = (left + 0.03, left + 0.97, bottom + 0.03, bottom + 0.97)
         axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", extent=box)
-        axes.text(left + 0.5, bottom + 1, f"{true} → {guess} ({share:.2f})", ha="center", va="bottom", fontsize=9)
+        title = _title(_shortened(true, _LONGEST_IN_GRID), _shortened(guess, _LONGEST_IN_GRID), share)
+        axes.text(left + 0.5, bottom + 1, title, ha="center", va="bottom", fontsize=9, **plain)
     axes.set(xlim=(0, _COLUMNS), ylim=(0, 1.2 * rows))
     return figure
+
+
+def _title(true: str, guess: str, share: float) -> str:
+    line = f"{true} → {guess} ({share:.2f})"
+    return line if len(line) <= _WIDEST_TITLE else f"{true}\n→ {guess} ({share:.2f})"
+
+
+def _shortened(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - most // 2]}…{name[len(name) - most // 2 + 1 :]}"
+
+
+def _plain(labels: Sequence[str]) -> dict[str, Any]:
+    """Properties of a text that is drawn as it is: dollars are not mathematics, fonts are those that know it."""
+    families, _ = _fonts(frozenset("".join(labels)))
+    return {"family": families, "parse_math": False}
+
+
+@cache
+def _fonts(letters: frozenset[str]) -> tuple[list[str], set[str]]:
+    """Font families that draw the letters, matplotlib's default first, and the letters that no installed font has."""
+    families, default = [_DEFAULT_FONT], get_font(findfont(_DEFAULT_FONT)).get_charmap()
+    unknown = {letter for letter in letters if ord(letter) not in default or not letter.isprintable()}
+    for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", str(font.weight) != "400")):
+        if not unknown:
+            break
+        if font.name.startswith(_NOT_FOR_TEXT):
+            continue
+        try:
+            characters = get_font(font.fname).get_charmap()
+        except (RuntimeError, OSError):  # a font of bitmaps, such as emoji in colour, or one that was removed
+            continue
+        if found := {letter for letter in unknown if ord(letter) in characters and letter.isprintable()}:
+            families.append(font.name)
+            unknown -= found
+    return families, unknown

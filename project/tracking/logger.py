@@ -9,7 +9,6 @@ import json
 import logging
 from argparse import Namespace
 from collections.abc import Callable, Mapping
-from functools import partial
 from math import inf
 from pathlib import Path
 from time import time
@@ -23,6 +22,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from typing_extensions import override
 
 from project.tracking import store
+from project.tracking.best_effort import best_effort
 from project.tracking.delivery import Courier
 from project.tracking.owner import owner_tags
 from project.tracking.progress import Draining
@@ -141,14 +141,14 @@ class MLflowLogger(Logger):
         )
 
     @rank_zero_only
-    def log_text(self, text: str, path: str) -> None:
-        """Store a text as an artifact of the run."""
-        self._keep(path, lambda file: file.write_text(redact(text), encoding="utf-8"))
+    def log_text(self, text: str, path: str, what: str = "artifact") -> None:
+        """Store a text as an artifact of the run; an error becomes the tag `WHAT.error`."""
+        self._keep(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
 
     @rank_zero_only
-    def log_figure(self, figure: Figure, path: str) -> None:
-        """Store a picture as an artifact of the run."""
-        self._keep(path, partial(figure.savefig, bbox_inches="tight"))
+    def log_figure(self, draw: Callable[[], Figure], path: str, what: str = "artifact") -> None:
+        """Draw a picture and store it as an artifact of the run; an error becomes the tag `WHAT.error`."""
+        self._keep(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
 
     @rank_zero_only
     def log_saved_model(self, name: str) -> None:
@@ -186,13 +186,11 @@ class MLflowLogger(Logger):
             self.spool.close(remove=not self.spool.waiting)
         self.spool = None
 
-    def _keep(self, path: str, write: Callable[[Path], object]) -> None:
-        try:
+    def _keep(self, path: str, what: str, write: Callable[[Path], object]) -> None:
+        with best_effort(self, what, f"the artifact {path} cannot be written"):
             if (file := self._file(path)) is not None:
                 write(file)
                 self._append(file=path)
-        except OSError as error:  # a full disk ends no training
-            _log.warning("the artifact %s cannot be written: %s", path, error)
 
     def _file(self, path: str) -> Path | None:
         if self.spool is None:

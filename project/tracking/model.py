@@ -33,6 +33,9 @@ def save_model(folder: Path, classifier: nn.Module, images: Tensor, class_names:
         classifier: Maps uint8 images to logits; left on the CPU, in evaluation mode.
         images: Two or more examples, (N, C, H, W) uint8.
         class_names: Names of the classes, by label.
+
+    Raises:
+        ValueError: The saved program takes no other number of images, or does not compute what the classifier does.
     """
     model = Probabilities(classifier).cpu().eval()
     signature = ModelSignature(
@@ -50,3 +53,20 @@ def save_model(folder: Path, classifier: nn.Module, images: Tensor, class_names:
             pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
             metadata={"class_names": list(class_names)},
         )
+    _check_served(folder, model, torch.cat([images.cpu(), images[:1].cpu()]))
+
+
+def _check_served(folder: Path, model: nn.Module, images: Tensor) -> None:
+    """Compare the saved program with the model at batch sizes that differ from the one that it was exported with."""
+    served = mlflow.pytorch.load_model(str(folder))
+    for count in (1, 3):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a net may draw
+            expected = model(images[:count])
+            torch.manual_seed(0)
+            try:
+                output = served(images[:count])
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise ValueError(f"the exported net does not take a batch of {count}: {error}") from error
+        if output.shape != expected.shape or not torch.allclose(output, expected, rtol=1e-3, atol=1e-4):
+            raise ValueError(f"the exported net gives other probabilities than the net for a batch of {count}")

@@ -28,7 +28,8 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
     with patience():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    scores = [m for m in run.data._metric_objs if m.key.startswith(("val/", "test/"))]  # with their timestamps
+    # With their timestamps. The last point of val/* may be of another epoch than the model's.
+    scores = [m for m in run.data._metric_objs if m.key.startswith(("best/", "test/"))]
     of_model = [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
     client.log_batch(run_id, of_model, synchronous=True)
     _show(client, run_id, [logged.model_id])

@@ -5,8 +5,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning import Trainer
-
 from project.tracking.logger import MLflowLogger
 
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -14,9 +12,8 @@ _LAST_LINES = 20
 
 
 @contextmanager
-def ended_truly(trainer: Trainer) -> Iterator[None]:
-    """Close the trainer's MLflow run as FINISHED, KILLED when interrupted, or FAILED on any other error."""
-    logger = trainer.logger if isinstance(trainer.logger, MLflowLogger) else None
+def ended_truly(logger: MLflowLogger | None) -> Iterator[None]:
+    """Close the logger's run as FINISHED, KILLED when interrupted, or FAILED on any other error."""
     status = "FAILED"
     try:
         yield

@@ -1,7 +1,7 @@
 """System metrics: processor, memory, disk, network and GPU, as MLflow measures them."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
@@ -9,6 +9,8 @@ from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+from project.tracking.best_effort import best_effort
 
 _EVERY_S = 2.0
 
@@ -19,23 +21,35 @@ class SystemMetrics(threading.Thread):
     Args:
         log: Called with the metrics and their step.
         first_step: Step of the first measurement.
+        kinds: What is measured; by default the GPU, too, where there is one. What cannot be measured here, as the GPU
+            in a container without NVML, is left out with a warning.
     """
 
-    def __init__(self, log: Callable[[dict[str, float], int], None], first_step: int = 0) -> None:
+    def __init__(
+        self,
+        log: Callable[[dict[str, float], int], None],
+        first_step: int = 0,
+        kinds: Sequence[Callable[[], BaseMetricsMonitor]] | None = None,
+    ) -> None:
         super().__init__(name="system-metrics", daemon=True)
         self._log_metrics, self._step = log, first_step
         self._stopping = threading.Event()
-        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        if torch.cuda.is_available() and torch.version.cuda:
-            self._monitors.append(GPUMonitor())
+        self._monitors: list[BaseMetricsMonitor] = []
+        gpu = [GPUMonitor] if torch.cuda.is_available() and torch.version.cuda else []
+        for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, *gpu) if kinds is None else kinds:
+            with best_effort(None, "system", f"the run has no metrics of {_name(kind)}"):
+                self._monitors.append(kind())
 
     def run(self) -> None:
         """Measure until `stop`."""
         while True:
-            for monitor in self._monitors:
-                monitor.collect_metrics()
-                self._log_metrics({f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}, self._step)
-                monitor.clear_metrics()
+            for monitor in tuple(self._monitors):
+                self._monitors.remove(monitor)
+                with best_effort(None, "system", f"the run has no more metrics of {_name(type(monitor))}"):
+                    monitor.collect_metrics()
+                    self._log_metrics({f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}, self._step)
+                    monitor.clear_metrics()
+                    self._monitors.append(monitor)
             self._step += 1
             if self._stopping.wait(_EVERY_S):
                 return
@@ -45,3 +59,7 @@ class SystemMetrics(threading.Thread):
         self._stopping.set()
         if self.is_alive():
             self.join()
+
+
+def _name(kind: Callable[[], BaseMetricsMonitor]) -> str:
+    return getattr(kind, "__name__", str(kind)).removesuffix("Monitor")

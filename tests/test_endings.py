@@ -1,0 +1,203 @@
+"""What a fit leaves after its training, and that nothing there ends a good run."""
+
+import csv
+import re
+import signal
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import Fit
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.font_manager import fontManager
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from PIL import Image
+from torch import Tensor, nn
+
+from project.checkpoints import Interrupted
+from project.fit import main
+from project.tracking.best_effort import best_effort
+from project.tracking.figures import confusion_figure, drawable, mistakes_figure
+from project.tracking.system import SystemMetrics
+
+SMALL = ["--data", "image_folder", "--data.root", "photos", "--data.batch_size", "8", "--data.val_fraction", "0.2"]
+FEW = ["--max_epochs", "1", *(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test"))]
+
+
+def photos(*names: str, splits: tuple[str, ...] = ("train",), count: int = 20) -> None:
+    """Write noise in colours that differ a little between classes, so that some mistakes are left."""
+    random = np.random.default_rng(0)
+    for split in splits:
+        for label, name in enumerate(names):
+            folder = Path("photos", split, name)
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = random.integers(0, 200, (16, 16, 3)).astype(np.uint8)
+                pixels[..., label % 3] += np.uint8(random.integers(0, 56))
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos("green", "red", count=40)
+    main([*SMALL, "--max_epochs", "3"])
+    done = Fit(workplace, 0, "")
+    metrics, history = done.run.data.metrics, done.client.get_metric_history
+    rows = list(csv.DictReader(done.text("val/per_class_accuracy.csv").splitlines()))
+    counts = [int(row["images"]) for row in rows]
+    right = sum(count * float(row["accuracy"]) for count, row in zip(counts, rows, strict=True))
+    printed = re.search(r"val accuracy +([\d.]+) \(epoch (\d) of 3\)", capsys.readouterr().out)
+    assert printed
+    best = metrics["best/val/accuracy"]
+    assert sum(counts) == 16
+    assert right / 16 == pytest.approx(best, abs=1e-3) == float(printed[1])
+    assert done.artifacts() >= {"val/confusion_matrix.png", "val/worst_mistakes.png"}
+    for name in ("val/accuracy", "val/loss"):
+        assert len(history(done.run.info.run_id, name)) == 3  # one for each epoch, and none of the last look
+    curve = [point.value for point in history(done.run.info.run_id, "val/accuracy")]
+    assert curve[int(printed[2]) - 1] == best
+    assert metrics["best/val/loss"] in [point.value for point in history(done.run.info.run_id, "val/loss")]
+    (output,) = done.run.outputs.model_outputs
+    model = done.client.get_logged_model(output.model_id)
+    assert {m.key: m.value for m in model.metrics}["best/val/accuracy"] == best
+    assert not any(m.key.startswith("val/") for m in model.metrics)
+
+
+def test_class_names_that_look_like_formulas_are_printed_as_they_are(workplace: Path) -> None:
+    photos("cost_$_us", "price_$_eu", splits=("train", "test"))
+    main([*SMALL, *FEW])
+    done = Fit(workplace, 0, "")
+    assert done.run.info.status == "FINISHED"
+    assert "report.error" not in done.run.data.tags
+    assert done.artifacts() >= {f"test/{name}" for name in ("confusion_matrix.png", "worst_mistakes.png")}
+
+
+class Linear(nn.Module):
+    """A linear net, whose siblings below each do what a served model cannot follow."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+class DependsOnValues(Linear):
+    """Its control flow depends on the values of an image, which torch.export cannot follow."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        return logits if logits.sum() > 0 else 2 * logits
+
+
+class Scripted(Linear):
+    """It has a part that is compiled by torch.jit.script."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(num_classes, in_channels, image_size)
+        self.part = torch.jit.script(nn.ReLU())
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.part(super().forward(images))
+        return logits
+
+
+class OneByOne(Linear):
+    """It loops over its images, so that the exported program is one for two images."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([super(OneByOne, self).forward(image[None])[0] for image in images])
+
+
+@pytest.mark.parametrize("net", [DependsOnValues, Scripted, OneByOne])
+def test_a_net_that_cannot_be_served_is_trained_and_named(
+    net: type[Linear], workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    main(["--model.net", f"test_endings.{net.__name__}", *FEW])
+    done = Fit(workplace, 0, "").run
+    assert done.info.status == "FINISHED"
+    assert done.data.metrics["test/accuracy"] > 0
+    assert done.outputs is not None
+    models = done.outputs.model_outputs
+    if models:
+        served = mlflow.pyfunc.load_model(f"models:/{models[0].model_id}")
+        assert served.predict(np.zeros((3, 1, 32, 32), np.uint8)).shape == (3, 10)
+    else:
+        assert done.data.tags["model.error"]
+        assert "no model to serve, only its checkpoints" in caplog.text
+
+
+def test_what_cannot_be_measured_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    logged: dict[str, float] = {}
+    metrics = SystemMetrics(lambda values, _: logged.update(values), kinds=[GPUMonitor, CPUMonitor])
+    metrics.start()
+    metrics.stop()
+    assert "system/cpu_utilization_percentage" in logged
+    if not torch.cuda.is_available():
+        assert "no metrics of GPU: " in caplog.text
+
+
+def test_a_step_after_training_that_fails_is_a_tag_and_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    tags: dict[str, str] = {}
+
+    class Run:
+        def set_tags(self, new: Mapping[str, str]) -> None:
+            tags.update(new)
+
+    with best_effort(Run(), "report", "the run has no report"):
+        raise ValueError("Expected end of text,\nfound '$'")
+    assert tags == {"report.error": "ValueError: Expected end of text, found '$'"}
+    assert "the run has no report: ValueError" in caplog.text
+    with pytest.raises(SystemExit), best_effort(Run(), "report", ""):
+        raise Interrupted(signal.SIGTERM)
+
+
+def test_figures_draw_any_name(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    font = tmp_path / "one_glyph.ttf"
+    write_font(font, "犬")
+    fontManager.addfont(font)
+    names = ["犬", "猫", "$x", "a\nb", "z" * 240, "y" * 120 + "é"]
+    try:
+        labels = drawable(names)
+        assert labels[:4] == ["犬", "class 1", "$x", "class 3"]
+        assert max(map(len, labels)) == 24
+        assert "no installed font draws the names of 2 classes, such as '\\u732b'" in caplog.text
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a glyph that is missing
+            confusion = torch.ones(len(names), len(names), dtype=torch.int64)
+            confusion_figure(confusion, labels).savefig(tmp_path / "confusion.png", bbox_inches="tight")
+            images = torch.zeros(len(names), 3, 8, 8, dtype=torch.uint8)
+            grid = mistakes_figure(images, labels, labels, [0.5] * len(names))
+            grid.savefig(tmp_path / "mistakes.png", bbox_inches="tight")
+        with Image.open(tmp_path / "confusion.png") as picture:
+            assert max(picture.size) < 1000
+    finally:
+        fontManager.ttflist = [one for one in fontManager.ttflist if one.fname != str(font)]
+
+
+def write_font(path: Path, letters: str) -> None:
+    """Write a TrueType font in which each letter is a square."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 700), (800, 700), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    square, glyphs = pen.glyph(), [".notdef", *(f"uni{ord(letter):04X}" for letter in letters)]
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(glyphs)
+    font.setupCharacterMap({ord(letter): glyph for letter, glyph in zip(letters, glyphs[1:], strict=True)})
+    font.setupGlyf(dict.fromkeys(glyphs, square))
+    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (900, 100)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "One Glyph", "styleName": "Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
