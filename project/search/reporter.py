@@ -10,6 +10,10 @@ from multiprocessing.connection import Connection
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from project.checkpoints import RunCheckpoint
+from project.search.moment import History, metrics_at_best
+from project.tracking.logger import MLflowLogger
+
 PRUNE, STOP = "prune", "stop"
 
 
@@ -27,6 +31,8 @@ class Reporter(Callback):
     def __init__(self, connection: Connection, metrics: Sequence[str]) -> None:
         self._connection, self._metrics = connection, metrics
         self._values: dict[str, float] = {}
+        self._history = History()
+        self._checkpoint: RunCheckpoint | None = None
         self._ended = False
         self.pruned = False
 
@@ -48,38 +54,34 @@ class Reporter(Callback):
         with suppress(OSError):  # the sweep is no more; `_listen` knows it, too
             self._connection.send(message)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._checkpoint = RunCheckpoint.of(trainer)
+        if self._history not in trainer.loggers:
+            trainer.loggers = [*trainer.loggers, self._history]
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and trainer.logger:
-            self._send("run", trainer.logger.version)
+        for logger in trainer.loggers:
+            if isinstance(logger, MLflowLogger) and logger.version:
+                self._send("run", logger.version)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended = trainer.state.fn == TrainerFn.VALIDATING  # where there is no test
-        if not trainer.sanity_checking:
-            self._remember(trainer)
-            if (value := self._values.get(self._metrics[0])) is not None and trainer.state.fn == TrainerFn.FITTING:
-                self._send("report", _validation(trainer), value)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._remember(trainer)
+        self._ended = trainer.state.fn == TrainerFn.VALIDATING  # if there is no test
+        value = trainer.callback_metrics.get(self._metrics[0])
+        if value is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._send("report", _validation(trainer), float(value))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended = True  # what comes now comes too late
-        self._remember(trainer)
+        self._ended = True  # The trial has nothing left that could be stopped.
 
     def record(self, values: Mapping[str, float]) -> None:
-        """Remember values of metrics; later ones replace earlier ones."""
+        """Remember values of metrics that no trainer logs."""
         self._values |= values
 
-    def _remember(self, trainer: Trainer) -> None:
-        self.record({name: float(value) for name, value in trainer.callback_metrics.items()})
-        checkpoint = trainer.checkpoint_callback
-        monitor, best = getattr(checkpoint, "monitor", None), getattr(checkpoint, "best_model_score", None)
-        if monitor and best is not None and trainer.state.fn != TrainerFn.FITTING:
-            self._values[monitor] = float(best)  # that of the model which the run keeps
-
     def values(self) -> list[float | None]:
-        """The study's metrics, None for what was not logged; the monitored one as the best checkpoint has it."""
-        return [self._values.get(metric) for metric in self._metrics]
+        """Return the study's metrics, all of the best checkpoint; None for one that this process does not know."""
+        best = self._checkpoint.best_metrics if self._checkpoint else {}
+        found = metrics_at_best(self._history.points, best) | self._values
+        return [found.get(metric) for metric in self._metrics]
 
 
 def _validation(trainer: Trainer) -> int:

@@ -14,6 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
+from project.search.moment import metrics_of_run
 from project.search.space import METRICS, SearchSpace
 from project.search.view import best_trials
 from project.tracking.best_effort import best_effort
@@ -53,8 +54,11 @@ class StudyRun:
         if len(complete) == self._told:
             return
         self._told = len(complete)
+        several = len(self._space.metrics) > 1  # the best values are then not those of one trial
         best = {
-            f"best/{metric}": (max if direction == "maximize" else min)(trial.values[place] for trial in complete)
+            f"{direction[:3] if several else 'best'}/{metric}": (max if direction == "maximize" else min)(
+                trial.values[place] for trial in complete
+            )
             for place, (metric, direction) in enumerate(self._space.directions.items())
         }
         self._logger.log_metrics({"trials/complete": self._told, **best}, self._told)
@@ -87,11 +91,8 @@ class StudyRun:
         run_id = best[0].user_attrs["run_id"]
         found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
         self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
-        metrics = self._client.get_run(run_id).data.metrics
-        chosen = {
-            f"best/{name}": metrics[name] for name in METRICS if name in metrics and name not in self._space.metrics
-        }
-        self._logger.log_metrics(chosen, self._told)
+        metrics = metrics_of_run(self._client, run_id, set(METRICS) - set(self._space.metrics))
+        self._logger.log_metrics({f"best/{name}": value for name, value in metrics.items()}, self._told)
         if with_model:
             self._logger.log_model_of(run_id)
 

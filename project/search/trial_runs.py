@@ -12,6 +12,7 @@ from mlflow.entities import Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
+from project.search.moment import metrics_of_run
 from project.search.study_run import RUN
 from project.tracking import store
 from project.tracking.recovery import recover
@@ -55,15 +56,14 @@ class TrialRuns:
         return None
 
     def values(self, run_id: str) -> list[float] | None:
-        """The metrics of a run that has finished, with that of its best checkpoint; None for one that has not."""
+        """The metrics of a run that has finished, all of its best checkpoint; None for one that has not."""
         with suppress(Timeout, FileNotFoundError):  # it is written, or delivered
             recover(self._client, Spool(store.spool_folder(run_id), new=False))
         with _away_for_now():
-            run = self._client.get_run(run_id)
-            found = run.data.metrics
-            values = [found.get(f"best/{metric}", found.get(metric)) for metric in self._metrics]
-            if run.info.status == RunStatus.to_string(RunStatus.FINISHED) and None not in values:
-                return [float(value) for value in values if value is not None]
+            if self._client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.FINISHED):
+                found = metrics_of_run(self._client, run_id, self._metrics)
+                if found.keys() >= set(self._metrics):
+                    return [found[metric] for metric in self._metrics]
         return None
 
     def make_failed(self, trial: optuna.Trial, reason: str) -> None:

@@ -1,0 +1,79 @@
+"""The metrics of one moment of a run: that of the checkpoint which it keeps as the best."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from mlflow import MlflowClient
+from typing_extensions import override
+
+Points = Mapping[str, Sequence[tuple[int, float]]]
+_BEST, _OF_THE_BEST = "best/", "test/"
+
+
+class History(Logger):
+    """Remembers what the other loggers are given.
+
+    Attributes:
+        points: Step and value of each point, by metric.
+    """
+
+    name, version = "history", ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[str, list[tuple[int, float]]] = {}
+
+    @override
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        for name, value in metrics.items():
+            self.points.setdefault(name, []).append((step or 0, float(value)))
+
+    @override
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, float]:
+    """Return one value of each metric, all of the same checkpoint.
+
+    Metrics of the test are those of the best checkpoint. Other metrics, such as those of training, have the value
+    that was logged last when the best checkpoint was validated; one that is logged only later has its first value.
+
+    Args:
+        points: Step and value of each point, by metric.
+        best: All metrics of the best checkpoint's validation.
+
+    Returns:
+        The metrics by name; without those of training if the validation is not among the points.
+    """
+    steps = [{step for step, value in points.get(name, ()) if value == score} for name, score in best.items()]
+    found = {name: values[-1][1] for name, values in points.items() if name.startswith(_OF_THE_BEST)}
+    if steps and (common := set.intersection(*steps)):
+        at = max(common)  # of equals the latest is best
+        for name, values in points.items():
+            earlier = [value for step, value in values if step <= at]
+            found.setdefault(name, earlier[-1] if earlier else values[0][1])
+    return {**found, **best}
+
+
+def metrics_of_run(client: MlflowClient, run_id: str, names: Iterable[str]) -> dict[str, float]:
+    """Return metrics of a run that has ended, all of its best checkpoint.
+
+    Args:
+        client: The store.
+        run_id: The run.
+        names: Metrics to look for.
+
+    Raises:
+        MlflowException: The store does not answer.
+    """
+    latest = client.get_run(run_id).data.metrics
+    best = {name.removeprefix(_BEST): value for name, value in latest.items() if name.startswith(_BEST)}
+    wanted = {name for name in names if name in latest}
+    if wanted - set(best):
+        histories = {name: client.get_metric_history(run_id, name) for name in wanted | (set(best) & set(latest))}
+        points = {name: sorted((one.step, one.value) for one in history) for name, history in histories.items()}
+        best = metrics_at_best(points, best)
+    return {name: value for name, value in best.items() if name in wanted}
