@@ -1,3 +1,4 @@
+import atexit
 import os
 import pickle
 import re
@@ -8,11 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import psutil
 import pytest
+from commands import Command
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
@@ -61,18 +65,18 @@ def clean_environment() -> dict[str, str]:
 
 
 def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit:
-    """Run the command as its users do."""
-    done = subprocess.run(
-        [sys.executable, "-m", "project.fit", *options],
-        cwd=folder,
-        env=clean_environment() | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return Fit(folder, done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout))
+    """Run the command; a folder without a store gets an empty one, whose tables take MLflow seconds to make."""
+    if not (folder / "mlruns").exists():
+        (folder / "mlruns").mkdir()
+        shutil.copy(new_store(), folder / "mlruns")
+    command = Command("project.fit", *options, folder=folder, environment=clean_environment() | environment)
+    output, _ = command.communicate()
+    return Fit(folder, command.wait(), without_colours(output))
+
+
+def without_colours(output: str) -> str:
+    """What a person reads of a terminal's output."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", output)
 
 
 def listening(pid: int) -> set[str]:
@@ -106,14 +110,26 @@ def copy_of_the_project(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """The README's main job with nothing changed, trained once for all tests."""
-    return fit(tmp_path_factory.mktemp("main_job"))
+    """The README's main job with nothing changed, started as its users do, trained once for all tests."""
+    folder = tmp_path_factory.mktemp("main_job")
+    done = subprocess.run(
+        [sys.executable, "-m", "project.fit"],
+        cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    return Fit(folder, done.returncode, without_colours(done.stdout))
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs, whose tables MLflow takes a second to make."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+def empty_store() -> Path:
+    """A store without runs."""
+    return new_store()
+
+
+@cache
+def new_store() -> Path:
+    """Make a store without runs, once for all tests."""
+    path = Path(mkdtemp(prefix="store-"), "mlflow.db")
+    atexit.register(shutil.rmtree, path.parent)
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 

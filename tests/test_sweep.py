@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ import optuna
 import psutil
 import pytest
 import yaml
+from commands import Command
 from conftest import Fit, clean_environment, copy_of_the_project, listening
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -31,18 +30,13 @@ class Sweep:
         self.options = options
         content = {"metric": "val/accuracy", "direction": "maximize", "space": LR} | space
         (self.folder / "configs/search/mine.yaml").write_text(yaml.safe_dump(content))
-        self.processes: list[subprocess.Popen[str]] = []
+        self.processes: list[Command] = []
 
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "project.sweep", "--search", "mine", "--study", "s", *self.options, *options],
-            cwd=self.folder,
-            env=clean_environment() | {"PYTHONPATH": str(self.folder)},
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def start(self, *options: str) -> Command:
+        process = Command(
+            "project.sweep", "--search", "mine", "--study", "s", *self.options, *options,
+            folder=self.folder, environment=clean_environment() | {"PYTHONPATH": str(self.folder)}, new_session=True,
+        )  # fmt: skip
         self.processes.append(process)
         return process
 

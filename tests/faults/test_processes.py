@@ -14,33 +14,27 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from commands import Command
 from conftest import Fit, clean_environment, fit, listening
 
 from project.checkpoints.durable import is_valid
 from project.fit import main
 
 
-def trained(folder: Path, *options: str) -> subprocess.Popen[str]:
+def trained(folder: Path, *options: str) -> Command:
     """Start a long fit, and wait for its first checkpoint."""
     process = started(folder, "--max_epochs", "1000", *options)
     wait_for_checkpoint(folder, process)
     return process
 
 
-def started(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> subprocess.Popen[str]:
+def started(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Command:
     """Start a fit in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "project.fit", *options],
-        cwd=folder,
-        env=clean_environment() | environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    environment = clean_environment() | environment
+    return Command("project.fit", *options, folder=folder, environment=environment, new_session=True)
 
 
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(folder: Path, process: Command) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob("mlruns/checkpoints/*/last.ckpt")):
         assert process.poll() is None, process.communicate()[0]
