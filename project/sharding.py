@@ -1,11 +1,17 @@
 """FSDP2: the strategy of `configs/strategy/fsdp.yaml` and how a net is cut into shards."""
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+
+_SMALLEST_BLOCK = 100_000  # Parameters; gathering fewer costs a round trip and frees no memory worth it.
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -25,9 +31,32 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Shard over every process; Lightning's `auto` means one shard a node."""
+        """Shard over every process (Lightning's `auto` means one shard a node), and apply `sync_batchnorm`."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+        module = self.lightning_module
+        assert module is not None
+        sharded = any(isinstance(part, FSDPModule) for part in module.modules())
+        if self._layer_sync is not None and module.trainer.state.fn == TrainerFn.FITTING and not sharded:
+            self._layer_sync.apply(module)  # Lightning does this for DDP alone.
+
+    def on_validation_start(self) -> None:
+        """Evaluate one model on all ranks."""
+        self._broadcast_buffers()
+
+    def on_test_start(self) -> None:
+        """Evaluate one model on all ranks."""
+        self._broadcast_buffers()
+
+    def on_predict_start(self) -> None:
+        """Evaluate one model on all ranks."""
+        self._broadcast_buffers()
+
+    def _broadcast_buffers(self) -> None:
+        """Give all ranks the running statistics of rank 0, which a checkpoint holds; DDP does this in each forward."""
+        assert self.lightning_module is not None
+        for buffer in self.lightning_module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
     def teardown(self) -> None:
         """Wait for what is being saved, which Lightning's strategy does not."""
@@ -35,14 +64,50 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.checkpoint_io.teardown()
 
 
+def check_shardable(net: nn.Module) -> None:
+    """Raise ValueError for a parameter that FSDP2 cannot cut."""
+    for name, parameter in net.named_parameters():
+        if parameter.ndim == 0:
+            raise ValueError(
+                f"--strategy fsdp: the net's parameter {name} has the shape (), which cannot be sharded; give it the "
+                "shape (1,), or use --strategy ddp"
+            )
+
+
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard a net in place, each of its top-level blocks on its own; a net that is sharded stays as it is."""
+    """Shard all parameters of a net in place, its blocks one by one; a net that is sharded stays as it is.
+
+    Args:
+        net: Its parameters are contiguous.
+        mesh: Lightning's. Its second dimension, `tensor_parallel`, is left out: `fully_shard` takes a mesh of two
+            dimensions for hybrid sharding, which replicates over the first one.
+    """
     if isinstance(net, FSDPModule):
         return
-    blocks = net
-    while len(children := list(blocks.children())) == 1:
-        blocks = children[0]
-    for block in children:
-        if any(True for _ in block.parameters()) and not isinstance(block, nn.ModuleList | nn.ModuleDict):
-            fully_shard(block, mesh=mesh)
-    fully_shard(net, mesh=mesh)
+    for block in list(_blocks(net)):
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(net, mesh=mesh["data_parallel"])  # what is in no block
+
+
+def _blocks(net: nn.Module) -> Iterator[nn.Module]:
+    """Yield the elements of the outermost lists of layers that are large and share no parameter with others."""
+    uses = Counter(id(parameter) for _, parameter in net.named_parameters(remove_duplicate=False))
+    for block in _elements(net):
+        parameters = [parameter for _, parameter in block.named_parameters(remove_duplicate=False)]
+        inside = Counter(id(parameter) for parameter in parameters)
+        large = sum(parameter.numel() for parameter in block.parameters()) >= _SMALLEST_BLOCK
+        if large and all(uses[key] == count for key, count in inside.items()):
+            yield block
+
+
+def _elements(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if _is_list(module) and not _is_list(child):
+            yield child
+        else:
+            yield from _elements(child)
+
+
+def _is_list(module: nn.Module) -> bool:
+    """Whether a module only holds others: a Sequential, or one that is never called, such as a ModuleList."""
+    return type(module) is nn.Sequential or type(module).forward is nn.Module.forward
