@@ -9,8 +9,11 @@ from typing import Any
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
 from project import groups
@@ -20,11 +23,13 @@ from project.data import ImageDataModule
 from project.errors import explain
 from project.launch.devices import devices_for
 from project.loading import StepSeed
+from project.rehearsal import check_monitors, rehearse, step_refusal
 from project.terminal import ProgressBar
 from project.tracking.logger import MLflowLogger
 from project.tracking.report import ClassificationReport
 from project.tracking.secrets import HIDDEN, redact_setting
 from project.tracking.throughput import Throughput
+from project.trainer_checks import check_callbacks, check_lengths, check_settings
 
 _LONGEST_NAME = 200
 
@@ -100,42 +105,72 @@ class FitCLI(LightningCLI):
             if str(error).startswith("Does not validate") and isinstance(said, ValueError | OSError):
                 raise said from None
             raise
+        except ModuleNotFoundError as error:
+            raise ValueError(f"a setting needs a package that is not installed: {error}") from error
 
     @override
     def before_instantiate_classes(self) -> None:
         self._check_no_secret_is_missing()
-        trainer = self.config.trainer
-        if trainer.max_epochs == -1 and trainer.max_steps == -1:
-            raise ValueError(
-                "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "
-                "--trainer.max_steps"
-            )
-        for option in ("accumulate_grad_batches", "check_val_every_n_epoch"):
-            if trainer[option] is not None and trainer[option] < 1:
-                raise ValueError(f"--trainer.{option}: got {trainer[option]}; it must be 1 or more")
-        if trainer.limit_val_batches == 0:
-            raise ValueError(
-                "--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by "
-                f"{self.config.checkpoint.monitor}; use 1 or more"
-            )
+        check_settings(self.config.trainer, self.config.checkpoint.monitor)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        every_n_steps, logger = self.config.trainer.log_every_n_steps, self._mlflow_logger()
+        settings, given, logger = self.config.trainer, self.callbacks, self._mlflow_logger()
+        check_callbacks(given)
         if logger is not None:
             kwargs["logger"] = [logger, *self._loggers_of_the_user()]
+        every_n_steps = settings.log_every_n_steps
+        bar = settings.enable_progress_bar is not False and not _holds(given, LightningProgressBar)
+        monitor = settings.logger is not False and not _holds(given, LearningRateMonitor)
         self.trainer_defaults["callbacks"] = [
-            *([] if self.config.trainer.enable_progress_bar is False else [ProgressBar()]),
+            *([ProgressBar()] if bar else []),
+            *([LearningRateMonitor(logging_interval="step")] if monitor else []),
             FiniteLoss(every_n_steps),
             StepSeed(),
             Throughput(every_n_steps),
             ClassificationReport(self.datamodule.class_names, logger),
             *self._more_callbacks,
         ]
-        if self.config.trainer.logger is not False:
-            self.trainer_defaults["callbacks"].append(LearningRateMonitor(logging_interval="step"))
-        kwargs["plugins"] = [*(self.config_init.trainer.plugins or []), DurableCheckpointIO()]
-        return super().instantiate_trainer(**kwargs, **devices_for(self.config.trainer))
+        plugins = _listed(self.config_init.trainer.plugins)
+        if _holds(plugins, CheckpointIO):
+            raise ValueError(
+                "--trainer.plugins: got a CheckpointIO, but this project's DurableCheckpointIO writes the checkpoints"
+            )
+        kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
+        return super().instantiate_trainer(**kwargs, **devices_for(settings))
+
+    @property
+    def callbacks(self) -> list[Callback]:
+        """The callbacks of `--trainer.callbacks`."""
+        return _listed(self.config_init.trainer.callbacks)
+
+    def check_training(self) -> None:
+        """Try what training will do, on the first rank, with the data set up.
+
+        Raises:
+            ValueError: The settings do not fit the data, or the first step would end the run.
+        """
+        data, trainer = self.datamodule, self.trainer
+        batches: dict[str, int] = {split: len(data.batches(split, trainer.world_size)) for split in data.splits}
+        check_lengths(trainer, batches)
+        self._check_smallest_batch()
+        if self.callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with isolate_rng():
+                own = self.parser.instantiate(self.config)
+                own.data.splits = data.splits
+                callbacks, accelerator = _listed(own.trainer.callbacks), self.config.trainer.accelerator
+                logged = rehearse(own.model, own.data, callbacks, accelerator, logged=bool(trainer.loggers))
+            check_monitors(callbacks, logged)
+
+    def _check_smallest_batch(self) -> None:
+        data, ranks = self.datamodule, self.trainer.world_size
+        size = data.batches("train", ranks).smallest
+        if reason := step_refusal(self.model, (size, data.channels, data.image_size, data.image_size)):
+            images = len(data.splits["train"])
+            raise ValueError(
+                f"--data.batch_size: got {data.batch_size}, which makes batches of {size} of the {images:,} images of "
+                f"train, on which the net cannot train; use another size: {reason}"
+            )
 
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:
@@ -183,6 +218,15 @@ class FitCLI(LightningCLI):
         said = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
         words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in said.items()]
         return " ".join([f"{self.datamodule.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
+
+
+def _listed(value: Any) -> list[Any]:
+    """What Lightning takes as one object, as a list of them, or not at all."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _holds(objects: Sequence[object], kind: type) -> bool:
+    return any(isinstance(entry, kind) for entry in objects)
 
 
 def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:

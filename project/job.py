@@ -89,6 +89,7 @@ class Job:
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         self.datamodule.check_batch_size(self.trainer.world_size)
+        self._cli.check_training()
         client = store.connect()
         if self._earlier_run and is_held(self._earlier_run):
             raise ValueError(
@@ -194,7 +195,7 @@ class Job:
         logged the metrics of the best checkpoint as `best/val/*`.
         """
         trainer, model, data = self.trainer, self.model, self.datamodule
-        if data.has_test:
+        if data.has_test and trainer.limit_test_batches:
             (scores,) = trainer.test(model, data, ckpt_path=self.best_checkpoint, verbose=False)
             return scores
         loggers = trainer.loggers

@@ -33,12 +33,17 @@ def quiet() -> None:
         "alembic",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # The report of `--trainer.profiler` and the notes of a callback are what somebody asked for.
+    for name in ("lightning.pytorch.profilers", "lightning.pytorch.callbacks"):
+        logging.getLogger(name).setLevel(logging.INFO)
     # MLflow sets the root's level to ERROR; what this project says of a run is to be seen.
     logging.getLogger("project").setLevel(logging.WARNING)
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password of the URI
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     # uv makes environments without pip, which MLflow regrets at every model.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    # `--trainer.overfit_batches`: the loader of this project keeps its batches and their order.
+    warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
     # Lightning's own code, which a newer torch deprecates.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 

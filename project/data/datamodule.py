@@ -206,6 +206,10 @@ class ImageDataModule(LightningDataModule):
             if len(split) < ranks:
                 raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
 
+    def batches(self, split: Split, ranks: int) -> EpochBatches:
+        """The batches of one of `ranks` processes in an epoch; known after `setup`."""
+        return EpochBatches(len(self.splits[split]), self.batch_size, ranks=ranks)
+
     def check_goes_on(self, state_dict: dict[str, Any], ranks: int) -> None:
         """Raise ValueError when a run would go on with other images, or in an epoch with other batches."""
         if state_dict:
@@ -301,7 +305,15 @@ class ImageDataModule(LightningDataModule):
 
         return BatchLoader(
             images,
-            EpochBatches(len(images), self.batch_size, shuffle=train, seed=self.split_seed, rank=rank, ranks=ranks),
+            EpochBatches(
+                len(images),
+                self.batch_size,
+                shuffle=train,
+                same_order=getattr(trainer, "overfit_batches", 0) > 0,
+                seed=self.split_seed,
+                rank=rank,
+                ranks=ranks,
+            ),
             finish,
             seed=global_seed() if train else None,
             workers=Workers(

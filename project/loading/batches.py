@@ -19,6 +19,7 @@ class EpochBatches(Sampler[Tensor]):
         size: Number of images, at least `ranks`.
         batch_size: Largest batch of one rank.
         shuffle: Draw a new order from `seed` and the epoch; else keep the order of the data.
+        same_order: Every epoch has the order of the first.
         seed: Seed of the order, the same on every rank.
         rank: This process, in [0, ranks).
         ranks: Number of processes.
@@ -33,6 +34,7 @@ class EpochBatches(Sampler[Tensor]):
         batch_size: int,
         *,
         shuffle: bool = False,
+        same_order: bool = False,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -40,7 +42,7 @@ class EpochBatches(Sampler[Tensor]):
         if size < ranks:
             raise ValueError(f"got {size} images for {ranks} processes; each needs at least one")
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
-        self.rank, self.ranks = rank, ranks
+        self.same_order, self.rank, self.ranks = same_order, rank, ranks
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -48,10 +50,16 @@ class EpochBatches(Sampler[Tensor]):
         smallest_share, largest_share = self.size // self.ranks, -(-self.size // self.ranks)
         return min(smallest_share, -(-largest_share // self.batch_size))
 
+    @property
+    def smallest(self) -> int:
+        """Images in the smallest batch of an epoch."""
+        return self.size // self.ranks // len(self)
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of the current epoch."""
         if self.shuffle:
-            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + self.epoch))
+            drawn = 0 if self.same_order else self.epoch
+            order = torch.randperm(self.size, generator=torch.Generator().manual_seed(self.seed + drawn))
         else:
             order = torch.arange(self.size)
         yield from order[self.rank :: self.ranks].tensor_split(len(self))

@@ -1,0 +1,107 @@
+"""One training step before there is a run: it shows what would end the run after its first step."""
+
+import io
+from collections.abc import Sequence
+from pickle import PicklingError, UnpicklingError
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.func import functional_call
+
+from project.tracking.throughput import Throughput
+
+_ALWAYS_LOGGED = {"epoch", "step"}
+_FAULTS = (
+    AttributeError, ImportError, LookupError, OSError, PicklingError, RuntimeError, TypeError, ValueError,
+    MisconfigurationException,
+)  # fmt: skip
+
+
+def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
+    """Why a classifier cannot train on one batch; None if it can.
+
+    Nothing is computed: tensors on the meta device have a shape and no content.
+
+    Args:
+        model: In training mode; it stays as it is.
+        shape: Of the images, (N, C, H, W).
+    """
+    weights = {
+        **{
+            name: torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)
+            for name, p in model.named_parameters()
+        },
+        **{name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()},
+    }
+    with torch.device("meta"), isolate_rng():
+        images, labels = torch.empty(*shape, dtype=torch.uint8), torch.empty(shape[0], dtype=torch.int64)
+        try:
+            logits = functional_call(model, weights, (images,))
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if "meta" in str(error).lower():  # The net looks at values, which only training can show it.
+                return None
+            return " ".join(str(error).split())
+    return None
+
+
+def rehearse(
+    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], accelerator: str, *, logged: bool
+) -> set[str]:
+    """Train and validate one batch on one device, without files, checkpoints or a run.
+
+    Args:
+        model: A model of its own, which is trained.
+        data: A datamodule of its own.
+        callbacks: Instances of their own.
+        accelerator: The trainer's.
+        logged: Whether the trainer has a logger.
+
+    Returns:
+        Names of the metrics that a fit logs.
+
+    Raises:
+        ValueError: The step fails, or a callback's state cannot be read back from a checkpoint.
+    """
+    shown = (ProgressBar, ModelSummary)
+    own: list[Callback] = [Throughput(1), *([LearningRateMonitor()] if logged else [])]
+    name = "one training step"
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            fast_dev_run=1,
+            logger=[CSVLogger("")] if logged else False,  # fast_dev_run replaces it by one that writes nothing
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=own + [callback for callback in callbacks if not isinstance(callback, shown)],
+        )
+        trainer.fit(model, data)
+        for callback in callbacks:
+            name = f"saving and reading the state of {type(callback).__name__}"
+            file = io.BytesIO()
+            torch.save(callback.state_dict(), file)
+            if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
+                callback.load_state_dict(state)
+    except UnpicklingError as error:
+        raise ValueError(f"--trainer.callbacks: {name} fails: it is more than tensors and plain values") from error
+    except _FAULTS as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--trainer.callbacks: {name} fails with {type(error).__name__}: {reason}") from error
+    return set(trainer.callback_metrics) | _ALWAYS_LOGGED
+
+
+def check_monitors(callbacks: Sequence[Callback], logged: set[str]) -> None:
+    """Raise ValueError for a callback that monitors a metric which no fit logs."""
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
+            raise ValueError(
+                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which training does not log; it "
+                f"logs {', '.join(sorted(logged - _ALWAYS_LOGGED))}"
+            )
