@@ -81,6 +81,7 @@ class Job:
         if self.trainer.is_global_zero:
             # Every process builds everything; the first one alone looks at the data and the store.
             self._client = self._check()
+            print("\n".join(self.datamodule.found()), flush=True)
         self._together = Together(self.trainer, self._close_run)
         self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)
         self._rendezvous = prepare_rendezvous(self.trainer)

@@ -105,10 +105,6 @@ def test_a_bad_file_is_answered_in_one_breath(content: bytes, answer: str, refus
     assert answer in refused("--config", "bad.yaml")
 
 
-def _stray(root: Path) -> None:
-    (root / "train/.ipynb_checkpoints").mkdir()
-
-
 def _empty(root: Path) -> None:
     (root / "train/green").mkdir()
 
@@ -129,7 +125,6 @@ def _no_classes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "answer"),
     [
-        (_stray, ".ipynb_checkpoints is no class; remove it"),
         (_empty, "no image in data/train/green"),
         (_unknown_class, "a class 'green' that train has not; train has blue, red"),
         (_one_class, "has one class"),

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
+from project.data.found import count_line
 from project.data.validation import split_off
 from project.launch.devices import usable_cores
 from project.loading import (
@@ -127,6 +128,7 @@ class ImageDataModule(LightningDataModule):
         self.worker_timeout_s = worker_timeout_s
         self.splits: dict[Split, Images] = {}
         self.skipped: dict[Split, int] = {}
+        self._val_from_train = False
         self._train_loader: BatchLoader | None = None
         self._stopped_at: LoaderState | None = None
 
@@ -165,6 +167,7 @@ class ImageDataModule(LightningDataModule):
         train, val, test = self.load("train"), self.load("val"), self.load("test")
         assert train is not None
         self._check_labels("train", train)
+        self._val_from_train = val is None
         if val is None:
             places = split_off(train.labels, self.val_fraction, self.split_seed)
             if not len(places[1]):
@@ -186,6 +189,11 @@ class ImageDataModule(LightningDataModule):
                 f"{split} has labels from {least} to {most}; for the {self.num_classes} class_names of "
                 f"{type(self).__name__} they go from 0 to {self.num_classes - 1}"
             )
+
+    def found(self) -> list[str]:
+        """Lines that say which images there are, after `setup`."""
+        labels: dict[str, Tensor] = {split: images.labels for split, images in self.splits.items()}
+        return [count_line(self.name, self.class_names, labels, val_from_train=self._val_from_train)]
 
     def examples(self) -> Tensor:
         """Two images of the last split as the model receives them, (2, C, H, W) uint8."""

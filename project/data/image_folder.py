@@ -1,41 +1,49 @@
 """A folder of images, one subfolder for each class."""
 
-import os
-from collections.abc import Iterator
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from project.data.datamodule import ImageDataModule, Split
+from project.data.listing import LeftOut, Listing, list_split
 from project.data.root import data_root
+from project.data.splits import LAYOUT, class_folders, find_splits
 from project.loading import (
+    NO_IMAGE,
+    FileTable,
     ImageArray,
     ImageFiles,
+    cache_folder,
     cache_path,
     cached,
     check_files,
-    files_digest,
+    made_once,
+    open_table,
     remove_outdated,
+    save_table,
 )
 
-LAYOUT = "expected ROOT/train/CLASS/*.jpg, and if you have them ROOT/val/CLASS/* and ROOT/test/CLASS/*"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 _MARGIN = 256 / 224
 """How much larger than the model's images the cached ones are, of which random parts are taken."""
 _SHOWN = 3
+_BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a value that cameras and scanners have, which 16-bit files hold."""
 
 
 class ImageFolder(ImageDataModule):
     """Images under `root/train/CLASS/`, with `root/val/` and `root/test/` where they exist.
 
     Classes are the subfolders of train in alphabetical order. Without val a part of train is taken;
-    without test the run is scored on val.
+    without test the run is scored on val. `valid` and `validation`, `training` and `testing` are the same in any case
+    of letters. Images are the files whose suffix Pillow has a decoder for, and those without a suffix that begin
+    like an image. Each file and folder is visited once, whatever links lead to it.
 
     Every file is decoded once before the first training, to find damaged ones. What that found, and the
-    decoded images where they are cached, stands in `root/.cache/`, or in `mlruns/cache/` where that cannot be
-    written. It is made anew when files change, and may be removed at any time.
+    decoded images if they are cached, is in `root/.cache/`, or in `mlruns/cache/` if that cannot be
+    written. It is made again when files change, and may be removed at any time.
 
     Args:
         root: The folder that has `train`.
@@ -44,6 +52,8 @@ class ImageFolder(ImageDataModule):
             need `cache_limit_mib` at most. Cached images are the squares in the middle of the files, a seventh
             larger than `image_size` where `random_resized_crop` takes parts of them; without, of whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
+        bit_depth: Bits of the values in 16-bit files, from 8 to 16, of which the upper eight are kept; None is the
+            least of 8, 10, 12, 14 and 16 that holds the values of all splits.
         on_bad_image: What to do about files that cannot be decoded: `fail` names them; `skip` leaves them out.
         max_bad_percent: Most files of a split that are skipped, in percent.
         options: See `ImageDataModule`.
@@ -63,80 +73,139 @@ class ImageFolder(ImageDataModule):
         image_size: int = 64,
         cache: Literal["auto", "on", "off"] = "auto",
         cache_limit_mib: int = 2048,
+        bit_depth: int | None = None,
         on_bad_image: Literal["fail", "skip"] = "fail",
         max_bad_percent: float = 1.0,
         **options: Any,
     ) -> None:
         self.root = data_root(root)
         self.name = self.root.resolve().name
-        if not (self.root / "train").is_dir():
-            raise FileNotFoundError(f"data.root: there is no folder {self.root / 'train'}; {LAYOUT}")
-        self.class_names = tuple(_class_folders(self.root / "train"))
+        self._folders, self._others = find_splits(self.root)
+        self.class_names = tuple(class_folders(self._folders["train"]))
         if len(self.class_names) < 2:
-            raise ValueError(f"data.root: {self.root / 'train'} has one class; to tell apart it takes two; {LAYOUT}")
+            raise ValueError(f"data.root: {self._folders['train']} has one class; classification needs two; {LAYOUT}")
         super().__init__(image_size=image_size, **options)
         if not 0 <= max_bad_percent <= 100:
             raise ValueError(f"data.max_bad_percent: got {max_bad_percent}; it must be in [0, 100]")
         if cache_limit_mib < 0:
             raise ValueError(f"data.cache_limit_mib: got {cache_limit_mib}; it must be 0 or more")
-        self.cache, self.cache_limit_mib = cache, cache_limit_mib
+        if bit_depth is not None and not 8 <= bit_depth <= 16:
+            raise ValueError(f"data.bit_depth: got {bit_depth}; it must be from 8 to 16")
+        self.cache, self.cache_limit_mib, self.bit_depth = cache, cache_limit_mib, bit_depth
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
+        self.left_out = LeftOut()
+        self.depth = _BIT_DEPTHS[-1]
+        self._tables: dict[Split, Path] = {}
+
+    def setup(self, stage: str) -> None:
+        """Check and open the splits; one process of a training lists the files, the others map its list."""
+        trainer = self.trainer
+        if trainer is None or trainer.world_size == 1:
+            super().setup(stage)
+            return
+        if trainer.is_global_zero:
+            super().setup(stage)
+        names = trainer.strategy.broadcast({split: path.name for split, path in self._tables.items()})
+        self._tables = {split: cache_path(self.root, name) for split, name in names.items()}
+        super().setup(stage)
 
     def load(self, split: Split) -> ImageFiles | ImageArray | None:
-        """List and check the files of a split; decode them where they are cached."""
-        if not (self.root / split).is_dir():
+        """List and check the files of all splits; decode those of one if they are cached."""
+        if split not in self._folders:
             return None
-        paths, labels = self._listed(split)
-        digest = files_digest(self.root, paths)
-        report = cache_path(self.root, f"{split}-check-{digest}.json")
-        sizes, bad = check_files(paths, report, self.threads_per_device(), self.worker_timeout_s)
-        remove_outdated(report.parent, f"{split}-check-*.json", digest)
-        if bad:
-            self._decide(split, [f"{paths[place]}: {why}" for place, why in bad.items()], len(paths), report)
-            self.skipped[split] = len(bad)
-            good = torch.tensor([place for place in range(len(paths)) if place not in bad])
-            paths, labels, sizes = [paths[place] for place in good.tolist()], labels[good], sizes[good]
-            digest = files_digest(self.root, paths)  # of those that a cache has
-        else:
-            remove_outdated(report.parent, f"{split}-bad.txt", digest)
-        files = ImageFiles(paths, labels, sizes, self.image_size, self.random_resized_crop)
+        if not all(split in self._tables and self._tables[split].exists() for split in self._folders):
+            self._tables = self._checked()
+        tables = {split: open_table(path, self.root) for split, path in self._tables.items()}
+        self.depth = self._value_bits(max(table.peak for table in tables.values()))
+        table = tables[split]
+        good, digest = self._good(split, table)
+        files = ImageFiles(
+            table.files, table.labels, table.sizes, self.image_size, self.random_resized_crop, self.depth, good
+        )
         side = round(_MARGIN * self.image_size) if self.random_resized_crop else self.image_size
-        fits = 3 * side**2 * len(paths) <= self.cache_limit_mib * 2**20
+        fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
         crops = self.random_resized_crop is not None
-        kept = cache_path(self.root, f"{split}-{side}px-{'hwc' if crops else 'chw'}-{digest}.npy")
-        whole = ImageFiles(paths, labels, sizes, side)
+        kind = f"{side}px-{'hwc' if crops else 'chw'}" + (f"-{self.depth}bit" if table.peak else "")
+        kept = cache_path(self.root, f"{split}-{kind}-{digest}.npy")
+        whole = ImageFiles(table.files, table.labels, table.sizes, side, bit_depth=self.depth, rows=good)
         images = cached(whole, kept, self.threads_per_device(), self.worker_timeout_s, channels_last=crops)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(kept.parent, pattern, digest)
         if not crops:
-            return ImageArray(images, labels)
-        pixels = list(images.numpy())
-        return ImageFiles(pixels, labels, torch.full_like(sizes, side), self.image_size, self.random_resized_crop)
+            return ImageArray(images, files.labels)
+        squares = torch.tensor([[side, side]]).expand(len(files), 2)
+        return ImageFiles(images.numpy(), files.labels, squares, self.image_size, self.random_resized_crop)
 
-    def _listed(self, split: Split) -> tuple[list[Path], Tensor]:
-        paths: list[Path] = []
-        labels: list[int] = []
-        for name in _class_folders(self.root / split):
-            if name not in self.class_names:
-                raise ValueError(
-                    f"data.root: {self.root / split} has a class {name!r} that train has not; train has "
-                    f"{', '.join(self.class_names)}"
-                )
-            files = sorted(_image_files(self.root / split / name))
-            if not files:
-                raise ValueError(
-                    f"data.root: no image in {self.root / split / name}; images end in {', '.join(sorted(SUFFIXES))}"
-                )
-            paths += files
-            labels += [self.class_names.index(name)] * len(files)
-        return paths, torch.tensor(labels)
+    def found(self) -> list[str]:
+        """Which images there are, and what was left out and why."""
+        (counts,) = super().found()
+        if self.depth < _BIT_DEPTHS[-1]:
+            counts += f"; 16-bit files hold {self.depth} bits"
+        return [counts, f"left out: {self.left_out}"] if self.left_out else [counts]
 
-    def _decide(self, split: Split, bad: list[str], count: int, report: Path) -> None:
-        listed = report.with_name(f"{split}-bad.txt")
+    def _checked(self) -> dict[Split, Path]:
+        """Tables of the files of all splits, which are made unless they are there."""
+        self.left_out, tables, listed = LeftOut(), {}, dict[Split, Listing]()
+        for split, folder in self._folders.items():
+            listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)
+            tables[split] = self._table(split, listed[split])
+        train = listed["train"].identities
+        for split, listing in listed.items():
+            if split != "train" and (shared := int(np.isin(listing.identities, train).sum())):
+                self.left_out.notes.append(f"{shared:,} files of {split} are in train, too, by a link")
+        self.left_out.folders.update(f"{name} beside train" for name in self._others)
+        return tables
+
+    def _table(self, split: Split, listing: Listing) -> Path:
+        def make(unfinished: Path) -> None:
+            log = cache_folder(self.root) / f"{split}-checked.jsonl"
+            checked = check_files(listing.files, listing.stats, log, self.threads_per_device(), self.worker_timeout_s)
+            save_table(unfinished, listing.files, listing.labels, checked)
+
+        path = made_once(cache_path(self.root, f"{split}-files-{listing.digest}.pt"), make)
+        remove_outdated(path.parent, f"{split}-files-*.pt", listing.digest)
+        return path
+
+    def _value_bits(self, peak: int) -> int:
+        """Bits of the values in 16-bit files of which `peak` is the largest."""
+        least = next(depth for depth in _BIT_DEPTHS if peak < 2**depth)
+        if self.bit_depth is not None and peak >= 2**self.bit_depth:
+            raise ValueError(
+                f"data.bit_depth: got {self.bit_depth}, but there are values up to {peak:,}; it must be {least} or more"
+            )
+        return (self.bit_depth or least) if peak else _BIT_DEPTHS[-1]
+
+    def _good(self, split: Split, table: FileTable) -> tuple[torch.Tensor | None, str]:
+        """Places of the files that can be decoded, None for all, and the digest of their list."""
+        digest = self._tables[split].stem.rpartition("-")[2]
+        named = cache_folder(self.root) / f"{split}-bad.txt"
+        foreign = {place for place, why in table.bad.items() if why in NO_IMAGE and not table.files[place].suffix}
+        if foreign:
+            self.left_out.files["no image without a suffix"] += len(foreign)
+        bad = {place: why for place, why in table.bad.items() if place not in foreign}
+        if bad:
+            lines = [f"{table.files[place]}: {why}" for place, why in bad.items()]
+            self._decide(split, lines, len(table.files) - len(foreign), named)
+            self.skipped[split] = len(bad)
+            self.left_out.files["damaged"] += len(bad)
+        else:
+            remove_outdated(named.parent, named.name, digest)
+        if not table.bad:
+            return None, digest
+        kept = torch.ones(len(table.files), dtype=torch.bool)
+        kept[list(table.bad)] = False
+        counts = table.labels[kept].bincount(minlength=self.num_classes)
+        if split == "train" and not counts.all():
+            empty = self._folders[split] / self.class_names[int(counts.argmin())]
+            raise ValueError(f"data.root: no image in {empty} can be decoded; add some, or remove the folder")
+        return kept.nonzero().squeeze(1), hashlib.sha256(digest.encode() + kept.numpy().tobytes()).hexdigest()[:16]
+
+    def _decide(self, split: Split, bad: list[str], count: int, listed: Path) -> None:
+        listed.parent.mkdir(parents=True, exist_ok=True)
         listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
-        found = f"{len(bad)} of {count:,} files in {self.root / split} cannot be decoded, all in {listed}"
+        found = f"{len(bad)} of {count:,} files in {self._folders[split]} cannot be decoded, all in {listed}"
         shown = "; ".join(bad[:_SHOWN])
         if self.on_bad_image == "fail":
             raise ValueError(
@@ -147,22 +216,3 @@ class ImageFolder(ImageDataModule):
             raise ValueError(
                 f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; mend them, or allow more: {shown}"
             )
-
-
-def _image_files(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]  # walk goes into these
-        for name in names:
-            path = Path(place, name)
-            if not name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                yield path
-
-
-def _class_folders(split: Path) -> list[str]:
-    names = sorted(entry.name for entry in split.iterdir() if entry.is_dir())
-    for name in names:
-        if name.startswith((".", "__")):
-            raise ValueError(f"data.root: {split / name} is no class; remove it (rm -r '{split / name}')")
-    if not names:
-        raise ValueError(f"data.root: {split} has no class folders; {LAYOUT}")
-    return names

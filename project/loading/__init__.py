@@ -21,9 +21,12 @@ from project.loading.batches import EpochBatches
 from project.loading.cache import cached, mapped
 from project.loading.check import check_files
 from project.loading.dataset import TorchDataset
+from project.loading.decode import NO_IMAGE, image_suffixes
 from project.loading.draws import global_seed, sample_keys
-from project.loading.durable import cache_path, files_digest, remove_outdated
+from project.loading.durable import cache_folder, cache_path, files_digest, made_once, remove_outdated
 from project.loading.errors import LoadingError
+from project.loading.file_list import FileList
+from project.loading.file_table import FileTable, open_table, save_table
 from project.loading.files import ImageFiles
 from project.loading.images import ImageArray, Images, Workers
 from project.loading.loader import BatchLoader, LoaderState, check_goes_on
@@ -31,8 +34,11 @@ from project.loading.mix import cutmix, mixup
 from project.loading.step_seed import StepSeed
 
 __all__ = [
+    "NO_IMAGE",
     "BatchLoader",
     "EpochBatches",
+    "FileList",
+    "FileTable",
     "ImageArray",
     "ImageFiles",
     "Images",
@@ -41,6 +47,7 @@ __all__ = [
     "StepSeed",
     "TorchDataset",
     "Workers",
+    "cache_folder",
     "cache_path",
     "cached",
     "check_files",
@@ -49,11 +56,15 @@ __all__ = [
     "cutout",
     "files_digest",
     "global_seed",
+    "image_suffixes",
+    "made_once",
     "mapped",
     "mixup",
+    "open_table",
     "random_crop",
     "random_flip",
     "random_resized_crop",
     "remove_outdated",
     "sample_keys",
+    "save_table",
 ]

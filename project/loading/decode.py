@@ -5,10 +5,12 @@ a fraction of the work.
 """
 
 import io
+import re
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.io import decode_png
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -26,6 +29,14 @@ MOST_PIXELS = 2 * 89_478_485
 UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 """What decoders raise on files that are no images, or damaged ones."""
 
+NO_IMAGE = ("no image", "empty")
+"""Why a file of any other kind cannot be decoded."""
+
+_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow names these formats, and decodes none of them.
+_DRAWN_ELSEWHERE = {"EPS", "WMF"}  # Pillow has Ghostscript or Windows draw them.
+_OWN_RANGE = ("PPM", "JPEG2000")  # Their files state their range, to which Pillow scales them.
+_SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow's; `BGR;16` has no further letter.
+_PNG_BIT_DEPTH = 24  # Offset of the byte that states it.
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
 _FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
@@ -41,11 +52,13 @@ class Decoded(NamedTuple):
     pixels: (H / scale or fewer, W / scale, 3) uint8.
     scale: 1, 2, 4 or 8.
     size: H and W.
+    peak: Largest value of a file of 16 bits; 0 for other files.
     """
 
     pixels: Pixels
     scale: int
     size: tuple[int, int]
+    peak: int = 0
 
 
 class Scratch:
@@ -61,7 +74,23 @@ class Scratch:
         return self._memory[:count]
 
 
-def read_rgb(path: Path, enough: int = 1, rows: int | None = None, scratch: Scratch | None = None) -> Decoded:
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are decoded, the common ones first."""
+    Image.init()
+    named = set(Image.registered_extensions().values()) - _STUBS - _DRAWN_ELSEWHERE
+    return tuple(format_ for format_ in Image.ID if format_ in named)
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of files that are decoded, in lower case, such as `.jpg`."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
+
+
+def read_rgb(
+    path: Path, enough: int = 1, rows: int | None = None, scratch: Scratch | None = None, bit_depth: int = 16
+) -> Decoded:
     """Decode a file as upright RGB. Transparency is dropped, 16 bits become 8, of an animation the first frame counts.
 
     Args:
@@ -69,9 +98,10 @@ def read_rgb(path: Path, enough: int = 1, rows: int | None = None, scratch: Scra
         enough: How many times smaller, in each direction, the image may be; JPEGs use it.
         rows: How many of its upper rows are needed, in its own size; None is all. JPEGs use it.
         scratch: Memory that the pixels may be in; then they are valid until it is used again.
+        bit_depth: Bits that the values of 16-bit files have; the upper eight of them are kept.
 
     Raises:
-        UNREADABLE: The file is no image, is damaged, or has more than `MOST_PIXELS`.
+        UNREADABLE: The file is not an image, is damaged, or has more than `MOST_PIXELS`.
     """
     data = path.read_bytes()
     if data.startswith(b"\xff\xd8"):
@@ -79,8 +109,8 @@ def read_rgb(path: Path, enough: int = 1, rows: int | None = None, scratch: Scra
             return _decode_jpeg(data, enough, rows, scratch or Scratch())
         except ValueError:  # CMYK, rotated, or damaged: Pillow reads it, or says what is wrong
             pass
-    pixels = _decode_any(data)
-    return Decoded(pixels, 1, pixels.shape[:2])
+    pixels, peak = _decode_any(data, bit_depth)
+    return Decoded(pixels, 1, pixels.shape[:2], peak)
 
 
 def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -> None:
@@ -122,20 +152,40 @@ def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch)
     return Decoded(pixels, scale, (height, width))
 
 
-def _decode_any(data: bytes) -> Pixels:
+def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
     try:
-        opened = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data), formats=readable_formats())
     except UnidentifiedImageError:  # which names the buffer
-        raise ValueError("no image" if data else "empty") from None
+        raise ValueError(NO_IMAGE[0] if data else NO_IMAGE[1]) from None
     with opened as image:
         _check_pixels(image.width * image.height)
-        if image.mode in ("I", "F") and image.format == "TIFF":
+        if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", *_OWN_RANGE)):
             raise ValueError(f"32 bits a pixel ({image.mode}), whose range nothing says")
+        if not image.mode.startswith("I") and _SIXTEEN_BITS.search(str([tile[3] for tile in image.tile])):
+            if image.format != "PNG" or data[_PNG_BIT_DEPTH] != 16:
+                raise ValueError("16 bits a colour, of which Pillow drops the lower eight; convert it to PNG")
+            return _to_rgb(_decode_deep_png(data), bit_depth)
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-            grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+            grey = np.asarray(image).astype(np.int64).clip(0)[:, :, None]
+            return (_to_rgb(grey, 16)[0], 0) if opened.format in _OWN_RANGE else _to_rgb(grey, bit_depth)
+        return np.array(image if image.mode == "RGB" else image.convert("RGB")), 0
+
+
+def _decode_deep_png(data: bytes) -> NDArray[Any]:
+    """Values of a colour PNG of 16 bits, (H, W, 1 or 3), without transparency."""
+    try:
+        values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    colours: NDArray[Any] = values.numpy()[: 3 if len(values) > 2 else 1]
+    return colours.transpose(1, 2, 0)
+
+
+def _to_rgb(values: NDArray[Any], bit_depth: int) -> tuple[Pixels, int]:
+    """The upper eight bits of values (H, W, 1 or 3), and the largest value."""
+    pixels = (values >> (bit_depth - 8)).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), int(values.max(initial=0))
 
 
 def _check_pixels(count: int) -> None:

@@ -47,17 +47,20 @@ def files_digest(root: Path, paths: Iterable[Path]) -> str:
     return hashed.hexdigest()[:16]
 
 
-def cache_path(root: Path, name: str) -> Path:
-    """Where a file derived from those under `root` stands: in `root/.cache`, or in `mlruns/cache`.
-
-    The latter where it neither is beside them nor can be written there.
-    """
+def cache_folder(root: Path) -> Path:
+    """Where files derived from those under `root` are written: `root/.cache`, or a folder of `mlruns/cache`."""
     beside = root / ".cache"
     writable = os.access(beside, os.W_OK) and beside.is_dir() if beside.exists() else os.access(root, os.W_OK)
-    if writable or (beside / name).exists():
-        return beside / name
+    if writable:
+        return beside
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
-    return Path("mlruns/cache") / f"{root.resolve().name}-{place}" / name
+    return Path("mlruns/cache") / f"{root.resolve().name}-{place}"
+
+
+def cache_path(root: Path, name: str) -> Path:
+    """Where a file derived from those under `root` is: in `root/.cache` if it is there, else where it is written."""
+    beside = root / ".cache" / name
+    return beside if beside.exists() else cache_folder(root) / name
 
 
 def remove_outdated(folder: Path, pattern: str, digest: str) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,15 +26,25 @@ from project.loading.threads import Buffers, Threads, wait_for
 _IMAGES_A_CALL = 8
 
 
+class Sources(Protocol):
+    """Files by their place, such as a `FileList`, or their pixels where they are decoded already."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Path | Pixels: ...
+
+
 class ImageFiles:
     """Image files, decoded as RGB when they are asked for, cropped and resized to squares.
 
     Args:
-        paths: N files that Pillow can decode, or their pixels where they are decoded already.
-        labels: (N,) int64.
-        sizes: (N, 2) int64, height and width of the upright images; see `check_files`.
+        paths: Files that can be decoded, or their pixels.
+        labels: Their labels, int64.
+        sizes: (files, 2) integers, height and width of the upright images; see `check_files`.
         image_size: Side of the squares in pixels.
         min_area: Least share of a train image that a random crop keeps, in (0, 1]; None takes the middle.
+        bit_depth: Bits that the values of 16-bit files have, from 8 to 16.
+        rows: Places of the N files that the store has, (N,) int64, in its order; None is all. Subsets share the rest.
     """
 
     needs_workers: ClassVar[bool] = True
@@ -42,19 +52,22 @@ class ImageFiles:
 
     def __init__(
         self,
-        paths: Sequence[Path | Pixels],
+        paths: Sources,
         labels: Tensor,
         sizes: Tensor,
         image_size: int,
         min_area: float | None = None,
+        bit_depth: int = 16,
+        rows: Tensor | None = None,
     ) -> None:
-        self.paths, self.labels, self.sizes = paths, labels, sizes
-        self.image_size, self.min_area = image_size, min_area
+        self.paths, self._all_labels, self.sizes, self._rows = paths, labels, sizes, rows
+        self.labels = labels if rows is None else labels[rows]
+        self.image_size, self.min_area, self.bit_depth = image_size, min_area, bit_depth
         self.crops = min_area is not None
         self._buffers: Buffers | None = None
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Batch:
         part = self.subset(indices)  # whose memory is not that of the batches
@@ -63,8 +76,15 @@ class ImageFiles:
 
     def subset(self, indices: Tensor) -> "ImageFiles":
         """The images at these positions."""
-        paths = [self.paths[index] for index in indices.tolist()]
-        return ImageFiles(paths, self.labels[indices], self.sizes[indices], self.image_size, self.min_area)
+        return ImageFiles(
+            self.paths,
+            self._all_labels,
+            self.sizes,
+            self.image_size,
+            self.min_area,
+            self.bit_depth,
+            indices if self._rows is None else self._rows[indices],
+        )
 
     def close(self) -> None:
         """Let go of the batches' memory; threads end with their stream."""
@@ -95,25 +115,28 @@ class ImageFiles:
     def _start(self, request: Request, threads: Threads, buffers: Buffers) -> tuple[Fetched, list[Future[None]]]:
         indices = request.indices
         array, images = buffers.take(len(indices))
-        sizes = self.sizes[indices]
+        rows = indices if self._rows is None else self._rows[indices]
+        sizes = self.sizes[rows].long()
         if request.keys is None or self.min_area is None:
             boxes = center_squares(sizes)
         else:
             boxes = random_boxes(request.keys, sizes, self.min_area)
-        places = [(self.paths[index], tuple(box)) for index, box in zip(indices.tolist(), boxes.tolist(), strict=True)]
+        places = [(self.paths[index], tuple(box)) for index, box in zip(rows.tolist(), boxes.tolist(), strict=True)]
         calls = [
-            threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first))
+            threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first, self.bit_depth))
             for first in range(0, len(places), _IMAGES_A_CALL)
         ]  # each holds the whole array: memory that a call still writes to is not free, whoever has lost interest
         return Fetched(images.permute(0, 3, 1, 2), self.labels[indices], request.keys), calls
 
 
-def _decode(places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels, first: int) -> None:
+def _decode(
+    places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels, first: int, bit_depth: int
+) -> None:
     scratch = Scratch()
     for (path, box), target in zip(places, out[first:], strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, min(box[2:]) // len(target), box[0] + box[2], scratch)
+                image = read_rgb(path, min(box[2:]) // len(target), box[0] + box[2], scratch, bit_depth)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -65,9 +66,10 @@ def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_p
     data = ImageFolder(root=str(root), image_size=32, batch_size=8, random_resized_crop=min_area, num_workers=2)
     data.setup("fit")
     assert sum(len(images) for images, _ in data.train_dataloader()) == 40
-    (cache,) = (one for one in psutil.Process().memory_maps() if one.path.startswith(f"{root}/.cache/train"))
-    assert cache.rss >= 40 * 3 * 32**2
-    assert cache.anonymous == 0  # so that processes which map it share all of it
+    maps = {Path(one.path).suffix: one for one in psutil.Process().memory_maps() if f"{root}/.cache/train" in one.path}
+    assert maps[".npy"].rss >= 40 * 3 * 32**2
+    assert maps[".pt"].rss > 0  # the list of files
+    assert {one.anonymous for one in maps.values()} == {0}  # so that processes which map them share all of them
 
 
 def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path) -> None:
@@ -88,15 +90,13 @@ def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path
     assert caches(root) != names
 
 
-@pytest.mark.parametrize("kept", ["train-check-*.json", "train-32px-*.npy"])
-@pytest.mark.parametrize("damage", [b"", b"{}", b'{"sizes": [], "bad": {}}', "of others"])
+@pytest.mark.parametrize("kept", ["train-files-*.pt", "train-32px-*.npy"])
+@pytest.mark.parametrize("damage", [b"", b"{}", "half"])
 def test_what_is_damaged_in_the_cache_is_named(kept: str, damage: bytes | str, tmp_path: Path) -> None:
-    root, fewer = image_folder(tmp_path / "images", 4), image_folder(tmp_path / "fewer", 3)
+    root = image_folder(tmp_path / "images", 4)
     use_cache(root)
-    use_cache(fewer)
     (path,) = (root / ".cache").glob(kept)
-    (other,) = (fewer / ".cache").glob(kept)
-    path.write_bytes(damage if isinstance(damage, bytes) else other.read_bytes())
+    path.write_bytes(damage if isinstance(damage, bytes) else path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(OSError, match=rf"{path.name} is damaged .*; remove it"):
         use_cache(root)
     path.unlink()
@@ -128,6 +128,41 @@ def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewh
         (root / ".cache").chmod(0o755)
         monkeypatch.undo()
     assert process.exitcode == 0
+
+
+def decoded(root: Path) -> list[str]:
+    """The files that were decoded so far, in the order of the log."""
+    data = ImageFolder(root=str(root), image_size=32, cache="off")
+    data.setup("fit")
+    return [json.loads(line)[0] for line in (root / ".cache/train-checked.jsonl").read_text().splitlines()]
+
+
+def test_only_files_that_changed_are_decoded_again(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    assert len(decoded(root)) == 40
+    picture(30, 30).save(root / "train/a/0.jpg")
+    picture(30, 30).save(root / "train/b/new.jpg")
+    assert decoded(root)[40:] == ["train/a/0.jpg", "train/b/new.jpg"]
+    assert len(decoded(root)) == 42
+
+
+def test_a_check_that_was_killed_continues(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    assert len(decoded(root)) == 40
+    log = root / ".cache/train-checked.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    next((root / ".cache").glob("train-files-*.pt")).unlink()
+    log.write_bytes(b"".join(lines[:30]) + lines[30][:-9])  # what a kill in the middle of a line leaves
+    later = decoded(root)
+    assert later[:30] == [json.loads(line)[0] for line in lines[:30]]
+    assert sorted(later) == sorted(json.loads(line)[0] for line in lines)
+
+
+def test_the_log_of_a_check_does_not_outgrow_its_files(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+    for change in range(10):
+        os.utime(root / "train/a/0.jpg", (change, change))
+        assert len(decoded(root)) <= 2 * 4 + 1
 
 
 def test_a_cache_above_the_limit_is_not_made(tmp_path: Path) -> None:

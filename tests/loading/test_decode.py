@@ -1,7 +1,10 @@
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pictures import picture
 from PIL import Image
 
@@ -49,6 +52,31 @@ def test_every_kind_of_file_is_read_rightly(tmp_path: Path) -> None:
         assert np.abs(pixels - right).mean() < 5, kind
 
 
+def deep_colours(path: Path, values: NDArray[np.int64]) -> None:
+    """Write a PNG of 16 bits a colour, which Pillow cannot."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    data = b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in parts.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_colours_of_sixteen_bits_keep_their_upper_eight(bits: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (20, 30, 3))
+    deep_colours(tmp_path / "a.png", values)
+    image = read_rgb(tmp_path / "a.png", bit_depth=bits)
+    assert np.array_equal(image.pixels, values >> (bits - 8))
+    assert image.peak == values.max()
+
+
 @pytest.mark.parametrize("stray", [b"\xff\xff", b"\xff\0"])
 def test_a_rotated_jpeg_is_turned_whatever_stands_before_its_exif(stray: bytes, tmp_path: Path) -> None:
     exif = Image.Exif()
@@ -82,7 +110,7 @@ def test_the_upper_rows_of_a_jpeg_are_those_of_the_whole(options: dict[str, obje
     for enough in (1, 2, 4, 8):
         whole = read_rgb(tmp_path / "noise.jpg", enough).pixels
         for rows in (1, 15, 16, 17, 100, 191, 202, 203):
-            upper, scale, size = read_rgb(tmp_path / "noise.jpg", enough, rows)
+            upper, scale, size, _ = read_rgb(tmp_path / "noise.jpg", enough, rows)
             needed = -(-rows // scale)
             assert np.array_equal(upper[:needed], whole[:needed]), (enough, rows)
             assert size == (203, 150)

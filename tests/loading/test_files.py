@@ -11,7 +11,7 @@ from pictures import picture
 from torch import Tensor
 
 from project.launch.devices import usable_cores
-from project.loading import ImageFiles, LoadingError, Workers, check_files, sample_keys
+from project.loading import FileList, ImageFiles, LoadingError, Workers, check_files, sample_keys
 from project.loading.decode import Pixels, write_resized
 from project.loading.images import Request
 from project.loading.threads import Buffers
@@ -19,12 +19,11 @@ from project.loading.threads import Buffers
 
 def files(folder: Path, count: int = 30, size: int = 24, min_area: float | None = 0.3) -> ImageFiles:
     random = np.random.default_rng(0)
-    paths = []
     for index in range(count):
         height, width = random.integers(30, 200, 2)
-        paths.append(folder / f"{index}.jpg")
-        picture(int(height), int(width)).save(paths[-1])
-    sizes = check_files(paths, folder / "check.json", 2).sizes
+        picture(int(height), int(width)).save(folder / f"{index}.jpg")
+    paths = FileList.of(folder, [f"{index}.jpg" for index in range(count)])
+    sizes = check_files(paths, torch.zeros((count, 2), dtype=torch.int64), folder / "checked.jsonl", 2).sizes
     return ImageFiles(paths, torch.arange(count), sizes, size, min_area)
 
 
@@ -82,14 +81,14 @@ def test_threads_of_loading_leave_the_training_thread_its_cores() -> None:
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     store = files(tmp_path)
-    store.paths[3].unlink()
+    (tmp_path / "3.jpg").unlink()
     with pytest.raises(LoadingError, match=r"cannot read .*3\.jpg, which could be read when it was checked"):
         streamed(store, 2)
 
 
 def test_a_read_that_hangs_ends_with_the_option_to_change(tmp_path: Path) -> None:
     store = files(tmp_path)
-    store.paths[3].unlink()
-    os.mkfifo(store.paths[3])  # opening it waits for a writer
+    (tmp_path / "3.jpg").unlink()
+    os.mkfifo(tmp_path / "3.jpg")  # opening it waits for a writer
     with pytest.raises(LoadingError, match=r"a thread hangs in reading files .* --data\.worker_timeout_s"):
         list(store.stream(iter([Request(torch.tensor([3]), None)]), Workers(num_workers=1, timeout_s=1)))

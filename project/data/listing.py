@@ -1,0 +1,226 @@
+"""The image files of a split: each is visited once, and what is left out is counted."""
+
+import hashlib
+import os
+import stat
+from array import array
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from project.data.splits import class_folders, identity, is_junk, subfolders
+from project.loading import FileList, image_suffixes
+
+_LINKED_FILE = "second links to a file"
+_NOWHERE = (-1, -1)
+
+
+@dataclass
+class LeftOut:
+    """Files and folders that are not used.
+
+    Args:
+        files: Number of files by the reason.
+        folders: Number of folders by their names, or by their paths where they are links.
+        first: The first file of a reason, where its name helps.
+        notes: What else is to be known.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folders or self.notes)
+
+    def add(self, reason: str, names: Sequence[str]) -> None:
+        """Count files that are left out for a reason of which the first example is named."""
+        if names:
+            self.files[reason] += len(names)
+            self.first.setdefault(reason, names[0])
+
+    def __str__(self) -> str:
+        """Reasons and names, the most frequent first."""
+        files = [
+            f"{reason} {count:,}" + (f" ({self.first[reason]})" if reason in self.first else "")
+            for reason, count in self.files.most_common()
+        ]
+        folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
+        parts = [f"{self.files.total():,} files: {', '.join(_few(files))}"] if files else []
+        parts += [f"folders {', '.join(_few(folders))}"] if folders else []
+        return "; ".join(parts + self.notes)
+
+
+class Listing(NamedTuple):
+    """N image files of a split.
+
+    labels: (N,) int64.
+    stats: (N, 2) int64, size in bytes and time of change in nanoseconds; -1 for a link to nowhere.
+    identities: (N,) uint64, the same for two links to one file.
+    digest: Sixteen hexadecimal digits that change with the files, their sizes, times and labels.
+    """
+
+    files: FileList
+    labels: Tensor
+    stats: Tensor
+    identities: NDArray[np.uint64]
+    digest: str
+
+
+class _Entry(NamedTuple):
+    name: str
+    is_link: bool
+    stat: tuple[int, int]
+    identity: tuple[int, int]
+
+
+def list_split(
+    root: Path, split: Path, class_names: Sequence[str], splits: Iterable[Path], left_out: LeftOut
+) -> Listing:
+    """List the images under `split/CLASS/`, in the order of classes and then of names.
+
+    Args:
+        root: Folder to which names are relative; it has `split`.
+        split: Folder of the split.
+        class_names: The classes of train, by label.
+        splits: Folders of all splits.
+        left_out: Gets what is not listed.
+
+    Raises:
+        OSError: A folder cannot be listed.
+        ValueError: A class is not one of train's, has no images, or shares a file with another one.
+    """
+    classes = class_folders(split)
+    visited = _own_folders(root, splits)
+    encoded, ends, labels = bytearray(), array("q"), array("q")
+    stats, identities = array("q"), array("Q")
+    _count_outside(split, classes, left_out)
+    for name in classes:
+        if name not in class_names:
+            raise ValueError(
+                f"data.root: {split} has a class {name!r} that train has not; train has {', '.join(class_names)}"
+            )
+        entries = sorted(_walk(root, split / name, visited, left_out), key=lambda entry: (entry.is_link, entry.name))
+        if not entries:
+            raise ValueError(
+                f"data.root: no image in {split / name}" + (f"; left out: {left_out}" if left_out else "; add some")
+            )
+        for entry in entries:
+            encoded += os.fsencode(entry.name)
+            ends.append(len(encoded))
+            stats.extend(entry.stat)
+            identities.append(_hashed(entry.identity, len(ends)))
+        labels.extend([class_names.index(name)] * len(entries))
+    files = FileList(root, torch.from_numpy(np.frombuffer(encoded, np.uint8)), _tensor(ends))
+    return _without_links(files, _tensor(labels), _tensor(stats).view(-1, 2), np.array(identities), left_out)
+
+
+def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_out: LeftOut) -> Iterator[_Entry]:
+    """Image files in a folder and below it; folders before links to folders."""
+    folders, links = deque([folder]), deque[Path]()
+    while folders or links:
+        place = folders.popleft() if folders else links.popleft()
+        if place != folder:
+            first = visited.setdefault(identity(place), place)
+            if first != place:
+                _check_one_class(root, place, first)
+                left_out.folders[f"{place.relative_to(root)} (a link)"] += 1
+                continue
+        inside = place.relative_to(root)
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+            try:
+                found = entry.stat()
+            except OSError:  # such as a link to nowhere, which the check of the files reports
+                found = None
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                if is_junk(entry.name):
+                    left_out.folders[entry.name] += 1
+                else:
+                    (links if entry.is_symlink() else folders).append(Path(entry.path))
+            elif (reason := _no_image(entry.name)) is not None:
+                left_out.files[reason] += 1
+            else:
+                yield _Entry(
+                    f"{inside}/{entry.name}",
+                    entry.is_symlink(),
+                    (found.st_size, found.st_mtime_ns) if found else _NOWHERE,
+                    (found.st_dev, found.st_ino) if found else _NOWHERE,
+                )
+
+
+def _no_image(name: str) -> str | None:
+    """Why a file is left out by its name; a file without a suffix is looked into when files are checked."""
+    if name.startswith("."):
+        return "hidden"
+    suffix = Path(name).suffix.lower()
+    return None if suffix in ("", ".") or suffix in image_suffixes() else suffix
+
+
+def _own_folders(root: Path, splits: Iterable[Path]) -> dict[tuple[int, int], Path]:
+    """The folders that are visited on their own: a link to one of them would repeat its images."""
+    own = [folder for split in splits for folder in (split, *(split / name for name in subfolders(split)))]
+    return {identity(folder): folder for folder in (*reversed(own), root)}
+
+
+def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> None:
+    for entry in os.scandir(split):
+        if entry.is_dir():
+            if entry.name not in classes:
+                left_out.folders[f"{entry.name} (a link)" if not is_junk(entry.name) else entry.name] += 1
+        elif not entry.name.startswith("."):
+            left_out.add("outside of the classes", [f"{split.name}/{entry.name}"])
+
+
+def _check_one_class(root: Path, second: Path, first: Path) -> None:
+    classes = [path.relative_to(root).parts[:2] for path in (first, second)]
+    alone = len(first.relative_to(root).parts) <= 2  # the folder of a class, a split or the root
+    if classes[0] != classes[1] and not alone:
+        raise ValueError(
+            f"data.root: {first} and {second} are one by a link, in two classes; an image has one class, so remove "
+            "one of them"
+        )
+
+
+def _without_links(
+    files: FileList, labels: Tensor, stats: Tensor, identities: NDArray[np.uint64], left_out: LeftOut
+) -> Listing:
+    unique, first, of = np.unique(identities, return_index=True, return_inverse=True)
+    if len(unique) < len(files):
+        again = np.flatnonzero(first[of] != np.arange(len(files)))
+        for place in again.tolist():
+            if labels[place] != labels[int(first[of[place]])]:
+                _check_one_class(files.root, files[place], files[int(first[of[place]])])
+        left_out.add(_LINKED_FILE, [files.name(place) for place in again.tolist()])
+        kept = np.ones(len(files), bool)
+        kept[again] = False
+        first_only = torch.from_numpy(kept)
+        files = FileList.of(files.root, compress(map(files.name, range(len(files))), kept.tolist()))
+        labels, stats, identities = labels[first_only], stats[first_only], identities[kept]
+    hashed = hashlib.sha256()
+    for tensor in (files.names, files.ends, stats, labels):
+        hashed.update(tensor.numpy().data)
+    return Listing(files, labels, stats, identities, hashed.hexdigest()[:16])
+
+
+def _hashed(found: tuple[int, int], place: int) -> int:
+    device, inode = found
+    if inode <= 0:  # a link to nowhere, or a file system without inodes: like no other
+        return 2**63 + place
+    return (inode + device * 0x9E3779B97F4A7C15) % 2**63
+
+
+def _tensor(numbers: "array[int]") -> Tensor:
+    return torch.from_numpy(np.frombuffer(numbers, np.int64))
+
+
+def _few(texts: Sequence[str], most: int = 5) -> list[str]:
+    return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else list(texts)

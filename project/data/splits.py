@@ -1,0 +1,86 @@
+"""The folders of an image folder: which hold the splits, and which of their subfolders are classes."""
+
+import os
+from pathlib import Path
+
+from project.data.datamodule import Split
+
+LAYOUT = "expected ROOT/train/CLASS/*.jpg, and if you have them ROOT/val/CLASS/* and ROOT/test/CLASS/*"
+
+_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_JUNK = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
+_JUNK |= {"system volume information"}
+
+
+def is_junk(name: str) -> bool:
+    """Whether a folder is hidden, or one that systems make beside the files of their users."""
+    return name.startswith(".") or name.lower() in _JUNK
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, in alphabetical order."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
+    """The folder of each split, by their usual names in any case, and the names of folders that are none.
+
+    Raises:
+        FileNotFoundError: There is no folder of train.
+        ValueError: Two folders are the same split, or one of another name has the classes of train.
+    """
+    names = [name for name in subfolders(root) if not is_junk(name)] if root.is_dir() else []
+    found: dict[Split, Path] = {}
+    for name in names:
+        split = _NAMES.get(name.lower())
+        if split in found:
+            raise ValueError(f"data.root: {found[split]} and {root / name} are both {split}; keep one of them")
+        if split:
+            found[split] = root / name
+    if "train" not in found:
+        raise FileNotFoundError(f"data.root: there is no folder {root / 'train'}; {LAYOUT}")
+    others = [name for name in names if name.lower() not in _NAMES]
+    classes = set(class_folders(found["train"]))
+    for name in others:
+        if shared := classes.intersection(subfolders(root / name)):
+            raise ValueError(
+                f"data.root: {root / name} has classes of train ({min(shared)}), but it is not a split; rename it to "
+                "val or test, or move it elsewhere"
+            )
+    return found, others
+
+
+def class_folders(split: Path) -> list[str]:
+    """Names of the classes in the folder of a split, in alphabetical order.
+
+    Raises:
+        ValueError: There are none, or two are the same folder by a link.
+    """
+    above = {identity(split), identity(split.parent)}
+    by_identity: dict[tuple[int, int], str] = {}
+    for name in subfolders(split):
+        here = identity(split / name)
+        if is_junk(name) or here in above:
+            continue
+        if here in by_identity:
+            raise ValueError(
+                f"data.root: {split / name} and {split / by_identity[here]} are one folder by a link; remove one"
+            )
+        by_identity[here] = name
+    if not by_identity:
+        raise ValueError(f"data.root: {split} has no class folders; {LAYOUT}")
+    return sorted(by_identity.values())
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Device and inode, which are the same for all links to a file or folder."""
+    found = path.stat()
+    return found.st_dev, found.st_ino

@@ -1,0 +1,184 @@
+"""Which files of a folder are its images, what is left out, and what is said of it."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Fit
+from PIL import Image
+
+from project.data import ImageFolder
+
+
+def write(root: Path, counts: dict[str, int]) -> Path:
+    """Images of noise, no two of which are the same, in folders such as `train/cat`."""
+    random = np.random.default_rng(0)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for index in range(count):
+            image(random.integers(0, 256, (12, 12, 3))).save(root / folder / f"{index:02}.png")
+    return root
+
+
+def image(pixels: Any) -> Image.Image:
+    return Image.fromarray(np.asarray(pixels, np.uint8))
+
+
+def opened(root: Path, **options: Any) -> ImageFolder:
+    data = ImageFolder(root=str(root), image_size=12, **options)
+    data.setup("fit")
+    return data
+
+
+def sizes(data: ImageFolder) -> dict[str, list[int]]:
+    """Images of each class in each split."""
+    return {split: images.labels.bincount().tolist() for split, images in data.splits.items()}
+
+
+def loop(root: Path) -> None:
+    (root / "train/cat/self").symlink_to(".")
+
+
+def loop_from_above(root: Path) -> None:
+    (root / "train/cat/up").symlink_to("..")
+    (root / "train/dog/root").symlink_to(root)
+    (root / "train/all").symlink_to(".")
+
+
+def other_class(root: Path) -> None:
+    (root / "train/cat/more").symlink_to("../dog")
+
+
+def linked_files(root: Path) -> None:
+    (root / "train/cat/a.png").symlink_to("00.png")
+    (root / "train/cat/z.png").hardlink_to(root / "train/cat/00.png")
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (loop, "folders train/cat/self (a link)"),
+        (loop_from_above, "folders all (a link), train/cat/up (a link), train/dog/root (a link)"),
+        (other_class, "folders train/cat/more (a link)"),
+        (linked_files, "2 files: second links to a file 2 (train/cat/z.png)"),
+    ],
+)
+def test_links_add_no_images(add: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+    root = write(tmp_path / "pets", {"train/cat": 20, "train/dog": 10, "val/cat": 2, "val/dog": 2})
+    add(root)
+    data = opened(root)
+    assert sizes(data) == {"train": [20, 10], "val": [2, 2]}
+    assert data.found()[1] == f"left out: {said}"
+
+
+def test_images_behind_links_count_once(tmp_path: Path) -> None:
+    pool = write(tmp_path / "pool", {"cats": 20, "more": 5, "dogs": 10})
+    (tmp_path / "pets/train").mkdir(parents=True)
+    (tmp_path / "pets/train/cat").symlink_to(pool / "cats")
+    (tmp_path / "pets/train/dog").symlink_to(pool / "dogs")
+    (pool / "cats/more").symlink_to(pool / "more")
+    (pool / "cats/again").symlink_to(pool / "more")
+    assert sizes(opened(tmp_path / "pets", val_fraction=0.2)) == {"train": [20, 8], "val": [5, 2]}
+
+
+def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 3, "train/dog": 3})
+    (root / "train/dog/cat.png").hardlink_to(root / "train/cat/01.png")
+    with pytest.raises(ValueError, match=r"train/cat/01.png and .*train/dog/cat.png are one by a link, in two classes"):
+        opened(root)
+
+
+def test_images_of_train_in_test_are_named(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 5, "train/dog": 5, "test/cat": 2})
+    (root / "test/dog").symlink_to("../train/dog")
+    assert opened(root).found()[1] == "left out: 5 files of test are in train, too, by a link"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "VALIDATION"])
+def test_validation_images_are_found_under_their_usual_names(name: str, tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 8, "train/dog": 8, f"{name}/cat": 3, f"{name}/dog": 2, "Testing/dog": 1})
+    assert sizes(opened(root)) == {"train": [8, 8], "val": [3, 2], "test": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("folders", "answer"),
+    [
+        (["holdout/cat"], "holdout has classes of train (cat), but it is not a split; rename it to val or test"),
+        (["val/cat", "valid/cat"], "are both val; keep one of them"),
+    ],
+)
+def test_no_split_is_passed_over(folders: list[str], answer: str, tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 2, "train/dog": 2, **dict.fromkeys(folders, 1)})
+    with pytest.raises(ValueError, match=r"data\.root: ") as refused:
+        opened(root)
+    assert answer in str(refused.value)
+
+
+def test_what_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 1, "train/dog": 3})
+    picture = Image.open(root / "train/cat/00.png")
+    for name in ("a.avif", "b.jfif", "c.ppm", "d.JP2", "e.tga", "f.webp"):
+        picture.save(root / "train/cat" / name)
+    shutil.copy(root / "train/cat/00.png", root / "train/cat/without")
+    for name in ("README", "notes.txt", "clip.mp4", "b.txt", ".DS_Store", "figure.eps"):
+        (root / "train/cat" / name).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    (root / "train/labels.csv").touch()
+    data = opened(root, val_fraction=0.3)
+    assert data.splits["train"].labels.bincount().tolist() == [6, 2]
+    assert data.splits["val"].labels.bincount().tolist() == [2, 1]
+    assert data.found() == [
+        f"{tmp_path.name}: 2 classes, train 8 (cat 6, dog 2), val 3 taken from train (cat 2, dog 1), "
+        "no test (scored on val)",
+        "left out: 7 files: .txt 2, outside of the classes 1 (train/labels.csv), hidden 1, .mp4 1, .eps 1, 1 more",
+    ]
+
+
+def test_folders_that_systems_make_are_not_classes(tmp_path: Path) -> None:
+    junk = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN")
+    folders = [f"{place}/{name}" for place in ("train", "val", "train/cat") for name in junk]
+    root = write(tmp_path, {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1, **dict.fromkeys(folders, 1)})
+    data = opened(root)
+    assert data.class_names == ("cat", "dog")
+    assert sizes(data) == {"train": [4, 4], "val": [1, 1]}
+    assert all(f"{name} (3)" in data.found()[1] for name in junk)
+
+
+def png(values: Any, path: Path) -> None:
+    """A grey image of 16 bits."""
+    Image.fromarray(np.asarray(values, np.uint16)).save(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("bits", "cache"), [(8, "off"), (12, "on"), (12, "off"), (14, "off"), (16, "on")])
+def test_sixteen_bit_files_keep_their_grey_levels(bits: int, cache: str, suffix: str, tmp_path: Path) -> None:
+    """All splits have one scale, which is that of their largest value."""
+    root = write(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 0, "val/b": 1})
+    ramp = np.arange(256).reshape(16, 16) << (bits - 8)
+    png(ramp // 4, root / f"train/a/dark.{suffix}")
+    png(ramp, root / f"val/a/bright.{suffix}")
+    data = ImageFolder(root=str(root), image_size=16, cache=cache)  # type: ignore[arg-type]
+    data.setup("fit")
+    dark, bright = data.splits["train"][torch.tensor([1])][0], data.splits["val"][torch.tensor([0])][0]
+    assert (len(bright.unique()), int(bright.max())) == (256, 255)
+    assert (len(dark.unique()), int(dark.max())) == (64, 63)
+    assert ("16-bit files hold" in data.found()[0]) == (bits < 16)
+
+
+def test_values_above_the_bit_depth_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/a": 2, "train/b": 2})
+    png(np.full((9, 9), 4096), root / "train/a/x.png")
+    with pytest.raises(ValueError, match=r"data.bit_depth: got 12, but there are values up to 4,096; it must be 14"):
+        opened(root, bit_depth=12)
+
+
+def test_a_fit_says_what_it_found(main_job: Fit) -> None:
+    line, _, after = main_job.output.partition("digits: 10 classes, ")[2].partition("\n")
+    assert line == (
+        "train 1,293 (125 to 131 of each class), val 144 taken from train (14 to 15 of each class), "
+        "test 360 (35 to 37 of each class)"
+    )
+    assert "epoch" in after
