@@ -36,7 +36,7 @@ from project.tracking import store
 from project.tracking.best_effort import best_effort
 from project.tracking.logger import MLflowLogger
 from project.tracking.model import save_model
-from project.tracking.recovery import is_held, recover_all, recover_run
+from project.tracking.recovery import RECOVERED, is_held, recover_all, recover_run
 from project.tracking.run import ended_truly
 from project.tracking.secrets import redact_options
 
@@ -66,7 +66,7 @@ class Job:
         self._interrupts.listen()
         self._typed = argv
         settings_argv, resumed = groups.split_resume(argv)
-        self._earlier_run = resumed or run_before_restart()
+        self._earlier_run, self._restarted = resumed or run_before_restart(), not resumed
         self.resume_from: Path | None = None
         callbacks = [self._interrupts, *callbacks]
         with TemporaryDirectory() as folder:
@@ -92,11 +92,14 @@ class Job:
         self.datamodule.check_batch_size(self.trainer.world_size)
         self._cli.check_training()
         client = store.connect()
-        if self._earlier_run and is_held(self._earlier_run):
+        # Before a restart by torchrun or a sweep, the attempt before this one has ended, maybe on another machine.
+        if self._earlier_run and is_held(self._earlier_run, owner_is_gone=self._restarted):
             raise ValueError(
-                f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM"
+                f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM "
+                "(a run whose machine was lost can be resumed three minutes after it wrote last)"
             )
-        recover_all(client)
+        if RECOVERED not in os.environ:
+            recover_all(client)
         if self.logger is not None:
             store.experiment_id(client, self.logger.experiment_name)
         if self._earlier_run and self.resume_from:

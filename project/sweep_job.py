@@ -31,7 +31,7 @@ from project.search.worker import Assignment
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.logger import MLflowLogger
-from project.tracking.recovery import is_held, recover_all
+from project.tracking.recovery import RECOVERED, is_held, recover_all
 from project.tracking.secrets import redact_options, redact_setting
 from project.trial_fit import check_no_overlap, checked_fit
 
@@ -110,6 +110,7 @@ class Sweep:
         self, parameters: Mapping[str, Any], number: int, run_id: str | None, lent: dict[str, str], threads: int
     ) -> Assignment:
         environment = self._trial_runs.environment(number) | {"MLFLOW_TRACKING_URI": store.tracking_uri(), **lent}
+        environment[RECOVERED] = "by the sweep"
         if run_id:
             environment[RESTART_OF] = run_id
         argv = [*self._fit_options, *options(parameters)]

@@ -24,7 +24,7 @@ def main() -> None:
     with answered():
         client = store.connect()
     delivered, kept = 0, 0
-    for spool in dead_spools(of_all_hosts=True):
+    for spool in dead_spools():
         if trouble := recover(client, spool):
             kept += 1
             console.print(f"run {spool.run_id}: kept in {spool.folder}; the store says: {trouble}", soft_wrap=True)

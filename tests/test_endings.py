@@ -137,7 +137,7 @@ def test_a_net_that_cannot_be_served_is_trained_and_named(
 
 def test_what_cannot_be_measured_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     logged: dict[str, float] = {}
-    metrics = SystemMetrics(lambda values, _: logged.update(values), kinds=[GPUMonitor, CPUMonitor])
+    metrics = SystemMetrics(lambda: None, lambda values, _: logged.update(values), kinds=[GPUMonitor, CPUMonitor])
     metrics.start()
     metrics.stop()
     assert "system/cpu_utilization_percentage" in logged

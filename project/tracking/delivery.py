@@ -5,7 +5,7 @@ Replaying a record changes nothing: metrics keep their first timestamps, by whic
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from math import inf
 from time import monotonic, thread_time
@@ -15,7 +15,8 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from project.tracking.model_delivery import send_model, show_model_of
-from project.tracking.spool import LANES, Record, Spool
+from project.tracking.record_log import Record
+from project.tracking.spool import LANES, Spool
 from project.tracking.store import patience, reason
 
 _METRICS_A_BATCH = 1000
@@ -34,7 +35,7 @@ class StoreAwayError(Exception):
     """The store does not take a record now, but may do so later."""
 
 
-def deliver(spool: Spool, client: MlflowClient) -> Iterator[float]:
+def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) -> Iterator[float]:
     """Send what the store lacks, and yield the seconds that training may have lost by each request.
 
     What the store refuses for good is reported and passed over, so that it holds up nothing behind it.
@@ -43,11 +44,12 @@ def deliver(spool: Spool, client: MlflowClient) -> Iterator[float]:
         StoreAwayError: The store does not take it now. What it has is marked as delivered.
     """
     trouble: list[Exception] = []
-    for lane in LANES:
+    for lane in lanes:
         try:
             yield from _deliver_lane(spool, client, lane)
         except Exception as error:  # noqa: BLE001  # stores of artifacts have errors of their own libraries
             trouble.append(error)
+            yield 0.0
     if trouble:
         raise StoreAwayError(reason(trouble[0])) from trouble[0]
 
@@ -133,6 +135,8 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
         case "tags":
             tags = [RunTag(key, value) for key, value in record["tags"].items()]
             client.log_batch(run_id, tags=tags, synchronous=True)
+        case "file" | "model" as kind if not (spool.files / record[kind]).exists():
+            _warn_once(f"{spool.files / record[kind]} is gone, so run {run_id} lacks it")
         case "file":
             folder = record["file"].rpartition("/")[0]
             client.get_run(run_id)  # a store that is gone shows here, in seconds
@@ -145,6 +149,8 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             send_model(client, run_id, spool.files / record["model"])
         case "model_of":
             show_model_of(client, run_id, record["model_of"])
+        case "status" if record["status"] == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
         case "status":
             client.set_terminated(run_id, record["status"], end_time=record["time_ms"])
 
@@ -187,12 +193,13 @@ class Courier(threading.Thread):
         Returns:
             Whether it is done: with everything, or with what the store takes now. Else a request is under way.
         """
-        self._spool.flush()
+        self._spool.beat()
         waiting, deadline = max(1, self._spool.waiting), monotonic() + within_s
         self._draining.set()
         if self.ident is None:  # a signal came before it was started
             self.start()
         while self.is_alive() and monotonic() < deadline:
+            self._spool.beat()
             self.join(_SHOW_EVERY_S)
             progress(1 - self._spool.waiting / waiting)
         self._given_up.set()

@@ -87,7 +87,8 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
         """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
-        spool = Spool(store.spool_folder(run_id))  # refused while another process has it
+        # The recovery before this may still hold it, for the time of a request.
+        spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
         run = client.get_run(run_id)
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
@@ -107,7 +108,7 @@ class MLflowLogger(Logger):
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
         # A signal may come between any two of these lines, and `end` must close what there is.
         self._courier = Courier(spool, client)
-        self._system = SystemMetrics(self.log_metrics, first_step)
+        self._system = SystemMetrics(spool.beat, self.log_metrics, first_step)
         self._run_id, self.spool = spool.run_id, spool
         self._courier.start()
         self._system.start()
@@ -161,8 +162,12 @@ class MLflowLogger(Logger):
         self._append(model_of=run_id)
 
     def model_folder(self, name: str) -> Path | None:
-        """Where to save a model for `log_saved_model`; None where nothing is tracked."""
-        return self._file(name)
+        """Where to save a model for `log_saved_model`; None if nothing is tracked, or the disk takes no folder."""
+        try:
+            return self._file(name)
+        except OSError as error:
+            _log.warning("the artifact %s cannot be written: %s", name, error)
+            return None
 
     @rank_zero_only
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -184,6 +189,8 @@ class MLflowLogger(Logger):
             done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
         if done:  # else the lock is held until the process ends, and its last request with it
             self.spool.close(remove=not self.spool.waiting)
+        else:
+            self.spool.disown()
         self.spool = None
 
     def _keep(self, path: str, what: str, write: Callable[[Path], object]) -> None:

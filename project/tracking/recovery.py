@@ -1,9 +1,13 @@
 """Runs whose process died: closed as KILLED, delivered as far as they were written, half a checkpoint removed."""
 
-from collections.abc import Iterator
+import logging
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from math import inf
 from pathlib import Path
-from time import time
+from socket import gethostname
+from time import monotonic, time
 
 from filelock import Timeout
 from mlflow import MlflowClient
@@ -13,63 +17,95 @@ from mlflow.exceptions import MlflowException
 from project.tracking import store
 from project.tracking.delivery import StoreAwayError, deliver
 from project.tracking.owner import HOST, state
-from project.tracking.spool import Spool, remove_delivered
+from project.tracking.spool import LANES, Spool, remove_delivered
+
+RECOVERED = "PROJECT_RECOVERED"
+"""Set in the environment of processes whose parent has called `recover_all`."""
 
 _A_MOMENT_S = 5.0
+_LONGEST_WAIT_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 
-def dead_spools(*, of_all_hosts: bool = False) -> Iterator[Spool]:
-    """Take hold, one by one, of spools that no process writes any more: this host's, or all in this folder.
-
-    A lock of another host may not be seen here, which depends on the filesystem.
-    """
+def dead_spools() -> Iterator[Spool]:
+    """Take hold, one by one, of spools that no process writes any more; one that may be written is left alone."""
     for folder in sorted(store.spool_folder("").glob("[!.]*/")):
-        if not of_all_hosts and Spool.host_of(folder) != Spool.this_host():
-            continue
         try:
             spool = Spool(folder, new=False)
         except (Timeout, FileNotFoundError):  # its process lives, or has just ended
             continue
+        except PermissionError as error:
+            _log.warning("%s is left to its user: %s", folder, error)
+            continue
         yield spool
 
 
-def recover(client: MlflowClient, spool: Spool, status: str = "KILLED") -> str:
+def recover(
+    client: MlflowClient, spool: Spool, status: str = "KILLED", lanes: Iterable[str] = LANES, deadline: float = inf
+) -> str:
     """Deliver a dead run; give it a status where it has none.
 
+    Args:
+        client: The store.
+        spool: The run's; closed in the end.
+        status: How the run ended, if it could not say so itself.
+        lanes: Kinds of records to deliver.
+        deadline: Time of `time.monotonic` after which no request is begun, in seconds.
+
     Returns:
-        Why the store does not take it, in which case the spool stays; empty when the store has everything.
+        Why the store does not take it, in which case the spool stays; empty when the store has these lanes.
     """
     for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
     _close_as(spool, status)
+    trouble = ""
     try:
-        for _ in deliver(spool, client):
-            pass
+        for _ in deliver(spool, client, lanes):
+            if monotonic() > deadline:
+                break
     except StoreAwayError as error:
-        spool.close(remove=False)
-        return str(error)
-    spool.close(remove=True)
-    return ""
+        trouble = str(error)
+    spool.close(remove=not spool.waiting)
+    return trouble
 
 
 def _close_as(spool: Spool, status: str) -> None:
-    last = spool.last_record()
-    if last is None or "status" not in last:
+    last = spool.last_record() or {}
+    if last.get("status", "RUNNING") == "RUNNING":
         spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
 
 
-def recover_all(client: MlflowClient) -> None:
-    """Close this host's dead runs; what the store does not take now stays for the next time."""
+def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None:
+    """Close dead runs, then deliver what they left; what is not done in time stays for the next command, or `sync`.
+
+    Args:
+        client: The store.
+        within_s: Longest wait in seconds. A request that is then under way ends in the background.
+    """
+    deadline = monotonic() + within_s
+    recovering = threading.Thread(target=_recover_until, args=(client, deadline), name="recovery", daemon=True)
+    recovering.start()
+    recovering.join(within_s)
+
+
+def _recover_until(client: MlflowClient, deadline: float) -> None:
     remove_delivered(store.spool_folder(""))
-    for spool in dead_spools():
-        recover(client, spool)
-    close_without_spool(client)
+    try:
+        for lanes in (("state",), tuple(LANES)):  # No run stays RUNNING because the files of another one take long.
+            for spool in dead_spools():
+                recover(client, spool, lanes=lanes, deadline=deadline)
+                if monotonic() > deadline:
+                    return
+            close_without_spool(client)
+    except MlflowException as error:
+        _log.warning("the MLflow store does not answer: %s", store.reason(error))
 
 
 def close_without_spool(client: MlflowClient) -> None:
     """Close runs whose process died before it had a spool, or whose spool was taken away."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{Spool.this_host()}'"
+    ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{gethostname()}'"
     for run in client.search_runs(experiments, ours):
         if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
             continue
@@ -78,11 +114,17 @@ def close_without_spool(client: MlflowClient) -> None:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
-def is_held(run_id: str) -> bool:
-    """Whether a process of this machine writes the run."""
+def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
+    """Whether a process writes the run, or may write it.
+
+    Args:
+        run_id: The run.
+        owner_is_gone: Whether the process that wrote it is known to have ended, so that a free lock is enough.
+    """
+    folder = store.spool_folder(run_id)
     try:
         # Another process may hold it for a moment, to deliver it.
-        Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S).close(remove=False)
+        Spool(folder, new=False, wait_s=_A_MOMENT_S, owner_is_gone=owner_is_gone).close(remove=False)
     except Timeout:
         return True
     except FileNotFoundError:

@@ -19,7 +19,7 @@ CONFIG_FILE = "config.yaml"
 # MLflow reads these at each request; its own patience is seven retries of up to two minutes.
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
-_TIMEOUT_OF_A_FILE_S = 120
+LONGEST_REQUEST_S = 120
 
 
 def tracking_uri() -> str:
@@ -177,7 +177,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 def patience() -> Iterator[None]:
     """Give MLflow minutes for a request: a server that is handed a large file says nothing until it has stored it."""
     before = os.environ.get(_TIMEOUT)
-    os.environ[_TIMEOUT] = str(max(int(before or 0), _TIMEOUT_OF_A_FILE_S))
+    os.environ[_TIMEOUT] = str(max(int(before or 0), LONGEST_REQUEST_S))
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ class SystemMetrics(threading.Thread):
     """Measures every two seconds. MLflow's own monitor asks the store each time whether the run still runs.
 
     Args:
+        beat: Called before each measurement: it shows others that this process lives.
         log: Called with the metrics and their step.
         first_step: Step of the first measurement.
         kinds: What is measured; by default the GPU, too, where there is one. What cannot be measured here, as the GPU
@@ -27,12 +28,13 @@ class SystemMetrics(threading.Thread):
 
     def __init__(
         self,
+        beat: Callable[[], None],
         log: Callable[[dict[str, float], int], None],
         first_step: int = 0,
         kinds: Sequence[Callable[[], BaseMetricsMonitor]] | None = None,
     ) -> None:
         super().__init__(name="system-metrics", daemon=True)
-        self._log_metrics, self._step = log, first_step
+        self._beat, self._log_metrics, self._step = beat, log, first_step
         self._stopping = threading.Event()
         self._monitors: list[BaseMetricsMonitor] = []
         gpu = [GPUMonitor] if torch.cuda.is_available() and torch.version.cuda else []
@@ -43,6 +45,7 @@ class SystemMetrics(threading.Thread):
     def run(self) -> None:
         """Measure until `stop`."""
         while True:
+            self._beat()
             for monitor in tuple(self._monitors):
                 self._monitors.remove(monitor)
                 with best_effort(None, "system", f"the run has no more metrics of {_name(type(monitor))}"):

@@ -1,10 +1,15 @@
 """A run whose process is gone is closed, and no other."""
 
+import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +18,14 @@ from conftest import clean_environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.store.entities import PagedList
+from stores import synced
 
 from project.tracking import store
 from project.tracking.delivery import Courier
 from project.tracking.logger import MLflowLogger
-from project.tracking.recovery import close_without_spool
+from project.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, owner_tags
+from project.tracking.recovery import close_without_spool, recover_all
+from project.tracking.spool import Spool
 
 
 def test_a_run_that_is_interrupted_while_it_opens_is_closed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +107,97 @@ def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_f
         other.kill()
         other.wait()
     assert MlflowClient(uri).get_run(run_id).info.status == "FINISHED"
+
+
+PROGRAM = """
+from project.tracking import store
+from project.tracking.logger import MLflowLogger
+logger = MLflowLogger("faults", "run")
+logger.start(store.connect(), {})
+print(logger.version, flush=True)
+input()
+"""
+
+
+@contextmanager
+def running_in_a_container(folder: Path) -> Iterator[str]:
+    """A run that a process writes which has the same host name, and another pid namespace; killed in the end."""
+    if shutil.which("unshare") is None or os.geteuid() != 0:
+        pytest.skip("makes pid namespaces")
+    folder.mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", PROGRAM],
+        cwd=folder, env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        if not (run_id := process.stdout.readline().strip()):
+            pytest.skip("unshare is not permitted")
+        yield run_id
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_live_run_of_another_container_is_left_alone(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    with running_in_a_container(workplace / "container") as run_id:
+        recover_all(client)  # from a folder that shares the store, not the spool
+        assert client.get_run(run_id).info.status == "RUNNING"
+
+
+def test_a_killed_container_is_closed_by_the_next_when_its_heartbeat_is_over(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    with running_in_a_container(workplace) as run_id:
+        pass
+    log = Path("mlruns/spool", run_id, "log.jsonl")
+    recover_all(client)
+    assert client.get_run(run_id).info.status == "RUNNING"
+    last_beat = log.stat().st_mtime - DEAD_AFTER_ON_THIS_KERNEL_S
+    os.utime(log, (last_beat, last_beat))
+    recover_all(client)
+    run = client.get_run(run_id)
+    assert run.info.status == "KILLED"
+    assert abs(run.info.end_time / 1000 - last_beat) < 1
+    assert not log.exists()
+
+
+def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -> None:
+    """Locks of BeeGFS, or of Lustre with `localflock`, are those of one machine, while all machines see the folder."""
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    assert logger.spool is not None
+    folder = logger.spool.folder
+    (folder / "lock").unlink()
+    (folder / "owner").write_text(json.dumps(owner_tags() | {"process.host": "other node"}))
+    log = folder / "log.jsonl"
+    an_hour_ago = time.time() - 3600
+    for _ in range(2):
+        os.utime(log, (an_hour_ago, an_hour_ago))  # the system metrics make it young again
+        deadline = time.monotonic() + 10
+        while log.stat().st_mtime == an_hour_ago and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert synced(workplace).stdout.startswith("0 delivered")
+        assert log.exists()
+    logger.end("FINISHED")
+    assert client.get_run(str(logger.version)).info.status == "FINISHED"
+
+
+def test_recovery_holds_up_a_command_for_seconds(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that accepts connections and never answers, with several spools that it does not take."""
+    for name, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "5")):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    for number in range(4):
+        spool = Spool(store.spool_folder(f"run{number}"))
+        spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
+        spool.close(remove=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        start = time.monotonic()
+        recover_all(MlflowClient(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        assert time.monotonic() - start < 7
+        assert len(list(Path("mlruns/spool").glob("*/log.jsonl"))) == 4
 
 
 def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What waits for the store survives kills, a full disk and what the store does not take."""
 
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from torch import nn
 from project.tracking.delivery import Courier, deliver
 from project.tracking.logger import MLflowLogger
 from project.tracking.model import save_model
+from project.tracking.owner import DEAD_AFTER_S
 from project.tracking.recovery import recover_all
 from project.tracking.spool import LANES, Spool
 
@@ -144,7 +147,8 @@ def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.M
     spool = Spool(Path("mlruns/spool", run_id))
     spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
     spool.close(remove=False)
-    (spool.folder / "host").write_text("a container that is no more")
+    (spool.folder / "owner").write_text('{"process.host": "a container that is no more"}')
+    os.utime(spool.folder / "log.jsonl", (0, time.time() - DEAD_AFTER_S - 1))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/other.db")
     assert synced(workplace).returncode == 1
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlruns/mlflow.db")
@@ -165,7 +169,72 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert caplog.text.count("logging goes on in memory") == 1
+    assert caplog.text.count("logging continues in memory") == 1
     spool.append({"metrics": {"loss": 0.5}, "step": 100, "time_ms": 1})
     assert [record["step"] for record, _ in spool.undelivered("metrics") if record] == list(range(101))
+    spool.close(remove=True)
+
+
+def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    run_id = str(logger.version)
+    assert logger.spool is not None
+    for step in range(3):
+        logger.log_metrics({"loss": 1.0}, 2 * step)
+        shutil.rmtree(logger.spool.folder)
+        logger.log_metrics({"loss": 1.0}, 2 * step + 1)
+        if step:  # The first time what follows finds no folder, later the heartbeat has made it again.
+            logger.spool.beat()
+            assert json.loads((logger.spool.folder / "owner").read_text())
+            assert is_held_by_others(workplace, run_id)
+        logger.log_text("text", f"{step}.txt")
+        if step == 1:
+            client.set_terminated(run_id, "KILLED")  # as one that has taken the folder does
+            logger.spool.beat()
+    logger.end("FINISHED")
+    assert [step for step, _ in points(client, run_id, "loss")] == list(range(6))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert "2.txt" in {entry.path for entry in client.list_artifacts(run_id)}
+    assert not Path("mlruns/spool", run_id).exists()
+
+
+def is_held_by_others(folder: Path, run_id: str) -> bool:
+    program = "import sys; from project.tracking import recovery; recovery._A_MOMENT_S = 0; "
+    program += f"sys.exit(recovery.is_held({run_id!r}))"
+    return bool(subprocess.run([sys.executable, "-c", program], env=clean_environment(), cwd=folder).returncode)
+
+
+def test_a_disk_that_takes_nothing_until_the_end_loses_no_record(workplace: Path) -> None:
+    """What the disk refuses is delivered from memory: the run ends as it ended, not as KILLED."""
+    import resource
+
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(workplace / "spool" / run_id)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        for step in range(10):
+            spool.append({"metrics": {"loss": 0.5}, "step": step, "time_ms": 1})
+        spool.append({"status": "FINISHED", "time_ms": 1})
+        spool.beat()
+        assert spool.waiting > 500
+        assert (spool.folder / "log.jsonl").stat().st_size == 100
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # SQLite writes larger files, too
+        for lane in LANES:
+            records = [record for record, _ in spool.undelivered(lane) if record]
+            assert [next(iter(record)) for record in records] == {"metrics": ["metrics"] * 10, "state": ["status"]}.get(
+                lane, []
+            )
+        list(deliver(spool, client))
+        assert spool.waiting == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(points(client, run_id, "loss")) == 10
+    assert int((spool.folder / "delivered-metrics").read_text()) == 100  # not more than another process will find
     spool.close(remove=True)
