@@ -8,16 +8,13 @@ from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.models.sizes import accepted_sizes, refusal
-from project.schedule import WarmupCosine
+from project.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
 from project.sharding import shard
 
 NetCallable = Callable[[int, int, int], nn.Module]
-LRScheduleCallable = Callable[[Optimizer, int], LRScheduler]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,8 +31,9 @@ class ImageClassifier(LightningModule):
         mean: Mean of each channel, of images in [0, 1].
         std: Standard deviation of each channel, of images in [0, 1].
         optimizer: Called with the parameters.
-        lr_schedule: Called with the optimizer and the number of steps in the whole training; stepped
-            after each. `CosineAnnealingLR` and `PolynomialLR` of torch fit as they are.
+        lr_schedule: Called with the optimizer; any class of torch.optim.lr_scheduler that follows the step.
+            Its unit of time is a step of the optimizer. `T_max` and `total_iters` are those of the whole training
+            unless they are given, and `total_steps` always is.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         compile: Compile the net with `torch.compile`.
         channels_last: Keep images and weights in the NHWC memory format; sharded weights stay contiguous.
@@ -56,7 +54,7 @@ class ImageClassifier(LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_schedule: LRScheduleCallable = WarmupCosine,
+        lr_schedule: ScheduleCallable = WarmupCosine,
         label_smoothing: float = 0.0,
         compile: bool = False,  # noqa: A002  # torch's word for it
         channels_last: bool = False,
@@ -70,7 +68,7 @@ class ImageClassifier(LightningModule):
                 raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
             raise ValueError(f"model.net: {reason}")
         self.net = net(num_classes, in_channels, image_size)
-        lr_schedule(optimizer(self.net.parameters()), 1)  # an impossible setting shows now, before there is a run
+        check_schedule(lr_schedule, optimizer(self.net.parameters()))  # before there is a run
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.label_smoothing, self.compile_net = label_smoothing, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -120,5 +118,5 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.optimizer(self.net.parameters())
-        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = make_schedule(self.lr_schedule, optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

@@ -23,6 +23,7 @@ from project.data import ImageDataModule
 from project.errors import explain
 from project.launch.devices import devices_for
 from project.loading import StepSeed
+from project.parser import FitParser
 from project.rehearsal import check_monitors, rehearse, step_refusal
 from project.terminal import ProgressBar
 from project.tracking.logger import MLflowLogger
@@ -61,6 +62,7 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
+            parser_class=FitParser,
             parser_kwargs={
                 "usage": groups.USAGE,
                 "description": groups.description(),

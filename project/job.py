@@ -16,7 +16,7 @@ from mlflow.entities import RunStatus
 
 from project import groups
 from project.checkpoints import (
-    ConfiguredOptimizers,
+    CurrentSettings,
     Interrupted,
     Interrupts,
     RunCheckpoint,
@@ -74,7 +74,7 @@ class Job:
             settings = ["--config", str(store.config_of(resumed, folder))] if resumed else []
             if self._earlier_run:
                 self.resume_from = newest_checkpoint(store.checkpoint_folder(self._earlier_run), required=bool(resumed))
-                callbacks.append(ConfiguredOptimizers())
+                callbacks.append(CurrentSettings())
             self._cli = FitCLI([*settings, *settings_argv], callbacks)
         self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
         self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
@@ -112,7 +112,7 @@ class Job:
                 )
             check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
             state = data_state(self.resume_from, self.datamodule)
-            self.datamodule.check_goes_on(state, self.trainer.world_size)
+            self.datamodule.check_goes_on(state, self.trainer.world_size, self.trainer.limit_train_batches)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
         return client

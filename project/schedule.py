@@ -1,9 +1,27 @@
-"""The default learning-rate schedule."""
+"""Learning-rate schedules: the default one, and how any of them gets its length and its position.
+
+A schedule is a function of its settings and of the number of steps done. A checkpoint therefore contributes that
+number alone: a resumed run builds its schedule from its own settings, and moves it to the step that it resumes at.
+"""
 
 import math
+import warnings
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
 
+from lightning import Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+ScheduleCallable = Callable[..., LRScheduler]
+"""Makes a schedule of an optimizer, which is its first argument."""
+
+LENGTHS = ("total_steps", "T_max", "total_iters")
+"""Parameters of schedules that are a number of steps: that of the training, unless another one is given."""
+
+NOT_OPTIONS = ("total_steps", "epochs", "steps_per_epoch", "last_epoch")
+"""Parameters of schedules that the training determines: its length and its position."""
 
 
 class WarmupCosine(LambdaLR):
@@ -32,3 +50,64 @@ class WarmupCosine(LambdaLR):
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / falling)))
 
         super().__init__(optimizer, factor)
+
+
+def make_schedule(make: ScheduleCallable, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """Make a schedule that is stepped after each step of the optimizer.
+
+    Args:
+        make: A class of schedules, or a function that returns one, perhaps with settings bound by `partial`.
+        optimizer: Its learning rates are the ones that the schedule changes.
+        steps: Length of the training. A parameter of `LENGTHS` that is not set gets it, by its name.
+
+    Raises:
+        ValueError: The schedule follows something other than the step, or its settings are out of their range.
+    """
+    settings = make.keywords if isinstance(make, partial) else {}
+    names = [name for name in LENGTHS if name in {*signature(make).parameters, *settings}]
+    schedule = make(optimizer, **{name: steps for name in names if settings.get(name) is None})
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(
+            "model.lr_schedule: got ReduceLROnPlateau, which follows a metric; a schedule follows the step here, such "
+            "as StepLR, CosineAnnealingLR or project.schedule.WarmupCosine"
+        )
+    return schedule
+
+
+def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
+    """Try the first steps of a schedule.
+
+    Args:
+        make: See `make_schedule`.
+        optimizer: One that is not used for training.
+
+    Raises:
+        ValueError: Its settings are impossible.
+    """
+    try:
+        move_to(make_schedule(make, optimizer, 2), 2)
+    except (ArithmeticError, AssertionError, KeyError, TypeError) as error:
+        raise ValueError(f"model.lr_schedule: {type(error).__name__}: {error}") from error
+
+
+def move_to(schedule: LRScheduler, step: int) -> None:
+    """Step a new schedule until it is where it was after `step` steps, also if only its steps define its rate."""
+    with warnings.catch_warnings():
+        # The optimizer has done its steps in an earlier process.
+        warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")
+        for _ in range(step):
+            schedule.step()
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Count the steps of a whole training: those that are done, and those that remain with its settings."""
+    planned = int(trainer.estimated_stepping_batches)  # loads the data if they are not yet loaded
+    if not trainer.global_step or trainer.max_epochs is None or trainer.max_epochs < 0:
+        return planned
+    accumulate, loop = trainer.accumulate_grad_batches, trainer.fit_loop
+    epochs, batches = loop.epoch_progress.state_dict()["current"], loop.epoch_loop.batch_progress
+    per_epoch = math.ceil(trainer.num_training_batches / accumulate)
+    total = int(trainer.global_step + (trainer.max_epochs - epochs["processed"]) * per_epoch)
+    if epochs["started"] > epochs["processed"]:  # this epoch is not finished
+        total -= per_epoch if batches.is_last_batch else min(per_epoch, batches.current.ready // accumulate)
+    return total if trainer.max_steps == -1 else min(total, trainer.max_steps)

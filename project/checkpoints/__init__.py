@@ -4,11 +4,11 @@ from project.checkpoints.checkpoint import RunCheckpoint, newest_checkpoint
 from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
-from project.checkpoints.resume import ConfiguredOptimizers, check_fits, check_not_complete, data_state
+from project.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, data_state
 from project.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
 __all__ = [
-    "ConfiguredOptimizers",
+    "CurrentSettings",
     "DurableCheckpointIO",
     "FiniteLoss",
     "Interrupted",

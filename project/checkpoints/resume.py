@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: what must fit it, and which settings win over it."""
+"""Resuming from a checkpoint: what must fit it, and which settings win over it."""
 
 from pathlib import Path
 from typing import Any
@@ -7,43 +7,39 @@ import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-_KEPT = ("params", "lr")
+from project.schedule import move_to
 
 
-class ConfiguredOptimizers(Callback):
-    """Gives the optimizers of a resumed run the settings that it is resumed with.
+class CurrentSettings(Callback):
+    """Gives a resumed run the optimizers and schedules of its settings, at the position of the checkpoint.
 
-    A checkpoint holds the state of an optimizer (momenta, step counts) together with its settings (rate,
-    weight decay), and restoring brings both back; what stands in the settings now must win.
+    A checkpoint holds the state of an optimizer (momenta, step counts) and of a schedule (the steps done) together
+    with their settings (rates, weight decay, lengths), and Lightning restores both. Only the state is to be
+    restored: the settings may have changed, and a length depends on the data, the devices and the epochs of today.
     """
 
-    def __init__(self) -> None:
-        self._settings: list[list[dict[str, Any]]] = []
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the settings; the checkpoint is restored after this."""
-        self._settings = [
-            [{key: value for key, value in group.items() if key not in _KEPT} for group in optimizer.param_groups]
-            for optimizer in trainer.optimizers
-        ]
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put them back, and bring the rate where the schedule has it now."""
-        for optimizer, settings in zip(trainer.optimizers, self._settings, strict=True):
-            for group, configured in zip(optimizer.param_groups, settings, strict=True):
-                before = group.get("initial_lr")
-                group.update(configured)
-                if before:
-                    group["lr"] *= group["initial_lr"] / before
-        for config in trainer.lr_scheduler_configs:
-            schedule, groups = config.scheduler, trainer.optimizers[0].param_groups
-            schedule.base_lrs = [group["initial_lr"] for group in groups]
-            if isinstance(schedule, LambdaLR):
-                # Its length may be new, and its rate follows from the step alone.
-                for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-                    group["lr"] = base * factor(schedule.last_epoch)
+        """Build both again, now that the loops know where training is, and give them the restored state."""
+        _finish_epoch(trainer)
+        states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+        steps = [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs]
+        trainer.strategy.setup_optimizers(trainer)
+        for optimizer, state in zip(trainer.optimizers, states, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for config, step in zip(trainer.lr_scheduler_configs, steps, strict=True):
+            move_to(config.scheduler, step)
+
+
+def _finish_epoch(trainer: Trainer) -> None:
+    """Make the end of an epoch its end also if an epoch has another number of batches now.
+
+    After the validation that ends an epoch, the epoch still counts as unfinished, and Lightning would train on until
+    it has as many batches as it has now.
+    """
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    if batches.is_last_batch:
+        batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
 
 
 def check_fits(path: Path, net: nn.Module, optimizer: Optimizer) -> None:

@@ -218,12 +218,21 @@ class ImageDataModule(LightningDataModule):
         """The batches of one of `ranks` processes in an epoch; known after `setup`."""
         return EpochBatches(len(self.splits[split]), self.batch_size, ranks=ranks)
 
-    def check_goes_on(self, state_dict: dict[str, Any], ranks: int) -> None:
-        """Raise ValueError when a run would go on with other images, or in an epoch with other batches."""
+    def check_goes_on(self, state_dict: dict[str, Any], ranks: int, limit: float) -> None:
+        """Check where a run was stopped against the batches that it would have now.
+
+        Args:
+            state_dict: From a checkpoint; empty if it has none.
+            ranks: Number of processes.
+            limit: The trainer's `limit_train_batches`.
+
+        Raises:
+            ValueError: The run would be resumed with other images, or within an epoch with other batches.
+        """
         if state_dict:
             train = self.splits["train"]
             sampler = EpochBatches(len(train), self.batch_size, seed=self.split_seed, ranks=ranks)
-            check_goes_on(cast(LoaderState, state_dict), sampler, train.labels)
+            check_goes_on(cast(LoaderState, state_dict), sampler, train.labels, _batches(limit, len(sampler)))
 
     def digest(self) -> str:
         """Eight hexadecimal digits that change with the images' size, the labels, and pixels all over each split."""
@@ -311,17 +320,18 @@ class ImageDataModule(LightningDataModule):
             batch, labels = self.augment(self._resize(batch), labels, keys)
             return self._repeat(batch), labels
 
+        sampler = EpochBatches(
+            len(images),
+            self.batch_size,
+            shuffle=train,
+            same_order=getattr(trainer, "overfit_batches", 0) > 0,
+            seed=self.split_seed,
+            rank=rank,
+            ranks=ranks,
+        )
         return BatchLoader(
             images,
-            EpochBatches(
-                len(images),
-                self.batch_size,
-                shuffle=train,
-                same_order=getattr(trainer, "overfit_batches", 0) > 0,
-                seed=self.split_seed,
-                rank=rank,
-                ranks=ranks,
-            ),
+            sampler,
             finish,
             seed=global_seed() if train else None,
             workers=Workers(
@@ -334,8 +344,14 @@ class ImageDataModule(LightningDataModule):
                 timeout_s=self.worker_timeout_s,
             ),
             device=device,
+            limit=_batches(trainer.limit_train_batches, len(sampler)) if train and trainer else None,
         )
 
     def threads_per_device(self, devices: int = 1) -> int:
         """Threads or processes that load for one of `devices` on this machine."""
         return max(1, usable_cores() // devices) if self.num_workers is None else self.num_workers
+
+
+def _batches(limit: float, of: int) -> int:
+    """Batches that the trainer takes of an epoch of `of`: `limit` is a number of them, or as a float a share."""
+    return min(of, limit) if isinstance(limit, int) else int(of * limit)

@@ -24,6 +24,7 @@ class LoaderState(TypedDict):
     epoch: Counted from 0.
     batches: Those of it that training has taken.
     of: All of them.
+    limit: Those after which the epoch ends.
     images: Those in train.
     ranks: Number of processes.
     seed: Of their order.
@@ -33,6 +34,7 @@ class LoaderState(TypedDict):
     epoch: int
     batches: int
     of: int
+    limit: int
     images: int
     ranks: int
     seed: int
@@ -51,6 +53,7 @@ class BatchLoader:
         seed: Seed of everything random about an image; None for nothing random.
         workers: Who works ahead.
         device: Where the model is.
+        limit: Batches after which the trainer ends an epoch; None is all of them.
     """
 
     def __init__(
@@ -62,9 +65,11 @@ class BatchLoader:
         seed: int | None = None,
         workers: Workers | None = None,
         device: torch.device | None = None,
+        limit: int | None = None,
     ) -> None:
         self.images, self.sampler, self.finish, self.seed = images, sampler, finish, seed
         self.workers, self.device = workers or Workers(), device or torch.device("cpu")
+        self.limit = limit
         self.batch_sampler = None  # Lightning looks for both, as torch's DataLoader has them
         self.wait_s = 0.0
         self._labels = _checksum(images.labels)
@@ -109,11 +114,11 @@ class BatchLoader:
         Raises:
             ValueError: See `check_goes_on`.
         """
-        check_goes_on(state, self.sampler, self.images.labels)
+        check_goes_on(state, self.sampler, self.images.labels, self.limit)
         self._done = self._start_from = state  # a checkpoint may be saved before the next batch
 
     def _reached(self, epoch: int, batches: int) -> LoaderState:
-        return _state(self.sampler, self._labels, epoch, batches)
+        return _state(self.sampler, self._labels, epoch, batches, self.limit)
 
     def _first_batch(self, epoch: int) -> int:
         start, self._start_from = self._start_from, None
@@ -128,25 +133,28 @@ class BatchLoader:
         return self.finish(*fetched)
 
 
-def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor) -> None:
-    """Refuse to go on with other images, or within an epoch with other batches.
+def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor, limit: int | None = None) -> None:
+    """Refuse to resume with other images, or within an epoch with other batches.
 
     Args:
         state: Where training was stopped.
         sampler: Batches as they would be now.
         labels: Labels of train, (N,) int64.
+        limit: Batches after which an epoch would end now; None is all of them.
 
     Raises:
         ValueError: It says what is other.
     """
-    now = _state(sampler, _checksum(labels), state["epoch"], state["batches"])
+    now = _state(sampler, _checksum(labels), state["epoch"], state["batches"], limit)
     was = now | state
     if was["labels"] != now["labels"]:
         raise ValueError(
             f"--resume: train had {was['images']:,} images and now has {now['images']:,}, not all of them the same; "
             "use the files, data.split_seed and data.val_fraction that the run had, or start anew without --resume"
         )
-    if was != now and was["batches"] < was["of"]:
+    if not 0 < was["batches"] < was["limit"]:
+        return  # the next epoch may have other batches
+    if was | {"limit": now["limit"]} != now:
         then, would = (
             f"{s['of']} batches of {s['images']:,} images on {s['ranks']} devices with data.split_seed {s['seed']}"
             for s in (was, now)
@@ -155,14 +163,20 @@ def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor) -> 
             f"--resume: the run was stopped in an epoch of {then}, which now would be {would}; use the data, "
             "data.batch_size, data.split_seed and devices that it had"
         )
+    if was["batches"] >= now["limit"]:
+        raise ValueError(
+            f"--resume: the run was stopped after {was['batches']} batches of an epoch, which now would end after "
+            f"{now['limit']}; give trainer.limit_train_batches {was['batches'] + 1} or more"
+        )
 
 
 def _checksum(labels: Tensor) -> int:
     return crc32(labels.numpy().tobytes())
 
 
-def _state(sampler: EpochBatches, labels: int, epoch: int, batches: int) -> LoaderState:
+def _state(sampler: EpochBatches, labels: int, epoch: int, batches: int, limit: int | None) -> LoaderState:
+    of = len(sampler)
     return {
-        "epoch": epoch, "batches": batches, "of": len(sampler), "images": sampler.size, "ranks": sampler.ranks,
-        "seed": sampler.seed, "labels": labels,
+        "epoch": epoch, "batches": batches, "of": of, "limit": of if limit is None else min(of, limit),
+        "images": sampler.size, "ranks": sampler.ranks, "seed": sampler.seed, "labels": labels,
     }  # fmt: skip
