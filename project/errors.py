@@ -5,12 +5,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from inspect import signature
+from pkgutil import resolve_name
 from textwrap import shorten
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
 
 from project.loading import LoadingError
+from project.schedule import NOT_OPTIONS, REFUSED
 
 BAD_INPUT = 2
 _LONGEST = 400
@@ -40,6 +43,7 @@ def explain(text: str, known: Iterable[str]) -> str:
         text: Its error.
         known: Every option there is, without dashes, for the nearest match.
     """
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+- ", "", text)
     key = match[1] if (match := re.search(r'Parser key "([^"]+)"', text)) else ""
     for pattern in _UNKNOWN:
         if match := re.search(pattern, text):
@@ -49,12 +53,20 @@ def explain(text: str, known: Iterable[str]) -> str:
             if group := re.search(r"Group '([^']+)'", text):
                 option = f"{group[1]}.{option}"
             option = option if not key or option.startswith(key) else f"{key}.{option}"
+            if own := _options_of_chosen_class(text, key):
+                class_name, known = own
+                otherwise = f"{class_name} has {', '.join(f'--{name}' for name in known)}"
+            else:
+                otherwise = "see --help; settings are in python -m project.fit --help"
             nearest = get_close_matches(option, [name for name in known if "." in name], n=1)
-            return f"unknown option --{option}; " + (
-                f"did you mean --{nearest[0]}?"
-                if nearest
-                else "see --help; settings are in python -m project.fit --help"
-            )
+            return f"unknown option --{option}; " + (f"did you mean --{nearest[0]}?" if nearest else otherwise)
+    if several := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.", text):
+        if reason := REFUSED.get(several[1]):
+            return f"--{key}: {several[1]} cannot be used, as {reason}"
+        return f"--{key}: got {several[1]!r}, the name of several classes; give the path of one: {several[2]}"
+    if required := re.search(r"the following arguments are required: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
+        options = " and ".join(f"--{key}.{name}" for name in required[1].split(", "))
+        return f"--{key}: got {required[2].rpartition('.')[2]!r}, which needs a value for {options}"
     if kind := re.search(
         r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>", text
     ):
@@ -81,3 +93,12 @@ def explain(text: str, known: Iterable[str]) -> str:
         got = text.rpartition(" ")[2]
         return f"--{key}: got {got!r}, which is neither a class known here nor the path of one, such as torch.optim.SGD"
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
+
+
+def _options_of_chosen_class(text: str, key: str) -> tuple[str, list[str]] | None:
+    """The name and the options of the class that an error is about, if it is about one."""
+    paths = re.findall(r"class_path='([\w.]+)'", text)
+    if not paths:
+        return None
+    chosen = resolve_name(paths[-1])
+    return chosen.__name__, [f"{key}.{name}" for name in signature(chosen).parameters if name not in NOT_OPTIONS]

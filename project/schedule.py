@@ -12,7 +12,7 @@ from inspect import signature
 
 from lightning import Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 ScheduleCallable = Callable[..., LRScheduler]
 """Makes a schedule of an optimizer, which is its first argument."""
@@ -20,8 +20,16 @@ ScheduleCallable = Callable[..., LRScheduler]
 LENGTHS = ("total_steps", "T_max", "total_iters")
 """Parameters of schedules that are a number of steps: that of the training, unless another one is given."""
 
-NOT_OPTIONS = ("total_steps", "epochs", "steps_per_epoch", "last_epoch")
-"""Parameters of schedules that the training determines: its length and its position."""
+REFUSED = {
+    "LRScheduler": "it is what all schedules derive from",
+    "ReduceLROnPlateau": "it follows a metric, and a schedule follows the step here",
+    "SequentialLR": "it takes schedules that are made already; write a class of your own that combines them",
+    "ChainedScheduler": "it takes schedules that are made already; write a class of your own that combines them",
+}
+"""Schedules that cannot be chosen, and why."""
+
+NOT_OPTIONS = ("epochs", "steps_per_epoch", "last_epoch")
+"""Parameters of schedules that nobody sets: the length in another way, and the position."""
 
 
 class WarmupCosine(LambdaLR):
@@ -40,7 +48,7 @@ class WarmupCosine(LambdaLR):
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"model.lr_schedule.warmup: got {warmup}; it must be in [0, 1)")
+            raise ValueError(f"warmup: got {warmup}; it must be in [0, 1)")
         rising = max(1, round(warmup * total_steps))
         falling = max(1, total_steps - rising)
 
@@ -61,17 +69,13 @@ def make_schedule(make: ScheduleCallable, optimizer: Optimizer, steps: int) -> L
         steps: Length of the training. A parameter of `LENGTHS` that is not set gets it, by its name.
 
     Raises:
-        ValueError: The schedule follows something other than the step, or its settings are out of their range.
+        ValueError: The settings are out of their range.
     """
     settings = make.keywords if isinstance(make, partial) else {}
+    if (given := settings.get("total_steps")) is not None:
+        raise ValueError(f"total_steps: got {given}; it is always that of the training, see --max_epochs")
     names = [name for name in LENGTHS if name in {*signature(make).parameters, *settings}]
-    schedule = make(optimizer, **{name: steps for name in names if settings.get(name) is None})
-    if isinstance(schedule, ReduceLROnPlateau):
-        raise ValueError(
-            "model.lr_schedule: got ReduceLROnPlateau, which follows a metric; a schedule follows the step here, such "
-            "as StepLR, CosineAnnealingLR or project.schedule.WarmupCosine"
-        )
-    return schedule
+    return make(optimizer, **{name: steps for name in names if settings.get(name) is None})
 
 
 def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
@@ -85,9 +89,12 @@ def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
         ValueError: Its settings are impossible.
     """
     try:
-        move_to(make_schedule(make, optimizer, 2), 2)
-    except (ArithmeticError, AssertionError, KeyError, TypeError) as error:
-        raise ValueError(f"model.lr_schedule: {type(error).__name__}: {error}") from error
+        move_to(make_schedule(make, optimizer, 1000), 2)
+    except (ArithmeticError, AssertionError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        if ": got" in str(error):
+            raise ValueError(f"model.lr_schedule.{error}") from error
+        got = f"got {make.keywords}: " if isinstance(make, partial) else ""
+        raise ValueError(f"model.lr_schedule: {got}{str(error) or type(error).__name__}") from error
 
 
 def move_to(schedule: LRScheduler, step: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.optim import SGD
@@ -19,6 +20,8 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader
 
 from project.checkpoints import CurrentSettings
+from project.cli import FitCLI
+from project.fit import main
 from project.loading import BatchLoader, EpochBatches, ImageArray
 from project.schedule import WarmupCosine, make_schedule, total_steps
 
@@ -33,20 +36,20 @@ SCHEDULES: dict[str, tuple[Callable[..., schedules.LRScheduler], Make]] = {
     "LinearLR": (partial(schedules.LinearLR, start_factor=1.0, end_factor=0.1),
                  lambda o, n: schedules.LinearLR(o, 1.0, 0.1, n)),
     "OneCycleLR": (partial(schedules.OneCycleLR, max_lr=0.3), lambda o, n: schedules.OneCycleLR(o, 0.3, n)),
-    "StepLR": (partial(schedules.StepLR, step_size=5, gamma=0.5), lambda o, n: schedules.StepLR(o, 5, 0.5)),
+    "StepLR": (partial(schedules.StepLR, step_size=5, gamma=0.5), lambda o, _: schedules.StepLR(o, 5, 0.5)),
     "MultiStepLR": (partial(schedules.MultiStepLR, milestones=[4, 13]),
-                    lambda o, n: schedules.MultiStepLR(o, [4, 13])),
-    "ExponentialLR": (partial(schedules.ExponentialLR, gamma=0.9), lambda o, n: schedules.ExponentialLR(o, 0.9)),
+                    lambda o, _: schedules.MultiStepLR(o, [4, 13])),
+    "ExponentialLR": (partial(schedules.ExponentialLR, gamma=0.9), lambda o, _: schedules.ExponentialLR(o, 0.9)),
     "ConstantLR": (partial(schedules.ConstantLR, factor=0.5, total_iters=9),
-                   lambda o, n: schedules.ConstantLR(o, 0.5, 9)),
+                   lambda o, _: schedules.ConstantLR(o, 0.5, 9)),
     "CosineAnnealingWarmRestarts": (partial(schedules.CosineAnnealingWarmRestarts, T_0=5, T_mult=2),
-                                    lambda o, n: schedules.CosineAnnealingWarmRestarts(o, 5, 2)),
+                                    lambda o, _: schedules.CosineAnnealingWarmRestarts(o, 5, 2)),
     "CyclicLR": (partial(schedules.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=3),
-                 lambda o, n: schedules.CyclicLR(o, 0.01, 0.1, 3)),
+                 lambda o, _: schedules.CyclicLR(o, 0.01, 0.1, 3)),
     "MultiplicativeLR": (partial(schedules.MultiplicativeLR, lr_lambda=lambda step: 0.8 if step % 2 else 1.0),
-                         lambda o, n: schedules.MultiplicativeLR(o, lambda step: 0.8 if step % 2 else 1.0)),
+                         lambda o, _: schedules.MultiplicativeLR(o, lambda step: 0.8 if step % 2 else 1.0)),
     "LambdaLR": (partial(schedules.LambdaLR, lr_lambda=lambda step: 1 / (1 + step)),
-                 lambda o, n: schedules.LambdaLR(o, lambda step: 1 / (1 + step))),
+                 lambda o, _: schedules.LambdaLR(o, lambda step: 1 / (1 + step))),
 }  # fmt: skip
 
 
@@ -90,6 +93,20 @@ class Stop(Callback):
             raise StopError
 
 
+class Sees(Callback):
+    """Keeps what the optimizer has before the first step."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not hasattr(self, "group"):
+            self.group = dict(trainer.optimizers[0].param_groups[0])
+            self.momenta = [state["momentum_buffer"].clone() for state in trainer.optimizers[0].state.values()]
+
+
+def saved(path: Path) -> dict[str, Any]:
+    (state,) = torch.load(path, weights_only=True)["optimizer_states"]
+    return dict(state)
+
+
 def rates(
     net: Net, folder: Path, *callbacks: Callback, ckpt_path: Path | None = None, batch_size: int = 8, ranks: int = 1,
     **options: Any,
@@ -120,6 +137,8 @@ def expected(make: Make, steps: int, rate: float = RATE) -> dict[int, float]:
     return values
 
 
+USUAL = ("WarmupCosine", "CosineAnnealingLR", "ExponentialLR")
+
 # Six steps per epoch, two epochs: stopped after its validation of step 12, or after step 8 within the second epoch.
 CHANGES: dict[str, tuple[int, dict[str, Any], int]] = {
     "unchanged": (8, {}, 12),
@@ -138,7 +157,9 @@ CHANGES: dict[str, tuple[int, dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.faults) for name in SCHEDULES]
+)
 def test_a_resumed_schedule_has_todays_length_and_the_position_of_the_checkpoint(name: str, tmp_path: Path) -> None:
     given, plain = SCHEDULES[name]
     for change, (stop, options, total) in CHANGES.items():
@@ -148,3 +169,72 @@ def test_a_resumed_schedule_has_todays_length_and_the_position_of_the_checkpoint
         after = rates(Net(given), folder, CurrentSettings(), ckpt_path=folder / "stopped.ckpt", **options)
         whole = expected(plain, total)
         assert after == pytest.approx({step: rate for step, rate in whole.items() if step >= stop}), change
+
+
+@pytest.mark.parametrize("name", ["WarmupCosine", "CosineAnnealingLR"])
+def test_a_resumed_cosine_falls_to_its_minimum_in_the_last_step(name: str, tmp_path: Path) -> None:
+    given, _ = SCHEDULES[name]
+    rates(Net(given), tmp_path / "before", Stop(12, tmp_path / "stopped.ckpt"))
+    net = Net(given)
+    after = rates(net, tmp_path, CurrentSettings(), ckpt_path=tmp_path / "stopped.ckpt", max_epochs=4, batch_size=24)
+    values = list(after.values())
+    assert RATE / 10 < values[0] < RATE / 2
+    assert values == sorted(values, reverse=True)
+    optimizer = net.optimizers()
+    assert isinstance(optimizer, LightningOptimizer)
+    assert values[-1] > optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_settings_of_the_optimizer_are_todays_and_its_momenta_those_of_the_checkpoint(tmp_path: Path) -> None:
+    given, plain = SCHEDULES["ExponentialLR"]
+    rates(Net(given), tmp_path / "before", Stop(8, tmp_path / "stopped.ckpt"))
+    momenta = [state["momentum_buffer"] for state in saved(tmp_path / "stopped.ckpt")["state"].values()]
+    net, seen = Net(given, lr=0.5, weight_decay=0.3, nesterov=True), Sees()
+    after = rates(net, tmp_path, CurrentSettings(), seen, ckpt_path=tmp_path / "stopped.ckpt")
+    assert after == pytest.approx({step: rate for step, rate in expected(plain, 12, 0.5).items() if step >= 8})
+    assert (seen.group["weight_decay"], seen.group["nesterov"], seen.group["initial_lr"]) == (0.3, True, 0.5)
+    assert all(torch.equal(was, now) for was, now in zip(momenta, seen.momenta, strict=True))
+
+
+CHOSEN = [
+    (["--model.lr_schedule=StepLR", "--model.lr_schedule.step_size=10", "--model.lr_schedule.gamma=0.5"],
+     lambda o: schedules.StepLR(o, 10, 0.5)),
+    (["--model.lr_schedule=ExponentialLR", "--model.lr_schedule.gamma=0.9"], lambda o: schedules.ExponentialLR(o, 0.9)),
+    (["--model.lr_schedule=torch.optim.lr_scheduler.CosineAnnealingLR"], lambda o: schedules.CosineAnnealingLR(o, 40)),
+    (["--model.lr_schedule=CosineAnnealingLR", "--model.lr_schedule.T_max=7"],
+     lambda o: schedules.CosineAnnealingLR(o, 7)),
+    (["--model.lr_schedule=PolynomialLR", "--model.lr_schedule.power=2"], lambda o: schedules.PolynomialLR(o, 40, 2)),
+    (["--model.lr_schedule=LinearLR"], lambda o: schedules.LinearLR(o, total_iters=40)),
+    (["--model.lr_schedule=LinearLR", "--model.lr_schedule.total_iters=5"],
+     lambda o: schedules.LinearLR(o, total_iters=5)),
+    (["--model.lr_schedule=OneCycleLR", "--model.lr_schedule.max_lr=0.1"], lambda o: schedules.OneCycleLR(o, 0.1, 40)),
+    (["--model.lr_schedule=MultiStepLR", "--model.lr_schedule.milestones=[3,9]"],
+     lambda o: schedules.MultiStepLR(o, [3, 9])),
+    (["--model.lr_schedule=test_schedule.halved"], lambda o: halved(o, 40)),
+    (["--model.lr_schedule.warmup=0.5"], lambda o: WarmupCosine(o, 40, 0.5)),
+]  # fmt: skip
+
+
+def halved(optimizer: torch.optim.Optimizer, total_steps: int) -> schedules.LambdaLR:
+    return schedules.LambdaLR(optimizer, lambda step: 0.5 if 2 * step > total_steps else 1.0)
+
+
+@pytest.mark.parametrize(("options", "same"), CHOSEN, ids=[" ".join(options) for options, _ in CHOSEN])
+def test_a_schedule_by_class_path_has_its_own_arguments_and_the_length_by_name(
+    options: list[str], same: Callable[[torch.optim.Optimizer], schedules.LRScheduler]
+) -> None:
+    cli = FitCLI([*options, "--model.optimizer.lr=0.1", "--trainer.logger=false"])
+
+    def values(make: Callable[[torch.optim.Optimizer], schedules.LRScheduler]) -> dict[int, float]:
+        return expected(lambda optimizer, _: make(optimizer), 40)
+
+    assert values(lambda optimizer: make_schedule(cli.model.lr_schedule, optimizer, 40)) == values(same)
+
+
+def test_the_learning_rate_in_mlflow_is_that_of_the_schedule_that_was_chosen(workplace: Path) -> None:
+    few = [f"--trainer.limit_{split}_batches=5" for split in ("train", "val", "test")]
+    step = ["--model.lr_schedule=StepLR", "--model.lr_schedule.step_size=2", "--model.lr_schedule.gamma=0.5"]
+    main([*few, *step, "--max_epochs=1", "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.008"])
+    after = Fit(workplace, 0, "")
+    history = after.client.get_metric_history(after.run.info.run_id, "lr")
+    assert [metric.value for metric in history] == [0.008, 0.008, 0.004, 0.004, 0.002]

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,24 @@ def run_id(workplace: Path) -> str:
 
 
 def test_resume_goes_on_in_the_same_run_with_the_options_that_are_given(workplace: Path, run_id: str) -> None:
-    main(["--resume", run_id, "--max_epochs", "3", "--model.optimizer.lr", "0.01"])
+    # The epoch had two batches, so that nothing of it is left, and the next may have other ones.
+    other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "16", "--trainer.limit_train_batches", "4"]
+    main(["--resume", run_id, "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
     changed = {key: value for key, value in after.run.data.tags.items() if key.startswith("resumed.")}
-    assert changed == {"resumed.trainer.max_epochs": "3", "resumed.model.optimizer.lr": "0.01"}
+    assert changed == {
+        "resumed.trainer.max_epochs": "3",
+        "resumed.model.optimizer.lr": "0.01",
+        "resumed.data.batch_size": "16",
+        "resumed.trainer.limit_train_batches": "4",
+    }
     history = after.client.get_metric_history
-    assert [metric.step for metric in history(run_id, "val/accuracy")] == [1, 3, 5]
-    # Of six steps one warms up, and the half cosine of the new rate goes on where the third step is.
+    assert [metric.step for metric in history(run_id, "val/accuracy")] == [1, 5, 9]
+    # Two steps are done and eight remain. Of the ten one warms up, and the half cosine of the new rate follows.
     rates = [metric.value for metric in history(run_id, "lr")]
-    assert rates[2:] == pytest.approx([0.01 * share for share in (0.9045, 0.6545, 0.3455, 0.0955)], abs=1e-5)
+    half_cosine = [0.005 * (1 + math.cos(math.pi * step / 9)) for step in range(1, 9)]
+    assert rates[2:] == pytest.approx(half_cosine, abs=1e-5)
     assert "max_epochs: 3" in after.text("config.yaml")
 
 

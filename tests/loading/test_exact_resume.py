@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,26 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
         smaller.load_state_dict(state)
     with pytest.raises(ValueError, match=r"with data.split_seed 0, which now would be .* with data.split_seed 7; use"):
         check_goes_on(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.labels)
+
+
+def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -> None:
+    other = EpochBatches(COUNT, 4, seed=7, ranks=2)
+    labels = torch.arange(COUNT)
+    for taken, limit in ((0, None), (7, None), (3, 3)):
+        whole = loader("array")
+        whole.limit = limit
+        list(islice(iter(whole), taken))
+        check_goes_on(whole.state_dict(), other, labels)
+    with pytest.raises(ValueError, match="in an epoch of 7 batches"):
+        check_goes_on({**whole.state_dict(), "limit": 4}, other, labels)
+
+
+def test_an_epoch_cannot_end_before_the_batches_that_it_had() -> None:
+    whole = loader("array")
+    list(islice(iter(whole), 3))
+    check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels, 4)
+    with pytest.raises(ValueError, match=r"after 3 batches of an epoch, .* end after 3; give .*limit_train_batches 4"):
+        check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels, 3)
 
 
 def test_other_images_cannot_be_gone_on_with_not_even_in_a_new_epoch() -> None:
