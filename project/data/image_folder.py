@@ -22,6 +22,7 @@ from project.loading import (
     check_files,
     made_once,
     open_table,
+    remove_least_used,
     remove_outdated,
     save_table,
 )
@@ -52,6 +53,8 @@ class ImageFolder(ImageDataModule):
             need `cache_limit_mib` at most. Cached images are the squares in the middle of the files, a seventh
             larger than `image_size` where `random_resized_crop` takes parts of them; without, of whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
+        cache_total_mib: Largest size of all caches of the folder together, such as those of other image sizes, in MiB.
+            Those that were used last the longest ago are removed; those of this run stay.
         bit_depth: Bits of the values in 16-bit files, from 8 to 16, of which the upper eight are kept; None is the
             least of 8, 10, 12, 14 and 16 that holds the values of all splits.
         on_bad_image: What to do about files that cannot be decoded: `fail` names them; `skip` leaves them out.
@@ -73,6 +76,7 @@ class ImageFolder(ImageDataModule):
         image_size: int = 64,
         cache: Literal["auto", "on", "off"] = "auto",
         cache_limit_mib: int = 2048,
+        cache_total_mib: int = 8192,
         bit_depth: int | None = None,
         on_bad_image: Literal["fail", "skip"] = "fail",
         max_bad_percent: float = 1.0,
@@ -87,11 +91,14 @@ class ImageFolder(ImageDataModule):
         super().__init__(image_size=image_size, **options)
         if not 0 <= max_bad_percent <= 100:
             raise ValueError(f"data.max_bad_percent: got {max_bad_percent}; it must be in [0, 100]")
-        if cache_limit_mib < 0:
-            raise ValueError(f"data.cache_limit_mib: got {cache_limit_mib}; it must be 0 or more")
+        for option, value in (("cache_limit_mib", cache_limit_mib), ("cache_total_mib", cache_total_mib)):
+            if value < 0:
+                raise ValueError(f"data.{option}: got {value}; it must be 0 or more")
         if bit_depth is not None and not 8 <= bit_depth <= 16:
             raise ValueError(f"data.bit_depth: got {bit_depth}; it must be from 8 to 16")
         self.cache, self.cache_limit_mib, self.bit_depth = cache, cache_limit_mib, bit_depth
+        self.cache_total_mib = cache_total_mib
+        self._caches: list[Path] = []
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
         self.left_out = LeftOut()
         self.depth = _BIT_DEPTHS[-1]
@@ -133,6 +140,8 @@ class ImageFolder(ImageDataModule):
         images = cached(whole, kept, self.threads_per_device(), self.worker_timeout_s, channels_last=crops)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(kept.parent, pattern, digest)
+        self._caches.append(kept)
+        remove_least_used(kept.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
         if not crops:
             return ImageArray(images, files.labels)
         squares = torch.tensor([[side, side]]).expand(len(files), 2)

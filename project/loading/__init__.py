@@ -23,7 +23,14 @@ from project.loading.check import check_files
 from project.loading.dataset import TorchDataset
 from project.loading.decode import NO_IMAGE, image_suffixes
 from project.loading.draws import global_seed, sample_keys
-from project.loading.durable import cache_folder, cache_path, files_digest, made_once, remove_outdated
+from project.loading.durable import (
+    cache_folder,
+    cache_path,
+    files_digest,
+    made_once,
+    remove_least_used,
+    remove_outdated,
+)
 from project.loading.errors import LoadingError
 from project.loading.file_list import FileList
 from project.loading.file_table import FileTable, open_table, save_table
@@ -64,6 +71,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "random_resized_crop",
+    "remove_least_used",
     "remove_outdated",
     "sample_keys",
     "save_table",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from project.loading.durable import made_once
+from project.loading.durable import made_once, mark_used
 from project.loading.files import ImageFiles
 from project.loading.images import Request, Workers
 from project.loading.progress import shown
@@ -70,6 +70,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
         made_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
+    mark_used(path)
     return _opened(path, shape)
 
 

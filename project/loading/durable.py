@@ -2,7 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -69,6 +71,34 @@ def remove_outdated(folder: Path, pattern: str, digest: str) -> None:
         for file in folder.glob(pattern):
             if digest not in file.name:
                 file.unlink(missing_ok=True)
+
+
+def mark_used(path: Path) -> None:
+    """Set the time of a file's last use, which `remove_least_used` goes by; a mount may not keep it up to date."""
+    with suppress(PermissionError):  # a file of another user, whose last use is what the system says
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def remove_least_used(folder: Path, pattern: str, most_bytes: int, in_use: Collection[Path]) -> None:
+    """Remove files that match the pattern, those that were used last the longest ago first, until the rest fits.
+
+    Args:
+        folder: Folder of the files; nothing is done in one that cannot be written.
+        pattern: Pattern of their names.
+        most_bytes: Size that all of them may have together.
+        in_use: Files that stay, and count.
+    """
+    if not os.access(folder, os.W_OK):
+        return
+    found = []
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # another process removed it
+            found.append((path.stat().st_atime_ns, path.stat().st_size, path))
+    excess = sum(size for _, size, _ in found) - most_bytes
+    for _, size, path in sorted(found):
+        if excess > 0 and path not in in_use:
+            path.unlink(missing_ok=True)
+            excess -= size
 
 
 def _flush(path: Path) -> None:

@@ -130,6 +130,20 @@ def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewh
     assert process.exitcode == 0
 
 
+def test_all_caches_of_a_folder_fit_into_a_limit_and_the_least_used_goes_first(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)  # 40 images of train and of val: 80 * 3 * 64**2 bytes are 0.94 MiB
+
+    def kept(*sizes: int) -> list[str]:
+        for size in sizes:
+            ImageFolder(root=str(root), image_size=size, cache_total_mib=2).setup("fit")
+        assert sum(path.stat().st_size for path in (root / ".cache").glob("*.npy")) <= 2 * 2**20
+        return [path.name.split("-")[1] for path in sorted((root / ".cache").glob("train-*.npy"))]
+
+    assert kept(63, 64) == ["63px", "64px"]
+    assert kept(63, 62) == ["62px", "63px"]  # 64 was used before 63
+    assert kept(16, 64) == ["16px", "62px", "64px"]
+
+
 def decoded(root: Path) -> list[str]:
     """The files that were decoded so far, in the order of the log."""
     data = ImageFolder(root=str(root), image_size=32, cache="off")
