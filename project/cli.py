@@ -25,7 +25,7 @@ from project.launch.devices import devices_for
 from project.loading import StepSeed
 from project.parser import FitParser
 from project.rehearsal import check_monitors, rehearse, step_refusal
-from project.terminal import ProgressBar
+from project.terminal import progress
 from project.tracking.logger import MLflowLogger
 from project.tracking.report import ClassificationReport
 from project.tracking.secrets import HIDDEN, redact_setting
@@ -125,7 +125,7 @@ class FitCLI(LightningCLI):
         bar = settings.enable_progress_bar is not False and not _holds(given, LightningProgressBar)
         monitor = settings.logger is not False and not _holds(given, LearningRateMonitor)
         self.trainer_defaults["callbacks"] = [
-            *([ProgressBar()] if bar else []),
+            *([progress()] if bar else []),
             *([LearningRateMonitor(logging_interval="step")] if monitor else []),
             FiniteLoss(every_n_steps),
             StepSeed(),

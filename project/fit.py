@@ -14,12 +14,14 @@ from lightning import Callback
 from project.errors import answered
 from project.job import Job
 from project.leave import leaving_at_once
+from project.output import prepare_output
 from project.terminal import print_summary
 from project.tracking.best_effort import best_effort
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
+    prepare_output()
     with answered():
         job = Job(argv, callbacks)
     with job.run():

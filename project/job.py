@@ -31,6 +31,7 @@ from project.launch.rendezvous import prepare_rendezvous
 from project.launch.restarts import RUN, launch_tag, run_before_restart
 from project.launch.together import Together
 from project.memory import keep_freed_memory
+from project.output import lost_output
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.best_effort import best_effort
@@ -128,6 +129,8 @@ class Job:
             with ended_truly(self.logger), self._together:
                 self._start_run()
                 yield
+                if self.logger and (reason := lost_output()):
+                    self.logger.set_tags({"output.error": reason})
         except Interrupted:
             if self.run_id:
                 print(f"\ninterrupted; {self._way_on(self.run_id)}", file=sys.stderr)

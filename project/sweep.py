@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from project import groups
 from project.leave import leaving_at_once
+from project.output import prepare_output
 from project.search.preloading import start_preloading
 
 _STORAGE = "sqlite:///mlruns/optuna.db"
@@ -17,6 +18,7 @@ _STORAGE = "sqlite:///mlruns/optuna.db"
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 when the trials fail, 130 or 143 when interrupted."""
+    prepare_output()
     asked, fit_options = _parser().parse_known_args(argv)
     start_preloading(["project.preload"])
     from project.sweep_job import run  # its imports take as long as those of the server, which is at them now

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from project.errors import answered
 from project.leave import leaving_at_once
+from project.output import prepare_output
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.recovery import close_without_spool, dead_spools, recover
@@ -18,6 +19,7 @@ from project.tracking.secrets import redact
 
 def main() -> None:
     """Exit with 1 when the store did not take everything, 2 when it does not answer at all."""
+    prepare_output()
     ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not.").parse_args()
     quiet()
     console = Console(highlight=False)

@@ -4,9 +4,11 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.markup import escape
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 _MUCH_WAITING = 0.1
 _BAR_WIDTH = 8
+_LINE_EVERY_S = 60.0
+
+_Shown = int | str | float | dict[str, float]
 
 
 def quiet() -> None:
@@ -48,6 +53,11 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 
 
+def progress() -> RichProgressBar | LightningProgressBar:
+    """A bar in a terminal; lines elsewhere, as a bar shows nothing in a file until it ends."""
+    return ProgressBar() if Console().is_terminal else ProgressLines()
+
+
 class ProgressBar(RichProgressBar):
     """Lightning's bar, with epochs counted from one, in the width of a terminal: short names and no run id."""
 
@@ -59,9 +69,7 @@ class ProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Metrics beside the bar."""
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        return {name.removesuffix("/accuracy"): value for name, value in metrics.items()}
+        return _short_names(super().get_metrics(trainer, pl_module))
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Lightning's columns, with a bar that leaves room for the metrics in 80 columns."""
@@ -70,6 +78,59 @@ class ProgressBar(RichProgressBar):
             if isinstance(column, BarColumn):
                 column.bar_width = _BAR_WIDTH
         return columns
+
+
+class ProgressLines(LightningProgressBar):
+    """A line for each epoch, and one a minute in longer ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._last = 0.0
+
+    def enable(self) -> None:
+        """Print from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print no more, as on all ranks but the first."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._say_where(trainer, pl_module, "", args[2], self.total_train_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._say_where(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled:
+            print("testing the best checkpoint", flush=True)
+
+    def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
+        if monotonic() - self._last >= _LINE_EVERY_S:
+            metrics = _described(self.get_metrics(trainer, pl_module))
+            self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
+
+    def _say(self, trainer: Trainer, what: str) -> None:
+        self._last = monotonic()
+        if self._enabled:
+            of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+            print(f"epoch {trainer.current_epoch + 1}{of}: {what}", flush=True)
+
+
+def _short_names(metrics: Mapping[str, _Shown]) -> dict[str, _Shown]:
+    return {name.removesuffix("/accuracy"): value for name, value in metrics.items() if name != "v_num"}
+
+
+def _described(metrics: Mapping[str, _Shown]) -> str:
+    values = _short_names(metrics).items()
+    return ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in values)
 
 
 def print_summary(job: "Job", scores: Mapping[str, float]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from project.output import prepare_output
 from project.search.reporter import Reporter
 from project.tracking.secrets import redact
 
@@ -42,6 +43,7 @@ def run_trial(connection: Connection, work: Assignment) -> None:
     """Train, and say how it ended: done with values, pruned, stopped, or failed with a reason."""
     os.setsid()  # Ctrl-C in the terminal is for the sweep, which decides
     _print_to(work.log)
+    prepare_output()
     os.environ.update(work.environment, OMP_NUM_THREADS=str(work.threads))
     torch.set_num_threads(work.threads)
     _appear_as(work.module, work.argv)

@@ -1,0 +1,57 @@
+"""Standard output and error of a command: written line by line, in any encoding, and never a reason to end a run."""
+
+import os
+import sys
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+_STDERR = 2
+
+
+class _Output(FileIO):
+    """A file descriptor. What it does not take, as a closed pipe or a full disk, is dropped."""
+
+    lost: str | None = None
+
+    @override
+    def write(self, data: "ReadableBuffer", /) -> int:
+        size = memoryview(data).nbytes
+        try:
+            written: int | None = super().write(data)  # None if it would block
+        except OSError as error:
+            if self.lost is None:
+                self.lost = str(error.strerror)
+                self._complain()
+            return size
+        return size if written is None else written
+
+    def _complain(self) -> None:
+        if self.fileno() != _STDERR:
+            try:
+                os.write(_STDERR, f"standard output cannot be written ({self.lost}); the rest is dropped\n".encode())
+            except OSError:  # there is nobody left to tell
+                self.lost = f"{self.lost}, neither can standard error"
+
+
+def prepare_output() -> None:
+    """Replace the process's standard streams by ones that survive a closed pipe, a full disk and any character.
+
+    A character that the encoding lacks becomes a question mark. Each line is written when it is complete, also into
+    a file. Streams that something else has replaced before, such as a test, stay.
+    """
+    for name, stream, original in (("stdout", sys.stdout, sys.__stdout__), ("stderr", sys.stderr, sys.__stderr__)):
+        if stream is original and isinstance(stream, TextIOWrapper):
+            stream.flush()
+            output = BufferedWriter(_Output(stream.fileno(), "w", closefd=False))
+            setattr(sys, name, TextIOWrapper(output, stream.encoding, errors="replace", line_buffering=True))
+
+
+def lost_output() -> str | None:
+    """Why standard output could not be written; None if it could."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.lost if isinstance(raw, _Output) else None

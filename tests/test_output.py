@@ -1,0 +1,68 @@
+"""What a command prints arrives as it goes, in any encoding, and ends no run when it cannot be written."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import Command
+from conftest import ROOT, Fit, clean_environment
+from test_endings import FEW
+
+
+def printed(program: str, environment: dict[str, str], **streams: int) -> subprocess.Popen[bytes]:
+    """A process that prints with prepared streams."""
+    program = f"from project.output import prepare_output; prepare_output(); {program}"
+    arguments = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+    return subprocess.Popen(
+        [sys.executable, "-c", program], env=clean_environment() | environment, cwd=ROOT, **arguments
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_character_that_the_encoding_lacks_is_replaced(encoding: str) -> None:
+    process = printed("print('a é → b')", {"PYTHONIOENCODING": encoding})
+    output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert output.decode(encoding) == ("a ? ? b\n" if encoding == "ascii" else "a é ? b\n")
+
+
+def test_a_line_is_written_when_it_is_complete() -> None:
+    process = printed("print('first'); input()", {}, stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"first\n"  # the process waits for its input, and has not ended
+    process.communicate(b"\n")
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_output_that_is_not_taken_is_dropped_with_one_line(full: bool) -> None:
+    if full:
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, output = os.pipe()
+        os.close(read)
+    process = printed(
+        "print('a'); print('b'); import project.output as o; exit(o.lost_output() is None)", {}, stdout=output
+    )
+    os.close(output)
+    _, errors = process.communicate()
+    reason = "No space left on device" if full else "Broken pipe"
+    assert process.returncode == 0
+    assert errors.decode() == f"standard output cannot be written ({reason}); the rest is dropped\n"
+
+
+def test_a_fit_whose_output_is_closed_goes_on_to_its_end(workplace: Path) -> None:
+    command = Command("project.fit", *FEW, "--max_epochs", "3", folder=workplace, environment=clean_environment())
+    lines = []
+    while not (lines and lines[-1].startswith("epoch 1 of 3: ")):
+        lines.append(command.stdout.readline())
+        assert lines[-1], lines
+    assert command.poll() is None  # the line came while training was under way
+    command.stdout.close()
+    assert command.wait(200) == 0
+    run = Fit(workplace, 0, "").run
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["output.error"].startswith("Broken pipe")
+    assert run.outputs is not None
+    assert run.outputs.model_outputs
