@@ -4,7 +4,7 @@ from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, Self
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning import Callback, Trainer
@@ -72,6 +72,10 @@ class FitCLI(LightningCLI):
             auto_configure_optimizers=False,
             run=False,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: a model is copied by weight averaging, and its optimizer's factory refers to this."""
+        return self
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

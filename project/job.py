@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import time
 
 import torch
 from lightning import Callback
@@ -24,6 +25,7 @@ from project.checkpoints import (
     check_not_complete,
     data_state,
     newest_checkpoint,
+    use_folder,
 )
 from project.classifier import ImageClassifier
 from project.cli import FitCLI, flatten
@@ -142,9 +144,9 @@ class Job:
             self._interrupts.no_longer_listen()
 
     def _start_run(self) -> None:
-        logger, checkpoint = self.logger, self.trainer.checkpoint_callback
-        if logger is None and isinstance(checkpoint, RunCheckpoint):
-            checkpoint.dirpath = str(store.checkpoint_folder("untracked"))
+        logger = self.logger
+        if logger is None:
+            use_folder(self.trainer, store.checkpoint_folder(f"untracked-{time():.0f}-{os.getpid()}"))
         if logger is None or not self.trainer.is_global_zero:
             return
         if self._earlier_run:
@@ -161,8 +163,7 @@ class Job:
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN] = logger.version  # for the processes that Lightning starts
-        if isinstance(checkpoint, RunCheckpoint):
-            checkpoint.dirpath = str(store.checkpoint_folder(logger.version))
+        use_folder(self.trainer, store.checkpoint_folder(logger.version))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
         trainer, data = self.trainer, self.datamodule
@@ -192,8 +193,8 @@ class Job:
     @property
     def best_checkpoint(self) -> str | None:
         """Path of the best checkpoint so far."""
-        checkpoint = self.trainer.checkpoint_callback
-        return checkpoint.best_model_path or None if isinstance(checkpoint, RunCheckpoint) else None
+        checkpoint = RunCheckpoint.of(self.trainer)
+        return checkpoint.best_model_path or None if checkpoint else None
 
     def scores(self) -> Mapping[str, float]:
         """The metrics of the best checkpoint on the test split, or on the validation split if there is no test split.
@@ -227,9 +228,8 @@ class Job:
 
     def best_epoch(self) -> int | None:
         """Number of the epoch of the best checkpoint, from 1."""
-        if self.best_checkpoint is None:
-            return None
-        return int(torch.load(self.best_checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+        checkpoint = RunCheckpoint.of(self.trainer)
+        return checkpoint.best_epoch if checkpoint else None
 
     def _trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""

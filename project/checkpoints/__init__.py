@@ -1,9 +1,10 @@
 """Checkpoints of a run, and what stops it: signals, and a loss that is no number."""
 
-from project.checkpoints.checkpoint import RunCheckpoint, newest_checkpoint
+from project.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.checkpoints.durable import DurableCheckpointIO
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
+from project.checkpoints.newest import newest_checkpoint
 from project.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, data_state
 from project.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
@@ -21,4 +22,5 @@ __all__ = [
     "newest_checkpoint",
     "remove_checkpoints",
     "strip_optimizer_state",
+    "use_folder",
 ]

@@ -32,22 +32,18 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[None]] = deque()
-        self._saved: tuple[str, Path] | None = None
 
     @override
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        moment, target = _moment(checkpoint), Path(path)
-        if self._saved is not None and self._saved[0] == moment:
-            # The best checkpoint is often the last one, too.
-            source = self._saved[1]
-            self._submit(lambda: link_durably(source, target))
-        else:
-            self.teardown()  # before the copy: two of them would double the memory
-            copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-            self._submit(lambda: _check_and_write(target, copy))
-            self._saved = (moment, target)
+        self.teardown()  # before the copy: two of them would double the memory
+        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._submit(lambda: _check_and_write(Path(path), copy))
+
+    def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+        """Give a checkpoint that was saved a second name: the best one is often the last one, too."""
+        self._submit(lambda: link_durably(Path(source), Path(path)))
 
     @override
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
@@ -66,7 +62,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
             work = self._waiting.popleft()
             if work.exception():
                 self._waiting.clear()  # what came after it has not been done
-                self._saved = None
             work.result()
 
     def _submit(self, work: Callable[[], None]) -> None:
@@ -85,13 +80,6 @@ def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
 def _check_and_write(path: Path, state: dict[str, Any]) -> None:
     check_numbers(state.get("state_dict", {}))
     write_durably(path, state)
-
-
-def _moment(checkpoint: dict[str, Any]) -> str:
-    """Tells when in a training a checkpoint was taken; equal moments have equal weights."""
-    loop = checkpoint.get("loops", {}).get("fit_loop", {})
-    progress = {name: state for name, state in loop.items() if name.endswith("progress")}
-    return f"{checkpoint.get('global_step')} {progress or id(checkpoint)}"
 
 
 def write_durably(path: Path, state: object) -> None:

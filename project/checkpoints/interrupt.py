@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from time import sleep
 from types import FrameType
 from typing import Any, cast
@@ -15,7 +14,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed import ProcessGroup
 
-from project.checkpoints.checkpoint import LAST
+from project import compat
+from project.checkpoints.checkpoint import RunCheckpoint
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _STUCK_AFTER_S = 2.0
@@ -126,7 +126,7 @@ class Interrupts(Callback):
     ) -> None:
         # After the last batch comes the validation; a run that is resumed from here would leave it out. Gradients
         # that wait for more are in no checkpoint.
-        before_validation = trainer.is_last_batch and trainer.enable_validation
+        before_validation = (trainer.is_last_batch or compat.is_last_step(trainer)) and trainer.enable_validation
         within_step = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
         if not (before_validation or within_step) and self._asked():
             trainer._logger_connector.update_train_step_metrics()  # which Lightning logs after this hook
@@ -141,8 +141,9 @@ class Interrupts(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if self._asked():
-            in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        # A run that has done `max_steps` has nothing to resume, and would never complete this validation.
+        if not (in_training and 0 <= trainer.max_steps <= trainer.global_step) and self._asked():
             self._stop(trainer, save=in_training and trainer.global_step > 0)
 
     def on_test_batch_end(
@@ -181,12 +182,12 @@ class Interrupts(Callback):
 
 
 def _save(trainer: Trainer) -> None:
-    folder = getattr(trainer.checkpoint_callback, "dirpath", None)
-    if folder is None:
+    checkpoint = RunCheckpoint.of(trainer)
+    if checkpoint is None:
         return
     if trainer.validating:
         # This is how Lightning knows a validation that was not finished, and does it again.
         progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
         for counts in (progress.total, progress.current):
             vars(counts)["processed"] -= 1
-    trainer.save_checkpoint(Path(folder) / LAST)
+    checkpoint.save_last(trainer)

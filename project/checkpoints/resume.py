@@ -93,7 +93,10 @@ def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_s
         ValueError: The checkpoint is beyond the limit, or has reached it in a run that is finished.
     """
     state = _read(path)
-    epochs = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    loop = state["loops"]["fit_loop"]
+    epoch, last_batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+    # The validation that ends an epoch comes before the epoch counts as done.
+    epochs = epoch["ready"] if last_batch else epoch["processed"]
     limits = {"max_epochs": (epochs, max_epochs), "trainer.max_steps": (state["global_step"], max_steps)}
     for option, (done, limit) in limits.items():
         if limit is not None and limit >= 0 and (done > limit or (finished and done == limit)):

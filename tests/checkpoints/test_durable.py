@@ -123,20 +123,17 @@ def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None
     assert storage.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["weight"].sum() == 0
 
 
-def test_the_best_checkpoint_that_is_also_the_last_is_written_once(tmp_path: Path) -> None:
-    def state(step: int) -> dict[str, object]:
-        return STATE | {"global_step": step, "loops": {"fit_loop": {"epoch_progress": {"ready": step}}}}
-
+def test_a_second_name_costs_no_second_write_and_stays_when_the_first_changes(tmp_path: Path) -> None:
     storage = DurableCheckpointIO()
-    storage.save_checkpoint(state(1), tmp_path / "best-1.ckpt")
-    storage.save_checkpoint(state(1), tmp_path / "last.ckpt")
+    storage.save_checkpoint(STATE, tmp_path / "best-1.ckpt")
+    storage.link_checkpoint(tmp_path / "best-1.ckpt", tmp_path / "last.ckpt")
     storage.teardown()
     assert (tmp_path / "best-1.ckpt").samefile(tmp_path / "last.ckpt")
-    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"  # what is resumed from is never removed
-    storage.save_checkpoint(state(2), tmp_path / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    storage.save_checkpoint(STATE | {"epoch": 4}, tmp_path / "last.ckpt")
     storage.teardown()
-    assert torch.load(tmp_path / "best-1.ckpt", weights_only=True)["global_step"] == 1
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+    assert torch.load(tmp_path / "best-1.ckpt", weights_only=True)["epoch"] == 3
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 4
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
