@@ -13,7 +13,7 @@ STEPWISE = ["--trainer.log_every_n_steps=1"]
 
 REFUSED = [
     ([], "has done 1 already, of --max_epochs 1; give it more: --max_epochs 2"),
-    (["--max_epochs", "0"], "has done 1 already, of --max_epochs 0"),
+    (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
     (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
