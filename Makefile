@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help install format check test faults
+.PHONY: help install format check test faults gpu
+PYTHON ?= uv run python
 
 help:     ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
@@ -18,3 +19,6 @@ test:     ## the tests, under five minutes
 
 faults:   ## every kill, signal and dead store, some twenty minutes
 	uv run pytest -m "faults or not faults" tests/faults tests/checkpoints tests/loading tests/test_sweep.py
+
+gpu:      ## what only a GPU shows, in six minutes at most; without uv: make gpu PYTHON=python3
+	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/loading/test_device.py

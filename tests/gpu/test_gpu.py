@@ -1,0 +1,256 @@
+"""What a CPU cannot show. Without a GPU, `make gpu` runs what is left of each test on the CPU.
+
+Each test is one path of a GPU, and asserts the number that differs if the path is not taken.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import clean_environment
+from lightning import Callback, LightningModule, Trainer
+from mlflow import MlflowClient
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from project.fit import main
+from project.loading import ImageArray, Workers
+from project.loading.device import on_device
+from project.loading.images import Fetched, Request
+from project.search.devices import Devices, gpu_ids
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(90)]
+
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
+SHORT = ["--max_epochs=1", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2",
+         "--trainer.enable_progress_bar=false"]  # fmt: skip
+SMALL = ["--model.net.widths=[8,8]", "--model.net.hidden=16"]
+Note = Callable[[str, float], None]
+
+
+@pytest.fixture
+def note(capsys: pytest.CaptureFixture[str]) -> Note:
+    """Print a figure of a test."""
+
+    def show(name: str, value: float) -> None:
+        with capsys.disabled():
+            print(f"\n  {name}: {value:.4g}")
+
+    return show
+
+
+class Probe(Callback):
+    """Calls a function after the first training step."""
+
+    def __init__(self, look: Callable[[Trainer, Any], None]) -> None:
+        self._look = look
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self._look(trainer, pl_module)
+
+
+def metrics_of(folder: Path) -> dict[str, float]:
+    """The metrics of the only run in a folder."""
+    client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    return dict(run.data.metrics)
+
+
+# ---- loading
+
+
+def test_batches_are_pinned_for_a_gpu(workplace: Path) -> None:
+    seen: list[tuple[bool, str]] = []
+
+    def look(trainer: Trainer, module: Any) -> None:
+        loader = trainer.train_dataloader
+        requests = iter([Request(torch.arange(4), None)])
+        pinned = next(loader.images.stream(requests, loader.workers)).images.is_pinned()
+        seen.append((pinned, next(module.parameters()).device.type))
+
+    main([*SHORT, *SMALL, "--trainer.limit_train_batches=2"], [Probe(look)])
+    assert seen == [(GPU, DEVICE.type)]
+
+
+@needs_gpu
+def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
+    count, images = 12, torch.zeros(256, 3, 512, 512, dtype=torch.uint8)
+
+    def step() -> None:
+        torch.cuda._sleep(40_000_000)  # some 20 ms
+
+    def seconds(work: Callable[[], object]) -> float:
+        torch.cuda.synchronize()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+
+    def copied() -> Iterator[Fetched]:
+        stored = ImageArray(images, torch.zeros(256, dtype=torch.int64))
+        requests = (Request(torch.arange(256), None) for _ in range(count))
+        yield from stored.stream(requests, Workers(pin_memory=True))
+
+    def train() -> None:
+        for _ in on_device(iter(batches), lambda fetched: (fetched.images.float(), fetched.labels), DEVICE):
+            step()
+
+    batches = list(copied())
+    seconds(train)
+    steps = seconds(lambda: [step() for _ in range(count)])
+    copies = seconds(lambda: [batch.images.to(DEVICE, non_blocking=True).float() for batch in batches])
+    together = seconds(train)
+    note("copies hidden behind steps (share)", (steps + copies - together) / copies)
+    assert together < steps + 0.4 * copies
+
+
+@pytest.mark.parametrize("slow", ["step", "data"])
+def test_the_wait_fraction_is_the_time_that_the_device_is_idle(slow: str, workplace: Path, note: Note) -> None:
+    class SlowStep(Callback):
+        def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+            if GPU:
+                torch.cuda._sleep(40_000_000)
+            else:
+                torch.randn(1500, 1500) @ torch.randn(1500, 1500)
+
+    data = ["--data.class_path=slow_data.SlowDigits"] if slow == "data" else []
+    main([*SHORT, *SMALL, *data, "--trainer.limit_train_batches=10"], [SlowStep()] if slow == "step" else [])
+    waited = metrics_of(workplace)["data/wait_fraction"]
+    note(f"data/wait_fraction with slow {slow}", waited)
+    assert waited < 0.1 if slow == "step" else waited > 0.5
+
+
+# ---- numbers and memory
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        pytest.param("16-mixed", torch.float16, marks=needs_gpu),
+        ("bf16-mixed", torch.bfloat16),
+        ("bf16-true", torch.bfloat16),
+        ("32-true", torch.float32),
+    ],
+)
+def test_convolutions_compute_in_the_precision(precision: str, dtype: torch.dtype, workplace: Path) -> None:
+    seen: set[torch.dtype] = set()
+
+    class Hook(Callback):
+        def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            convolution = next(m for m in pl_module.modules() if isinstance(m, torch.nn.Conv2d))
+            convolution.register_forward_hook(lambda _module, _inputs, output: seen.add(output.dtype))
+
+    main([*SHORT, *SMALL, f"--precision={precision}", "--trainer.limit_train_batches=4"], [Hook()])
+    assert seen == {dtype}
+    assert metrics_of(workplace)["train/loss_epoch"] < 5
+
+
+@needs_gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_fsdp_shards_on_the_gpu(precision: str, workplace: Path) -> None:
+    seen: list[bool] = []
+
+    def look(trainer: Trainer, module: Any) -> None:
+        seen.extend(isinstance(p, DTensor) and p.device.type == "cuda" for p in module.net.parameters())
+
+    main([*SHORT, *SMALL, "--strategy=fsdp", f"--precision={precision}", "--trainer.limit_train_batches=4"],
+         [Probe(look)])  # fmt: skip
+    assert seen
+    assert all(seen)
+
+
+def test_channels_last_is_the_memory_format_of_the_weights(workplace: Path) -> None:
+    seen: list[bool] = []
+
+    def look(trainer: Trainer, module: Any) -> None:
+        seen.extend(
+            weights.is_contiguous(memory_format=torch.channels_last)
+            for name, weights in module.net.named_parameters()
+            if weights.ndim == 4 and weights.shape[1] > 1
+        )
+
+    main([*SHORT, *SMALL, "--model.channels_last=true", "--trainer.limit_train_batches=2"], [Probe(look)])
+    assert seen
+    assert all(seen)
+
+
+def test_a_compiled_net_is_compiled_and_has_the_loss_of_the_other(workplace: Path, note: Note) -> None:
+    losses: list[float] = []
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any) -> None:
+            losses.append(float(outputs["loss"]))
+
+    for compiled in ("false", "true"):
+        torch._dynamo.utils.counters.clear()
+        main([*SHORT, *SMALL, f"--model.compile={compiled}", "--trainer.limit_train_batches=3",
+              "--trainer.logger=false"], [Losses()])  # fmt: skip
+        assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compiled == "true")
+    difference = max(abs(a - b) for a, b in zip(losses[:3], losses[3:], strict=True))
+    note("largest difference of a loss, compiled and not", difference)
+    assert difference < 1e-2
+
+
+def test_a_resumed_run_ends_bit_equal_with_deterministic_kernels(tmp_path: Path, monkeypatch: Any) -> None:
+    class Stop(Callback):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if trainer.global_step == 7:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = [*SHORT, *SMALL, "--trainer.deterministic=true", "--trainer.limit_train_batches=20"]
+    weights: list[dict[str, Tensor]] = []
+    for name in ("whole", "stopped"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        if name == "whole":
+            main(options)
+        else:
+            with pytest.raises(SystemExit):
+                main(options, [Stop()])
+            (run,) = [path.name for path in Path("mlruns/checkpoints").iterdir()]
+            main(["--resume", run])
+        (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+        weights.append(torch.load(last, weights_only=True, map_location="cpu")["state_dict"])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+# ---- sweeps
+
+
+@needs_gpu
+@pytest.mark.parametrize("named", ["index", "uuid"])
+def test_a_trial_sees_the_gpu_that_it_is_assigned(named: str) -> None:
+    uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    ids = gpu_ids("0" if named == "index" else uuid, torch.cuda.device_count())
+    assigned = Devices(1, 1, 2, ids).lend()
+    assert assigned is not None
+    program = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
+    seen = subprocess.check_output([sys.executable, "-c", program], env=os.environ | assigned, text=True)
+    assert seen.split() == ["1", uuid.removeprefix("GPU-")]
+
+
+def test_forked_trials_train_on_the_gpu(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "project.sweep", "--search=cnn", "--n_trials=2", *SHORT, *SMALL,
+         "--trainer.limit_train_batches=4"],
+        cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    devices = [run.data.tags["devices"] for run in runs if "trial" in run.data.tags]
+    assert devices == [f"1 {'CUDA' if GPU else 'CPU'}"] * 2
