@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, MLFlowLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
@@ -117,6 +117,7 @@ class FitCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         self._check_no_secret_is_missing()
+        self._check_loggers()
         check_settings(self.config.trainer, self.config.checkpoint.monitor)
 
     @override
@@ -185,20 +186,19 @@ class FitCLI(LightningCLI):
         return MLflowLogger(experiment, self._run_name())
 
     def _loggers_of_the_user(self) -> list[Logger]:
-        """The loggers of `--trainer.logger`, which are added to the project's own.
-
-        Raises:
-            ValueError: One of them logs into MLflow, too.
-        """
+        """The loggers of `--trainer.logger`, which are added to the project's own."""
         given = self.config_init.trainer.logger
-        loggers = [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Logger)]
-        for logger in loggers:
-            if isinstance(logger, MLflowLogger | MLFlowLogger):
+        return [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Logger)]
+
+    def _check_loggers(self) -> None:
+        given = self.config.trainer.logger
+        for one in given if isinstance(given, list) else [given]:
+            name = str(getattr(one, "class_path", "")).rpartition(".")[2]
+            if name.lower() == MLflowLogger.__name__.lower():
                 raise ValueError(
-                    f"--trainer.logger: got {type(logger).__name__}, but each run is in MLflow already; leave it out, "
-                    "and name another store by MLFLOW_TRACKING_URI"
+                    f"--trainer.logger: got {name}, but each run is in MLflow already; leave it out, and name another "
+                    "store by MLFLOW_TRACKING_URI"
                 )
-        return loggers
 
     def settings_without_secrets(self) -> str:
         """The settings as a YAML that `--config` accepts."""

@@ -23,6 +23,8 @@ BAD_OPTIONS = [
     (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: got 'nan'; expected one of float"),
     (["--model.net.padding", "foo"], "--model.net.padding: got 'foo'; expected one of int, Literal['same']"),
     (["--groups.data", "mnist"], "give --data NAME"),
+    (["--trainer.logger", "MLFlowLogger"], "--trainer.logger: got MLFlowLogger, but each run is in MLflow already"),
+    (["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "."], "tensorboard"),
     (["--checkpoint.every_n_epochs", "0"], "it must be 1 or more"),
     (["--trainer.accumulate_grad_batches", "0"], "it must be 1 or more"),
     (["--trainer.check_val_every_n_epoch", "0"], "it must be 1 or more"),

@@ -201,3 +201,15 @@ def write_font(path: Path, letters: str) -> None:
     font.setupOS2()
     font.setupPost()
     font.save(path)
+
+
+def test_loggers_of_the_user_are_added(workplace: Path) -> None:
+    csv_logger = "{class_path: CSVLogger, init_args: {save_dir: %s}}"
+    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *FEW])
+    done = Fit(workplace, 0, "")
+    assert done.run.info.status == "FINISHED"
+    accuracy = done.run.data.metrics["test/accuracy"]
+    for folder in ("a", "b"):
+        (table,) = (workplace / folder).rglob("metrics.csv")
+        logged = [row["test/accuracy"] for row in csv.DictReader(table.read_text().splitlines())]
+        assert float(logged[-1]) == pytest.approx(accuracy)

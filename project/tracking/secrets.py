@@ -10,8 +10,42 @@ HIDDEN = "***"
 _PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):([^\s/'\"]+)@")
 _TOKEN_AS_USER = re.compile(r"(?<=://)[^\s:/@'\"]{16,}@")
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|token|key|api_?key|password|secret)=)[^&\s'\"]+")
-_SECRET_NAME = re.compile(r"(?i)TOKEN(?!S$|IZ)|SECRET|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY")
+_SECRET_NAME = re.compile(
+    r"(?i)SECRET|PASSW|PASSPHRASE|CREDENTIAL|(?:API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|ACCOUNT|AUTH|SSH)_?KEY"
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+# Words that say of a token that it is one of a model's input: `class_token`, `token_dim`. Any other token is a secret.
+_BEFORE_TOKEN = {
+    "bos", "class", "cls", "dist", "end", "eos", "extra", "global", "image", "mask", "masked", "max", "min", "n",
+    "num", "pad", "padding", "patch", "per", "prefix", "prompt", "query", "register", "sep", "sos", "special",
+    "start", "storage", "text", "unk", "video", "visual",
+}  # fmt: skip
+_AFTER_TOKEN = {
+    "budget", "count", "depth", "dim", "dims", "dropout", "embed", "embedding", "embeddings", "heads", "hidden",
+    "id", "ids", "init", "labeling", "labels", "learner", "len", "length", "level", "limit", "merging", "mixer",
+    "mixing", "norm", "num", "pool", "pooling", "pruning", "ratio", "reduction", "size", "std", "type", "types",
+    "width",
+}  # fmt: skip
+# Of a service, not of a net.
+_BEFORE_TOKENS = {
+    "access", "api", "auth", "bearer", "github", "gitlab", "hf", "refresh", "session",
+}  # fmt: skip
+_NO_SECRET = re.compile(r"None|True|False|true|false|")
+_COUNT = re.compile(r"-?\d{1,5}(\.\d*)?")
+_ASSIGNED = re.compile(r"""([\w-]+)(["']?\s*[:=]\s*)(["'])([^"'\n]+)\3""")
 _SHORTEST = 6
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable, a setting or a file is named like something secret, as `api_token` and unlike `token_dim`."""
+    if _SECRET_NAME.search(name):
+        return True
+    words = ["", *(word.lower() for word in _WORD.findall(name)), ""]
+    return any(
+        (word.endswith("token") and before not in _BEFORE_TOKEN and after not in _AFTER_TOKEN)
+        or (word == "tokens" and before in _BEFORE_TOKENS)
+        for before, word, after in zip(words, words[1:], words[2:], strict=False)
+    )
 
 
 def redact(text: str) -> str:
@@ -28,7 +62,7 @@ def redact(text: str) -> str:
 def _secrets_of_environment() -> Iterator[str]:
     for name in list(os.environ):  # a copy at once: threads of libraries set and remove variables
         value = os.environ.get(name, "")
-        if _SECRET_NAME.search(name):
+        if is_secret_name(name):
             yield value
         elif match := _PASSWORD.search(value):
             yield match[2]
@@ -36,8 +70,18 @@ def _secrets_of_environment() -> Iterator[str]:
 
 def redact_setting(name: str, value: str) -> str:
     """Hide a setting's value where its own name, or what it holds, says that it is secret."""
-    secret = _SECRET_NAME.search(name.rpartition(".")[2]) and value not in ("None", "")
-    return HIDDEN if secret else redact(value)
+    last = name.rpartition(".")[2]
+    harmless = _NO_SECRET.fullmatch(value) or (_COUNT.fullmatch(value) and not _SECRET_NAME.search(last))
+    return HIDDEN if is_secret_name(last) and not harmless else redact(value)
+
+
+def redact_code(text: str) -> str:
+    """Hide the literals that source code assigns to names like those of secrets, and what `redact` hides."""
+    return redact(
+        _ASSIGNED.sub(
+            lambda found: f"{found[1]}{found[2]}{found[3]}{redact_setting(found[1], found[4])}{found[3]}", text
+        )
+    )
 
 
 def redact_options(argv: Sequence[str]) -> list[str]:
