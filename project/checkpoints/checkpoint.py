@@ -80,6 +80,8 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._in_validation = False
+        if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO):
+            trainer.strategy.checkpoint_io.raise_failure()  # or it would be noticed at the next save
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,7 +163,12 @@ class RunCheckpoint(Checkpoint):
         try:
             self.save_last(trainer)
             trainer.strategy.checkpoint_io.teardown()
-        except (OSError, RuntimeError, FloatingPointError) as error:  # the error that ends training is reported
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            FloatingPointError,
+        ) as error:  # the error that ends training is reported
             _log.warning("the steps after step %d could not be saved: %s", saved, error)
 
     def save_last(self, trainer: Trainer) -> None:

@@ -5,13 +5,15 @@ remove -> the same thread, so that an old checkpoint goes only after the new one
 valid  every record of the file agrees with its checksum (torch writes a CRC-32 for each)
 """
 
+import io
 import os
+import shutil
 import zipfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from pickle import UnpicklingError
+from pickle import PicklingError, UnpicklingError
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from project.checkpoints.finite import check_numbers
+
+# What torch raises for a part that it cannot write, or cannot read without running code.
+_NOT_PICKLED = (PicklingError, UnpicklingError, AttributeError, TypeError, NotImplementedError)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -54,6 +59,11 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self.teardown()
         return super().load_checkpoint(Path(path), weights_only=True)  # whoever wrote it, none of its code runs
 
+    def raise_failure(self) -> None:
+        """Raise the error of a save that has failed by now, without waiting for those that have not ended."""
+        if any(work.done() and work.exception() for work in self._waiting):
+            self.teardown()
+
     @override
     def teardown(self) -> None:
         """Wait until everything is on disk."""
@@ -85,22 +95,59 @@ def _check_and_write(path: Path, state: dict[str, Any]) -> None:
 def write_durably(path: Path, state: object) -> None:
     """Write a state so that `path` holds, at any moment, what it held before or all of the new one.
 
+    The file is read back before it takes its name, as it is when a run resumes: without running code in it.
+
     Raises:
         OSError: The disk is full or the folder cannot be written; nothing is left beside what was there.
+        ValueError: A part of the state, which is named, cannot be read back.
     """
 
     def write(unfinished: Path) -> None:
-        with unfinished.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            torch.load(unfinished, map_location="meta", weights_only=True)
+        except _NOT_PICKLED as error:
+            raise ValueError(
+                f"a checkpoint could not be read back, so {path} is not written: {_unreadable_part(state)}; give its "
+                "state as numbers, texts, tensors, lists and dictionaries, such as value.tolist()"
+            ) from error
 
     _replace_durably(path, write)
 
 
+def _unreadable_part(state: object, name: str = "") -> str:
+    """Name the innermost part of a state that cannot be read back, by its keys, and its type."""
+    parts = state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list | tuple) else ())
+    for key, part in parts:
+        file = io.BytesIO()
+        try:
+            torch.save(part, file)
+            file.seek(0)
+            torch.load(file, map_location="meta", weights_only=True)
+        except _NOT_PICKLED:
+            return _unreadable_part(part, f"{name}.{key}" if name else str(key))
+    return f"{name or 'the state'} is a {type(state).__module__}.{type(state).__qualname__}"
+
+
 def link_durably(source: Path, path: Path) -> None:
-    """Give a checkpoint that is on disk a second name, under the same promise as `write_durably`."""
-    _replace_durably(path, lambda unfinished: os.link(source, unfinished))
+    """Give a checkpoint that is on disk a second name, under the same promise as `write_durably`.
+
+    A filesystem without hard links gets a copy.
+    """
+
+    def link(unfinished: Path) -> None:
+        try:
+            os.link(source, unfinished)
+        except OSError:  # If the reason is another one, the copy meets it, too.
+            with source.open("rb") as original, unfinished.open("wb") as copy:
+                shutil.copyfileobj(original, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+
+    _replace_durably(path, link)
 
 
 def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
@@ -110,9 +157,11 @@ def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
         unfinished.unlink(missing_ok=True)  # of a process that was killed
         make(unfinished)
         unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, ValueError) as error:  # torch's writer reports a full disk as a RuntimeError
         if os.access(path.parent, os.W_OK):
             unfinished.unlink(missing_ok=True)
+        if isinstance(error, ValueError):
+            raise
         raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -7,12 +7,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Fit, as_nobody
 
 from project.checkpoints import DurableCheckpointIO, newest_checkpoint
-from project.checkpoints.durable import is_valid, write_durably
+from project.checkpoints.durable import is_valid, link_durably, write_durably
 from project.fit import main
 from project.tracking import store
 
@@ -134,6 +135,35 @@ def test_a_second_name_costs_no_second_write_and_stays_when_the_first_changes(tm
     storage.teardown()
     assert torch.load(tmp_path / "best-1.ckpt", weights_only=True)["epoch"] == 3
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 4
+
+
+def test_a_filesystem_without_hard_links_gets_a_copy(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        write_durably(tmp_path / "best-1.ckpt", STATE)
+        last = Path(elsewhere) / "last.ckpt"
+        assert last.parent.stat().st_dev != tmp_path.stat().st_dev  # hence os.link cannot
+        link_durably(tmp_path / "best-1.ckpt", last)
+        assert is_valid(last)
+        assert last.stat().st_ino != (tmp_path / "best-1.ckpt").stat().st_ino
+        assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
+
+
+def _train_until_it_fails(storage: DurableCheckpointIO) -> None:
+    for _ in range(500):
+        storage.raise_failure()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.ones(2), {1}.__iter__, Path])
+def test_a_state_that_could_not_be_read_back_is_named_and_not_written(value: object, tmp_path: Path) -> None:
+    write_durably(tmp_path / "last.ckpt", STATE)
+    state = STATE | {"callbacks": {"EarlyStopping": {"patience": 3}, "Mine": {"scores": [0.25, value]}}}
+    storage = DurableCheckpointIO()
+    storage.save_checkpoint(state, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"last\.ckpt is not written: callbacks\.Mine\.scores\.1 is a "):
+        _train_until_it_fails(storage)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
