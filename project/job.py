@@ -41,7 +41,7 @@ from project.tracking.logger import MLflowLogger
 from project.tracking.model import save_model
 from project.tracking.recovery import RECOVERED, is_held, recover_all, recover_run
 from project.tracking.run import ended_truly
-from project.tracking.secrets import redact_options
+from project.tracking.secrets import redact, redact_options
 
 
 class Job:
@@ -217,19 +217,34 @@ class Job:
     def log_model(self) -> None:
         """Log the model of the best checkpoint, as MLflow serves it. One that cannot be served stays a checkpoint."""
         logger, data = self.logger, self.datamodule
-        folder = logger.model_folder("model") if logger and self.best_checkpoint else None
-        if logger is None or folder is None:  # untracked, without a checkpoint, or not the first rank
+        if logger is None or self.best_checkpoint is None:
             return
+        folder: Path | None = None
         with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
-            save_model(folder, self._trained_model(str(self.best_checkpoint)), data.examples(), data.class_names)
+            folder = logger.model_folder("model")
+            if folder is None:  # not the first rank
+                return
+            save_model(folder, self._trained_model(self.best_checkpoint), data.examples(), data.class_names)
             logger.log_saved_model(folder.name)
             return
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def best_epoch(self) -> int | None:
         """Number of the epoch of the best checkpoint, from 1."""
         checkpoint = RunCheckpoint.of(self.trainer)
         return checkpoint.best_epoch if checkpoint else None
+
+    def search_command(self) -> str | None:
+        """The sweep on this fit's data, if there is a search space for its model."""
+        now, plain = flatten(self._cli.config), self._cli.plain
+        model, data = now["groups.model"], now["groups.data"]
+        if model not in groups.choices("search"):
+            return None
+        options = ["--data", data] if data != groups.DEFAULTS["data"] else []
+        if (root := now.get("data.root")) != plain.get("data.root"):
+            options += ["--data.root", redact(str(root))]
+        return shlex.join(["python", "-m", "project.sweep", "--search", model, *options, "--n_trials=8", "--n_jobs=2"])
 
     def _trained_model(self, checkpoint: str) -> ImageClassifier:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""

@@ -160,8 +160,9 @@ def print_summary(job: "Job", scores: Mapping[str, float]) -> None:
         "": "",
         "look at it": "python -m project.ui",
         "other data": f"python -m project.fit --data {'mnist' if job.datamodule.name != 'mnist' else 'cifar10'}",
-        "search": "python -m project.sweep --search cnn --n_trials 8 --n_jobs 2",
     }
+    if search := job.search_command():
+        lines["search"] = escape(search)
     if run_id and trainer.max_epochs:
         lines["train on"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
     console = Console(highlight=False)

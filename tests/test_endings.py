@@ -1,6 +1,7 @@
 """What a fit leaves after its training, and that nothing there ends a good run."""
 
 import csv
+import os
 import re
 import signal
 import warnings
@@ -14,7 +15,9 @@ import torch
 from conftest import Fit
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from mlflow import MlflowClient
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from PIL import Image
@@ -24,6 +27,7 @@ from project.checkpoints import Interrupted
 from project.fit import main
 from project.tracking.best_effort import best_effort
 from project.tracking.figures import confusion_figure, drawable, mistakes_figure
+from project.tracking.logger import MLflowLogger
 from project.tracking.system import SystemMetrics
 
 SMALL = ["--data", "image_folder", "--data.root", "photos", "--data.batch_size", "8", "--data.val_fraction", "0.2"]
@@ -213,3 +217,46 @@ def test_loggers_of_the_user_are_added(workplace: Path) -> None:
         (table,) = (workplace / folder).rglob("metrics.csv")
         logged = [row["test/accuracy"] for row in csv.DictReader(table.read_text().splitlines())]
         assert float(logged[-1]) == pytest.approx(accuracy)
+
+
+def test_an_artifact_that_the_disk_refuses_is_a_tag(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client, logger = MlflowClient(), MLflowLogger("digits", "run")
+    logger.start(client, {})
+    assert logger.spool is not None
+    (logger.spool.files / "test").write_text("a file where the report's folder should be")
+    logger.log_figure(Figure, "test/confusion_matrix.png", "report")
+    logger.log_text("a,b", "tables/a.csv", "report")
+    logger.end("FINISHED")
+    run = client.get_run(str(logger.version))
+    assert run.info.status == "FINISHED"
+    assert "Error: [Errno " in run.data.tags["report.error"]
+    assert "test/confusion_matrix.png cannot be written" in caplog.text
+    assert [entry.path for entry in client.list_artifacts(run.info.run_id, "tables")] == ["tables/a.csv"]
+
+
+class Stopped(Linear):
+    """A signal comes while it is exported."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(images)
+
+
+def test_a_signal_after_training_is_no_error_of_a_step(workplace: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--model.net", "test_endings.Stopped", *FEW])
+    run = Fit(workplace, 0, "").run
+    assert ended.value.code == 143
+    assert run.info.status == "KILLED"
+    assert "model.error" not in run.data.tags
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_figures_of_one_class_or_a_thousand(count: int, tmp_path: Path) -> None:
+    names = drawable([f"class of number {label}" for label in range(count)])
+    figures = confusion_figure(torch.eye(count, dtype=torch.int64), names), mistakes_figure(torch.zeros(0), [], [], [])
+    for figure in figures:
+        figure.savefig(tmp_path / "figure.png", bbox_inches="tight")
+        with Image.open(tmp_path / "figure.png") as picture:
+            assert max(picture.size) < 2000

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import optuna
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -97,7 +98,8 @@ class StudyRun:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
-        with warnings.catch_warnings():
+        # A dollar in a choice is a dollar, and starts no formula.
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
             for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
                 warnings.simplefilter("ignore", category)
             with self._best_effort("plots"):
