@@ -40,6 +40,8 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
         raise ValueError(
             f"--precision: got {trainer.precision}, which needs the package transformer_engine; use bf16-mixed"
         )
+    if trainer.sync_batchnorm and (on_cpu or one_process):
+        raise ValueError("--trainer.sync_batchnorm: got true, which needs several GPUs; leave it out")
     if not on_cpu or one_process:
         return {}
     if str(devices).isdigit() and int(devices) > max(usable_cores(), _CPU_PROCESSES):

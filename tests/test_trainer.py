@@ -1,0 +1,336 @@
+"""Every option of Lightning's Trainer and every callback of Lightning: docs/trainer.md says what each does here."""
+
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.callbacks
+import pytest
+import torch
+from conftest import ROOT, Fit
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from torch import Tensor, nn
+
+from project.data.datamodule import ImageDataModule, Split
+from project.fit import main
+from project.loading import ImageArray
+
+BATCHES, EPOCHS = 4, 2
+
+
+class Tiny(ImageDataModule):
+    """16 images of 8x8 pixels in four batches, 8 for each of the other splits in two."""
+
+    name = "tiny"
+    native_size, native_channels = 8, 1
+    native_mean, native_std = (0.5,), (0.25,)
+    class_names = ("dark", "bright")
+
+    def load(self, split: Split) -> ImageArray:
+        count = 16 if split == "train" else 8
+        labels = torch.arange(count) % 2
+        noise = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
+        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
+
+
+class TinyNet(nn.Module):
+    """One linear layer."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
+
+
+FAST = [
+    "--data.class_path=test_trainer.Tiny", "--data.crop_padding=0", "--data.batch_size=4",
+    "--model.net=test_trainer.TinyNet", f"--max_epochs={EPOCHS}", "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+]  # fmt: skip
+
+
+class Seen(Callback):
+    """What happened in a fit."""
+
+    def __init__(self) -> None:
+        self.train: dict[int, list[list[int]]] = defaultdict(list)  # by epoch: the sums of the images of each batch
+        self.validated: list[int] = []  # steps
+        self.batches = {"sanity": 0, "validate": 0, "test": 0}
+        self.gradients: list[Tensor] = []
+        self.text = ""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.trainer, self.model = trainer, pl_module
+        self.train[trainer.current_epoch].append(batch[0].flatten(1).sum(1).tolist())
+        self.anomaly, self.deterministic = torch.is_anomaly_enabled(), torch.are_deterministic_algorithms_enabled()
+        self.benchmark = torch.backends.cudnn.benchmark
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.gradients += [torch.cat(gradients)] if gradients else []
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.batches["sanity" if trainer.sanity_checking else "validate"] += 1
+        self.inference = torch.is_inference_mode_enabled()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self.validated.append(trainer.global_step)
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self.batches["test"] += 1
+
+    @property
+    def steps(self) -> int:
+        return self.trainer.global_step
+
+    def has(self, kind: type[Callback]) -> int:
+        """How many callbacks of this kind the trainer has."""
+        return sum(isinstance(callback, kind) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def history(self, metric: str) -> list[float]:
+        """The values of a metric in MLflow."""
+        run = self.fit.run.info.run_id
+        return [value.value for value in self.fit.client.get_metric_history(run, metric)]
+
+
+@dataclass
+class Works:
+    """Options, and the number that would differ if they had no effect."""
+
+    options: Sequence[str]
+    number: Callable[[Seen], object]
+    expected: object
+
+
+@dataclass
+class Refused:
+    """Options, and what the answer says."""
+
+    options: Sequence[str]
+    answer: str
+
+
+def with_callback(name: str, **arguments: object) -> list[str]:
+    return [f"--trainer.callbacks={name}", *(f"--trainer.callbacks.{key}={value}" for key, value in arguments.items())]
+
+
+def count_images(batch: tuple[Tensor, Tensor]) -> int:
+    return len(batch[0])
+
+
+CALLS: list[int] = []
+
+
+def called(trainer: Trainer, pl_module: LightningModule) -> None:
+    CALLS.append(trainer.global_step)
+
+
+# A loss below 100 is good enough at the end of the first epoch.
+STOP = with_callback("EarlyStopping", monitor="val/loss", stopping_threshold=100)
+
+OPTIONS: dict[str, Works | Refused] = {
+    "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu"),
+    "strategy": Works(["--strategy=ddp", "--devices=1"], lambda s: type(s.trainer.strategy).__name__, "DDPStrategy"),
+    "devices": Works(["--devices=1"], lambda s: s.trainer.world_size, 1),
+    "num_nodes": Refused(["--trainer.num_nodes=2"], "add --strategy ddp"),
+    "precision": Works(["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64),
+    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0),
+    "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2),
+    "fast_dev_run": Works(["--trainer.fast_dev_run=3"], lambda s: (s.steps, len(s.fit.runs)), (3, 0)),
+    "max_epochs": Works(["--max_epochs=3"], lambda s: len(s.train), 3),
+    "min_epochs": Works([*STOP, "--max_epochs=4", "--trainer.min_epochs=3"], lambda s: len(s.train), 3),
+    "max_steps": Works(["--trainer.max_steps=3"], lambda s: s.steps, 3),
+    "min_steps": Works([*STOP, "--max_epochs=4", "--trainer.min_steps=6"], lambda s: s.steps, 6),
+    "max_time": Works(
+        ["--max_epochs=2000", '--trainer.max_time={"seconds": 1}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
+    ),
+    "limit_train_batches": Works(["--trainer.limit_train_batches=2"], lambda s: s.steps, 2 * EPOCHS),
+    "limit_val_batches": Works(["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS),
+    "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1),
+    "limit_predict_batches": Refused(["--trainer.limit_predict_batches=1"], "does not predict"),
+    "overfit_batches": Works(
+        ["--trainer.overfit_batches=2"], lambda s: (s.train[0] == s.train[1], len(s.train[0])), (True, 2)
+    ),
+    "val_check_interval": Works(["--trainer.val_check_interval=2"], lambda s: s.validated, [2, 4, 6, 8]),
+    "check_val_every_n_epoch": Works(["--trainer.check_val_every_n_epoch=2"], lambda s: s.validated, [8]),
+    "num_sanity_val_steps": Works(["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1),
+    "log_every_n_steps": Works(["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4),
+    "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test takes the best checkpoint"),
+    "enable_progress_bar": Works(["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1),
+    "enable_model_summary": Works(
+        ["--trainer.enable_model_summary=true"], lambda s: re.findall(r"Trainable params: (\d+)", s.text), ["130"]
+    ),
+    "accumulate_grad_batches": Works(["--trainer.accumulate_grad_batches=2"], lambda s: s.steps, 2 * EPOCHS),
+    "gradient_clip_val": Works(
+        ["--trainer.gradient_clip_val=0.001"], lambda s: max(float(g.norm()) for g in s.gradients) < 0.00101, True
+    ),
+    "gradient_clip_algorithm": Works(
+        ["--trainer.gradient_clip_val=0.001", "--trainer.gradient_clip_algorithm=value"],
+        lambda s: max(float(g.abs().max()) for g in s.gradients) < 0.00101 < max(float(g.norm()) for g in s.gradients),
+        True,
+    ),
+    "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True),
+    "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True),
+    "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False),
+    "use_distributed_sampler": Refused(["--trainer.use_distributed_sampler=true"], "EpochBatches"),
+    "profiler": Works(
+        ["--trainer.profiler=simple"], lambda s: re.findall(r"(\w+) Profiler Report", s.text), ["FIT", "TEST"]
+    ),
+    "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True),
+    "barebones": Refused(["--trainer.barebones=true"], "without the checkpoints and metrics"),
+    "plugins": Works(
+        ["--trainer.precision=null", "--trainer.plugins=DoublePrecision"],
+        lambda s: s.model.net.head.weight.dtype,
+        torch.float64,
+    ),
+    "sync_batchnorm": Refused(["--trainer.sync_batchnorm=true"], "several GPUs"),
+    "reload_dataloaders_every_n_epochs": Refused(
+        ["--trainer.reload_dataloaders_every_n_epochs=1"], "every epoch has a new order"
+    ),
+    "default_root_dir": Refused(["--trainer.default_root_dir=elsewhere"], "mlruns/"),
+    "enable_autolog_hparams": Refused(
+        ["--trainer.enable_autolog_hparams=false"], "a run's parameters are its settings"
+    ),
+    "model_registry": Refused(["--trainer.model_registry=mine"], "MLflow is the registry"),
+}
+
+CALLBACKS: dict[str, Works | Refused] = {
+    "BackboneFinetuning": Refused(with_callback("BackboneFinetuning"), "has no attribute 'backbone'"),
+    "BaseFinetuning": Refused(with_callback("BaseFinetuning"), "a base class"),
+    "BasePredictionWriter": Refused(with_callback("BasePredictionWriter"), "does not predict"),
+    "BatchSizeFinder": Refused(with_callback("BatchSizeFinder"), "give --data.batch_size"),
+    "Callback": Refused(with_callback("Callback"), "a base class"),
+    "Checkpoint": Refused(with_callback("Checkpoint"), "a base class"),
+    "DeviceStatsMonitor": Works(
+        with_callback("DeviceStatsMonitor"),
+        lambda s: sum("cpu_percent" in name for name in s.fit.run.data.metrics) > 0,
+        True,
+    ),
+    "EarlyStopping": Works(STOP, lambda s: s.steps, BATCHES),
+    "GradientAccumulationScheduler": Works(
+        with_callback("GradientAccumulationScheduler", scheduling='{"1": 4}'), lambda s: s.steps, BATCHES + 1
+    ),
+    "LambdaCallback": Works(
+        with_callback("LambdaCallback", on_train_epoch_end="test_trainer.called"), lambda _: CALLS[-2:], [4, 8]
+    ),
+    "LearningRateFinder": Refused(with_callback("LearningRateFinder"), "project.sweep"),
+    "LearningRateMonitor": Works(
+        with_callback("LearningRateMonitor", logging_interval="epoch"), lambda s: len(s.history("lr")), EPOCHS
+    ),
+    "ModelPruning": Works(
+        with_callback("ModelPruning", pruning_fn="l1_unstructured", amount=0.5),
+        lambda s: int((s.model.net.head.weight == 0).sum()),
+        64 + 32,  # half of the 128 weights, and half of the others, at the ends of two epochs
+    ),
+    "ModelSummary": Works(
+        with_callback("ModelSummary"), lambda s: re.findall(r"(\d+) +Trainable params", s.text), ["130"]
+    ),
+    "ProgressBar": Refused(with_callback("lightning.pytorch.callbacks.ProgressBar"), "a base class"),
+    "RichModelSummary": Works(
+        with_callback("RichModelSummary"), lambda s: re.findall(r"Trainable params: (\d+)", s.text), ["130"]
+    ),
+    "RichProgressBar": Works(
+        [*with_callback("lightning.pytorch.callbacks.RichProgressBar"), "--trainer.enable_progress_bar=true"],
+        lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.RichProgressBar)),
+        (1, 1),
+    ),
+    "SpikeDetection": Refused(with_callback("SpikeDetection"), "no attribute 'running'"),
+    "ThroughputMonitor": Works(
+        with_callback("ThroughputMonitor", batch_size_fn="test_trainer.count_images", window_size=2),
+        lambda s: s.history("train/samples")[-1],
+        BATCHES * 4.0 * EPOCHS,
+    ),
+    "Timer": Works(
+        [*with_callback("Timer", duration="00:00:00:01", interval="step"), "--max_epochs=2000"],
+        lambda s: 0 < s.steps < 2000 * BATCHES,
+        True,
+    ),
+    "TQDMProgressBar": Works(
+        [*with_callback("TQDMProgressBar"), "--trainer.enable_progress_bar=true"],
+        lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.TQDMProgressBar)),
+        (1, 1),
+    ),
+}
+
+EXAMPLES = [(name, example) for table in (OPTIONS, CALLBACKS) for name, example in table.items()]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
+    """What is printed, and what Lightning's loggers pass on."""
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("lightning.pytorch").addHandler(handler)
+    yield lambda: capsys.readouterr().out + "\n".join(records)
+    logging.getLogger("lightning.pytorch").removeHandler(handler)
+
+
+@pytest.fixture
+def unchanged_torch() -> Iterator[None]:
+    """Undo what `deterministic`, `benchmark` and ddp leave in the process."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.benchmark = before[1]
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(example, id=name) for name, example in EXAMPLES if isinstance(example, Works)],
+)
+def test_an_option_that_works_has_its_effect(
+    example: Works, workplace: Path, printed: Callable[[], str], unchanged_torch: None
+) -> None:
+    seen = Seen()
+    main([*FAST, *example.options], [seen])
+    seen.fit, seen.text = Fit(workplace, 0, ""), printed()
+    assert example.number(seen) == example.expected
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(example, id=name) for name, example in EXAMPLES if isinstance(example, Refused)],
+)
+def test_an_option_that_is_refused_leaves_no_run(
+    example: Refused, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*FAST, *example.options])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert example.answer in said
+    assert Fit(workplace, 2, said).runs == []
+
+
+def documented(heading: str) -> dict[str, str]:
+    """Names and what docs/trainer.md says of them: works, or refused."""
+    section = (ROOT / "docs/trainer.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (works|refused) \|", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("heading", "names", "examples"),
+    [
+        ("Options", list(signature(Trainer).parameters), OPTIONS),
+        ("Callbacks", lightning.pytorch.callbacks.__all__, CALLBACKS),
+    ],
+)
+def test_the_table_has_everything_that_lightning_has(
+    heading: str, names: Sequence[str], examples: dict[str, Works | Refused]
+) -> None:
+    rows = documented(heading)
+    assert set(rows) == set(names)
+    assert {name: type(example).__name__.lower() for name, example in examples.items()} == rows
