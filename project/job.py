@@ -164,6 +164,8 @@ class Job:
         assert logger.version is not None
         os.environ[RUN] = logger.version  # for the processes that Lightning starts
         use_folder(self.trainer, store.checkpoint_folder(logger.version))
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
         trainer, data = self.trainer, self.datamodule

@@ -32,6 +32,11 @@ def checkpoint_folder(run_id: str) -> Path:
     return HOME / "checkpoints" / run_id
 
 
+def profile_folder(run_id: str) -> Path:
+    """Where the traces of a profiler are written."""
+    return HOME / "profiles" / run_id
+
+
 def spool_folder(run_id: str) -> Path:
     """Where a run keeps what the store has not yet."""
     return HOME / "spool" / run_id
