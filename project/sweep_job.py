@@ -5,12 +5,14 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import torch
 from filelock import FileLock
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -23,6 +25,7 @@ from project.search.devices import Devices, gpu_ids
 from project.search.driver import DONE, Driver, HopelessError
 from project.search.signals import Signals
 from project.search.space import SearchSpace, options, read_space
+from project.search.storage import StorageAwayError, open_storage
 from project.search.study import open_study
 from project.search.study_run import RUN, StudyRun
 from project.search.trial_runs import TrialRuns
@@ -90,7 +93,8 @@ class Sweep:
         if Path(name).name != name or name == "..":
             raise ValueError(f"--study: got {name!r}; it must be a name without slashes, as a folder gets it, too")
         with FileLock(store.HOME / ".studies.lock"):
-            self.study = open_study(asked.storage, name, self.space, self._settings)
+            self._storage = open_storage(asked.storage)
+            self.study = open_study(cast(BaseStorage, self._storage), name, self.space, self._settings)
         if parent := self.study.user_attrs.get(RUN):
             store.find_run(self._client, parent)
         self._trial_runs = TrialRuns(self._client, experiment_id, self.study, self.space.metrics)
@@ -121,6 +125,14 @@ class Sweep:
         console = Console(highlight=False, markup=False)
         signals = Signals(self.driver)
         signals.listen()
+        self._storage.is_stopping = lambda: signals.stops_now
+        try:
+            return self._run(console, signals)
+        except StorageAwayError as error:
+            console.print(f"interrupted while {error}; continue with: {self._command()}", soft_wrap=True)
+            return signals.code
+
+    def _run(self, console: Console, signals: Signals) -> int:
         self._follow()
         console.print(self._beginning(), soft_wrap=True)
         code, status = 1, "FAILED"
@@ -134,8 +146,12 @@ class Sweep:
                 self._look(view)
             if signals.code and not self.driver.enough():
                 code, status = signals.code, "KILLED"
+        except StorageAwayError:
+            status = "KILLED"
+            raise
         finally:
-            self._follow()  # another sweep may have had it, and have ended
+            with suppress(StorageAwayError):
+                self._follow()  # another sweep may have had it, and have ended
             if self._study_run:
                 self._study_run.end(status)
         self._report(console, code)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from project.checkpoints import RunCheckpoint
 from project.cli import FitCLI
 from project.search.space import SearchSpace, check_metrics, check_values
+from project.tracking.logger import MLflowLogger
 
 _MONITORS = ("val/accuracy", "val/loss")
 _OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
@@ -31,14 +33,41 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     if (metric := space.metrics[0]) in _MONITORS and metric != built.config.checkpoint.monitor:
         # The model that a trial keeps is the one that it is judged by.
         built = FitCLI([f"--checkpoint.monitor={metric}", *fit_options])
+    _check_promises(built)
     _load(built)
     check_values(space, lambda extra: _check_trial(built.argv, extra))
     check_metrics(space, built.datamodule.has_test, lambda: _logged(built.argv))
     return built
 
 
+def _check_promises(cli: FitCLI) -> None:
+    """Raise ValueError for options of `fit` that leave a trial without a score, an MLflow run or a checkpoint."""
+    settings, trainer = cli.config.trainer, cli.trainer
+    if settings.fast_dev_run:
+        raise ValueError(
+            f"--trainer.fast_dev_run: got {settings.fast_dev_run}, but such a fit logs nothing that a trial could be "
+            "judged by; use --max_epochs 1 and --trainer.limit_train_batches"
+        )
+    if not any(isinstance(logger, MLflowLogger) for logger in trainer.loggers):
+        raise ValueError(
+            f"--trainer.logger: got {settings.logger}, but each trial of a sweep is an MLflow run; leave the option out"
+        )
+    if RunCheckpoint.of(trainer) is None:
+        raise ValueError(
+            "--trainer.enable_checkpointing: got false, but a trial is judged by its best checkpoint; leave it out"
+        )
+    if trainer.num_nodes > 1:
+        raise ValueError(
+            f"--trainer.num_nodes: got {trainer.num_nodes}, but a trial runs on this machine alone; leave it out"
+        )
+    for option in ("max_epochs", "max_steps", "limit_train_batches"):
+        if settings[option] == 0:
+            raise ValueError(f"--trainer.{option}: got {settings[option]}, so that no trial trains; use 1 or more")
+
+
 def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
     cli = FitCLI([*fit_options, *extra])
+    _check_promises(cli)
     if any(option.startswith("--data.") for option in extra):
         _load(cli)
 

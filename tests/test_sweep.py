@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ class Sweep:
         self.options = options
         content = {"metric": "val/accuracy", "direction": "maximize", "space": LR} | space
         (self.folder / "configs/search/mine.yaml").write_text(yaml.safe_dump(content))
-        self.processes: list[Command] = []
+        self.processes: list[Command | subprocess.Popen[str]] = []
 
     def start(self, *options: str) -> Command:
         process = Command(
@@ -228,6 +230,43 @@ def test_two_sweeps_share_one_study(tmp_path: Path, sweeps: list[Sweep]) -> None
     sweep.check(ended=6)
     (parent,) = [run for run in Fit(sweep.folder, 0, "").runs if "trial" not in run.data.tags]
     assert (parent.info.status, parent.data.metrics["trials/complete"]) == ("FINISHED", 6)
+
+
+@pytest.mark.faults
+@pytest.mark.skipif(os.geteuid() != 0, reason="another pid namespace needs root")
+def test_a_sweep_in_another_container_of_the_same_name_runs_other_trials(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--max_epochs", "3", "--n_trials", "5")
+    sweeps.append(sweep)
+    container = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    command = [sys.executable, "-m", "project.sweep", "--search", "mine", "--study", "s", *sweep.options]
+    first = subprocess.Popen(
+        [*container, *command], cwd=sweep.folder, env=clean_environment() | {"PYTHONPATH": str(sweep.folder)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    sweep.processes.append(first)
+    sweep.wait_for(lambda: sweep.began(0))
+    outputs = [process.communicate(timeout=280)[0] for process in (sweep.start(), first)]
+    for process, output in zip(sweep.processes, reversed(outputs), strict=True):
+        assert process.returncode == 0, output
+        assert "Traceback" not in output and "ended by another" not in output
+    sweep.check(ended=5)
+    owners = {trial.user_attrs["owner"]["process.pid_namespace"] for trial in sweep.study.trials}
+    assert len(owners) == 2  # both had a part in it
+
+
+@pytest.mark.faults
+def test_a_database_that_is_locked_for_half_a_minute_is_waited_for(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    sweep = Sweep(tmp_path, "--n_trials", "3", "--n_jobs", "2", "--max_epochs", "2")
+    sweeps.append(sweep)
+    process = sweep.start()
+    sweep.wait_for(lambda: sweep.began(0))
+    hold = "import sqlite3, sys, time; sqlite3.connect(sys.argv[1], 60).execute('BEGIN EXCLUSIVE'); time.sleep(30)"
+    subprocess.run([sys.executable, "-c", hold, "mlruns/optuna.db"], cwd=sweep.folder, check=True)
+    output = process.communicate(timeout=280)[0]
+    assert process.returncode == 0, output
+    assert "database is locked; waiting for it" in output
+    assert "Traceback" not in output and "Error:" not in output
+    sweep.check(ended=3)
 
 
 @pytest.mark.faults

@@ -56,7 +56,7 @@ class Reporter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._checkpoint = RunCheckpoint.of(trainer)
-        if self._history not in trainer.loggers:
+        if stage == TrainerFn.FITTING:
             trainer.loggers = [*trainer.loggers, self._history]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

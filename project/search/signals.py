@@ -12,11 +12,13 @@ class Signals:
 
     Attributes:
         code: The exit code that the last signal asks for; 0 before.
+        stops_now: Whether a signal asks to stop without waiting for anything.
     """
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self.code = 0
+        self.stops_now = False
 
     def listen(self) -> None:
         """Take over the signals."""
@@ -25,7 +27,7 @@ class Signals:
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
         if self._driver.finishing or signum == signal.SIGTERM:
-            self._driver.stopping = True
+            self._driver.stopping = self.stops_now = True
         else:
             print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
         self._driver.finishing = True

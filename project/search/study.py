@@ -3,36 +3,30 @@
 from collections.abc import Mapping
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
+from optuna.storages import BaseStorage
 
 from project.search.space import SearchSpace
-from project.tracking.secrets import redact
 
 _SETTINGS = "settings"
 
 
-def open_study(storage: str, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
+def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
     """Make the study, or go on with it if it searches the same.
 
     Args:
-        storage: URL of an Optuna storage.
+        storage: What `open_storage` returned.
         name: Of the study.
         space: What is searched.
         settings: What all trials share.
 
     Raises:
-        ValueError: The storage cannot be opened, or has a study of that name that searches something else.
+        ValueError: The storage has a study of that name that searches something else.
     """
     directions = list(space.directions.values())
-    try:
-        study = optuna.create_study(
-            storage=storage, study_name=name, directions=directions, sampler=space.sampler, pruner=space.pruner,
-            load_if_exists=True,
-        )  # fmt: skip
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        reason = redact(str(error).splitlines()[0])
-        raise ValueError(f"--storage: cannot open {redact(storage)} for Optuna: {reason}") from error
+    study = optuna.create_study(
+        storage=storage, study_name=name, directions=directions, sampler=space.sampler, pruner=space.pruner,
+        load_if_exists=True,
+    )  # fmt: skip
     before = study.user_attrs.get(_SETTINGS)
     if (other := [direction.name.lower() for direction in study.directions]) != directions:
         raise ValueError(f"--study: {name} is to {', '.join(other)}; name another study with --study")

@@ -141,6 +141,16 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
         (["--search", "cnn", "--study", "../mine"], "--study: got '../mine'"),
         (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep goes on by its own command"),
+        (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),
+        (["--search", "cnn", "--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run: got True"),
+        (["--search", "cnn", "--trainer.fast_dev_run", "2"], "--trainer.fast_dev_run: got 2"),
+        (["--search", "cnn", "--trainer.enable_checkpointing", "false"], "enable_checkpointing"),
+        (["--search", "cnn", "--trainer.barebones", "true"], "barebones"),
+        (["--search", "cnn", "--strategy", "ddp", "--trainer.num_nodes", "2"], "--trainer.num_nodes: got 2"),
+        (["--search", "cnn", "--max_epochs", "-1"], "--max_epochs: got -1"),
+        (["--search", "cnn", "--max_epochs", "0"], "--trainer.max_epochs: got 0"),
+        (["--search", "cnn", "--trainer.limit_val_batches", "0"], "--trainer.limit_val_batches: got 0"),
+        (["--search", "cnn", "--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches: got 0"),
     ],
 )
 def test_bad_options_of_a_sweep(
@@ -151,6 +161,7 @@ def test_bad_options_of_a_sweep(
     said = capsys.readouterr().err
     assert answer in said
     assert len(said.splitlines()) <= 3
+    assert not Path("mlruns/optuna.db").exists() or "--storage" in options
 
 
 def _configs(folder: Path) -> Path:

@@ -1,0 +1,51 @@
+"""The database of a study: of another version, locked, and let go."""
+
+import logging
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from project.search.storage import StorageAwayError, open_storage
+from project.sweep import main
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [("v2.6.0.a", "optuna storage upgrade --storage sqlite:///mlruns/optuna.db"), ("v99", "install the later Optuna")],
+)
+def test_tables_of_another_version_are_refused_with_the_remedy(
+    version: str, remedy: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_storage("sqlite:///mlruns/optuna.db")
+    with sqlite3.connect("mlruns/optuna.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--search", "cnn"])
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert remedy in said and version in said
+
+
+def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    locked = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+    locked.execute("BEGIN EXCLUSIVE")
+    threading.Timer(4, locked.execute, ["COMMIT"]).start()
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "project"):
+        study = storage.create_new_study([], "s")
+    assert time.monotonic() - began >= 3.9
+    assert storage.get_study_id_from_name("s") == study
+    assert ["is locked" in record.message or "again" in record.message for record in caplog.records] == [True, True]
+
+
+def test_a_sweep_that_stops_no_longer_waits(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    storage.is_stopping = lambda: True
+    with sqlite3.connect(tmp_path / "optuna.db") as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageAwayError, match="database is locked"):
+            storage.get_all_studies()
