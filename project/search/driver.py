@@ -1,8 +1,9 @@
 """The process that owns a study: it asks for trials, runs them in processes of their own, and tells how they ended."""
 
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -13,16 +14,19 @@ from typing import Any
 import optuna
 import psutil
 from filelock import FileLock
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from project.search.devices import Devices
+from project.search.ownership import HEARTBEAT_EVERY_S, Watch, claim, had_worker, name_worker
 from project.search.reporter import PRUNE, STOP
 from project.search.space import SearchSpace
 from project.search.trial_runs import TrialRuns
 from project.search.worker import Assignment, run_trial
-from project.tracking.owner import is_alive, is_here, is_me, owner_tags
 from project.tracking.recovery import recover_run
+
+_log = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK_EVERY_S = 0.5
@@ -81,6 +85,7 @@ class Driver:
         self.finishing = self.stopping = False
         self._exhausted = False
         self._failures: list[tuple[str, str]] = []  # settings and reason, since a trial went well
+        self._watch, self._beaten = Watch(), monotonic()
         self._context = get_context("forkserver")
 
     def run(self, look: Callable[[], None]) -> None:
@@ -99,6 +104,7 @@ class Driver:
                     if self.finishing or self._exhausted or self.enough():
                         return
                 self._listen(_LOOK_EVERY_S)
+                self._beat()
                 look()
         finally:
             self._stop()
@@ -124,7 +130,7 @@ class Driver:
         ours = {one.trial.number for one in self.running}
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
-            if trial.number not in ours and not _has_an_owner(trial):
+            if trial.number not in ours and self._watch.is_abandoned(trial):
                 taken = optuna.Trial(self.study, trial._trial_id)
                 break
         else:
@@ -133,7 +139,7 @@ class Driver:
             taken = self.study.ask()
         for name, distribution in self._space.distributions.items():
             taken._suggest(name, distribution)  # also what a driver that was killed in the middle of this has left out
-        taken.set_user_attr("owner", owner_tags())
+        claim(taken)
         return taken
 
     def _start(self, trial: optuna.Trial) -> None:
@@ -148,13 +154,13 @@ class Driver:
         theirs.close()
         assert process.pid is not None
         with suppress(psutil.NoSuchProcess):  # it has ended already, as `_listen` will see
-            trial.set_user_attr("worker", owner_tags(process.pid))
+            name_worker(trial, process.pid)
         self.running.append(Running(trial, process, ours, lent))
 
     def _run_of(self, trial: optuna.Trial) -> str | None:
         """The run of a trial: as its process said, or as it made one and died before it could say so."""
         run_id: str | None = trial.user_attrs.get("run_id")
-        if run_id is None and "worker" in trial.user_attrs and (run_id := self._runs.find(trial.number)):
+        if run_id is None and had_worker(trial) and (run_id := self._runs.find(trial.number)):
             trial.set_user_attr("run_id", run_id)
         return run_id
 
@@ -164,9 +170,29 @@ class Driver:
             assert isinstance(connection, Connection)
             one = by_connection[connection]
             try:
-                self._hear(one, connection.recv())
+                message = connection.recv()
             except (EOFError, OSError):  # OSError: it died in the middle of a message
                 self._end(one)
+            else:
+                with self._unless_ended_elsewhere(one):
+                    self._hear(one, message)
+
+    def _beat(self) -> None:
+        """Show other sweeps that this one lives."""
+        if monotonic() - self._beaten >= HEARTBEAT_EVERY_S:
+            self._beaten = monotonic()
+            for one in self.running:
+                with self._unless_ended_elsewhere(one):
+                    claim(one.trial)
+
+    @contextmanager
+    def _unless_ended_elsewhere(self, one: Running) -> Iterator[None]:
+        """Stop the process of a trial that another sweep has ended, as one that took this one for dead does."""
+        try:
+            yield
+        except UpdateFinishedTrialError:
+            _log.warning("trial %s was ended by another sweep, whose result counts", one.trial.number)
+            _tell(one.connection, STOP)
 
     def _hear(self, one: Running, message: tuple[Any, ...]) -> None:
         match message:
@@ -188,6 +214,12 @@ class Driver:
         one.connection.close()
         self.running.remove(one)
         self._devices.give_back(one.lent)
+        with self._unless_ended_elsewhere(one):
+            self._judge(one)
+
+    def _judge(self, one: Running) -> None:
+        if self._trials()[one.trial.number].state.is_finished():
+            raise UpdateFinishedTrialError
         match one.outcome:
             case ("done", values):
                 self._complete(one, values)
@@ -225,7 +257,7 @@ class Driver:
         if outcome.get("state") != TrialState.FAIL:
             self._failures.clear()
         try:
-            self.study.tell(trial, **outcome)
+            self.study.tell(trial, skip_if_finished=True, **outcome)
         except RuntimeError:  # so these say that they have tried everything
             if not isinstance(self.study.sampler, GridSampler | BruteForceSampler):
                 raise
@@ -273,16 +305,6 @@ class Driver:
             self._end(one)
             if run_id := self._run_of(one.trial):
                 recover_run(run_id, "KILLED", "it did not stop in time")
-
-
-def _has_an_owner(trial: FrozenTrial) -> bool:
-    """Whether a process that runs, or is to run, this trial lives; on other machines it is taken to live.
-
-    This process does not count: what it runs it knows. In a container that is started again it has the id of the one
-    before it.
-    """
-    owners = [trial.user_attrs[role] for role in ("owner", "worker") if role in trial.user_attrs]
-    return any(not is_here(owner) or (is_alive(owner) and not is_me(owner)) for owner in owners)
 
 
 def _tell(connection: Connection, message: str) -> None:

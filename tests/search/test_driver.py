@@ -1,5 +1,7 @@
 """The owner of a study, with real processes whose objective takes no time."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -35,6 +37,7 @@ class Bench:
         self.study.set_user_attr(RUN, self.client.create_run("0").info.run_id)
 
         self.ends: dict[int, str] = {}  # of some trials
+        self.on_look: Callable[[Driver], None] = lambda _: None
 
     def run(self, n_trials: int, n_jobs: int = 2, max_retries: int = 0, devices: Devices | None = None) -> int:
         """Run trials; the largest number of them that ran at the same time."""
@@ -44,7 +47,12 @@ class Bench:
             FileLock(self.folder / "lock"), TrialRuns(self.client, "0", self.study, ["val/accuracy"]),
         )  # fmt: skip
         counts = [0]
-        driver.run(lambda: counts.append(len(driver.running)))
+
+        def look() -> None:
+            counts.append(len(driver.running))
+            self.on_look(driver)
+
+        driver.run(look)
         return max(counts)
 
     def _assignment(
@@ -108,6 +116,20 @@ def test_one_choice_that_fails_again_and_again_is_one_setting(workplace: Path) -
         *[(2, TrialState.FAIL)] * 5,
         (1, TrialState.COMPLETE),
     ]
+
+
+def test_a_trial_that_another_sweep_ends_does_not_end_this_one(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def end_first(driver: Driver) -> None:
+        study = optuna.load_study(study_name="s", storage=f"sqlite:///{bench.folder}/optuna.db")
+        if study.trials[0].state == TrialState.RUNNING:
+            study.tell(0, 0.5)
+
+    bench.ends, bench.on_look = {0: "slow"}, end_first
+    with caplog.at_level(logging.WARNING, "project"):
+        bench.run(2, n_jobs=1)
+    assert bench.states == [TrialState.COMPLETE] * 2
+    assert bench.study.trials[0].value == 0.5
+    assert "trial 0 was ended by another sweep" in caplog.text
 
 
 def test_no_more_trials_run_than_jobs_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
