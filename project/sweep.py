@@ -13,6 +13,7 @@ from project.leave import leaving_at_once
 from project.output import prepare_output
 from project.search.preloading import start_preloading
 
+_KEEP = ("weights", "best", "all")
 _STORAGE = "sqlite:///mlruns/optuna.db"
 
 
@@ -39,6 +40,10 @@ def _parser() -> ArgumentParser:
     add("--n_jobs", type=_at_least(1), default=1, help="trials at a time (1)")
     add("--max_retries", type=_at_least(0), default=1, help="how often a failed trial is run again (1)")
     add("--study", help="its name; one that exists is continued (DATA-SEARCH)")
+    add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
+        "what stays of trials that have ended: the weights of each complete trial at its best epoch, those of the best "
+        "trial (or the Pareto front) alone, or all checkpoints of all trials, with what --resume needs (weights)"
+    ))  # fmt: skip
     add("--storage", default=_STORAGE, help=f"Optuna storage ({_STORAGE})")
     return parser
 

@@ -97,7 +97,9 @@ class Sweep:
             self.study = open_study(cast(BaseStorage, self._storage), name, self.space, self._settings)
         if parent := self.study.user_attrs.get(RUN):
             store.find_run(self._client, parent)
-        self._trial_runs = TrialRuns(self._client, experiment_id, self.study, self.space.metrics)
+        self._trial_runs = TrialRuns(
+            self._client, experiment_id, self.study, self.space.metrics, asked.keep_checkpoints
+        )
         self._logger = MLflowLogger(experiment, f"study {self.study.study_name}")
         self._study_run: StudyRun | None = None
         self._log = store.HOME / "sweeps" / self.study.study_name

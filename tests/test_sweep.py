@@ -14,9 +14,10 @@ from pathlib import Path
 import optuna
 import psutil
 import pytest
+import torch
 import yaml
 from commands import Command
-from conftest import Fit, clean_environment, copy_of_the_project, listening
+from conftest import Fit, clean_environment, copy_of_the_project, fit, listening
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -168,6 +169,19 @@ def test_the_best_trial_and_the_study_are_on_the_parent(killed_twice: tuple[Swee
     assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", *plots)}
 
 
+def test_complete_trials_keep_their_weights_and_failed_ones_nothing(killed_twice: tuple[Sweep, str]) -> None:
+    sweep, _ = killed_twice
+    kept = {path.parent.name: path for path in sweep.folder.glob("mlruns/checkpoints/*/*.ckpt")}
+    complete = sweep.study.get_trials(states=[TrialState.COMPLETE])
+    assert sorted(kept) == sorted(trial.user_attrs["run_id"] for trial in complete)
+    for path in kept.values():
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        assert path.stat().st_size < 1.1 * sum(one.nbytes for one in weights.values())
+    refused = fit(sweep.folder, "--resume", next(iter(kept)), "--max_epochs", "6")
+    assert refused.code == 2
+    assert "without optimizer state" in refused.output and len(refused.output.splitlines()) == 1
+
+
 @pytest.mark.faults
 def test_trials_that_all_fail_alike_end_the_sweep(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, space={"model.optimizer.lr": {"type": "float", "low": 1e30, "high": 2e30}})
@@ -217,6 +231,7 @@ def test_two_ranks_prune_together_with_the_same_parameters(tmp_path: Path, sweep
     assert sweep.states == {TrialState.PRUNED: 4}
     for trial in sweep.study.trials:
         assert list(trial.intermediate_values) in ([0, 1], [0, 1, 2])  # of a half epoch each
+    assert not list(sweep.folder.glob("mlruns/checkpoints/*/*"))
 
 
 @pytest.mark.faults

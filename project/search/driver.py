@@ -254,14 +254,18 @@ class Driver:
         return self._runs.values(run_id) if run_id else None
 
     def _close(self, trial: optuna.Trial, **outcome: Any) -> None:
-        if outcome.get("state") != TrialState.FAIL:
+        state = outcome.get("state", TrialState.COMPLETE)
+        if state != TrialState.FAIL:
             self._failures.clear()
+        if run_id := self._run_of(trial):
+            self._runs.before_end(run_id, state)
         try:
             self.study.tell(trial, skip_if_finished=True, **outcome)
         except RuntimeError:  # so these say that they have tried everything
             if not isinstance(self.study.sampler, GridSampler | BruteForceSampler):
                 raise
             self._exhausted = True
+        self._runs.after_end()
 
     def _fail(self, one: Running, reason: str) -> None:
         retries = one.trial.user_attrs.get("retries", 0)

@@ -11,8 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from optuna.trial import TrialState
 
 from project.search.moment import metrics_of_run
+from project.search.retention import Keep, keep_best_checkpoints, release_checkpoints
 from project.search.study_run import RUN
 from project.tracking import store
 from project.tracking.recovery import recover
@@ -32,10 +34,20 @@ class TrialRuns:
         experiment_id: Where most of the runs are.
         study: The study, whose own run is their parent.
         metrics: The study's metrics.
+        keep: Checkpoints that stay of trials that have ended: "weights" of complete ones, those of the "best" alone,
+            or "all" of all trials.
     """
 
-    def __init__(self, client: MlflowClient, experiment_id: str, study: optuna.Study, metrics: Sequence[str]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        study: optuna.Study,
+        metrics: Sequence[str],
+        keep: Keep = "weights",
+    ) -> None:
         self._client, self._experiment_id, self._study, self._metrics = client, experiment_id, study, metrics
+        self._keep = keep
 
     def environment(self, number: int) -> dict[str, str]:
         """Variables by which a trial's run gets its tags in the request that makes it."""
@@ -65,6 +77,16 @@ class TrialRuns:
                 if found.keys() >= set(self._metrics):
                     return [found[metric] for metric in self._metrics]
         return None
+
+    def before_end(self, run_id: str, state: TrialState) -> None:
+        """Free disk space before the study is told how a trial ended: a sweep that is killed here does it again."""
+        if self._keep != "all":
+            release_checkpoints(run_id, state)
+
+    def after_end(self) -> None:
+        """Free disk space after the study was told how a trial ended."""
+        if self._keep == "best":
+            keep_best_checkpoints(self._study)
 
     def make_failed(self, trial: optuna.Trial, reason: str) -> None:
         """Make the run of a trial that failed before it had one."""
