@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from project.checkpoints import RunCheckpoint
 from project.cli import FitCLI
 from project.search.space import SearchSpace, check_metrics, check_values
 from project.tracking.logger import MLflowLogger
@@ -41,7 +40,7 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
 
 
 def _check_promises(cli: FitCLI) -> None:
-    """Raise ValueError for options of `fit` that leave a trial without a score, an MLflow run or a checkpoint."""
+    """Raise ValueError for options of `fit` that leave a trial without a score, an MLflow run or a machine."""
     settings, trainer = cli.config.trainer, cli.trainer
     if settings.fast_dev_run:
         raise ValueError(
@@ -52,17 +51,10 @@ def _check_promises(cli: FitCLI) -> None:
         raise ValueError(
             f"--trainer.logger: got {settings.logger}, but each trial of a sweep is an MLflow run; leave the option out"
         )
-    if RunCheckpoint.of(trainer) is None:
-        raise ValueError(
-            "--trainer.enable_checkpointing: got false, but a trial is judged by its best checkpoint; leave it out"
-        )
     if trainer.num_nodes > 1:
         raise ValueError(
             f"--trainer.num_nodes: got {trainer.num_nodes}, but a trial runs on this machine alone; leave it out"
         )
-    for option in ("max_epochs", "max_steps", "limit_train_batches"):
-        if settings[option] == 0:
-            raise ValueError(f"--trainer.{option}: got {settings[option]}, so that no trial trains; use 1 or more")
 
 
 def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
@@ -76,6 +68,7 @@ def _load(cli: FitCLI) -> None:
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.datamodule.check_batch_size(cli.trainer.world_size)
+    cli.check_training()
 
 
 def _logged(fit_options: Sequence[str]) -> list[str]:
