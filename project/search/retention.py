@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from project.checkpoints import remove_checkpoints, strip_optimizer_state
-from project.checkpoints.checkpoint import LAST
+from project.checkpoints.newest import LAST
 from project.search.view import best_trials
 from project.tracking import store
 
