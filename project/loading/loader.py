@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from time import perf_counter
-from typing import TypedDict
+from typing import Any, TypedDict
 from zlib import crc32
 
 import torch
@@ -13,6 +12,7 @@ from project.loading.batches import EpochBatches
 from project.loading.device import on_device
 from project.loading.draws import sample_keys
 from project.loading.images import Batch, Fetched, Images, Request, Workers
+from project.loading.wait import Clock, WaitTime, clock_of
 
 Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
 """From images (N, C, H, W) and labels (N,), both on the device, and keys to what the model gets."""
@@ -44,8 +44,6 @@ class LoaderState(TypedDict):
 class BatchLoader:
     """Batches of a store, ready for the model; it measures waiting and goes on where a run was stopped.
 
-    `wait_s` is the time in seconds that its user has waited for batches since it was made.
-
     Args:
         images: The store.
         sampler: Which images make which batch. Lightning tells it the epoch.
@@ -54,6 +52,7 @@ class BatchLoader:
         workers: Who works ahead.
         device: Where the model is.
         limit: Batches after which the trainer ends an epoch; None is all of them.
+        clock: Of the device, by which waiting is measured; None is the one of its kind.
     """
 
     def __init__(
@@ -66,12 +65,13 @@ class BatchLoader:
         workers: Workers | None = None,
         device: torch.device | None = None,
         limit: int | None = None,
+        clock: Clock[Any] | None = None,
     ) -> None:
         self.images, self.sampler, self.finish, self.seed = images, sampler, finish, seed
         self.workers, self.device = workers or Workers(), device or torch.device("cpu")
         self.limit = limit
         self.batch_sampler = None  # Lightning looks for both, as torch's DataLoader has them
-        self.wait_s = 0.0
+        self._wait = WaitTime(clock or clock_of(self.device))
         self._labels = _checksum(images.labels)
         self._done: LoaderState | None = None
         self._start_from: LoaderState | None = None
@@ -89,12 +89,17 @@ class BatchLoader:
         epoch = self.sampler.epoch
         first = self._first_batch(epoch)
         fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers)
-        start = perf_counter()
+        self._wait.asked()
         for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
-            self.wait_s += perf_counter() - start
+            self._wait.handed_over()
             self._done = self._reached(epoch, number)
             yield batch
-            start = perf_counter()
+            self._wait.asked()
+
+    @property
+    def wait_s(self) -> float:
+        """Time in seconds that the device has waited for batches since the loader was made."""
+        return self._wait.seconds
 
     @property
     def _iterator(self) -> None:

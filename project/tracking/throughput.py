@@ -7,7 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs images per second over all ranks and the share of the time spent waiting for data.
+    """Logs images per second over all ranks and the share of the time in which the device waits for data.
 
     Each value covers the steps since the one before, validation excluded. `images_per_second` and
     `wait_fraction` hold the figures of the whole training; `advice` is what to try against waiting.

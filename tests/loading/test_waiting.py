@@ -1,6 +1,7 @@
 """How long training waited for data: measured, logged, and said in words when it is much."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from torch.utils.data import Dataset
 from project.data import ImageDataModule
 from project.data.datamodule import Split
 from project.fit import main
-from project.loading import TorchDataset
+from project.loading import BatchLoader, EpochBatches, ImageArray, TorchDataset, Workers
+from project.loading.images import Fetched, Request
 
 FEW = ["--max_epochs=1", "--model.net.widths=[2,2,2,2]", "--model.net.hidden=4", "--trainer.log_every_n_steps=4"]
 
@@ -36,6 +38,56 @@ class Slow(ImageDataModule):
     def load(self, split: Split) -> TorchDataset | None:
         """The images of train and val."""
         return None if split == "test" else TorchDataset(Sleepy(), torch.arange(64 if split == "train" else 8) % 2)
+
+
+class Device:
+    """A device that does its steps one after the other while its caller goes ahead, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = self.idle_from = 0.0
+
+    def step(self, seconds: float) -> None:
+        """Queue a step."""
+        self.idle_from = max(self.now, self.idle_from) + seconds
+
+    def mark(self) -> float:
+        """When what is queued is done."""
+        return max(self.now, self.idle_from)
+
+    def seconds(self, start: float, end: float) -> float | None:
+        """Time between two moments, if the later one is reached."""
+        return end - start if end <= self.now else None
+
+
+class Gathered(ImageArray):
+    """Images whose gathering takes time on the clock of a device."""
+
+    device: Device
+    gather_s: float
+
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests."""
+        for batch in super().stream(requests, workers):
+            self.device.now += self.gather_s
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("step_s", "gather_s", "waited_s"),
+    [
+        (10.0, 1.0, 1.0),  # for the first batch; the others are gathered while the device works
+        (1.0, 10.0, 10.0 + 19 * 9.0),
+        (5.0, 6.0, 6.0 + 19 * 1.0),
+    ],
+)
+def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, waited_s: float) -> None:
+    images, device = Gathered(torch.zeros((20, 1, 2, 2), dtype=torch.uint8), torch.zeros(20)), Device()
+    images.device, images.gather_s = device, gather_s
+    loader = BatchLoader(images, EpochBatches(20, 1), lambda *batch: batch[:2], clock=device)
+    for _ in loader:
+        device.step(step_s)
+    device.now = device.idle_from
+    assert loader.wait_s == pytest.approx(waited_s)
 
 
 def test_a_training_that_waits_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
