@@ -4,6 +4,19 @@ from typing import Any
 
 from lightning import Trainer
 
+MLFLOW_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Columns of MLflow's SQL store that hold absolute paths of artifacts.
+
+MLflow makes each path absolute when an experiment is created, and has no call that changes it: a folder that is moved
+leaves its artifacts behind. https://github.com/mlflow/mlflow/issues/3144
+"""
+
 
 def is_last_step(trainer: Trainer) -> bool:
     """Whether no training step follows the one that has just been done: of `max_steps`, of `max_epochs`, or stopped.

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from project.tracking.model_delivery import send_model, show_model_of
 from project.tracking.record_log import Record
 from project.tracking.spool import LANES, Spool
-from project.tracking.store import patience, reason
+from project.tracking.store import follow_folder, patience, reason
 
 _METRICS_A_BATCH = 1000
 _LOOK_EVERY_S = 1.0
@@ -140,12 +140,14 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
         case "file":
             folder = record["file"].rpartition("/")[0]
             client.get_run(run_id)  # a store that is gone shows here, in seconds
+            follow_folder()
             with patience():
                 client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
         case "dataset":
             dataset = Dataset(**record["dataset"])
             client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         case "model":
+            follow_folder()
             send_model(client, run_id, spool.files / record["model"])
         case "model_of":
             show_model_of(client, run_id, record["model_of"])

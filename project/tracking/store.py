@@ -7,24 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import mlflow
+from alembic.util import CommandError
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from project.tracking.moved import keep_locations_within
 from project.tracking.secrets import redact
 
 HOME = Path("mlruns")
+DATABASE = "mlflow.db"
 CONFIG_FILE = "config.yaml"
 # MLflow reads these at each request; its own patience is seven retries of up to two minutes.
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_SQLITE = "sqlite:///"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
 LONGEST_REQUEST_S = 120
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else a SQLite file in `mlruns/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME.absolute()}/mlflow.db"
+    """`MLFLOW_TRACKING_URI` if it is set, else a SQLite file in `mlruns/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
 
 
 def checkpoint_folder(run_id: str) -> Path:
@@ -49,6 +54,11 @@ def connect() -> MlflowClient:
         OSError: It does not answer within seconds.
     """
     uri = tracking_uri()
+    if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ValueError(
+            f"got the folder {Path.cwd()}, whose name has a ? or %, which mean something else in the address of a "
+            "SQLite database; rename it, or set MLFLOW_TRACKING_URI"
+        )
     for name, value in _PATIENCE.items():
         os.environ.setdefault(name, value)
     try:
@@ -64,12 +74,40 @@ def connect() -> MlflowClient:
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
-        except (MlflowException, ImportError) as error:  # ImportError: the database's driver
-            raise OSError(
-                f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
-                "start it, or unset the variable to track in mlruns/"
-            ) from error
+        except (MlflowException, ImportError, CommandError) as error:  # ImportError: the database's driver
+            raise OSError(_remedy(uri, error)) from error
+        try:
+            follow_folder()
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write {HOME.absolute() / DATABASE} ({error}); see who else uses it") from error
     return client
+
+
+def follow_folder() -> None:
+    """Let the locations of artifacts in the default store follow `mlruns/`, which may have been moved or copied.
+
+    Raises:
+        sqlite3.Error: The store cannot be written.
+    """
+    database = HOME.absolute() / DATABASE
+    uri = tracking_uri()
+    if uri.startswith(_SQLITE) and Path(uri.removeprefix(_SQLITE)).absolute() == database:
+        keep_locations_within(HOME.absolute(), database)
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    """What to do about a store that does not answer."""
+    if isinstance(error, CommandError) or "out-of-date database schema" in str(error):
+        of_which = "the database" if "MLFLOW_TRACKING_URI" in os.environ else f"{HOME}/{DATABASE}"
+        return (
+            f"{of_which} {redact(uri)} has the schema of another version than this MLflow {mlflow.__version__} "
+            f"({reason(error)[:80]}); keep a copy of it, then run: mlflow db upgrade {redact(uri)}; "
+            "if a newer MLflow made it, install that one"
+        )
+    return (
+        f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
+        "start it, or unset the variable to track in mlruns/"
+    )
 
 
 def reason(error: BaseException) -> str:
