@@ -74,6 +74,7 @@ class Sweep:
         self.space = read_space(groups.CONFIGS / "search" / f"{asked.search}.yaml")
         check_no_overlap(self.space, fit_options)
         built = checked_fit(self.space, fit_options)
+        print("\n".join(built.datamodule.found()), flush=True)
         self._fit_options = built.argv
         gpus: list[str] = []
         if built.trainer.strategy.root_device.type == "cuda":

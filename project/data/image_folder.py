@@ -206,7 +206,7 @@ class ImageFolder(ImageDataModule):
         kept = torch.ones(len(table.files), dtype=torch.bool)
         kept[list(table.bad)] = False
         counts = table.labels[kept].bincount(minlength=self.num_classes)
-        if split == "train" and not counts.all():
+        if not kept.any() or (split == "train" and not counts.all()):
             empty = self._folders[split] / self.class_names[int(counts.argmin())]
             raise ValueError(f"data.root: no image in {empty} can be decoded; add some, or remove the folder")
         return kept.nonzero().squeeze(1), hashlib.sha256(digest.encode() + kept.numpy().tobytes()).hexdigest()[:16]

@@ -55,7 +55,8 @@ class LeftOut:
             for reason, count in self.files.most_common()
         ]
         folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
-        parts = [f"{self.files.total():,} files: {', '.join(_few(files))}"] if files else []
+        count = self.files.total()
+        parts = [f"{count:,} file{'s' if count > 1 else ''}: {', '.join(_few(files))}"] if files else []
         parts += [f"folders {', '.join(_few(folders))}"] if folders else []
         return "; ".join(parts + self.notes)
 

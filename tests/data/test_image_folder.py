@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Fit
+from conftest import Fit, fit
 from PIL import Image
 
 from project.data import ImageFolder
@@ -173,6 +173,30 @@ def test_values_above_the_bit_depth_are_refused(tmp_path: Path) -> None:
     png(np.full((9, 9), 4096), root / "train/a/x.png")
     with pytest.raises(ValueError, match=r"data.bit_depth: got 12, but there are values up to 4,096; it must be 14"):
         opened(root, bit_depth=12)
+
+
+def test_a_class_without_images_that_can_be_decoded_is_named(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 3, "train/dog": 0, "train/emu": 3})
+    (root / "train/dog/README").write_text("no images yet")
+    with pytest.raises(ValueError, match=r"data\.root: no image in .*train/dog can be decoded; add some"):
+        opened(root)
+
+
+@pytest.mark.faults  # two processes, half a minute
+def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
+    write(tmp_path / "pets", {"train/cat": 30, "train/dog": 30, "val/cat": 4, "val/dog": 4})
+    (tmp_path / "counting.py").write_text(
+        "import os\nfrom pathlib import Path\nfrom project.data import ImageFolder\n\n\n"
+        "class Counting(ImageFolder):\n"
+        "    def _checked(self):\n"
+        "        Path(f'listed-by-{os.getpid()}').touch()\n"
+        "        return super()._checked()\n"
+    )
+    data = ["--data.class_path=counting.Counting", "--data.root=pets", "--data.image_size=16", "--data.batch_size=8"]
+    done = fit(tmp_path, *data, "--strategy=ddp", "--devices=2", "--max_epochs=1", "--model.net.widths=[2,2,2,2]")
+    assert done.code == 0, done.output
+    assert done.output.count("pets: 2 classes, train 60 (cat 30, dog 30), val 8 (cat 4, dog 4)") == 1
+    assert len(list(tmp_path.glob("listed-by-*"))) == 1
 
 
 def test_a_fit_says_what_it_found(main_job: Fit) -> None:
