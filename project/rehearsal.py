@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.func import functional_call
@@ -68,7 +68,7 @@ def rehearse(
     Raises:
         ValueError: The step fails, or a callback's state cannot be read back from a checkpoint.
     """
-    shown = (ProgressBar, ModelSummary)
+    left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [Throughput(1), *([LearningRateMonitor()] if logged else [])]
     name = "one training step"
     try:
@@ -79,7 +79,7 @@ def rehearse(
             logger=[CSVLogger("")] if logged else False,  # fast_dev_run replaces it by one that writes nothing
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=own + [callback for callback in callbacks if not isinstance(callback, shown)],
+            callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
         )
         trainer.fit(model, data)
         for callback in callbacks:

@@ -23,26 +23,33 @@ def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: torch.load(path, weights_only=True) for path in files}
 
 
-def score(weights: dict[str, torch.Tensor], *options: str) -> dict[str, float]:
-    """Validate weights, without a trainer."""
-    cli = FitCLI([*SMALL, *options, "--trainer.logger=false"])
+def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Validate weights, and test them on one batch, without a trainer."""
+    cli = FitCLI([*SMALL, "--trainer.logger=false"])
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
+    cli.datamodule.setup("test")
     cli.model.load_state_dict(weights)
     cli.model.eval()
-    batches = list(cli.datamodule.val_dataloader())[: int(cli.config.trainer.limit_val_batches or 10**6)]
+    val, test = list(cli.datamodule.val_dataloader()), list(cli.datamodule.test_dataloader())[:1]
+    return _metrics("val", cli.model, val) | _metrics("test", cli.model, test)
+
+
+def _metrics(split: str, model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
     with torch.no_grad():
-        logits = torch.cat([cli.model(images) for images, _ in batches])
+        logits = torch.cat([model(images) for images, _ in batches])
     labels = torch.cat([labels for _, labels in batches])
     return {
-        "val/accuracy": float(multiclass_accuracy(logits, labels, logits.shape[1], average="micro")),
-        "val/loss": float(torch.nn.functional.cross_entropy(logits, labels)),
+        f"{split}/accuracy": float(multiclass_accuracy(logits, labels, logits.shape[1], average="micro")),
+        f"{split}/loss": float(torch.nn.functional.cross_entropy(logits, labels)),
     }
 
 
 def best_metrics(fit: Fit) -> dict[str, float]:
+    """What the run says of its best checkpoint."""
     metrics = fit.run.data.metrics
-    return {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    best = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    return best | {name: value for name, value in metrics.items() if name.startswith("test/")}
 
 
 def logged(fit: Fit, name: str) -> list[int]:
