@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install format check test faults gpu
+.PHONY: help install upgrade format check test faults gpu
 PYTHON ?= uv run python
 
 help:     ## list these targets
@@ -7,6 +7,11 @@ help:     ## list these targets
 
 install:  ## install everything, and the hooks that format what you commit
 	uv sync && uv run pre-commit install
+
+upgrade:  ## move all packages to their newest versions, in requirements.lock and in uv's constraints
+	uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+		--group dev pyproject.toml -o requirements.lock
+	uv run --no-project python tools/constraints.py
 
 format:   ## format and mend what ruff can mend
 	uv run ruff format . && uv run ruff check --fix .

@@ -1,6 +1,7 @@
 """One rule: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
 
-A new YAML file in a folder is a new choice. A YAML may name its own groups under the key `groups`;
+A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices, too, and win
+over those of the same name that the package has. A YAML may name its own groups under the key `groups`;
 they are read before it, so that it states only its difference from them.
 """
 
@@ -11,7 +12,9 @@ from typing import Any
 
 import yaml
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+_PACKAGE = Path(__file__).parent
+# A wheel has the folder inside of the package, a checkout beside it.
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
 GROUPS = (*DEFAULTS, "experiment")
 SHORT = {
@@ -66,7 +69,7 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             named[group] = name
             expanded += [*files(group, name), f"--groups.{group}={name}"]
             if group == "experiment":
-                chosen |= _groups_of(CONFIGS / group / f"{name}.yaml")
+                chosen |= _groups_of(file_of(group, name))
         elif option.startswith("--groups."):
             raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
         elif option == "--config":
@@ -90,12 +93,22 @@ def base(chosen: dict[str, str]) -> list[str]:
 
 def choices(group: str) -> list[str]:
     """Names of a group's YAML files."""
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    return sorted({path.stem for folder in _folders(group) for path in folder.glob("*.yaml")})
+
+
+def file_of(group: str, name: str) -> Path:
+    """The file of a choice; it is not there if there is no such choice."""
+    paths = [folder / f"{name}.yaml" for folder in _folders(group)]
+    return next((path for path in paths if path.is_file()), paths[-1])
+
+
+def _folders(group: str) -> tuple[Path, Path]:
+    return Path("configs", group), CONFIGS / group
 
 
 def files(group: str, name: str) -> list[str]:
     """The options that one group's choice stands for."""
-    path = CONFIGS / group / f"{name}.yaml"
+    path = file_of(group, name)
     if path.is_file():
         return ["--config", str(path)]
     names = choices(group)

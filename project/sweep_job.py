@@ -71,7 +71,7 @@ class Sweep:
     """
 
     def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
-        self.space = read_space(groups.CONFIGS / "search" / f"{asked.search}.yaml")
+        self.space = read_space(groups.file_of("search", asked.search))
         check_no_overlap(self.space, fit_options)
         built = checked_fit(self.space, fit_options)
         print("\n".join(built.datamodule.found()), flush=True)

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.launch", "project.search")
-MAKE_TARGETS = ["help", "install", "format", "check", "test", "faults"]
+MAKE_TARGETS = ["help", "install", "upgrade", "format", "check", "test", "faults", "gpu"]
 LARGEST_FILE_BYTES = 1_000_000
 
 
@@ -169,6 +169,13 @@ def test_the_lock_pins_every_requirement_by_hash_and_names_no_index() -> None:
     assert locked
     assert [line for line in locked if not re.match(r"[\w.\[\],-]+==[^ ]+ .*--hash=sha256:[0-9a-f]{64}", line)] == []
     assert [line for line in locked if "://" in line or "--index" in line or "--find-links" in line] == []
+
+
+def test_uv_resolves_to_the_versions_of_the_lock() -> None:
+    uv = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
+    constraints = {str(Requirement(line)) for line in uv["constraint-dependencies"]}
+    assert constraints == {str(Requirement(line.partition(" --hash")[0])) for line in locked_requirements()}
+    assert set(uv) == {"constraint-dependencies"}  # no address of an index
 
 
 @pytest.mark.parametrize("declared", declared_requirements())
