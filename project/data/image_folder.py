@@ -101,7 +101,7 @@ class ImageFolder(ImageDataModule):
         self._caches: list[Path] = []
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
         self.left_out = LeftOut()
-        self.depth = _BIT_DEPTHS[-1]
+        self._peak = 0
         self._tables: dict[Split, Path] = {}
 
     def setup(self, stage: str) -> None:
@@ -123,20 +123,21 @@ class ImageFolder(ImageDataModule):
         if not all(split in self._tables and self._tables[split].exists() for split in self._folders):
             self._tables = self._checked()
         tables = {split: open_table(path, self.root) for split, path in self._tables.items()}
-        self.depth = self._value_bits(max(table.peak for table in tables.values()))
+        self._peak = max(table.peak for table in tables.values())
+        depth = self._value_bits()
         table = tables[split]
         good, digest = self._good(split, table)
         files = ImageFiles(
-            table.files, table.labels, table.sizes, self.image_size, self.random_resized_crop, self.depth, good
+            table.files, table.labels, table.sizes, self.image_size, self.random_resized_crop, depth, good
         )
         side = round(_MARGIN * self.image_size) if self.random_resized_crop else self.image_size
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
         crops = self.random_resized_crop is not None
-        kind = f"{side}px-{'hwc' if crops else 'chw'}" + (f"-{self.depth}bit" if table.peak else "")
+        kind = f"{side}px-{'hwc' if crops else 'chw'}" + (f"-{depth}bit" if table.peak else "")
         kept = cache_path(self.root, f"{split}-{kind}-{digest}.npy")
-        whole = ImageFiles(table.files, table.labels, table.sizes, side, bit_depth=self.depth, rows=good)
+        whole = ImageFiles(table.files, table.labels, table.sizes, side, bit_depth=depth, rows=good)
         images = cached(whole, kept, self.threads_per_device(), self.worker_timeout_s, channels_last=crops)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(kept.parent, pattern, digest)
@@ -150,8 +151,8 @@ class ImageFolder(ImageDataModule):
     def found(self) -> list[str]:
         """Which images there are, and what was left out and why."""
         (counts,) = super().found()
-        if self.depth < _BIT_DEPTHS[-1]:
-            counts += f"; 16-bit files hold {self.depth} bits"
+        if self._peak:
+            counts += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
         return [counts, f"left out: {self.left_out}"] if self.left_out else [counts]
 
     def _checked(self) -> dict[Split, Path]:
@@ -177,14 +178,15 @@ class ImageFolder(ImageDataModule):
         remove_outdated(path.parent, f"{split}-files-*.pt", listing.digest)
         return path
 
-    def _value_bits(self, peak: int) -> int:
-        """Bits of the values in 16-bit files of which `peak` is the largest."""
-        least = next(depth for depth in _BIT_DEPTHS if peak < 2**depth)
-        if self.bit_depth is not None and peak >= 2**self.bit_depth:
+    def _value_bits(self) -> int:
+        """Bits of the values in 16-bit files, of which the upper eight are kept."""
+        least = next(depth for depth in _BIT_DEPTHS if self._peak < 2**depth)
+        if self.bit_depth is not None and self._peak >= 2**self.bit_depth:
             raise ValueError(
-                f"data.bit_depth: got {self.bit_depth}, but there are values up to {peak:,}; it must be {least} or more"
+                f"data.bit_depth: got {self.bit_depth}, but there are values up to {self._peak:,}; it must be {least} "
+                "or more"
             )
-        return (self.bit_depth or least) if peak else _BIT_DEPTHS[-1]
+        return self.bit_depth or least
 
     def _good(self, split: Split, table: FileTable) -> tuple[torch.Tensor | None, str]:
         """Places of the files that can be decoded, None for all, and the digest of their list."""

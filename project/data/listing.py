@@ -105,8 +105,9 @@ def list_split(
     encoded, ends, labels = bytearray(), array("q"), array("q")
     stats, identities = array("q"), array("Q")
     _count_outside(split, classes, left_out)
+    label_of = {name: label for label, name in enumerate(class_names)}
     for name in classes:
-        if name not in class_names:
+        if name not in label_of:
             raise ValueError(
                 f"data.root: {split} has a class {name!r} that train has not; train has {', '.join(class_names)}"
             )
@@ -120,7 +121,7 @@ def list_split(
             ends.append(len(encoded))
             stats.extend(entry.stat)
             identities.append(_hashed(entry.identity, len(ends)))
-        labels.extend([class_names.index(name)] * len(entries))
+        labels.extend([label_of[name]] * len(entries))
     files = FileList(root, torch.from_numpy(np.frombuffer(encoded, np.uint8)), _tensor(ends))
     return _without_links(files, _tensor(labels), _tensor(stats).view(-1, 2), np.array(identities), left_out)
 
@@ -223,5 +224,5 @@ def _tensor(numbers: "array[int]") -> Tensor:
     return torch.from_numpy(np.frombuffer(numbers, np.int64))
 
 
-def _few(texts: Sequence[str], most: int = 5) -> list[str]:
+def _few(texts: Sequence[str], most: int = 8) -> list[str]:
     return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else list(texts)

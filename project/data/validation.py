@@ -16,7 +16,8 @@ def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
         seed: Seed of the choice.
 
     Returns:
-        Places of the images of train and of validation, int64, ascending.
+        Places of the images of train and of validation, int64, in an order that follows from the seed, so that the
+        labels in this order tell one choice from another.
     """
     counts = labels.bincount()
     taken = _counts_per_class(counts, fraction)
@@ -25,7 +26,7 @@ def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
     number_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[by_class] = number_in_class < taken.repeat_interleave(counts)
-    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+    return order[~chosen[order]], order[chosen[order]]
 
 
 def _counts_per_class(counts: Tensor, fraction: float) -> Tensor:

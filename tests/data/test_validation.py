@@ -27,7 +27,8 @@ def test_each_class_has_its_share_in_validation(counts: tuple[int, ...], fractio
     assert torch.equal(val, split_off(labels, fraction, seed=0)[1])
 
 
-def test_another_seed_keeps_other_images() -> None:
-    labels = torch.arange(300) % 3
-    chosen = {tuple(split_off(labels, 0.1, seed)[1].tolist()) for seed in range(5)}
-    assert len(chosen) == 5
+def test_another_seed_keeps_other_images_and_the_labels_of_train_show_it() -> None:
+    labels = torch.arange(3).repeat_interleave(100)  # as a folder has them
+    parts = [split_off(labels, 0.1, seed) for seed in range(5)]
+    assert len({tuple(sorted(val.tolist())) for _, val in parts}) == 5
+    assert len({tuple(labels[train].tolist()) for train, _ in parts}) == 5
