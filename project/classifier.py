@@ -1,15 +1,19 @@
 """What training does with a batch: the LightningModule, for any net and any dataset."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from project.checkpoints import restore_sums, save_sums
 from project.models.sizes import accepted_sizes, refusal
 from project.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
 from project.sharding import shard
@@ -74,7 +78,10 @@ class ImageClassifier(LightningModule):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.train_loss = MeanMetric(nan_strategy="disable")  # a look at the values would make a GPU wait
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self._epoch_metrics = {"loss": self.train_loss, "accuracy": self.train_accuracy}
+        self._epoch_has_sums = False
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
@@ -88,11 +95,25 @@ class ImageClassifier(LightningModule):
         images, labels = batch
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        self.train_accuracy(logits, labels if labels.ndim == 1 else labels.argmax(1))  # mixed images have shares
+        self.train_loss.update(loss.detach(), len(images))
+        self.train_accuracy.update(logits, labels if labels.ndim == 1 else labels.argmax(1))  # mixed images have shares
+        self._epoch_has_sums = True
         self.log("train/loss", loss)
-        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train/accuracy", self.train_accuracy, on_step=False, on_epoch=True, prog_bar=True)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch, also if it was resumed after its last batch."""
+        if self._epoch_has_sums:
+            self.log("train/loss_epoch", self.train_loss)
+            self.log("train/accuracy", self.train_accuracy, prog_bar=True)
+        self._epoch_has_sums = False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        save_sums(self.trainer, self._epoch_metrics, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._epoch_has_sums = restore_sums(self.trainer, self._epoch_metrics, checkpoint)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "val", self.val_accuracy)

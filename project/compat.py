@@ -3,6 +3,8 @@
 from typing import Any
 
 from lightning import Trainer
+from torch import Tensor
+from torchmetrics import Metric
 
 MLFLOW_LOCATIONS = (
     ("experiments", "artifact_location"),
@@ -61,3 +63,13 @@ def validate(trainer: Trainer) -> None:
         loop.val_loop.run()
         trainer.training = True
         loop._batches_that_stepped += 1
+
+
+def merge_into(metric: Metric, state: dict[str, Tensor]) -> None:
+    """Add a state to that of a metric, which then counts as updated.
+
+    torchmetrics counts calls of `update` alone, and warns that a metric was computed before its first update.
+    https://github.com/Lightning-AI/torchmetrics/blob/v1.8.2/src/torchmetrics/metric.py#L410
+    """
+    metric.merge_state(state)
+    metric._update_count = max(1, metric.update_count)

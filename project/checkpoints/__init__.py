@@ -2,6 +2,7 @@
 
 from project.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.checkpoints.durable import DurableCheckpointIO
+from project.checkpoints.epoch_metrics import restore_sums, save_sums
 from project.checkpoints.finite import FiniteLoss
 from project.checkpoints.interrupt import Interrupted, Interrupts, exit_code
 from project.checkpoints.newest import newest_checkpoint
@@ -21,6 +22,8 @@ __all__ = [
     "exit_code",
     "newest_checkpoint",
     "remove_checkpoints",
+    "restore_sums",
+    "save_sums",
     "strip_optimizer_state",
     "use_folder",
 ]

@@ -99,6 +99,8 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
     assert [metric.step for metric in history] == [2, 5]
     history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/loss")
     assert [metric.step for metric in history] == [0, 1, 2, 3, 4, 5]
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/accuracy")
+    assert [metric.step for metric in history] == [2, 5]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -116,6 +118,9 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumula
     main(["--resume", stopped, "--trainer.callbacks=null"])
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 6 // accumulate
+    whole, resumed = (run.data.metrics for run in Fit(workplace, 0, "").runs)
+    for name in ("train/accuracy", "train/loss_epoch", "val/accuracy", "val/loss"):
+        assert whole[name] == resumed[name], name
     assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
 
 
