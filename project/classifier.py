@@ -80,8 +80,8 @@ class ImageClassifier(LightningModule):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
         self.train_loss = MeanMetric(nan_strategy="disable")  # a look at the values would make a GPU wait
         self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
-        self._epoch_metrics = {"loss": self.train_loss, "accuracy": self.train_accuracy}
-        self._epoch_has_sums = False
+        self._epoch_metrics = {"train/loss_epoch": self.train_loss, "train/accuracy": self.train_accuracy}
+        self._epoch_has_sums = self._epoch_is_logged = False
         self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.test_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
@@ -102,18 +102,22 @@ class ImageClassifier(LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch, also if it was resumed after its last batch."""
-        if self._epoch_has_sums:
+        """Log the epoch; if it was resumed after its validation, for the callbacks alone."""
+        if self._epoch_is_logged:
+            for name, metric in self._epoch_metrics.items():
+                self.trainer.callback_metrics[name] = metric.compute()
+                metric.reset()
+        elif self._epoch_has_sums:
             self.log("train/loss_epoch", self.train_loss)
             self.log("train/accuracy", self.train_accuracy, prog_bar=True)
-        self._epoch_has_sums = False
+        self._epoch_has_sums = self._epoch_is_logged = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_sums(self.trainer, self._epoch_metrics, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._epoch_has_sums = restore_sums(self.trainer, self._epoch_metrics, checkpoint)
+            self._epoch_has_sums, self._epoch_is_logged = restore_sums(self.trainer, self._epoch_metrics, checkpoint)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "val", self.val_accuracy)

@@ -113,7 +113,7 @@ class Job:
                     f"--resume: got the data {now}, but the run is of {before}; keep --data as it was, or start anew "
                     "without --resume"
                 )
-            check_fits(self.resume_from, self.model.net, self.model.optimizer(self.model.net.parameters()))
+            check_fits(self.resume_from, self.model.net, self.model.optimizer)
             state = data_state(self.resume_from, self.datamodule)
             self.datamodule.check_goes_on(state, self.trainer.world_size, self.trainer.limit_train_batches)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)

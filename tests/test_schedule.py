@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader
 
-from project.checkpoints import CurrentSettings
+from project.checkpoints import CurrentSettings, RunCheckpoint
 from project.cli import FitCLI
 from project.fit import main
 from project.loading import BatchLoader, EpochBatches, ImageArray
@@ -64,7 +64,7 @@ class Net(LightningModule):
         return nn.functional.cross_entropy(self.net(batch[0].float().mean((2, 3))), batch[1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        pass
+        self.log("val/loss", 1.0)
 
     def configure_optimizers(self) -> Any:
         optimizer = SGD(self.net.parameters(), **{"lr": RATE, "momentum": 0.9} | self.settings)
@@ -115,7 +115,8 @@ def rates(
     logger = CSVLogger(folder, version=0, flush_logs_every_n_steps=1)
     trainer = Trainer(
         **{"max_epochs": 2} | options, logger=logger, accelerator="cpu", log_every_n_steps=1, num_sanity_val_steps=0,
-        callbacks=[LearningRateMonitor("step"), *callbacks], enable_checkpointing=False, enable_model_summary=False,
+        callbacks=[LearningRateMonitor("step"), *callbacks], enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
     )  # fmt: skip
     images = ImageArray(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8), torch.arange(IMAGES) % 2)
@@ -194,6 +195,33 @@ def test_settings_of_the_optimizer_are_todays_and_its_momenta_those_of_the_check
     assert after == pytest.approx({step: rate for step, rate in expected(plain, 12, 0.5).items() if step >= 8})
     assert (seen.group["weight_decay"], seen.group["nesterov"], seen.group["initial_lr"]) == (0.3, True, 0.5)
     assert all(torch.equal(was, now) for was, now in zip(momenta, seen.momenta, strict=True))
+
+
+def test_a_schedule_may_be_another_one(tmp_path: Path) -> None:
+    for then, now in (("WarmupCosine", "StepLR"), ("StepLR", "LambdaLR"), ("LinearLR", "CyclicLR")):
+        folder = tmp_path / now
+        rates(Net(SCHEDULES[then][0]), folder / "before", Stop(8, folder / "stopped.ckpt"))
+        after = rates(Net(SCHEDULES[now][0]), folder, CurrentSettings(), ckpt_path=folder / "stopped.ckpt")
+        whole = expected(SCHEDULES[now][1], 12)
+        assert after == pytest.approx({step: rate for step, rate in whole.items() if step >= 8})
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+def test_a_callback_has_todays_settings_and_the_count_of_the_checkpoint(early: bool, tmp_path: Path) -> None:
+    given, _ = SCHEDULES["ExponentialLR"]
+    folder = str(tmp_path / "checkpoints")
+
+    def checkpoints() -> RunCheckpoint:
+        checkpoint = RunCheckpoint("val/loss")
+        checkpoint.dirpath = folder
+        return checkpoint
+
+    rates(Net(given), tmp_path / "before", EarlyStopping("val/loss", patience=9), checkpoints())
+    now = EarlyStopping("val/loss", patience=3)
+    callbacks = [now, CurrentSettings()] if early else [CurrentSettings(), now]
+    after = rates(Net(given), tmp_path, *callbacks, checkpoints(), ckpt_path=Path(folder, "last.ckpt"), max_epochs=20)
+    # The second of the epochs is without an improvement, and two more follow.
+    assert (now.patience, now.wait_count, max(after)) == (3, 3, 23)
 
 
 CHOSEN = [

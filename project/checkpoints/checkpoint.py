@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
@@ -75,6 +76,9 @@ class RunCheckpoint(Checkpoint):
         if best and not trainer.strategy.broadcast(Path(best).exists()):
             _log.warning("the best checkpoint, %s, is not there; the next one is best", best)
             self.best_model_path, self.best_epoch, self.best_metrics = "", None, {}
+        if self._validated_step == trainer.global_step:
+            # What follows a validation that is not repeated, such as EarlyStopping, looks for its metrics.
+            trainer.callback_metrics.update({name: torch.tensor(v) for name, v in self._validated_metrics.items()})
         compat.validate_last_step(trainer, resumed_in_validation=self._continues_in_validation)
 
     @override

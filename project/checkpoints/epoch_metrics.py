@@ -13,7 +13,7 @@ _KEY = "epoch_metrics"
 
 
 def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:
-    """Add the sums of all processes to a checkpoint if the epoch has yet to log them.
+    """Add the sums of all processes to a checkpoint within an epoch.
 
     Args:
         trainer: The trainer, which saves a checkpoint on all processes.
@@ -22,25 +22,29 @@ def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[
     """
     loop = trainer.fit_loop
     epoch, validation = loop.epoch_progress.state_dict()["current"], loop.epoch_loop.val_loop.batch_progress.current
-    trained = loop.epoch_loop.batch_progress.is_last_batch
-    validated = trainer.validating and validation.completed == validation.ready
-    if epoch["processed"] < epoch["started"] and not (trained and validated):
-        checkpoint[_KEY] = {name: _summed(metric) for name, metric in metrics.items()}
+    if epoch["processed"] < epoch["started"]:
+        validated = trainer.validating and validation.completed == validation.ready
+        checkpoint[_KEY] = {
+            "sums": {name: _summed(metric) for name, metric in metrics.items()},
+            # The end of the epoch follows immediately; a checkpoint of a later moment is seldom there.
+            "logged": validated and loop.epoch_loop.batch_progress.is_last_batch,
+        }
 
 
-def restore_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> bool:
+def restore_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> tuple[bool, bool]:
     """Continue from the sums of a checkpoint, in the first process, as they are those of all processes.
 
     Returns:
-        Whether there are any.
+        Whether there are any, and whether they have been logged.
     """
-    sums: dict[str, dict[str, Tensor]] = checkpoint.get(_KEY, {})
+    saved = checkpoint.get(_KEY, {"sums": {}, "logged": False})
+    sums: dict[str, dict[str, Tensor]] = saved["sums"]
     for metric in metrics.values():
         metric.reset()
     if trainer.is_global_zero:
         for name, states in sums.items():
             merge_into(metrics[name], {state: value.to(metrics[name].device) for state, value in states.items()})
-    return bool(sums)
+    return bool(sums), saved["logged"]
 
 
 def _summed(metric: Metric) -> dict[str, Tensor]:

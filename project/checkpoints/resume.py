@@ -1,10 +1,12 @@
 """Resuming from a checkpoint: what must fit it, and which settings win over it."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
@@ -12,23 +14,42 @@ from project.schedule import move_to
 
 
 class CurrentSettings(Callback):
-    """Gives a resumed run the optimizers and schedules of its settings, at the position of the checkpoint.
+    """Gives a resumed run its current settings, at the position of the checkpoint.
 
-    A checkpoint holds the state of an optimizer (momenta, step counts) and of a schedule (the steps done) together
-    with their settings (rates, weight decay, lengths), and Lightning restores both. Only the state is to be
-    restored: the settings may have changed, and a length depends on the data, the devices and the epochs of today.
+    A checkpoint holds positions (momenta, counts, best scores) together with settings (rates, weight decay, lengths,
+    patience), and Lightning restores both. The settings may have changed, and the length of a schedule depends on the
+    data, the devices and the epochs of now.
     """
 
+    def __init__(self) -> None:
+        self._settings: list[tuple[Callback, dict[str, Any]]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the settings of the callbacks, and keep schedules, whose position is the step, from being restored.
+
+        A schedule may be of another class now.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
+        checkpoint["lr_schedulers"] = []
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Build both again, now that the loops know where training is, and give them the restored state."""
+        """Apply the settings, now that the loops know where training is."""
+        for callback, settings in self._settings:
+            vars(callback).update(settings)
         _finish_epoch(trainer)
         states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
-        steps = [config.scheduler.last_epoch for config in trainer.lr_scheduler_configs]
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        for config, step in zip(trainer.lr_scheduler_configs, steps, strict=True):
-            move_to(config.scheduler, step)
+        for config in trainer.lr_scheduler_configs:
+            position = trainer.global_step if config.interval == "step" else trainer.current_epoch
+            move_to(config.scheduler, position // config.frequency)
+
+
+def _constructed_with(callback: Callback) -> dict[str, Any]:
+    names = signature(type(callback)).parameters
+    return {name: value for name, value in vars(callback).items() if name in names and name != "dirpath"}
 
 
 def _finish_epoch(trainer: Trainer) -> None:
@@ -42,13 +63,13 @@ def _finish_epoch(trainer: Trainer) -> None:
         batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
 
 
-def check_fits(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
-    """Refuse settings that a checkpoint cannot go on with.
+def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) -> None:
+    """Refuse settings that a checkpoint cannot be resumed with.
 
     Args:
         path: The checkpoint.
-        net: The net that training goes on with, as `net` of the module that was saved.
-        optimizer: The optimizer that training goes on with.
+        net: The net that is trained on, as `net` of the module that was saved.
+        make_optimizer: Makes the optimizer of parameters.
 
     Raises:
         ValueError: The net has other weights, or the optimizer another kind of state.
@@ -66,12 +87,32 @@ def check_fits(path: Path, net: nn.Module, optimizer: Optimizer) -> None:
             f"--resume: {path} holds another net: {name} is {saved.get(name, 'not there')}, but {now.get(name, 'not')} "
             "in this one; keep --model and --model.net.* as they were, or start anew without --resume"
         )
+    optimizer = make_optimizer([nn.Parameter(next(net.parameters()).detach().cpu().clone())])
     settings = set(state["optimizer_states"][0]["param_groups"][0]) - {"initial_lr"}
     if settings != set(optimizer.param_groups[0]) - {"initial_lr"}:
         raise ValueError(
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start anew without --resume"
         )
+    if lacking := _lacking_state(optimizer, state["optimizer_states"][0]["state"]):
+        raise ValueError(
+            f"--resume: {path} lacks {lacking}, which {type(optimizer).__name__} needs with these settings; keep "
+            "--model.optimizer.* as they were, or start again without --resume"
+        )
+
+
+def _lacking_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> str | None:
+    """Try a step of an optimizer of one parameter with the saved state of the first; return what is missing."""
+    if not saved:
+        return None
+    parameter: nn.Parameter = optimizer.param_groups[0]["params"][0]
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: saved[0]}})
+    try:
+        optimizer.step(lambda: 0.0)
+    except KeyError as error:
+        return str(error.args[0])
+    return None
 
 
 def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:

@@ -17,6 +17,7 @@ REFUSED = [
     (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
     (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
+    (["--max_epochs", "3", "--model.optimizer.amsgrad", "true"], "lacks max_exp_avg_sq, which AdamW needs"),
     (["--max_epochs", "3", "--data", "mnist", "--data.batch_size", "8"], "got the data project.data.MNIST"),
 ]
 
