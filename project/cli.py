@@ -26,6 +26,7 @@ from project.loading import StepSeed
 from project.parser import FitParser
 from project.rehearsal import check_monitors, rehearse, step_refusal
 from project.terminal import progress
+from project.tracking import store
 from project.tracking.logger import MLflowLogger
 from project.tracking.report import ClassificationReport
 from project.tracking.secrets import HIDDEN, redact_setting
@@ -182,7 +183,7 @@ class FitCLI(LightningCLI):
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:
             return None
-        experiment = self.config.groups.experiment or self.datamodule.name
+        experiment = store.experiment_name(self.config.groups.experiment, self.datamodule.name)
         return MLflowLogger(experiment, self._run_name())
 
     def _loggers_of_the_user(self) -> list[Logger]:

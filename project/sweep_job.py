@@ -87,7 +87,7 @@ class Sweep:
         self._devices = Devices(asked.n_jobs, built.trainer.num_devices, usable_cores(), gpus)
         self._client = store.connect()
         recover_all(self._client)
-        experiment = built.config.groups.experiment or built.datamodule.name
+        experiment = store.experiment_name(built.config.groups.experiment, built.datamodule.name)
         experiment_id = store.experiment_id(self._client, experiment)
         self._settings = _settings(built, self.space)
         name = asked.study or f"{experiment}-{asked.search}"

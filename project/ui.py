@@ -10,7 +10,7 @@ from argparse import ArgumentParser
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
 from project.errors import answered
-from project.tracking.store import connect, tracking_uri
+from project.tracking.store import check_has_database, connect, tracking_uri
 
 
 def main() -> None:
@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--host", "-h", default="127.0.0.1")
     asked, _ = parser.parse_known_args()
     with answered(), socket() as probe:
+        check_has_database(tracking_uri())
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:
             probe.bind((asked.host, asked.port))

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
 from typing_extensions import override
 
@@ -108,7 +109,8 @@ class MLflowLogger(Logger):
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
         # A signal may come between any two of these lines, and `end` must close what there is.
         self._courier = Courier(spool, client)
-        self._system = SystemMetrics(spool.beat, self.log_metrics, first_step)
+        unwanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() and not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
+        self._system = SystemMetrics(spool.beat, self.log_metrics, first_step, kinds=() if unwanted else None)
         self._run_id, self.spool = spool.run_id, spool
         self._courier.start()
         self._system.start()

@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -13,6 +13,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import NoSuchModuleError
 
 from project.tracking.moved import keep_locations_within
 from project.tracking.secrets import redact
@@ -24,6 +25,7 @@ CONFIG_FILE = "config.yaml"
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _SQLITE = "sqlite:///"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
+_NO_DRIVER = (ImportError, NoSuchModuleError)
 LONGEST_REQUEST_S = 120
 
 
@@ -74,7 +76,7 @@ def connect() -> MlflowClient:
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
-        except (MlflowException, ImportError, CommandError) as error:  # ImportError: the database's driver
+        except (MlflowException, CommandError, *_NO_DRIVER) as error:
             raise OSError(_remedy(uri, error)) from error
         try:
             follow_folder()
@@ -98,11 +100,14 @@ def follow_folder() -> None:
 def _remedy(uri: str, error: Exception) -> str:
     """What to do about a store that does not answer."""
     if isinstance(error, CommandError) or "out-of-date database schema" in str(error):
-        of_which = "the database" if "MLFLOW_TRACKING_URI" in os.environ else f"{HOME}/{DATABASE}"
         return (
-            f"{of_which} {redact(uri)} has the schema of another version than this MLflow {mlflow.__version__} "
-            f"({reason(error)[:80]}); keep a copy of it, then run: mlflow db upgrade {redact(uri)}; "
-            "if a newer MLflow made it, install that one"
+            f"the database {redact(uri)} was made by another version than this MLflow, {mlflow.__version__}; keep a "
+            f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer one made it, install that one"
+        )
+    if isinstance(error, _NO_DRIVER):
+        return (
+            f"MLFLOW_TRACKING_URI: got {redact(uri)}, whose driver is not installed ({reason(error)}); install it, or "
+            "unset the variable to track in mlruns/"
         )
     return (
         f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
@@ -112,7 +117,7 @@ def _remedy(uri: str, error: Exception) -> str:
 
 def reason(error: BaseException) -> str:
     """What is behind an error of the store, in one line: `Connection refused` of a dead server, not its addresses."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(cause, KeyError):
         error = cause
     lines = str(error).splitlines() or [repr(error)]
     return redact(lines[0][:200])
@@ -133,9 +138,14 @@ def _check_uri(uri: str) -> None:
             )
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            sqlite3.connect(path).execute("PRAGMA schema_version").connection.close()
+            with closing(sqlite3.connect(path)) as connection:
+                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         except (OSError, sqlite3.Error) as error:
             raise OSError(f"MLFLOW_TRACKING_URI: cannot open {path} as a SQLite database: {error}") from error
+        if tables and "experiments" not in tables:  # MLflow would add its own to them
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI: got {path}, a database of another program; name a new file, or one of MLflow's"
+            )
         for place in (Path(path), Path(path).parent):
             if not os.access(place, os.W_OK):
                 raise OSError(
@@ -143,6 +153,14 @@ def _check_uri(uri: str) -> None:
                 )
         if Path(path).stat().st_size == 0:
             _make_tables(Path(path))
+
+
+def check_has_database(uri: str) -> None:
+    """Raise ValueError for a store that a server holds, whose UI is that server's own."""
+    if uri.startswith(("http://", "https://")):
+        raise ValueError(f"MLFLOW_TRACKING_URI: got a server, which has the UI itself; open {redact(uri)} in a browser")
+    if uri.startswith("databricks"):
+        raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
 
 
 def _make_tables(path: Path) -> None:
@@ -189,6 +207,26 @@ def config_of(run_id: str, folder: str) -> Path:
         raise ValueError(f"run {run_id} has no artifact {CONFIG_FILE}, so it was not made by project.fit") from error
 
 
+def experiment_name(chosen: str | None, default: str) -> str:
+    """Choose the experiment: what `--experiment` names, else MLflow's environment variables, else the default.
+
+    Raises:
+        ValueError: There is no experiment of the id that is given.
+        OSError: The store does not answer.
+    """
+    if chosen or (chosen := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
+        return chosen
+    if number := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        try:
+            return str(connect().get_experiment(number).name)
+        except MlflowException as error:
+            raise ValueError(
+                f"MLFLOW_EXPERIMENT_ID: got {number}, which is not in {redact(tracking_uri())}; set "
+                "MLFLOW_EXPERIMENT_NAME to make one"
+            ) from error
+    return default
+
+
 def experiment_id(client: MlflowClient, name: str) -> str:
     """Find the experiment, or make it; artifacts of a local store go to `mlruns/artifacts/`.
 
@@ -198,7 +236,8 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         local = not tracking_uri().startswith(("http://", "https://", "databricks"))
-        folder = (HOME / "artifacts" / name).absolute().as_uri() if local else None
+        inside = name.replace("/", "-").lstrip(".") or "experiment"  # A name may look like a path elsewhere.
+        folder = (HOME / "artifacts" / inside).absolute().as_uri() if local else None
         # The UI opens such an experiment as model training, with charts.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
