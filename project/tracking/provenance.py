@@ -10,7 +10,7 @@ from project.tracking.secrets import is_secret_name, redact_code
 _HERE = str(Path(__file__).parent)
 _CODE = (".py", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".md")
 _KEYS = (".pem", ".key", ".p12", ".pfx")
-_MOST_FILES = 500
+_MOST_FILES = 100
 _MOST_BYTES_OF_ONE = 200_000
 _MOST_BYTES = 1_000_000
 

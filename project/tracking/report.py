@@ -42,9 +42,11 @@ class ClassificationReport(Callback):
         self._active = self._failed = False
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._active, self._failed, self._worst = trainer.state.fn in _FOLDERS, False, []
-        self._confusion.reset()
-        self._confusion.to(pl_module.device)
+        self._active = trainer.state.fn in _FOLDERS
+        if self._active:
+            self._failed, self._worst = False, []
+            self._confusion.reset()
+            self._confusion.to(pl_module.device)
 
     def on_test_batch_end(
         self,

@@ -32,7 +32,7 @@ _BEFORE_TOKENS = {
 }  # fmt: skip
 _NO_SECRET = re.compile(r"None|True|False|true|false|")
 _COUNT = re.compile(r"-?\d{1,5}(\.\d*)?")
-_ASSIGNED = re.compile(r"""([\w-]+)(["']?\s*[:=]\s*)(["'])([^"'\n]+)\3""")
+_ASSIGNED = re.compile(r"""(?<![\w-])([\w-]++)(["']?\s*[:=]\s*)(["'])([^"'\n]+)\3""")
 _SHORTEST = 6
 
 
