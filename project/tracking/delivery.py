@@ -148,6 +148,8 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         case "model":
             follow_folder()
+            for _ in _deliver_lane(spool, client, "metrics"):
+                pass  # The model shows the run's scores, which may have been logged since their lane was delivered.
             send_model(client, run_id, spool.files / record["model"])
         case "model_of":
             show_model_of(client, run_id, record["model_of"])
