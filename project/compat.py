@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning import Trainer
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -73,3 +74,12 @@ def merge_into(metric: Metric, state: dict[str, Tensor]) -> None:
     """
     metric.merge_state(state)
     metric._update_count = max(1, metric.update_count)
+
+
+def cached_storage(storage: RDBStorage) -> BaseStorage:
+    """Put Optuna's cache of finished trials before a database, as a study does with an `RDBStorage` that it is given.
+
+    A study with a storage that wraps one has no cache, and reads all trials at each look. Optuna calls the function
+    internal: https://github.com/optuna/optuna/blob/master/optuna/storages/__init__.py
+    """
+    return get_storage(storage)

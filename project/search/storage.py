@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from project.compat import cached_storage
 from project.tracking.secrets import redact
 
 T = TypeVar("T")
@@ -78,7 +79,7 @@ def open_storage(url: str) -> PatientStorage:
             f"--storage: {redact(url)} has tables of version {version}, unknown to Optuna {optuna.__version__}; "
             "install the later Optuna that made them, or name another database"
         )
-    return PatientStorage(get_storage(storage))
+    return PatientStorage(cached_storage(storage))
 
 
 def is_away(error: BaseException) -> bool:
