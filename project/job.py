@@ -12,7 +12,6 @@ from time import time
 
 import torch
 from lightning import Callback
-from mlflow import MlflowClient
 from mlflow.entities import RunStatus
 
 from project import groups
@@ -29,11 +28,12 @@ from project.checkpoints import (
 )
 from project.classifier import ImageClassifier
 from project.cli import FitCLI, flatten
-from project.launch.rendezvous import prepare_rendezvous
+from project.launch.rendezvous import Meeting, prepare_rendezvous
 from project.launch.restarts import RUN, launch_tag, run_before_restart
 from project.launch.together import Together
 from project.memory import keep_freed_memory
 from project.output import lost_output
+from project.sharding import FSDP2Strategy, check_shardable
 from project.terminal import quiet
 from project.tracking import store
 from project.tracking.best_effort import best_effort
@@ -69,32 +69,33 @@ class Job:
         self._interrupts.listen()
         self._typed = argv
         settings_argv, resumed = groups.split_resume(argv)
-        self._earlier_run, self._restarted = resumed or run_before_restart(), not resumed
-        self.resume_from: Path | None = None
-        callbacks = [self._interrupts, *callbacks]
+        self._restarted = not resumed
+        self._meeting = Meeting()
+        self._earlier_run, config, checkpoint = self._meeting.from_first("earlier run", lambda: _earlier(resumed))
+        self.resume_from = Path(checkpoint) if checkpoint else None
+        callbacks = [self._interrupts, *callbacks, *([CurrentSettings()] if self._earlier_run else [])]
         with TemporaryDirectory() as folder:
-            # What is started again by itself has its whole command line, --resume the run's own.
-            settings = ["--config", str(store.config_of(resumed, folder))] if resumed else []
-            if self._earlier_run:
-                self.resume_from = newest_checkpoint(store.checkpoint_folder(self._earlier_run), required=bool(resumed))
-                callbacks.append(CurrentSettings())
-            self._cli = FitCLI([*settings, *settings_argv], callbacks)
+            (settings := Path(folder) / store.CONFIG_FILE).write_text(config or "", encoding="utf-8")
+            given = ["--config", str(settings)] if config is not None else []
+            self._cli = FitCLI([*given, *settings_argv], callbacks)
         self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
         self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
-        if self.trainer.is_global_zero:
-            # Every process builds everything; the first one alone looks at the data and the store.
-            self._client = self._check()
-            print("\n".join(self.datamodule.found()), flush=True)
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            check_shardable(self.model.net)
+        self._meeting.from_first("checks", self._check)
         self._together = Together(self.trainer, self._close_run)
         self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)
         self._rendezvous = prepare_rendezvous(self.trainer)
 
-    def _check(self) -> MlflowClient:
+    def _check(self) -> None:
+        """Look at the data and the store, in the first process alone; every process builds everything."""
+        if not self.trainer.is_global_zero:  # a process that Lightning started, after the checks
+            return
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         self.datamodule.check_batch_size(self.trainer.world_size)
         self._cli.check_training()
-        client = store.connect()
+        self._client = client = store.connect()
         # Before a restart by torchrun or a sweep, the attempt before this one has ended, maybe on another machine.
         if self._earlier_run and is_held(self._earlier_run, owner_is_gone=self._restarted):
             raise ValueError(
@@ -118,7 +119,7 @@ class Job:
             self.datamodule.check_goes_on(state, self.trainer.world_size, self.trainer.limit_train_batches)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
-        return client
+        print("\n".join(self.datamodule.found()), flush=True)
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -129,7 +130,7 @@ class Job:
         """
         try:
             with ended_truly(self.logger), self._together:
-                self._start_run()
+                self._meeting.from_first("run", self._start_run)
                 yield
                 if self.logger and (reason := lost_output()):
                     self.logger.set_tags({"output.error": reason})
@@ -263,3 +264,24 @@ class Job:
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", "project.fit", *redact_options(self._typed)])
+
+
+def _earlier(resumed: str | None) -> tuple[str | None, str | None, str | None]:
+    """Find what this fit continues.
+
+    Args:
+        resumed: The run of `--resume`.
+
+    Returns:
+        The run, its settings as YAML, and its newest checkpoint. A process that was started again, by torchrun or a
+        sweep, has its whole command line, and so no settings.
+    """
+    run = resumed or run_before_restart()
+    if run is None:
+        return None, None, None
+    config = None
+    if resumed:
+        with TemporaryDirectory() as folder:
+            config = store.config_of(resumed, folder).read_text(encoding="utf-8")
+    checkpoint = newest_checkpoint(store.checkpoint_folder(run), required=bool(resumed))
+    return run, config, str(checkpoint) if checkpoint else None

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType, fully_shard
 
 _SMALLEST_BLOCK = 100_000  # Parameters; gathering fewer costs a round trip and frees no memory worth it.
 
@@ -57,6 +59,22 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Give each rank its part of a checkpoint, which is read as with any other strategy.
+
+        Lightning's own reads the file on each rank, which another node need not have, and fails for an optimizer
+        without a state, such as SGD without momentum.
+        """
+        assert self.model is not None and self.lightning_module is not None
+        checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        options = StateDictOptions(full_state_dict=True, strict=self.lightning_module.strict_loading)
+        set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
+            if state["state"]:
+                named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+                set_optimizer_state_dict(self.model, optimizer, named, options=options)
+        return checkpoint
 
     def teardown(self) -> None:
         """Wait for what is being saved, which Lightning's strategy does not."""

@@ -1,0 +1,49 @@
+"""A checkpoint of the first process, for processes on nodes that do not share its folder."""
+
+import io
+from pathlib import Path
+from typing import TypeVar
+
+from torch import distributed
+
+T = TypeVar("T")
+
+_PIECE = 64 * 2**20  # bytes sent in one call
+
+
+def readable_here(path: Path) -> Path | io.BytesIO:
+    """Return what to read a checkpoint of the first process from: the file, or its bytes where it is not.
+
+    All ranks call this together once `torch.distributed` runs. The first node's file counts: another file of the
+    same name is not read.
+
+    Raises:
+        FileNotFoundError: The first process does not have the file.
+    """
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return path
+    wanted = _from_first(_identity(path))
+    if wanted is None:
+        raise FileNotFoundError(f"the first process of the run has no checkpoint {path}")
+    have: list[bool] = [False] * distributed.get_world_size()
+    distributed.all_gather_object(have, _identity(path) == wanted)
+    if all(have):
+        return path
+    mine = path.read_bytes() if distributed.get_rank() == 0 else b""
+    pieces = [_from_first(mine[start : start + _PIECE]) for start in range(0, wanted[0], _PIECE)]
+    return path if have[distributed.get_rank()] else io.BytesIO(b"".join(pieces))
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file, which are equal wherever it is mounted; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _from_first(value: T) -> T:
+    values = [value]
+    distributed.broadcast_object_list(values, src=0)
+    return values[0]

@@ -1,0 +1,57 @@
+"""What started this process together with others: torchrun, SLURM, or nothing."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_INTERACTIVE = ("bash", "interactive")  # SLURM jobs in which nothing is started by srun, as Lightning takes it
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A program that starts the processes of a run.
+
+    Attributes:
+        name: `torchrun` or `SLURM`.
+        devices: Processes on each node, one for each device.
+        nodes: Number of nodes.
+    """
+
+    name: str
+    devices: int
+    nodes: int
+
+    @property
+    def processes(self) -> int:
+        """Processes on all nodes."""
+        return self.devices * self.nodes
+
+
+def launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
+    """Read from the environment what started this process; None if no launcher did.
+
+    Raises:
+        ValueError: Its nodes have different numbers of processes.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        devices, processes = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+        return _even("torchrun", "--nproc-per-node", devices, processes, processes // devices)
+    if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in _INTERACTIVE:
+        return None
+    processes, nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
+    if processes > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+        raise ValueError(
+            f"SLURM: got --ntasks={processes} without --ntasks-per-node; give both sbatch and srun "
+            f"--ntasks-per-node={processes // nodes}"
+        )
+    devices = int(environment.get("SLURM_NTASKS_PER_NODE", processes))
+    return _even("SLURM", "--ntasks-per-node", devices, processes, nodes)
+
+
+def _even(name: str, option: str, devices: int, processes: int, nodes: int) -> Launcher:
+    if devices * nodes != processes:
+        raise ValueError(
+            f"{name}: got {processes} processes, {devices} of them on this node; each node must have the same number: "
+            f"give {option}"
+        )
+    return Launcher(name, devices, nodes)
