@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning import Trainer
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
@@ -41,6 +42,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         sharded = any(isinstance(part, FSDPModule) for part in module.modules())
         if self._layer_sync is not None and module.trainer.state.fn == TrainerFn.FITTING and not sharded:
             self._layer_sync.apply(module)  # Lightning does this for DDP alone.
+
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        """Give the optimizers the shards, and not the whole weights that a forward leaves in the outermost module."""
+        assert self.model is not None
+        for part in self.model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
+        super().setup_optimizers(trainer)
 
     def on_validation_start(self) -> None:
         """Evaluate one model on all ranks."""
