@@ -99,8 +99,9 @@ class Command:
         return output, None
 
     def send_signal(self, signum: int) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, signum)
+        """Send it a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, signum)
 
     def terminate(self) -> None:
         """Send it SIGTERM."""

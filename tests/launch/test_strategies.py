@@ -39,8 +39,7 @@ def run_pair(folder: Path, *cases: str) -> Path:
         outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
     finally:
         for rank in ranks:
-            if rank.poll() is None:
-                rank.kill()
+            rank.kill()
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     return folder
 
