@@ -69,7 +69,7 @@ def test_the_devices_are_those_that_were_asked_for_and_started(
         ({}, {"devices": [1, 1]}, "different indices"),
         ({}, {"strategy": "auto", "devices": [0, 1]}, "add --strategy ddp"),
         ({}, {"num_nodes": 2}, "nothing started processes on other nodes"),
-        ({}, {"sync_batchnorm": True}, "needs GPUs"),
+        ({}, {"sync_batchnorm": True}, "needs several GPUs"),
         (ONE_TASK, {}, "SLURM started 1 task"),
         (ONE_TASK, {"devices": 2}, "got 2, but SLURM started 1"),
         (TWO_TASKS, {"strategy": "auto"}, "SLURM started 2"),
