@@ -31,7 +31,7 @@ from project.tracking.logger import MLflowLogger
 from project.tracking.report import ClassificationReport
 from project.tracking.secrets import HIDDEN, redact_setting
 from project.tracking.throughput import Throughput
-from project.trainer_checks import check_callbacks, check_lengths, check_settings
+from project.trainer_checks import check_callbacks, check_lengths, check_not_sharded, check_settings
 
 _LONGEST_NAME = 200
 
@@ -159,6 +159,7 @@ class FitCLI(LightningCLI):
             ValueError: The settings do not fit the data, or the first step would end the run.
         """
         data, trainer = self.datamodule, self.trainer
+        check_not_sharded(trainer)
         batches: dict[str, int] = {split: len(data.batches(split, trainer.world_size)) for split in data.splits}
         check_lengths(trainer, batches)
         self._check_smallest_batch()

@@ -37,7 +37,7 @@ def validate_last_step(trainer: Trainer, *, resumed_in_validation: bool) -> None
     """Let this fit validate after its last step, too, wherever in an epoch it is.
 
     Lightning validates by `val_check_interval` and `check_val_every_n_epoch` alone, so that the weights of the last
-    step have no score: https://github.com/Lightning-AI/pytorch-lightning/issues/8126
+    step have no score: https://github.com/Lightning-AI/pytorch-lightning/issues/9855
 
     Args:
         trainer: At the start of training.

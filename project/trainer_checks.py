@@ -12,8 +12,12 @@ from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     Checkpoint,
     LearningRateFinder,
+    OnExceptionCheckpoint,
     ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
 )
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 # Options by the values that they may have here, and the reason.
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -46,6 +50,7 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
         "it changes the learning rate after the settings of the run are logged; project.sweep searches "
         "model.optimizer.lr"
     ),
+    OnExceptionCheckpoint: "the run saves last.ckpt at an exception already",
 }
 _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
@@ -123,6 +128,20 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
             f"--trainer.min_steps: got {trainer.min_steps}, but --max_epochs {trainer.max_epochs} ends training after "
             f"{steps * trainer.max_epochs} steps; give more epochs"
         )
+
+
+def check_not_sharded(trainer: Trainer) -> None:
+    """Refuse callbacks that copy the model if it is sharded.
+
+    Raises:
+        ValueError: It names the callback and the remedy.
+    """
+    for callback in trainer.callbacks if isinstance(trainer.strategy, ModelParallelStrategy) else ():  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            raise ValueError(
+                f"--trainer.callbacks: got {type(callback).__name__}, which copies the model and cannot copy its "
+                "shards; use --strategy ddp"
+            )
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:

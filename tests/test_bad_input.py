@@ -71,6 +71,7 @@ BAD_OPTIONS = [
     (["--trainer.accelerator", "tpu"], "got tpu"),
     (["--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
+    (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
     (["--precision", "17"], "got '17'"),
 ]
 

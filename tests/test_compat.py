@@ -5,12 +5,17 @@ import warnings
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
+from project import compat
 from project.compat import MLFLOW_LOCATIONS, cached_storage, merge_into
 
 
@@ -42,3 +47,68 @@ def test_a_cached_storage_reads_a_finished_trial_once_and_sees_new_ones(tmp_path
     again, new = cached.get_all_trials(study, deepcopy=False)
     assert again is first
     assert new.state == TrialState.RUNNING
+
+
+class Sums(LightningModule):
+    """Four batches an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss: Tensor = self.layer(batch).sum()
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", self.layer(batch).sum())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        return DataLoader(torch.ones(4, 1))  # type: ignore[arg-type]
+
+    val_dataloader = train_dataloader
+
+
+class Validated(Callback):
+    """The steps after which a fit validates, and those of them that `is_last_step` takes for the last."""
+
+    def __init__(self, patched: bool) -> None:
+        self.patched = patched
+        self.steps: list[int] = []
+        self.last: list[int] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.patched:
+            compat.validate_last_step(trainer, resumed_in_validation=False)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+        self.last += [trainer.global_step] if compat.is_last_step(trainer) else []
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.patched and self.steps[-1] != trainer.global_step:
+            compat.validate(trainer)
+
+
+@pytest.mark.parametrize(
+    ("options", "alone", "patched"),
+    [
+        ({"max_steps": 6}, [4], [4, 6]),
+        ({"max_epochs": 2, "check_val_every_n_epoch": 3}, [], [8]),
+        ({"max_epochs": 1, "val_check_interval": 3}, [3], [3, 4]),
+        ({"max_epochs": 2}, [4, 8], [4, 8]),
+    ],
+)
+def test_lightning_validates_after_the_last_step_only_if_it_is_told_to(
+    options: dict[str, int], alone: list[int], patched: list[int], tmp_path: Path
+) -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    for is_patched, expected in ((False, alone), (True, patched)):
+        validated = Validated(is_patched)
+        trainer = Trainer(**quiet, **options, callbacks=[validated], accelerator="cpu", enable_model_summary=False)
+        trainer.fit(Sums())
+        assert validated.steps == expected
+    assert validated.last == patched[-1:]
