@@ -7,8 +7,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from project.data.bad_images import refuse_bad_images
 from project.data.datamodule import ImageDataModule, Split
-from project.data.listing import LeftOut, Listing, list_split
+from project.data.left_out import LeftOut
+from project.data.listing import Listing, list_split
 from project.data.root import data_root
 from project.data.splits import LAYOUT, class_folders, find_splits
 from project.loading import (
@@ -29,7 +31,6 @@ from project.loading import (
 
 _MARGIN = 256 / 224
 """How much larger than the model's images the cached ones are, of which random parts are taken."""
-_SHOWN = 3
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits a value that cameras and scanners have, which 16-bit files hold."""
 
@@ -198,7 +199,8 @@ class ImageFolder(ImageDataModule):
         bad = {place: why for place, why in table.bad.items() if place not in foreign}
         if bad:
             lines = [f"{table.files[place]}: {why}" for place, why in bad.items()]
-            self._decide(split, lines, len(table.files) - len(foreign), named)
+            count = len(table.files) - len(foreign)
+            refuse_bad_images(self._folders[split], lines, count, named, self.on_bad_image, self.max_bad_percent)
             self.skipped[split] = len(bad)
             self.left_out.files["damaged"] += len(bad)
         else:
@@ -212,18 +214,3 @@ class ImageFolder(ImageDataModule):
             empty = self._folders[split] / self.class_names[int(counts.argmin())]
             raise ValueError(f"data.root: no image in {empty} can be decoded; add some, or remove the folder")
         return kept.nonzero().squeeze(1), hashlib.sha256(digest.encode() + kept.numpy().tobytes()).hexdigest()[:16]
-
-    def _decide(self, split: Split, bad: list[str], count: int, listed: Path) -> None:
-        listed.parent.mkdir(parents=True, exist_ok=True)
-        listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
-        found = f"{len(bad)} of {count:,} files in {self._folders[split]} cannot be decoded, all in {listed}"
-        shown = "; ".join(bad[:_SHOWN])
-        if self.on_bad_image == "fail":
-            raise ValueError(
-                f"data.on_bad_image: {found}; mend them, or use skip with --data.max_bad_percent "
-                f"{-(-100 * len(bad) // count)}: {shown}"
-            )
-        if 100 * len(bad) > self.max_bad_percent * count or len(bad) == count:
-            raise ValueError(
-                f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; mend them, or allow more: {shown}"
-            )

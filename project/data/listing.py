@@ -4,9 +4,8 @@ import hashlib
 import os
 import stat
 from array import array
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,49 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from project.data.left_out import LeftOut
 from project.data.splits import class_folders, identity, is_junk, subfolders
 from project.loading import FileList, image_suffixes
 
 _LINKED_FILE = "second links to a file"
 _NOWHERE = (-1, -1)
-
-
-@dataclass
-class LeftOut:
-    """Files and folders that are not used.
-
-    Args:
-        files: Number of files by the reason.
-        folders: Number of folders by their names, or by their paths where they are links.
-        first: The first file of a reason, where its name helps.
-        notes: What else is to be known.
-    """
-
-    files: Counter[str] = field(default_factory=Counter)
-    folders: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.files or self.folders or self.notes)
-
-    def add(self, reason: str, names: Sequence[str]) -> None:
-        """Count files that are left out for a reason of which the first example is named."""
-        if names:
-            self.files[reason] += len(names)
-            self.first.setdefault(reason, names[0])
-
-    def __str__(self) -> str:
-        """Reasons and names, the most frequent first."""
-        files = [
-            f"{reason} {count:,}" + (f" ({self.first[reason]})" if reason in self.first else "")
-            for reason, count in self.files.most_common()
-        ]
-        folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
-        count = self.files.total()
-        parts = [f"{count:,} file{'s' if count > 1 else ''}: {', '.join(_few(files))}"] if files else []
-        parts += [f"folders {', '.join(_few(folders))}"] if folders else []
-        return "; ".join(parts + self.notes)
 
 
 class Listing(NamedTuple):
@@ -138,7 +100,7 @@ def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_o
                 left_out.folders[f"{place.relative_to(root)} (a link)"] += 1
                 continue
         inside = place.relative_to(root)
-        for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+        for entry in _entries(place):
             try:
                 found = entry.stat()
             except OSError:  # such as a link to nowhere, which the check of the files reports
@@ -157,6 +119,15 @@ def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_o
                     (found.st_size, found.st_mtime_ns) if found else _NOWHERE,
                     (found.st_dev, found.st_ino) if found else _NOWHERE,
                 )
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise OSError(
+            f"data.root: cannot list {folder} ({error.strerror}); give the right to read it, or move it elsewhere"
+        ) from error
 
 
 def _no_image(name: str) -> str | None:
@@ -222,7 +193,3 @@ def _hashed(found: tuple[int, int], place: int) -> int:
 
 def _tensor(numbers: "array[int]") -> Tensor:
     return torch.from_numpy(np.frombuffer(numbers, np.int64))
-
-
-def _few(texts: Sequence[str], most: int = 8) -> list[str]:
-    return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else list(texts)

@@ -1,6 +1,7 @@
 """Which files of a folder are its images, what is left out, and what is said of it."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Fit, fit
+from conftest import Fit, as_nobody, fit
 from PIL import Image
 
 from project.data import ImageFolder
@@ -136,6 +137,19 @@ def test_what_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
         "left out: 7 files: .txt 2, outside of the classes 1 (train/labels.csv), hidden 1, .mp4 1, .eps 1, "
         "no image without a suffix 1",
     ]
+
+
+def test_a_folder_that_cannot_be_listed_is_named() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        root = write(Path(name), {"train/cat": 2, "train/dog": 2, "train/cat/closed": 2})
+        (root / "train/cat/closed").chmod(0)
+        with (
+            as_nobody(),
+            pytest.raises(OSError, match=r"data.root: cannot list .*train/cat/closed \(Permission denied"),
+        ):
+            opened(root)
+        (root / "train/cat/closed").chmod(0o755)
 
 
 def test_folders_that_systems_make_are_not_classes(tmp_path: Path) -> None:

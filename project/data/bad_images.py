@@ -1,0 +1,41 @@
+"""What happens to files that cannot be decoded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+_SHOWN = 3
+
+
+def refuse_bad_images(
+    folder: Path,
+    bad: Sequence[str],
+    count: int,
+    listed: Path,
+    on_bad_image: Literal["fail", "skip"],
+    max_bad_percent: float,
+) -> None:
+    """Write the list of bad files, and refuse them unless they are to be skipped and are few.
+
+    Args:
+        folder: Folder of the split.
+        bad: A line for each bad file: its path and what is wrong.
+        count: Number of all files of the split.
+        listed: File that gets the lines.
+        on_bad_image: Whether bad files are skipped.
+        max_bad_percent: Most files that are skipped, in percent.
+
+    Raises:
+        ValueError: Bad files are not to be skipped, or are too many.
+    """
+    listed.parent.mkdir(parents=True, exist_ok=True)
+    listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
+    found = f"{len(bad)} of {count:,} files in {folder} cannot be decoded, all in {listed}"
+    shown = "; ".join(bad[:_SHOWN])
+    if on_bad_image == "fail":
+        raise ValueError(
+            f"data.on_bad_image: {found}; mend them, or use skip with --data.max_bad_percent "
+            f"{-(-100 * len(bad) // count)}: {shown}"
+        )
+    if 100 * len(bad) > max_bad_percent * count or len(bad) == count:
+        raise ValueError(f"data.max_bad_percent: got {max_bad_percent}, but {found}; mend them, or allow more: {shown}")

@@ -1,0 +1,47 @@
+"""What of a folder is not used, and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class LeftOut:
+    """Files and folders that are not used.
+
+    Args:
+        files: Number of files by the reason.
+        folders: Number of folders by their names, or by their paths where they are links.
+        first: The first file of a reason, where its name helps.
+        notes: What else is to be known.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folders or self.notes)
+
+    def add(self, reason: str, names: Sequence[str]) -> None:
+        """Count files that are left out for a reason of which the first example is named."""
+        if names:
+            self.files[reason] += len(names)
+            self.first.setdefault(reason, names[0])
+
+    def __str__(self) -> str:
+        """Reasons and names, the most frequent first."""
+        files = [
+            f"{reason} {count:,}" + (f" ({self.first[reason]})" if reason in self.first else "")
+            for reason, count in self.files.most_common()
+        ]
+        folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
+        count = self.files.total()
+        parts = [f"{count:,} file{'s' if count > 1 else ''}: {', '.join(_few(files))}"] if files else []
+        parts += [f"folders {', '.join(_few(folders))}"] if folders else []
+        return "; ".join(parts + self.notes)
+
+
+def _few(texts: Sequence[str], most: int = 8) -> list[str]:
+    return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else list(texts)
