@@ -285,16 +285,24 @@ def test_a_database_that_is_locked_for_half_a_minute_is_waited_for(tmp_path: Pat
 
 
 @pytest.mark.faults
-def test_several_metrics_give_a_pareto_front(tmp_path: Path, sweeps: list[Sweep]) -> None:
-    metrics = {"metric": ["val/accuracy", "throughput/images_per_second"], "direction": ["maximize", "maximize"]}
-    sweep = Sweep(tmp_path, "--max_epochs", "1", **metrics)
+def test_several_metrics_give_a_pareto_front_of_points_that_models_have(tmp_path: Path, sweeps: list[Sweep]) -> None:
+    metrics = {"metric": ["val/accuracy", "val/loss"], "direction": ["maximize", "minimize"]}
+    rates = {"model.optimizer.lr": {"type": "float", "low": 5e-3, "high": 3e-2}}  # accuracy and loss part ways
+    own = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.callbacks+=ModelCheckpoint"]
+    sweep = Sweep(tmp_path, "--max_epochs", "6", *own, **metrics, space=rates)
     sweeps.append(sweep)
     output = sweep.run("--n_trials", "3", "--n_jobs", "2")
     assert "Pareto front of s" in output
     assert "Warning" not in output
     sweep.check(ended=3)
-    assert all(len(trial.values) == 2 for trial in sweep.study.trials)
     runs = Fit(sweep.folder, 0, "")
+    for trial in sweep.study.trials:
+        accuracy, loss = (
+            {point.step: point.value for point in runs.client.get_metric_history(trial.user_attrs["run_id"], name)}
+            for name in metrics["metric"]
+        )
+        assert tuple(trial.values) in {(accuracy[step], loss[step]) for step in accuracy}
+        assert trial.values[0] == max(accuracy.values())
     (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
     front = ", ".join(str(trial.number) for trial in sweep.study.best_trials)
     assert parent.data.tags["pareto.trials"] == front
