@@ -104,7 +104,7 @@ class Job:
             )
         if RECOVERED not in os.environ:
             recover_all(client)
-        if self.logger is not None:
+        if self.logger is not None and not self._earlier_run:
             store.experiment_id(client, self.logger.experiment_name)
         if self._earlier_run and self.resume_from:
             run = client.get_run(self._earlier_run)
