@@ -1,4 +1,4 @@
-# docker build -t project . && docker run --hostname project -v ./mlruns:/app/mlruns project
+# docker build -t project . && docker run -v ./mlruns:/app/mlruns project
 FROM python:3.11-slim
 RUN apt-get update && apt-get install -y --no-install-recommends git && rm -rf /var/lib/apt/lists/*
 WORKDIR /app

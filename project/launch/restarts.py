@@ -2,11 +2,9 @@
 
 import logging
 import os
-import socket
-
-import psutil
 
 from project.tracking import store
+from project.tracking.owner import owner_tags
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +21,7 @@ def launch_tag() -> dict[str, str]:
     if name == "none" and os.environ["GROUP_WORLD_SIZE"] != "1":
         return {}  # each node has a launcher of its own, and nothing here says that they belong together
     if name == "none":  # it was given no --rdzv-id: the launcher outlives its attempts
-        launcher = psutil.Process(os.getppid())
-        name = f"{socket.gethostname()}:{launcher.pid}:{launcher.create_time():.0f}"
+        name = ":".join(owner_tags(os.getppid()).values())
     return {TAG: name}
 
 

@@ -105,13 +105,3 @@ def _in_process_table(tags: Mapping[str, str]) -> State:
         return "alive" if abs(started - float(tags[_STARTED])) < _SAME_START_S else "dead"
     except psutil.Error:  # It has just ended, or this system hides the processes of other users.
         return "unknown"
-
-
-def is_here(tags: Mapping[str, str]) -> bool:
-    """Whether the process that these tags name is of a host of this name. Prefer `state`."""
-    return tags.get(HOST) == socket.gethostname()
-
-
-def is_alive(tags: Mapping[str, str]) -> bool:
-    """Whether the process that these tags name lives, or may live. Prefer `state`."""
-    return state(tags) != "dead"
