@@ -100,13 +100,16 @@ class FitCLI(LightningCLI):
             self.plain = flatten(parser.parse_args(groups.base(chosen)))
             self.config = parser.parse_args(expanded)
         except ArgumentError as error:
-            raise ValueError(explain(str(error), self.plain)) from error
+            settings = [name for name in self.plain if not name.startswith("groups.")]
+            raise ValueError(explain(str(error), [*groups.NAMES, *settings])) from error
 
     @override
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
         except ValueError as error:
+            if "cannot represent an object" in str(error):
+                raise ValueError(explain(str(error), self.plain)) from None
             # What a constructor says of its arguments, jsonargparse reports as a mismatch of types.
             said = error.__cause__ or error.__context__
             if str(error).startswith("Does not validate") and isinstance(said, ValueError | OSError):

@@ -13,10 +13,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
 
 from project.loading import LoadingError
-from project.schedule import NOT_OPTIONS, REFUSED
+from project.schedule import NOT_OPTIONS
 
 BAD_INPUT = 2
 _LONGEST = 400
+# Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
+_NEAR = 0.75
+_NEAR_ELSEWHERE = 0.85
 _UNKNOWN = (
     r"[Uu]nrecognized arguments: (\S+)",
     r"Option '([^']+)' is not accepted",
@@ -58,15 +61,13 @@ def explain(text: str, known: Iterable[str]) -> str:
                 otherwise = f"{class_name} has {', '.join(f'--{name}' for name in known)}"
             else:
                 otherwise = "see --help; settings are in python -m project.fit --help"
-            nearest = get_close_matches(option, [name for name in known if "." in name], n=1)
-            return f"unknown option --{option}; " + (f"did you mean --{nearest[0]}?" if nearest else otherwise)
-    if several := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.", text):
-        if reason := REFUSED.get(several[1]):
-            return f"--{key}: {several[1]} cannot be used, as {reason}"
-        return f"--{key}: got {several[1]!r}, the name of several classes; give the path of one: {several[2]}"
-    if required := re.search(r"the following arguments are required: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
-        options = " and ".join(f"--{key}.{name}" for name in required[1].split(", "))
-        return f"--{key}: got {required[2].rpartition('.')[2]!r}, which needs a value for {options}"
+            return f"unknown option --{option}; {_suggestion(option, text, known)}"
+    if required := re.search(r"class_path '[\w.]*?(\w+)':\s+the following arguments are required: (\w+)", text):
+        return f"--{key}: {required[1]} needs {required[2]}; add --{key}.{required[2]} VALUE"
+    if unspoken := re.search(r"cannot represent an object', <\w+\.\w+: '(\w+)'>", text):
+        return (
+            f"--trainer.callbacks: a default cannot be written to YAML; give it as text, as in ARGUMENT={unspoken[1]}"
+        )
     if kind := re.search(
         r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>", text
     ):
@@ -102,3 +103,35 @@ def _options_of_chosen_class(text: str, key: str) -> tuple[str, list[str]] | Non
         return None
     chosen = resolve_name(paths[-1])
     return chosen.__name__, [f"{key}.{name}" for name in signature(chosen).parameters if name not in NOT_OPTIONS]
+
+
+def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
+    """The nearest option, or those that there are: a far match is not a match."""
+    names = list(known)
+    parent, dot, name = option.rpartition(".")
+    if owner := re.search(r"class_path[= ]'([\w.]+)'", text):
+        siblings = _options_of_class(owner[1], called="callable class" in text)
+        names = [other for other in names if other.rpartition(".")[0] != parent]
+    else:
+        siblings = sorted({other.removeprefix(parent + dot).partition(".")[0] for other in names
+                           if other.startswith(parent + dot)})  # fmt: skip
+    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
+        return f"did you mean --{parent}{dot}{nearest[0]}?"
+    last = {other.rpartition(".")[2]: other for other in reversed(names)}
+    if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):
+        return f"did you mean --{last[nearest[0]]}?"
+    if siblings and parent:
+        return f"options of {parent} are {', '.join(siblings)}"
+    return "see python -m project.fit --help"
+
+
+def _options_of_class(path: str, *, called: bool) -> list[str]:
+    """Names of the arguments of a class; without those that have no default if the project gives them."""
+    names: list[str] = []
+    for owner in resolve_name(path).__mro__:
+        parameters = list(signature(owner.__init__).parameters.values())[1:]
+        plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names += [p.name for p in plain if not called or p.default is not p.empty]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return names

@@ -22,7 +22,7 @@ SHORT = {
     "--devices": "--trainer.devices",
     "--max_epochs": "--trainer.max_epochs",
 }
-
+NAMES = (*GROUPS, "config", "resume", *(option.removeprefix("--") for option in SHORT))
 
 USAGE = """python -m project.fit [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
            [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN_ID] [--SETTING VALUE]..."""

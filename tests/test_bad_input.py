@@ -74,6 +74,55 @@ BAD_OPTIONS = [
     (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
     (["--precision", "17"], "got '17'"),
 ]
+# A far match is not a match: then the answer lists the options of that class.
+UNKNOWN_OPTIONS = [
+    (["--model.net.pretrained", "true"], "options of model.net are widths, kernel_size, padding"),
+    (["--model", "resnet18", "--model.net.pretrained", "true"], "options of model.net are name, dropout"),
+    (["--data.weighted", "true"], "options of data are batch_size, val_fraction"),
+    (["--model.optimizer", "SGD", "--model.optimizer.momentom", "0.9"], "did you mean --model.optimizer.momentum?"),
+    (["--model.optimizer", "SGD", "--model.optimizer.betas", "0.9"], "options of model.optimizer are lr, momentum"),
+    (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
+    (["--checkpoint.every", "3"], "options of checkpoint are every_n_epochs, monitor"),
+    (["--trainer.gpus", "1"], "options of trainer are accelerator"),
+    (["--batch_size", "3"], "did you mean --data.batch_size?"),
+    (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
+    (["--modle.net.dropout", "0.3"], "did you mean --model.net.dropout?"),
+    (["--experimnt", "x"], "did you mean --experiment?"),
+    (["--data", "image_folder", "--data.rot", "x"], "did you mean --data.root?"),
+    (
+        ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"],
+        "did you mean --trainer.callbacks.monitor?",
+    ),
+    (["--trainer.callbacks=EarlyStopping"], "EarlyStopping needs monitor; add --trainer.callbacks.monitor VALUE"),
+    (["--trainer.callbacks=Timer"], "as in ARGUMENT=step"),
+    (["--colour", "red"], "see python -m project.fit --help"),
+]
+# What would end the run after its first step, or after training.
+IMPOSSIBLE_TRAININGS = [
+    (["--max_epochs", "0"], "got 0, which trains nothing"),
+    (["--trainer.max_steps", "0"], "got 0, which trains nothing"),
+    (["--trainer.max_time", "soon"], "DD:HH:MM:SS"),
+    (["--trainer.limit_train_batches", "0"], "got 0, which trains nothing"),
+    (["--trainer.limit_train_batches", "0.01"], "leaves none of the 41 batches of train"),
+    (["--trainer.limit_val_batches", "0.1"], "leaves none of the 5 batches of val"),
+    (["--trainer.limit_test_batches", "0.01"], "leaves none of the 12 batches of test"),
+    (["--trainer.overfit_batches", "0.01"], "--trainer.overfit_batches: got 0.01"),
+    (["--trainer.val_check_interval", "1000"], "but an epoch has 41 batches"),
+    (["--trainer.limit_train_batches", "20", "--trainer.val_check_interval", "30"], "but an epoch has 20 batches"),
+    (["--trainer.min_epochs", "20"], "ends at --trainer.max_epochs 10"),
+    (["--trainer.min_steps", "500"], "ends training after 410 steps"),
+    (["--trainer.gradient_clip_val", "-1"], "it must be 0 or more"),
+    (["--trainer.gradient_clip_algorithm", "norm"], "no effect without --trainer.gradient_clip_val"),
+    (["--trainer.num_sanity_val_steps", "-5"], "it must be -1 or more"),
+    (["--trainer.log_every_n_steps", "-1"], "it must be 0 or more"),
+    (["--trainer.profiler", "xla"], "needs the package torch_xla"),
+    (["--trainer.plugins", "AsyncCheckpointIO"], "got a CheckpointIO"),
+    (["--model", "resnet18", "--data.batch_size", "1"], "makes batches of 1 of the 1,293 images of train"),
+    (["--model", "resnet18", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
+    (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
+    (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),
+]
+BAD_OPTIONS += UNKNOWN_OPTIONS + IMPOSSIBLE_TRAININGS
 
 
 @pytest.fixture
