@@ -13,13 +13,15 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
 
 from project.loading import LoadingError
-from project.schedule import NOT_OPTIONS
+from project.schedule import NOT_OPTIONS, REFUSED
 
 BAD_INPUT = 2
 _LONGEST = 400
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.85
+# What the project gives to nets, optimizers and schedules, and what nobody sets.
+_GIVEN = ("num_classes", "in_channels", "image_size", "params", "optimizer", "total_steps", *NOT_OPTIONS)
 _UNKNOWN = (
     r"[Uu]nrecognized arguments: (\S+)",
     r"Option '([^']+)' is not accepted",
@@ -56,14 +58,16 @@ def explain(text: str, known: Iterable[str]) -> str:
             if group := re.search(r"Group '([^']+)'", text):
                 option = f"{group[1]}.{option}"
             option = option if not key or option.startswith(key) else f"{key}.{option}"
-            if own := _options_of_chosen_class(text, key):
-                class_name, known = own
-                otherwise = f"{class_name} has {', '.join(f'--{name}' for name in known)}"
-            else:
-                otherwise = "see --help; settings are in python -m project.fit --help"
             return f"unknown option --{option}; {_suggestion(option, text, known)}"
+    if several := re.search(r"Multiple subclasses with name (\w+)\. .*: (.+)\.", text):
+        if reason := REFUSED.get(several[1]):
+            return f"--{key}: {several[1]} cannot be used, as {reason}"
+        return f"--{key}: got {several[1]!r}, the name of several classes; give the path of one: {several[2]}"
+    if required := re.search(r"the following arguments are required: (.+?)\. Got value: .*class_path='([\w.]+)'", text):
+        options = " and ".join(f"--{key}.{name}" for name in required[1].split(", "))
+        return f"--{key}: got {required[2].rpartition('.')[2]!r}, which needs a value for {options}"
     if required := re.search(r"class_path '[\w.]*?(\w+)':\s+the following arguments are required: (\w+)", text):
-        return f"--{key}: {required[1]} needs {required[2]}; add --{key}.{required[2]} VALUE"
+        return f"--{key}: got {required[1]!r}, which needs a value for --{key}.{required[2]}"
     if unspoken := re.search(r"cannot represent an object', <\w+\.\w+: '(\w+)'>", text):
         return (
             f"--trainer.callbacks: a default cannot be written to YAML; give it as text, as in ARGUMENT={unspoken[1]}"
@@ -96,15 +100,6 @@ def explain(text: str, known: Iterable[str]) -> str:
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
-def _options_of_chosen_class(text: str, key: str) -> tuple[str, list[str]] | None:
-    """The name and the options of the class that an error is about, if it is about one."""
-    paths = re.findall(r"class_path='([\w.]+)'", text)
-    if not paths:
-        return None
-    chosen = resolve_name(paths[-1])
-    return chosen.__name__, [f"{key}.{name}" for name in signature(chosen).parameters if name not in NOT_OPTIONS]
-
-
 def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
     """The nearest option, or those that there are: a far match is not a match."""
     names = list(known)
@@ -126,12 +121,11 @@ def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
 
 
 def _options_of_class(path: str, *, called: bool) -> list[str]:
-    """Names of the arguments of a class; without those that have no default if the project gives them."""
+    """Names of the arguments of a class; of one that the project calls, without those that it gives."""
     names: list[str] = []
     for owner in resolve_name(path).__mro__:
         parameters = list(signature(owner.__init__).parameters.values())[1:]
-        plain = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        names += [p.name for p in plain if not called or p.default is not p.empty]
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
-    return names
+    return [name for name in names if not called or name not in _GIVEN]

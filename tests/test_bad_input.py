@@ -93,7 +93,7 @@ UNKNOWN_OPTIONS = [
         ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"],
         "did you mean --trainer.callbacks.monitor?",
     ),
-    (["--trainer.callbacks=EarlyStopping"], "EarlyStopping needs monitor; add --trainer.callbacks.monitor VALUE"),
+    (["--trainer.callbacks=EarlyStopping"], "'EarlyStopping', which needs a value for --trainer.callbacks.monitor"),
     (["--trainer.callbacks=Timer"], "as in ARGUMENT=step"),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
