@@ -1,4 +1,7 @@
-"""Ctrl-C, SIGTERM and SLURM's SIGUSR1: stop at a batch boundary, on all ranks, with a checkpoint."""
+"""Signals that stop training at a batch boundary, on all ranks, with a checkpoint.
+
+They are Ctrl-C, SIGTERM, SLURM's SIGUSR1, and the SIGHUP of a lost terminal.
+"""
 
 import os
 import signal
@@ -17,7 +20,10 @@ from torch.distributed import ProcessGroup
 from project import compat
 from project.checkpoints.checkpoint import RunCheckpoint
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Windows has no SIGUSR1 and no SIGHUP.
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
+)
 _STUCK_AFTER_S = 2.0
 _AGAIN_AFTER_S = 0.05
 
@@ -32,6 +38,13 @@ class Interrupted(SystemExit):
 def exit_code(signum: int) -> int:
     """130 after Ctrl-C, 143 after the other signals."""
     return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return the signals that ask this process to stop: SIGHUP is not one of them under nohup, which ignores it."""
+    return tuple(
+        signum for signum in STOP_SIGNALS if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN
+    )
 
 
 class Interrupts(Callback):
@@ -50,7 +63,7 @@ class Interrupts(Callback):
         self.on_stuck: Callable[[int], None] | None = None
         self.signum = 0
         self.agreed = False
-        self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in _SIGNALS}
+        self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in stop_signals()}
         self._told: int | None = None
         self._hook_before = sys.unraisablehook
         self._in_loop = False
@@ -58,7 +71,7 @@ class Interrupts(Callback):
 
     def listen(self) -> None:
         """Take over the signals."""
-        for signum in _SIGNALS:
+        for signum in self._before:
             signal.signal(signum, self._received)
         if self._told is None:
             told, self._told = os.pipe()
@@ -70,7 +83,7 @@ class Interrupts(Callback):
     def _watch(self, told: int) -> None:
         while signums := os.read(told, 1):
             sleep(_STUCK_AFTER_S)
-            stuck = signums[0] in _SIGNALS and not self.signum and not self._in_loop
+            stuck = signums[0] in self._before and not self.signum and not self._in_loop
             if stuck and self.on_stuck is not None:
                 self.on_stuck(signums[0])
         os.close(told)

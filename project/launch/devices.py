@@ -1,8 +1,10 @@
 """Which devices a strategy gets on this machine, and combinations that cannot work."""
 
+import math
 import os
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -120,8 +122,27 @@ def _check_precision(precision: str, *, on_cpu: bool) -> None:
         raise ValueError(f"--precision: got {precision}, which needs the package transformer_engine; use bf16-mixed")
 
 
-def usable_cores() -> int:
-    """CPU cores that this process may use: its share of them in a sweep, else those that it may run on."""
+def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores that this process may use: its share in a sweep, else those of its affinity and its container's quota.
+
+    Args:
+        cgroups: Where control groups are mounted; a container sees its own there.
+    """
     if share := os.environ.get(CPU_CORES):
         return int(share)
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota(cgroups))))
+
+
+def _cpu_quota(cgroups: Path) -> float:
+    """Cores' worth of time that a control group grants, by version 2 or 1; infinite without a quota."""
+    try:
+        if (file := cgroups / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = (
+                (cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):  # no control group, or one of another kind
+        return math.inf

@@ -1,7 +1,6 @@
 """The processes of one fit end together: none outlives another, and the run says so."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -12,14 +11,13 @@ from types import TracebackType
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from project.checkpoints import Interrupted, exit_code
+from project.checkpoints import STOP_SIGNALS, Interrupted, exit_code
 
 _PARENT = "PROJECT_PARENT_PID"
 _LOOK_EVERY_S = 0.2
 _GRACE_S = 3.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # How a process says that it was interrupted: by its code, or by its death where it had no handler yet.
-_INTERRUPTED = {code: signum for signum in _SIGNALS for code in (128 + signum, -signum)}
+_INTERRUPTED = {code: signum for signum in STOP_SIGNALS for code in (128 + signum, -signum)}
 
 
 class Together:

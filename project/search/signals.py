@@ -1,9 +1,10 @@
-"""Ctrl-C once finishes what runs, twice stops now, as SIGTERM does."""
+"""Ctrl-C once finishes what runs, twice stops now, as SIGTERM and the SIGHUP of a lost terminal do."""
 
 import signal
 import sys
 from types import FrameType
 
+from project.checkpoints import exit_code, stop_signals
 from project.search.driver import Driver
 
 
@@ -22,13 +23,13 @@ class Signals:
 
     def listen(self) -> None:
         """Take over the signals."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in stop_signals():
             signal.signal(signum, self._received)
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
-        if self._driver.finishing or signum == signal.SIGTERM:
+        if self._driver.finishing or signum != signal.SIGINT:
             self._driver.stopping = self.stops_now = True
         else:
             print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
         self._driver.finishing = True
-        self.code = 128 + signum
+        self.code = exit_code(signum)

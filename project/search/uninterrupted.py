@@ -1,5 +1,7 @@
-"""Imported last by the server that trials are forked from: from here on Ctrl-C is for the sweep, which decides."""
+"""Imported last by the server that trials are forked from: from here on signals of the terminal are for the sweep."""
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)
+for _name in ("SIGINT", "SIGHUP"):
+    if hasattr(signal, _name):
+        signal.signal(getattr(signal, _name), signal.SIG_IGN)

@@ -49,6 +49,23 @@ def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[st
         interrupts.no_longer_listen()
 
 
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_a_lost_terminal_stops_training_unless_it_started_under_nohup(before: signal.Handlers) -> None:
+    ours = signal.signal(signal.SIGHUP, before)
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        if before is signal.SIG_IGN:
+            signal.raise_signal(signal.SIGHUP)
+        else:
+            with pytest.raises(Interrupted) as stopped:
+                signal.raise_signal(signal.SIGHUP)
+            assert stopped.value.code == 143
+    finally:
+        interrupts.no_longer_listen()
+        assert signal.signal(signal.SIGHUP, ours) == before
+
+
 class SignalAt(Callback):
     """Sends SIGINT to this process in a hook, at one batch.
 

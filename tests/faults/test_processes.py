@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,6 +62,7 @@ FSDP = ["--strategy", "fsdp"]
     [
         pytest.param(ONE, signal.SIGINT, "all", 130, "KILLED", 10, id="ctrl-c", marks=pytest.mark.faults),
         pytest.param(ONE, signal.SIGUSR1, "first", 143, "KILLED", 10, id="usr1", marks=pytest.mark.faults),
+        pytest.param(ONE, signal.SIGHUP, "first", 143, "KILLED", 10, id="hup", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGINT, "all", 130, "KILLED", 10, id="ddp-ctrl-c", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGTERM, "first", 143, "KILLED", 10, id="ddp-term-one"),
         pytest.param(FSDP, signal.SIGTERM, "all", 143, "KILLED", 10, id="fsdp-term", marks=pytest.mark.faults),
@@ -106,6 +108,32 @@ def test_a_stop_is_quick_true_and_resumable(
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("options", [ONE, DDP], ids=["one", "ddp"])
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(options: list[str], tmp_path: Path) -> None:
+    pid, terminal = os.forkpty()
+    if pid == 0:
+        os.chdir(tmp_path)
+        argv = [sys.executable, "-m", "project.fit", "--max_epochs", "1000", *options]
+        os.execve(sys.executable, argv, clean_environment())
+    threading.Thread(target=read_all, args=[terminal], daemon=True).start()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("mlruns/checkpoints/*/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGHUP)  # as the kernel does when the connection drops
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 143
+    assert Fit(tmp_path, 143, "").run.info.status == "KILLED"
+    assert all(is_valid(path) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
+
+
+def read_all(terminal: int) -> None:
+    with suppress(OSError):  # it is closed
+        while os.read(terminal, 1024):
+            pass
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("options", [ONE, DDP, FSDP], ids=["one", "ddp", "fsdp"])
 def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path: Path) -> None:
     seed = random.randrange(10**6)
@@ -118,7 +146,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
         try:
             time.sleep(dice.uniform(0.5, 16))
             others = [c.pid for c in psutil.Process(process.pid).children() if "project.fit" in " ".join(c.cmdline())]
-            signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+            signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
             start = time.monotonic()
             if process.poll() is None and dice.random() < 0.5:
                 os.killpg(process.pid, signum)

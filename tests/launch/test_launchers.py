@@ -1,5 +1,6 @@
 """What torchrun and SLURM started is what a run uses, and its processes wait for the first one, however long."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from conftest import Fit, clean_environment, new_store
 from jsonargparse import Namespace
 
-from project.launch.devices import devices_for
+from project.launch.devices import CPU_CORES, devices_for, usable_cores
 
 ONE_TASK = {"SLURM_NTASKS": "1"}
 TWO_TASKS = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
@@ -85,6 +86,30 @@ def test_what_contradicts_it_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=answer):
         launched(environment, **given)
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_has_the_cores_of_its_quota(
+    files: dict[str, str], cores: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    ours = len(os.sched_getaffinity(0))
+    assert usable_cores(tmp_path) == min(ours, cores or ours)
+    monkeypatch.setenv(CPU_CORES, "5")
+    assert usable_cores(tmp_path) == 5
 
 
 def free_port() -> str:
