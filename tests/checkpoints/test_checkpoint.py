@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
+from test_interrupt import SignalAt
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from project.cli import FitCLI
@@ -148,3 +149,22 @@ def test_steps_before_an_error_are_saved(error: type[BaseException], workplace: 
     main(["--resume", fit.run.info.run_id])
     assert logged(fit, "train/loss") == [step for step in range(16) if step != 10]  # Lightning logs it after the hook
     assert [step + 1 for step in logged(fit, "val/loss")] == [8, 16]
+
+
+def test_a_signal_in_the_validation_of_the_last_step_waits_for_its_score(workplace: Path) -> None:
+    # A run that has done max_steps has nothing to resume, so that the validation would never be completed.
+    with pytest.raises(SystemExit, match="130"):
+        main([*SMALL, "--trainer.max_steps=5"], [SignalAt("validation", 1)])
+    fit = Fit(workplace, 130, "")
+    assert fit.run.info.status == "KILLED"
+    saved = checkpoints(workplace)
+    assert {name: state["global_step"] for name, state in saved.items()} == {"best-epoch000.ckpt": 5, "last.ckpt": 5}
+
+
+def test_untracked_fits_have_a_folder_each(workplace: Path) -> None:
+    few = [*SMALL, "--trainer.logger=false", "--trainer.limit_val_batches=1"]
+    main([*few, "--trainer.max_steps=1"])
+    main([*few, "--trainer.max_steps=2"])
+    one, two = sorted(workplace.glob("mlruns/checkpoints/untracked-*"))
+    steps = [torch.load(folder / "last.ckpt", weights_only=True)["global_step"] for folder in (one, two)]
+    assert steps == [1, 2]
