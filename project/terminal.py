@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn
@@ -96,7 +97,7 @@ class ProgressLines(LightningProgressBar):
         """Print no more, as on all ranks but the first."""
         self._enabled = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -108,9 +109,12 @@ class ProgressLines(LightningProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print("validating the best checkpoint")
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled:
-            print("testing the best checkpoint", flush=True)
+        self._print("testing the best checkpoint")
 
     def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
         if monotonic() - self._last >= _LINE_EVERY_S:
@@ -118,10 +122,14 @@ class ProgressLines(LightningProgressBar):
             self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
 
     def _say(self, trainer: Trainer, what: str) -> None:
+        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        training = trainer.state.fn == TrainerFn.FITTING
+        self._print(f"epoch {trainer.current_epoch + 1}{of}: {what}" if training else what)
+
+    def _print(self, line: str) -> None:
         self._last = monotonic()
         if self._enabled:
-            of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
-            print(f"epoch {trainer.current_epoch + 1}{of}: {what}", flush=True)
+            print(line, flush=True)
 
 
 def _short_names(metrics: Mapping[str, _Shown]) -> dict[str, _Shown]:

@@ -55,8 +55,12 @@ def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, caps
     rows = list(csv.DictReader(done.text("val/per_class_accuracy.csv").splitlines()))
     counts = [int(row["images"]) for row in rows]
     right = sum(count * float(row["accuracy"]) for count, row in zip(counts, rows, strict=True))
-    printed = re.search(r"val accuracy +([\d.]+) \(epoch (\d) of 3\)", capsys.readouterr().out)
+    output = capsys.readouterr().out
+    printed = re.search(r"val accuracy +([\d.]+) \(epoch (\d) of 3\)", output)
     assert printed
+    assert "project.sweep --search cnn --data image_folder --data.root photos" in output
+    lines = [line.partition(": ")[0] for line in output.splitlines() if line.startswith(("epoch ", "validating "))]
+    assert lines == ["epoch 1 of 3", "epoch 2 of 3", "epoch 3 of 3", "validating the best checkpoint"]
     best = metrics["best/val/accuracy"]
     assert sum(counts) == 16
     assert right / 16 == pytest.approx(best, abs=1e-3) == float(printed[1])
