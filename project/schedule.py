@@ -98,7 +98,10 @@ def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
 
 
 def move_to(schedule: LRScheduler, step: int) -> None:
-    """Step a new schedule until it is where it was after `step` steps, also if only its steps define its rate."""
+    """Step a new schedule until it is where it was after `step` steps.
+
+    Many schedules define a rate only by the one before. A million steps take about ten seconds.
+    """
     with warnings.catch_warnings():
         # The optimizer has done its steps in an earlier process.
         warnings.filterwarnings("ignore", r"Detected call of `lr_scheduler.step\(\)` before `optimizer.step\(\)`")

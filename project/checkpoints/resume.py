@@ -38,6 +38,10 @@ class CurrentSettings(Callback):
         for callback, settings in self._settings:
             vars(callback).update(settings)
         _finish_epoch(trainer)
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        if validation.restarted_mid_evaluation:
+            # Lightning would leave out as many batches as were done, whose part of the metrics is not stored.
+            validation.batch_progress.current.reset()
         states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):

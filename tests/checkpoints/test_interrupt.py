@@ -98,6 +98,19 @@ class SignalAt(Callback):
         self._act("test", batch_idx)
 
 
+class Validations(Callback):
+    """Counts the batches of each validation of a fit."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.batches.append(0)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.batches[-1] += 1
+
+
 @pytest.mark.parametrize(
     ("hook", "batch"),
     [("train", 1), ("train", 2), ("validation", 1), ("validation", 2), ("test", 2)],
@@ -110,8 +123,10 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
         main([*FEW, *at])
     stopped = Fit(workplace, 130, "")
     assert stopped.run.info.status == "KILLED"
-    main(["--resume", stopped.run.info.run_id, "--trainer.callbacks=null"])
+    validations = Validations()
+    main(["--resume", stopped.run.info.run_id, "--trainer.callbacks=null"], [validations])
     assert stopped.run.info.status == "FINISHED"
+    assert set(validations.batches) == {3}  # the one that was interrupted is repeated, all of it
     history = stopped.client.get_metric_history(stopped.run.info.run_id, "val/accuracy")
     assert [metric.step for metric in history] == [2, 5]
     history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/loss")
@@ -155,6 +170,9 @@ def test_so_does_one_of_two_processes(strategy: str, tmp_path: Path) -> None:
     assert fit(tmp_path, "--resume", run_id, "--trainer.callbacks=null", environment=environment).code == 0
     one, two = (torch.load(path, weights_only=True) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 12
+    whole, resumed = (run.data.metrics for run in stopped.runs)
+    for name in ("train/accuracy", "train/loss_epoch", "val/accuracy", "val/loss"):
+        assert whole[name] == pytest.approx(resumed[name]), name
     assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
 
 
