@@ -171,8 +171,8 @@ class FitCLI(LightningCLI):
                 own = self.parser.instantiate(self.config)
                 own.data.splits = data.splits
                 callbacks, accelerator = _listed(own.trainer.callbacks), self.config.trainer.accelerator
-                logged = rehearse(own.model, own.data, callbacks, accelerator, logged=bool(trainer.loggers))
-            check_monitors(callbacks, logged)
+                logged, early = rehearse(own.model, own.data, callbacks, accelerator, logged=bool(trainer.loggers))
+            check_monitors(callbacks, logged, None if trainer.val_check_interval == 1.0 else early)
 
     def _check_smallest_batch(self) -> None:
         data, ranks = self.datamodule, self.trainer.world_size

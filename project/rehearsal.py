@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.func import functional_call
@@ -52,7 +52,7 @@ def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
 
 def rehearse(
     model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], accelerator: str, *, logged: bool
-) -> set[str]:
+) -> tuple[set[str], set[str]]:
     """Train and validate one batch on one device, without files, checkpoints or a run.
 
     Args:
@@ -63,13 +63,14 @@ def rehearse(
         logged: Whether the trainer has a logger.
 
     Returns:
-        Names of the metrics that a fit logs.
+        Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
 
     Raises:
         ValueError: The step fails, or a callback's state cannot be read back from a checkpoint.
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
-    own: list[Callback] = [Throughput(1), *([LearningRateMonitor()] if logged else [])]
+    first = _LoggedAtValidation()
+    own: list[Callback] = [first, Throughput(1), *([LearningRateMonitor()] if logged else [])]
     name = "one training step"
     try:
         trainer = Trainer(
@@ -93,11 +94,33 @@ def rehearse(
     except _FAULTS as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--trainer.callbacks: {name} fails with {type(error).__name__}: {reason}") from error
-    return set(trainer.callback_metrics) | _ALWAYS_LOGGED
+    return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
 
 
-def check_monitors(callbacks: Sequence[Callback], logged: set[str]) -> None:
-    """Raise ValueError for a callback that monitors a metric which no fit logs."""
+class _LoggedAtValidation(Callback):
+    """The metrics that there are before the end of the first epoch."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.names = set(trainer.callback_metrics)
+
+
+def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[str] | None) -> None:
+    """Raise ValueError for a callback that monitors a metric which no fit logs, or not in time.
+
+    Args:
+        callbacks: Of the user.
+        logged: Names of the metrics that a fit logs.
+        early: Of those that are logged at a validation within the first epoch; None if it has no such validation.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.strict and early and callback.monitor in logged - early:
+            raise ValueError(
+                f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}, which is logged at the end of an "
+                "epoch, but --trainer.val_check_interval lets it look before; monitor a metric of val"
+            )
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in logged and getattr(callback, "strict", True):

@@ -1,5 +1,6 @@
 """Settings of the trainer that cannot work or would have no effect, refused before there is a run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -74,6 +75,10 @@ def check_settings(trainer: Namespace, monitor: str) -> None:
     for option in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[option] == 0:
             raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
+    if re.fullmatch("[^1-9]*0[^1-9]*", str(trainer.max_time)):
+        raise ValueError(
+            f"--trainer.max_time: got {trainer.max_time}, which trains nothing; it must be a second or more"
+        )
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ValueError(
             "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "

@@ -121,6 +121,15 @@ IMPOSSIBLE_TRAININGS = [
     (["--model", "resnet18", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),
+    (
+        [
+            "--trainer.callbacks=EarlyStopping",
+            "--trainer.callbacks.monitor=train/accuracy",
+            "--trainer.val_check_interval=20",
+        ],
+        "logged at the end of an epoch",
+    ),
+    (["--trainer.max_time", "00:00:00:00"], "which trains nothing"),
 ]
 BAD_OPTIONS += UNKNOWN_OPTIONS + IMPOSSIBLE_TRAININGS
 
