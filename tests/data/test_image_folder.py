@@ -93,6 +93,13 @@ def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:
         opened(root)
 
 
+def test_two_classes_that_are_one_folder_are_refused(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 3, "train/dog": 3})
+    (root / "train/hound").symlink_to("dog")
+    with pytest.raises(ValueError, match=r"train/hound and .*train/dog are one folder by a link; remove one"):
+        opened(root)
+
+
 def test_images_of_train_in_test_are_named(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 5, "train/dog": 5, "test/cat": 2})
     (root / "test/dog").symlink_to("../train/dog")
