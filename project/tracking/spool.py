@@ -148,9 +148,9 @@ class Spool:
             try:
                 # Out of sight immediately: what others find is never half of a spool.
                 self.folder.rename(self.folder.with_name(f".{self.run_id}"))
+                remove_delivered(self.folder.parent)
             except OSError as error:
                 _log.warning("cannot remove %s, which is delivered: %s", self.folder, error)
-            remove_delivered(self.folder.parent)
         self._lock.release()
 
 

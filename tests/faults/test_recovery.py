@@ -156,7 +156,7 @@ def test_a_killed_container_is_closed_by_the_next_when_its_heartbeat_is_over(wor
     assert client.get_run(run_id).info.status == "RUNNING"
     last_beat = log.stat().st_mtime - DEAD_AFTER_ON_THIS_KERNEL_S
     os.utime(log, (last_beat, last_beat))
-    recover_all(client)
+    recover_all(client, within_s=60)
     run = client.get_run(run_id)
     assert run.info.status == "KILLED"
     assert abs(run.info.end_time / 1000 - last_beat) < 1

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import clean_environment
+from conftest import as_nobody, clean_environment
 from mlflow import MlflowClient
 from stores import points, synced
 from torch import nn
@@ -57,7 +57,7 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> 
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
 
-    recover_all(client)
+    recover_all(client, within_s=60)
 
     assert not unfinished.exists()
 
@@ -238,3 +238,24 @@ def test_a_disk_that_takes_nothing_until_the_end_loses_no_record(workplace: Path
     assert len(points(client, run_id, "loss")) == 10
     assert int((spool.folder / "delivered-metrics").read_text()) == 100  # not more than another process will find
     spool.close(remove=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives up the right to write")
+def test_a_folder_that_becomes_read_only_ends_no_training(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    logger = MLflowLogger("faults", "run")
+    logger.spool = spool = Spool(Path("mlruns/spool", run_id))
+    with as_nobody():
+        logger.log_metrics({"loss": 1.0}, 0)
+        logger.log_text("text", "late/notes.txt")
+        assert logger.model_folder("model/files") is None
+        spool.beat()
+        spool.mark_delivered("state", 0)
+    list(deliver(spool, client))
+    assert spool.waiting == 0
+    with as_nobody():
+        spool.close(remove=True)
+    assert points(client, run_id, "loss") == [(0, 1.0)]
+    assert "late/notes.txt cannot be written" in caplog.text
+    assert "which is delivered" in caplog.text
