@@ -39,7 +39,7 @@ class ImageClassifier(LightningModule):
             Its unit of time is a step of the optimizer. `T_max` and `total_iters` are those of the whole training
             unless they are given, and `total_steps` always is.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
-        compile: Compile the net with `torch.compile`.
+        compile: Compile the net with `torch.compile`; a sharded net cannot be.
         channels_last: Keep images and weights in the NHWC memory format; sharded weights stay contiguous.
 
     Raises:

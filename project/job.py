@@ -81,7 +81,7 @@ class Job:
         self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
         self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
         if isinstance(self.trainer.strategy, FSDP2Strategy):
-            check_shardable(self.model.net)
+            check_shardable(self.model.net, compiled=self.model.compile_net)
         self._meeting.from_first("checks", self._check)
         self._together = Together(self.trainer, self._close_run)
         self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)

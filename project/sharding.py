@@ -91,8 +91,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.checkpoint_io.teardown()
 
 
-def check_shardable(net: nn.Module) -> None:
-    """Raise ValueError for a parameter that FSDP2 cannot cut."""
+def check_shardable(net: nn.Module, *, compiled: bool = False) -> None:
+    """Raise ValueError for a parameter that FSDP2 cannot cut, or if the net is to be compiled."""
+    if compiled:
+        raise ValueError(
+            "--model.compile: got true, but torch.compile leaves a sharded net as it is; leave it out, or use "
+            "--strategy ddp"
+        )
     for name, parameter in net.named_parameters():
         if parameter.ndim == 0:
             raise ValueError(

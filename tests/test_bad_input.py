@@ -72,6 +72,8 @@ BAD_OPTIONS = [
     (["--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
+    (["--strategy", "fsdp", "--model.compile", "true"], "leaves a sharded net as it is"),
+    (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]
 # A far match is not a match: then the answer lists the options of that class.
