@@ -23,7 +23,7 @@ test:     ## the tests, under five minutes
 	uv run pytest
 
 faults:   ## every kill, signal and dead store, some twenty minutes
-	uv run pytest -m "faults or not faults" tests/faults tests/checkpoints tests/loading tests/test_sweep.py
+	uv run pytest -m "faults or not faults" tests/faults tests/engine/checkpoints tests/engine/loading tests/test_sweep.py
 
 gpu:      ## what only a GPU shows, in six minutes at most; without uv: make gpu PYTHON=python3
-	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/loading/test_device.py
+	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/engine/loading/test_device.py

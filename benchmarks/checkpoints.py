@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 from torchvision.models import resnet18
 
-from project.checkpoints import DurableCheckpointIO
+from project.engine.checkpoints import DurableCheckpointIO
 
 _BETWEEN_SAVES_S = 2.0
 

@@ -33,13 +33,13 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from rich.console import Console
 
-from project.search.devices import Devices
-from project.search.driver import Driver
-from project.search.preloading import start_preloading
-from project.search.space import SearchSpace
-from project.search.trial_runs import TrialRuns
-from project.search.view import View
-from project.search.worker import Assignment
+from project.engine.search.device_pool import Devices
+from project.engine.search.driver import Driver
+from project.engine.search.preloading import start_preloading
+from project.engine.search.space import SearchSpace
+from project.engine.search.trial_runs import TrialRuns
+from project.engine.search.view import View
+from project.engine.search.worker import Assignment
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--max_epochs", "1", "--model.net.widths", "[8,8,16,16]", "--model.net.hidden", "64"]
@@ -167,7 +167,7 @@ def trivial(folder: Path) -> dict[str, Any]:
 
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     runs = TrialRuns(client, "0", study, space.metrics)
-    start_preloading(["project.sweep_job", "benchmarks.trivial"])
+    start_preloading(["project.engine.search.job", "benchmarks.trivial"])
     readings = []
     for n_trials in range(100, 501, 100):
         driver = Driver(

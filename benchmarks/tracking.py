@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.jobs import Server
-from project.memory import keep_freed_memory
-from project.tracking import store
-from project.tracking.logger import MLflowLogger
+from project.engine.runtime.allocator import keep_freed_memory
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
 
 SLICE_S = 0.3
 SLICES_A_ROUND = 15

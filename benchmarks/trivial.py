@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lightning import Callback
 
-from project.search.reporter import Reporter
+from project.engine.search.reporter import Reporter
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback]) -> None:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 from lightning import Callback
 
-from project.errors import answered
-from project.job import Job
-from project.leave import leaving_at_once
-from project.output import prepare_output
-from project.terminal import print_summary
-from project.tracking.best_effort import best_effort
+from project.engine.cli.errors import answered
+from project.engine.runtime.exit import leaving_at_once
+from project.engine.runtime.output import prepare_output
+from project.engine.tracking.best_effort import best_effort
+from project.engine.training.job import Job
+from project.engine.training.summary import print_summary
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:

@@ -8,10 +8,10 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 
-from project import groups
-from project.leave import leaving_at_once
-from project.output import prepare_output
-from project.search.preloading import start_preloading
+from project.engine.cli import config_groups
+from project.engine.runtime.exit import leaving_at_once
+from project.engine.runtime.output import prepare_output
+from project.engine.search.preloading import start_preloading
 
 _KEEP = ("weights", "best", "all")
 _STORAGE = "sqlite:///mlruns/optuna.db"
@@ -21,8 +21,8 @@ def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 when the trials fail, 130 or 143 when interrupted."""
     prepare_output()
     asked, fit_options = _parser().parse_known_args(argv)
-    start_preloading(["project.preload"])
-    from project.sweep_job import run  # its imports take as long as those of the server, which is at them now
+    start_preloading(["project.engine.search.preload"])
+    from project.engine.search.job import run  # its imports take as long as those of the server, which is at them now
 
     sys.exit(run(asked, fit_options))
 
@@ -34,7 +34,7 @@ def _parser() -> ArgumentParser:
         description="Search hyper-parameters; every option of project.fit is handed to each trial.",
         allow_abbrev=False,
     )
-    add, names = parser.add_argument, ", ".join(groups.choices("search"))
+    add, names = parser.add_argument, ", ".join(config_groups.choices("search"))
     add("--search", required=True, type=_space, metavar="NAME", help=f"a file of configs/search/: {names}")
     add("--n_trials", type=_at_least(1), default=8, help="trials in all, those of earlier sweeps included (8)")
     add("--n_jobs", type=_at_least(1), default=1, help="trials at a time (1)")
@@ -49,8 +49,8 @@ def _parser() -> ArgumentParser:
 
 
 def _space(name: str) -> str:
-    if name not in groups.choices("search"):
-        raise ArgumentTypeError(f"got {name!r}; configs/search has {', '.join(groups.choices('search'))}")
+    if name not in config_groups.choices("search"):
+        raise ArgumentTypeError(f"got {name!r}; configs/search has {', '.join(config_groups.choices('search'))}")
     return name
 
 

@@ -8,13 +8,13 @@ from argparse import ArgumentParser
 
 from rich.console import Console
 
-from project.errors import answered
-from project.leave import leaving_at_once
-from project.output import prepare_output
-from project.terminal import quiet
-from project.tracking import store
-from project.tracking.recovery import close_without_spool, dead_spools, recover
-from project.tracking.secrets import redact
+from project.engine.cli.errors import answered
+from project.engine.cli.terminal import quiet
+from project.engine.runtime.exit import leaving_at_once
+from project.engine.runtime.output import prepare_output
+from project.engine.tracking import store
+from project.engine.tracking.recovery import close_without_spool, dead_spools, recover
+from project.engine.tracking.secrets import redact
 
 
 def main() -> None:

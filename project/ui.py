@@ -9,8 +9,8 @@ import sys
 from argparse import ArgumentParser
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
-from project.errors import answered
-from project.tracking.store import check_has_database, connect, tracking_uri
+from project.engine.cli.errors import answered
+from project.engine.tracking.store import check_has_database, connect, tracking_uri
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What project/compat.py relies on in other libraries is still there."""
+"""What project/engine/compat.py relies on in other libraries is still there."""
 
 import sqlite3
 import warnings
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from project import compat
-from project.compat import MLFLOW_LOCATIONS, cached_storage, merge_into
+from project.engine import compat
+from project.engine.compat import MLFLOW_LOCATIONS, cached_storage, merge_into
 
 
 def test_mlflow_stores_absolute_paths_in_these_columns_and_no_other(empty_store: Path) -> None:

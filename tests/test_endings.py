@@ -23,12 +23,12 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from PIL import Image
 from torch import Tensor, nn
 
-from project.checkpoints import Interrupted
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.system import SystemMetrics
+from project.engine.training.stop import Interrupted
 from project.fit import main
-from project.tracking.best_effort import best_effort
-from project.tracking.figures import confusion_figure, drawable, mistakes_figure
-from project.tracking.logger import MLflowLogger
-from project.tracking.system import SystemMetrics
+from project.tasks.figures import confusion_figure, drawable, mistakes_figure
 
 SMALL = ["--data", "image_folder", "--data.root", "photos", "--data.batch_size", "8", "--data.val_fraction", "0.2"]
 FEW = ["--max_epochs", "1", *(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test"))]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from conftest import ROOT, Fit, fit
 
-from project import groups
+from project.engine.cli import config_groups
 from project.fit import main
 
 METRICS = {
@@ -117,7 +117,7 @@ def test_the_readme_starts_with_the_two_commands() -> None:
     ]
 
 
-YAMLS = [(group, name) for group in groups.GROUPS for name in groups.choices(group)]
+YAMLS = [(group, name) for group in config_groups.GROUPS for name in config_groups.choices(group)]
 
 
 @pytest.mark.parametrize(("group", "name"), [y for y in YAMLS if y not in (("strategy", "ddp"), ("strategy", "fsdp"))])
@@ -131,4 +131,4 @@ def test_every_yaml_runs_a_batch(
 
 
 def test_ddp_and_fsdp_are_the_yamls_that_run_elsewhere() -> None:
-    assert set(groups.choices("strategy")) == {"single", "ddp", "fsdp"}
+    assert set(config_groups.choices("strategy")) == {"single", "ddp", "fsdp"}

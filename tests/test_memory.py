@@ -19,7 +19,7 @@ def page_faults_of_steps() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 if sys.argv[1] == "kept":
-    from project.memory import keep_freed_memory
+    from project.engine.runtime.allocator import keep_freed_memory
     keep_freed_memory()
 page_faults_of_steps()
 print(page_faults_of_steps())

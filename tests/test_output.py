@@ -13,7 +13,7 @@ from test_endings import FEW
 
 def printed(program: str, environment: dict[str, str], **streams: int) -> subprocess.Popen[bytes]:
     """A process that prints with prepared streams."""
-    program = f"from project.output import prepare_output; prepare_output(); {program}"
+    program = f"from project.engine.runtime.output import prepare_output; prepare_output(); {program}"
     arguments = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.Popen(
         [sys.executable, "-c", program], env=clean_environment() | environment, cwd=ROOT, **arguments
@@ -43,7 +43,9 @@ def test_output_that_is_not_taken_is_dropped_with_one_line(full: bool) -> None:
         read, output = os.pipe()
         os.close(read)
     process = printed(
-        "print('a'); print('b'); import project.output as o; exit(o.lost_output() is None)", {}, stdout=output
+        "print('a'); print('b'); import project.engine.runtime.output as o; exit(o.lost_output() is None)",
+        {},
+        stdout=output,
     )
     os.close(output)
     _, errors = process.communicate()

@@ -1,4 +1,4 @@
-"""What holds the repository together: the direction of imports, the image, the lock, CI and what git tracks."""
+"""What holds the repository together: what models import, the image, the lock, CI and what git tracks."""
 
 import ast
 import importlib.util
@@ -17,7 +17,6 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-ENGINE = ("project.loading", "project.tracking", "project.checkpoints", "project.launch", "project.search")
 MAKE_TARGETS = ["help", "install", "upgrade", "format", "check", "test", "faults", "gpu"]
 LARGEST_FILE_BYTES = 1_000_000
 
@@ -50,9 +49,6 @@ def is_inside(module: str, package: str) -> bool:
 
 MODULES = modules()
 IMPORTS = [(name, imported) for name, tree in MODULES.items() for imported in imports(name, tree)]
-ENTRY_POINTS = tuple(
-    name for name, tree in MODULES.items() if name.count(".") == 1 and "__name__ == '__main__'" in ast.unparse(tree)
-)
 
 
 def tracked_files(*paths: str) -> list[str]:
@@ -112,33 +108,11 @@ def workflow_commands() -> list[str]:
     return commands
 
 
-@pytest.mark.parametrize(
-    ("importer", "forbidden"),
-    [
-        ("project.classifier", ("project.data", "project.cli")),
-        ("project.data", ("project.classifier", "project.cli")),
-        *((package, ("project.models", "project.data", "project.classifier", "project.cli")) for package in ENGINE),
-    ],
-)
-def test_imports_point_one_way(importer: str, forbidden: tuple[str, ...]) -> None:
-    wrong = [
-        f"{name} imports {imported}"
-        for name, imported in IMPORTS
-        if is_inside(name, importer) and any(is_inside(imported, package) for package in forbidden)
-    ]
-    assert wrong == []
-
-
 def test_models_import_torch_alone() -> None:
     allowed = ("project.models", "torch", "torchvision", *sys.stdlib_module_names)
     imported = [pair for pair in IMPORTS if is_inside(pair[0], "project.models")]
     assert imported
     assert [pair for pair in imported if not any(is_inside(pair[1], package) for package in allowed)] == []
-
-
-def test_nothing_imports_an_entry_point() -> None:
-    assert "project.fit" in ENTRY_POINTS
-    assert [pair for pair in IMPORTS if any(is_inside(pair[1], entry_point) for entry_point in ENTRY_POINTS)] == []
 
 
 @pytest.mark.parametrize("path", copied_paths())

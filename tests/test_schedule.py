@@ -19,11 +19,11 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader
 
-from project.checkpoints import CurrentSettings, RunCheckpoint
-from project.cli import FitCLI
+from project.engine.checkpoints import CurrentSettings, RunCheckpoint
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.loading import BatchLoader, EpochBatches, ImageArray
+from project.engine.schedule import WarmupCosine, make_schedule, total_steps
 from project.fit import main
-from project.loading import BatchLoader, EpochBatches, ImageArray
-from project.schedule import WarmupCosine, make_schedule, total_steps
 
 RATE, IMAGES = 0.1, 48
 Make = Callable[[torch.optim.Optimizer, int], schedules.LRScheduler]

@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from torch import Tensor, nn
 
 from project.data.datamodule import ImageDataModule, Split
+from project.engine.loading import ImageArray
 from project.fit import main
-from project.loading import ImageArray
 
 BATCHES, EPOCHS = 4, 2
 

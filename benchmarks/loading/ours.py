@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.loading.peers import BATCH, MEAN, MIN_AREA, SIZE, STD, WORKERS, Epoch
 from project.data import ImageDataModule, ImageFolder
-from project.memory import keep_freed_memory
+from project.engine.runtime.allocator import keep_freed_memory
 
 CROPS: dict[str, Any] = {
     "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,

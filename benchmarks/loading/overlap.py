@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.loading.peers import BATCH, SIZE
-from project.loading.device import on_device
-from project.loading.images import Batch, Fetched
+from project.engine.loading.images import Batch, Fetched
+from project.engine.loading.prefetch_to_device import on_device
 
 
 def overlap(steps: int = 50) -> dict[str, float]:

@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.loading.peers import BATCH, MEAN, STD, WORKERS
-from project.classifier import ImageClassifier
 from project.data import ImageDataModule
 from project.data.datamodule import Split
-from project.loading import ImageArray
+from project.engine.loading import ImageArray
+from project.engine.tracking.throughput import Throughput
 from project.models import CNN
-from project.tracking.throughput import Throughput
+from project.tasks.classification import ImageClassifier
 
 
 class Small(ImageDataModule):

@@ -13,8 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from project.data.found import count_line
 from project.data.validation import split_off
-from project.launch.devices import usable_cores
-from project.loading import (
+from project.engine.loading import (
     BatchLoader,
     EpochBatches,
     Images,
@@ -29,6 +28,7 @@ from project.loading import (
     random_flip,
     random_resized_crop,
 )
+from project.engine.runtime.devices import usable_cores
 
 Split = Literal["train", "val", "test"]
 _IMAGES_IN_DIGEST = 64

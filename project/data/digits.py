@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from project.data.datamodule import ImageDataModule, Split
-from project.loading import ImageArray
+from project.engine.loading import ImageArray
 
 
 class Digits(ImageDataModule):

@@ -13,7 +13,7 @@ from project.data.left_out import LeftOut
 from project.data.listing import Listing, list_split
 from project.data.root import data_root
 from project.data.splits import LAYOUT, class_folders, find_splits
-from project.loading import (
+from project.engine.loading import (
     NO_IMAGE,
     FileTable,
     ImageArray,

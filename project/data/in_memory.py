@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from project.loading import ImageArray, cache_path, files_digest, mapped, remove_outdated
+from project.engine.loading import ImageArray, cache_path, files_digest, mapped, remove_outdated
 
 
 def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> ImageArray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from project.data.left_out import LeftOut
 from project.data.splits import class_folders, identity, is_junk, subfolders
-from project.loading import FileList, image_suffixes
+from project.engine.loading import FileList, image_suffixes
 
 _LINKED_FILE = "second links to a file"
 _NOWHERE = (-1, -1)

@@ -10,7 +10,7 @@ from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
 from project.data.in_memory import shared
 from project.data.root import data_root
-from project.loading import ImageArray
+from project.engine.loading import ImageArray
 
 
 class MNIST(ImageDataModule):

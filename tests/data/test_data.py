@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from project.data import MNIST, Digits, ImageDataModule, ImageFolder
-from project.loading import ImageArray
+from project.engine.loading import ImageArray
 
 
 def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:

@@ -18,7 +18,7 @@ import torch
 from commands import Command
 from conftest import Fit, clean_environment, fit, listening
 
-from project.checkpoints.durable import is_valid
+from project.engine.checkpoints.durable import is_valid
 from project.fit import main
 
 

@@ -20,12 +20,12 @@ from mlflow.entities import Run
 from mlflow.store.entities import PagedList
 from stores import synced
 
-from project.tracking import store
-from project.tracking.delivery import Courier
-from project.tracking.logger import MLflowLogger
-from project.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, owner_tags
-from project.tracking.recovery import close_without_spool, recover_all
-from project.tracking.spool import Spool
+from project.engine.tracking import store
+from project.engine.tracking.delivery import Courier
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, owner_tags
+from project.engine.tracking.recovery import close_without_spool, recover_all
+from project.engine.tracking.spool import Spool
 
 
 def test_a_run_that_is_interrupted_while_it_opens_is_closed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")
     logger.start(client, {})
-    closer = "import os; from mlflow import MlflowClient; from project.tracking.recovery import recover_all; "
+    closer = "import os; from mlflow import MlflowClient; from project.engine.tracking.recovery import recover_all; "
     subprocess.run(
         [sys.executable, "-c", closer + "recover_all(MlflowClient(os.environ['MLFLOW_TRACKING_URI']))"],
         env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
@@ -60,7 +60,7 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
 
 def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    closer = "import os; from mlflow import MlflowClient; from project.tracking.recovery import recover_all\n"
+    closer = "import os; from mlflow import MlflowClient; from project.engine.tracking.recovery import recover_all\n"
     closer += "client = MlflowClient(os.environ['MLFLOW_TRACKING_URI']); print('ready', flush=True)\n"
     other = subprocess.Popen(
         [sys.executable, "-c", closer + "while True: recover_all(client)"],
@@ -83,7 +83,7 @@ def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
 
 
 def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_for_killed(workplace: Path) -> None:
-    program = "from project.tracking import store; from project.tracking.logger import MLflowLogger\n"
+    program = "from project.engine.tracking import store; from project.engine.tracking.logger import MLflowLogger\n"
     program += "logger = MLflowLogger('faults', 'run'); logger.start(store.connect(), {})\n"
     program += "print(logger.version, flush=True); input(); logger.end('FINISHED')"
     uri = os.environ["MLFLOW_TRACKING_URI"]
@@ -110,8 +110,8 @@ def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_f
 
 
 PROGRAM = """
-from project.tracking import store
-from project.tracking.logger import MLflowLogger
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
 logger = MLflowLogger("faults", "run")
 logger.start(store.connect(), {})
 print(logger.version, flush=True)
@@ -201,7 +201,7 @@ def test_recovery_holds_up_a_command_for_seconds(workplace: Path, monkeypatch: p
 
 
 def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
-    make = [sys.executable, "-c", "from project.tracking import store; store.connect(); print('made')"]
+    make = [sys.executable, "-c", "from project.engine.tracking import store; store.connect(); print('made')"]
     environment = clean_environment()
     killed = subprocess.Popen(make, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
     while not list(tmp_path.glob("mlruns/.mlflow.db.new*")) and killed.poll() is None:

@@ -14,11 +14,11 @@ import torch
 from conftest import clean_environment, listening
 from mlflow import MlflowClient
 
-from project.checkpoints import DurableCheckpointIO, newest_checkpoint
+from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.secrets import redact_options
 from project.fit import main
-from project.tracking import store
-from project.tracking.logger import MLflowLogger
-from project.tracking.secrets import redact_options
 
 
 class Canary:

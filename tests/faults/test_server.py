@@ -13,8 +13,8 @@ import pytest
 from conftest import clean_environment
 from stores import points, synced
 
-from project.tracking import store
-from project.tracking.logger import MLflowLogger
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
 
 
 class Server:

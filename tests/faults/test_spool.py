@@ -17,17 +17,17 @@ from mlflow import MlflowClient
 from stores import points, synced
 from torch import nn
 
-from project.tracking.delivery import Courier, deliver
-from project.tracking.logger import MLflowLogger
-from project.tracking.model import save_model
-from project.tracking.owner import DEAD_AFTER_S
-from project.tracking.recovery import recover_all
-from project.tracking.spool import LANES, Spool
+from project.engine.tracking.delivery import Courier, deliver
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.owner import DEAD_AFTER_S
+from project.engine.tracking.recovery import recover_all
+from project.engine.tracking.spool import LANES, Spool
+from project.tasks.export import save_model
 
 WRITER = """
 import os, sys, time
 from pathlib import Path
-from project.tracking.spool import Spool
+from project.engine.tracking.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for step in range(10**9):
     spool.append({"metrics": {"loss": step / 3}, "step": step, "time_ms": 1_700_000_000_000 + step})
@@ -201,7 +201,7 @@ def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: 
 
 
 def is_held_by_others(folder: Path, run_id: str) -> bool:
-    program = "import sys; from project.tracking import recovery; recovery._A_MOMENT_S = 0; "
+    program = "import sys; from project.engine.tracking import recovery; recovery._A_MOMENT_S = 0; "
     program += f"sys.exit(recovery.is_held({run_id!r}))"
     return bool(subprocess.run([sys.executable, "-c", program], env=clean_environment(), cwd=folder).returncode)
 

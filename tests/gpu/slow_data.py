@@ -7,8 +7,8 @@ from torch import Tensor
 
 from project.data.datamodule import Split
 from project.data.digits import Digits
-from project.loading import ImageArray, Workers
-from project.loading.images import Fetched, Request
+from project.engine.loading import ImageArray, Workers
+from project.engine.loading.images import Fetched, Request
 
 SECONDS_PER_BATCH = 0.2
 

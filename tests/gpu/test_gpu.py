@@ -19,11 +19,11 @@ from mlflow import MlflowClient
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from project.engine.loading import ImageArray, Workers
+from project.engine.loading.images import Fetched, Request
+from project.engine.loading.prefetch_to_device import on_device
+from project.engine.search.device_pool import Devices, gpu_ids
 from project.fit import main
-from project.loading import ImageArray, Workers
-from project.loading.device import on_device
-from project.loading.images import Fetched, Request
-from project.search.devices import Devices, gpu_ids
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(90)]
 

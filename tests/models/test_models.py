@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from project.models import CNN, TorchvisionModel
-from project.models.sizes import accepted_sizes, refusal
+from project.tasks.sizes import accepted_sizes, refusal
 
 
 def test_the_cnn_has_the_layers_of_the_article() -> None:

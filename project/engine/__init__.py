@@ -1,0 +1,1 @@
+"""The machinery: it knows no task, no dataset and no model."""

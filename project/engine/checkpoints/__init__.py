@@ -1,0 +1,25 @@
+"""Checkpoints of a run: durable files, what is kept, what can be resumed."""
+
+from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
+from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
+from project.engine.checkpoints.finite import FiniteLoss
+from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, data_state
+from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
+
+__all__ = [
+    "CurrentSettings",
+    "DurableCheckpointIO",
+    "FiniteLoss",
+    "RunCheckpoint",
+    "check_fits",
+    "check_not_complete",
+    "data_state",
+    "newest_checkpoint",
+    "remove_checkpoints",
+    "restore_sums",
+    "save_sums",
+    "strip_optimizer_state",
+    "use_folder",
+]

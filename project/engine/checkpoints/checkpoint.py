@@ -1,0 +1,239 @@
+"""The checkpoints that a run keeps: the last one and the best one."""
+
+import logging
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+from project.engine import compat
+from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.newest import LAST
+
+_log = logging.getLogger(__name__)
+
+
+class RunCheckpoint(Checkpoint):
+    """Keeps `last.ckpt` and the best checkpoint, `best-epochNNN.ckpt`.
+
+    Both are saved after the validation of every `every_n_epochs`-th epoch, and when training ends, for whatever
+    reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among them, it is
+    validated before training ends. Of equal scores the latest is best: a small validation set has many, and training
+    continued.
+
+    Args:
+        monitor: Metric that decides which checkpoint is best: the largest accuracy, or the smallest loss.
+        every_n_epochs: Epochs between checkpoints.
+
+    Attributes:
+        dirpath: Folder of the checkpoints, the same on every rank.
+        best_model_path: Path of the best checkpoint; empty before there is one.
+        best_epoch: Number of the epoch of the best checkpoint, from 1.
+        best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
+            when training ends.
+    """
+
+    def __init__(self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1:
+            raise ValueError(f"--checkpoint.every_n_epochs: got {every_n_epochs}; it must be 1 or more")
+        self.monitor: str = monitor
+        self.dirpath: str | None = None
+        self.best_model_path = ""
+        self.best_epoch: int | None = None
+        self.best_metrics: dict[str, float] = {}
+        self._every = every_n_epochs
+        self._saved_step = 0
+        self._validated_step = -1
+        self._validated_metrics: dict[str, float] = {}
+        self._ended = False
+        self._in_validation = False
+        self._in_validation_epoch = False
+        self._continues_in_validation = False
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self | None:
+        """The callback of a trainer that keeps the run's checkpoints; the user may have added others."""
+        return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, cls)), None)
+
+    @property
+    def best_model_score(self) -> float | None:
+        """The monitored metric of the best checkpoint; None before there is one."""
+        return self.best_metrics.get(self.monitor)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = trainer.strategy.broadcast(self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints"))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = False
+        self._saved_step = trainer.global_step  # that of the checkpoint that the run resumes from
+        best = self.best_model_path
+        if best and not trainer.strategy.broadcast(Path(best).exists()):
+            _log.warning("the best checkpoint, %s, is not there; the next one is best", best)
+            self.best_model_path, self.best_epoch, self.best_metrics = "", None, {}
+        if self._validated_step == trainer.global_step:
+            # What follows a validation that is not repeated, such as EarlyStopping, looks for its metrics.
+            trainer.callback_metrics.update({name: torch.tensor(v) for name, v in self._validated_metrics.items()})
+        compat.validate_last_step(trainer, resumed_in_validation=self._continues_in_validation)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._in_validation = False
+        if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO):
+            trainer.strategy.checkpoint_io.raise_failure()  # or it would be noticed at the next save
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_validation = True
+
+    @override
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_validation_epoch = True
+
+    @override
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_validation_epoch = False
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        stage = self.monitor.partition("/")[0] + "/"
+        self._validated_step = trainer.global_step
+        self._validated_metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
+        if not self._ended and (self._is_due(trainer) or compat.is_last_step(trainer)):
+            self._save(trainer)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._in_validation = False
+        if self._is_due(trainer) and self._saved_step != trainer.global_step:
+            self._save(trainer)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = True  # what is saved from here on says so, unlike what is saved in a validation
+        # This callback averages the weights after the last validation.
+        averaged = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        unknown = (averaged or self._validated_step != trainer.global_step) and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if unknown:
+            compat.validate(trainer)
+        if unknown or self._saved_step != trainer.global_step:
+            self._save(trainer)
+        best = {f"best/{name}": value for name, value in self.best_metrics.items()}
+        for logger in trainer.loggers if best else ():
+            logger.log_metrics(best, trainer.global_step)
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if "current_model_state" in checkpoint and trainer.state.fn != TrainerFn.FITTING:
+            # WeightAveraging, after a fit, loads the weights that are trained; those that were validated are averaged.
+            pl_module.load_state_dict(checkpoint["state_dict"])
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_file": Path(self.best_model_path).name,
+            "best_epoch": self.best_epoch,
+            "best_metrics": self.best_metrics,
+            "validated_step": self._validated_step,
+            "validated_metrics": self._validated_metrics,
+            "in_validation": self._in_validation,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["best_file"]:
+            self.best_model_path = str(Path(self.dirpath or "") / state_dict["best_file"])
+        self.best_epoch = state_dict["best_epoch"]
+        self.best_metrics = state_dict["best_metrics"]
+        self._validated_step = state_dict["validated_step"]
+        self._validated_metrics = state_dict["validated_metrics"]
+        self._continues_in_validation = state_dict["in_validation"]
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save the steps before an error. One of several processes cannot, as saving is the work of all."""
+        in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        good = not isinstance(exception, FloatingPointError)
+        if not (in_training and good and trainer.world_size == 1 and trainer.global_step > self._saved_step):
+            return
+        saved = self._saved_step
+        try:
+            self.save_last(trainer)
+            trainer.strategy.checkpoint_io.teardown()
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            FloatingPointError,
+        ) as error:  # the error that ends training is reported
+            _log.warning("the steps after step %d could not be saved: %s", saved, error)
+
+    def save_last(self, trainer: Trainer) -> None:
+        """Save `last.ckpt`, without a score."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert self.dirpath is not None
+        self._restore_trained_weights(trainer)
+        trainer.save_checkpoint(Path(self.dirpath) / LAST)
+        self._saved_step = trainer.global_step
+
+    def _restore_trained_weights(self, trainer: Trainer) -> None:
+        """Undo what weight averaging did at the start of a validation that was not completed: it saves by place."""
+        if self._in_validation_epoch:
+            self._in_validation_epoch = False
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, trainer.lightning_module)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return (trainer.current_epoch + 1) % self._every == 0
+
+    def _save(self, trainer: Trainer) -> None:
+        if self._validated_step == trainer.global_step and self._is_best(trainer):
+            self._save_best(trainer)
+        else:
+            self.save_last(trainer)
+
+    def _is_best(self, trainer: Trainer) -> bool:
+        score, best = self._validated_metrics.get(self.monitor), self.best_model_score
+        if score is None:
+            found = ", ".join(self._validated_metrics) or "nothing"
+            raise ValueError(f"--checkpoint.monitor: got {self.monitor}, but validation logs {found}")
+        loss = self.monitor.endswith("loss")
+        better = best is None or best != best or (score <= best if loss else score >= best)  # NaN
+        return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # or ranks would wait for each other for ever
+
+    def _save_best(self, trainer: Trainer) -> None:
+        assert self.dirpath is not None
+        before, folder = self.best_model_path, Path(self.dirpath)
+        # Its own state holds these, so they are set before.
+        self.best_epoch = trainer.current_epoch + (not self._ended)
+        self.best_model_path = str(folder / f"best-epoch{self.best_epoch - 1:03d}.ckpt")
+        self.best_metrics = self._validated_metrics
+        trainer.save_checkpoint(self.best_model_path)
+        storage = trainer.strategy.checkpoint_io
+        if not isinstance(storage, DurableCheckpointIO):
+            self.save_last(trainer)
+        elif trainer.is_global_zero:
+            storage.link_checkpoint(self.best_model_path, folder / LAST)
+        self._saved_step = trainer.global_step
+        if before not in ("", self.best_model_path):
+            trainer.strategy.remove_checkpoint(before)
+
+
+def use_folder(trainer: Trainer, folder: Path) -> None:
+    """Give the run's checkpoints a folder, and those of the user's `ModelCheckpoint` that name none."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, RunCheckpoint):
+            callback.dirpath = str(folder)
+        elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder)
+            if callback.CHECKPOINT_NAME_LAST == ModelCheckpoint.CHECKPOINT_NAME_LAST:
+                callback.CHECKPOINT_NAME_LAST = f"{type(callback).__name__}-last"  # `last.ckpt` is the run's

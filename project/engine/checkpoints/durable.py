@@ -1,0 +1,190 @@
+"""Checkpoint files that survive a crash: written beside the target, flushed, renamed, in the background.
+
+save   copy the state -> (thread) write .NAME.tmp -> flush to disk -> rename to NAME -> flush the folder
+remove -> the same thread, so that an old checkpoint goes only after the new one is on disk
+valid  every record of the file agrees with its checksum (torch writes a CRC-32 for each)
+"""
+
+import io
+import os
+import shutil
+import zipfile
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from pickle import PicklingError, UnpicklingError
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from typing_extensions import override
+
+from project.engine.checkpoints.finite import check_numbers
+from project.engine.checkpoints.nodes import readable_here
+
+# What torch raises for a part that it cannot write, or cannot read without running code.
+_NOT_PICKLED = (PicklingError, UnpicklingError, AttributeError, TypeError, NotImplementedError)
+
+
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, made durable; training waits for the copy of the state alone.
+
+    An error of the background thread is raised by the next call, at the latest by `teardown`.
+    """
+
+    def __init__(self) -> None:
+        self._thread: ThreadPoolExecutor | None = None
+        self._waiting: deque[Future[None]] = deque()
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
+    ) -> None:
+        self.teardown()  # before the copy: two of them would double the memory
+        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._submit(lambda: _check_and_write(Path(path), copy))
+
+    def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+        """Give a checkpoint that was saved a second name: the best one is often the last one, too."""
+        self._submit(lambda: link_durably(Path(source), Path(path)))
+
+    @override
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        self._submit(lambda: Path(path).unlink(missing_ok=True))
+
+    @override
+    def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.teardown()
+        # Whoever wrote it, none of its code runs.
+        state: dict[str, Any] = torch.load(readable_here(Path(path)), map_location="cpu", weights_only=True)
+        return state
+
+    def raise_failure(self) -> None:
+        """Raise the error of a save that has failed by now, without waiting for those that have not ended."""
+        if any(work.done() and work.exception() for work in self._waiting):
+            self.teardown()
+
+    @override
+    def teardown(self) -> None:
+        """Wait until everything is on disk."""
+        while self._waiting:
+            wait([self._waiting[0]])  # a signal here forgets nothing
+            work = self._waiting.popleft()
+            if work.exception():
+                self._waiting.clear()  # what came after it has not been done
+            work.result()
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        before = self._waiting[-1] if self._waiting else None
+        self._waiting.append(self._thread.submit(lambda: _after(before, work)))
+
+
+def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
+    """Do what depends on the work before it: a checkpoint that could not be written replaces none."""
+    if before is not None:
+        before.result()
+    work()
+
+
+def _check_and_write(path: Path, state: dict[str, Any]) -> None:
+    check_numbers(state.get("state_dict", {}))
+    write_durably(path, state)
+
+
+def write_durably(path: Path, state: object) -> None:
+    """Write a state so that `path` holds, at any moment, what it held before or all of the new one.
+
+    The file is read back before it takes its name, as it is when a run resumes: without running code in it.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; nothing is left beside what was there.
+        ValueError: A part of the state, which is named, cannot be read back.
+    """
+
+    def write(unfinished: Path) -> None:
+        try:
+            with unfinished.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            torch.load(unfinished, map_location="meta", weights_only=True)
+        except _NOT_PICKLED as error:
+            raise ValueError(
+                f"a checkpoint could not be read back, so {path} is not written: {_unreadable_part(state)}; give its "
+                "state as numbers, texts, tensors, lists and dictionaries, such as value.tolist()"
+            ) from error
+
+    _replace_durably(path, write)
+
+
+def _unreadable_part(state: object, name: str = "") -> str:
+    """Name the innermost part of a state that cannot be read back, by its keys, and its type."""
+    parts = state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list | tuple) else ())
+    for key, part in parts:
+        file = io.BytesIO()
+        try:
+            torch.save(part, file)
+            file.seek(0)
+            torch.load(file, map_location="meta", weights_only=True)
+        except _NOT_PICKLED:
+            return _unreadable_part(part, f"{name}.{key}" if name else str(key))
+    return f"{name or 'the state'} is a {type(state).__module__}.{type(state).__qualname__}"
+
+
+def link_durably(source: Path, path: Path) -> None:
+    """Give a checkpoint that is on disk a second name, under the same promise as `write_durably`.
+
+    A filesystem without hard links gets a copy.
+    """
+
+    def link(unfinished: Path) -> None:
+        try:
+            os.link(source, unfinished)
+        except OSError:  # If the reason is another one, the copy meets it, too.
+            with source.open("rb") as original, unfinished.open("wb") as copy:
+                shutil.copyfileobj(original, copy)
+                copy.flush()
+                os.fsync(copy.fileno())
+
+    _replace_durably(path, link)
+
+
+def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)  # of a process that was killed
+        make(unfinished)
+        unfinished.replace(path)
+    except (OSError, RuntimeError, ValueError) as error:  # torch's writer reports a full disk as a RuntimeError
+        if os.access(path.parent, os.W_OK):
+            unfinished.unlink(missing_ok=True)
+        if isinstance(error, ValueError):
+            raise
+        raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def is_valid(path: Path) -> bool:
+    """Whether a checkpoint is complete, none of its bytes has changed, and it holds a state and no code."""
+    return read_valid(path) is not None
+
+
+def read_valid(path: Path) -> dict[str, Any] | None:
+    """Read a checkpoint without its tensors' values; None when it is not valid."""
+    try:
+        with zipfile.ZipFile(path) as records:
+            if records.testzip() is not None:
+                return None
+        state: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, UnpicklingError):
+        return None
+    return state

@@ -1,0 +1,46 @@
+"""The checkpoint that a run resumes from."""
+
+import logging
+from pathlib import Path
+
+from project.engine.checkpoints.durable import read_valid
+from project.engine.checkpoints.retention import holds_weights_only
+
+LAST = "last.ckpt"
+
+_log = logging.getLogger(__name__)
+
+
+def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
+    """Return the newest valid checkpoint that a run can resume from; damaged ones are named and skipped.
+
+    Raises:
+        FileNotFoundError: There is none, and one is required.
+    """
+    damaged: list[str] = []
+    weights_only: list[str] = []
+    for path in sorted(folder.glob("*.ckpt"), key=_age):
+        state = read_valid(path)
+        if state is None:
+            damaged += [str(path)] if path.exists() else []
+        elif holds_weights_only(state):
+            weights_only.append(str(path))
+        else:
+            if damaged:
+                _log.warning("damaged or with code in it: %s; an older checkpoint is used", ", ".join(damaged))
+            return path
+    if required:
+        found = f"; damaged or with code in it: {', '.join(damaged)}" if damaged else ""
+        found += f"; without optimizer state: {', '.join(weights_only)}" if weights_only else ""
+        raise FileNotFoundError(
+            f"--resume: there is no valid checkpoint in {folder}{found}; start anew without --resume"
+        )
+    return None
+
+
+def _age(path: Path) -> tuple[float, bool]:
+    try:
+        # Of two names for one file it is `last.ckpt`: Lightning never removes what a run was resumed from.
+        return -path.stat().st_mtime, path.name != LAST
+    except FileNotFoundError:  # the run still trains
+        return 0.0, True

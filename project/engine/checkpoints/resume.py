@@ -1,0 +1,155 @@
+"""Resuming from a checkpoint: what must fit it, and which settings win over it."""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import OptimizerCallable
+from torch import nn
+from torch.optim import Optimizer
+
+from project.engine.schedule import move_to
+
+
+class CurrentSettings(Callback):
+    """Gives a resumed run its current settings, at the position of the checkpoint.
+
+    A checkpoint holds positions (momenta, counts, best scores) together with settings (rates, weight decay, lengths,
+    patience), and Lightning restores both. The settings may have changed, and the length of a schedule depends on the
+    data, the devices and the epochs of now.
+    """
+
+    def __init__(self) -> None:
+        self._settings: list[tuple[Callback, dict[str, Any]]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the settings of the callbacks, and keep schedules, whose position is the step, from being restored.
+
+        A schedule may be of another class now.
+        """
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
+        checkpoint["lr_schedulers"] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the settings, now that the loops know where training is."""
+        for callback, settings in self._settings:
+            vars(callback).update(settings)
+        _finish_epoch(trainer)
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        if validation.restarted_mid_evaluation:
+            # Lightning would leave out as many batches as were done, whose part of the metrics is not stored.
+            validation.batch_progress.current.reset()
+        states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+        trainer.strategy.setup_optimizers(trainer)
+        for optimizer, state in zip(trainer.optimizers, states, strict=True):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for config in trainer.lr_scheduler_configs:
+            position = trainer.global_step if config.interval == "step" else trainer.current_epoch
+            move_to(config.scheduler, position // config.frequency)
+
+
+def _constructed_with(callback: Callback) -> dict[str, Any]:
+    names = signature(type(callback)).parameters
+    return {name: value for name, value in vars(callback).items() if name in names and name != "dirpath"}
+
+
+def _finish_epoch(trainer: Trainer) -> None:
+    """Make the end of an epoch its end also if an epoch has another number of batches now.
+
+    After the validation that ends an epoch, the epoch still counts as unfinished, and Lightning would train on until
+    it has as many batches as it has now.
+    """
+    batches = trainer.fit_loop.epoch_loop.batch_progress
+    if batches.is_last_batch:
+        batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
+
+
+def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) -> None:
+    """Refuse settings that a checkpoint cannot be resumed with.
+
+    Args:
+        path: The checkpoint.
+        net: The net that is trained on, as `net` of the module that was saved.
+        make_optimizer: Makes the optimizer of parameters.
+
+    Raises:
+        ValueError: The net has other weights, or the optimizer another kind of state.
+    """
+    state = _read(path)
+    saved = {
+        name.removeprefix("net."): tuple(weight.shape)
+        for name, weight in state["state_dict"].items()
+        if name.startswith("net.")
+    }
+    now = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+    if other := sorted(saved.items() ^ now.items()):
+        name = other[0][0]
+        raise ValueError(
+            f"--resume: {path} holds another net: {name} is {saved.get(name, 'not there')}, but {now.get(name, 'not')} "
+            "in this one; keep --model and --model.net.* as they were, or start anew without --resume"
+        )
+    optimizer = make_optimizer([nn.Parameter(next(net.parameters()).detach().cpu().clone())])
+    settings = set(state["optimizer_states"][0]["param_groups"][0]) - {"initial_lr"}
+    if settings != set(optimizer.param_groups[0]) - {"initial_lr"}:
+        raise ValueError(
+            f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
+            "--model.optimizer as it was, or start anew without --resume"
+        )
+    if lacking := _lacking_state(optimizer, state["optimizer_states"][0]["state"]):
+        raise ValueError(
+            f"--resume: {path} lacks {lacking}, which {type(optimizer).__name__} needs with these settings; keep "
+            "--model.optimizer.* as they were, or start again without --resume"
+        )
+
+
+def _lacking_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> str | None:
+    """Try a step of an optimizer of one parameter with the saved state of the first; return what is missing."""
+    if not saved:
+        return None
+    parameter: nn.Parameter = optimizer.param_groups[0]["params"][0]
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: saved[0]}})
+    try:
+        optimizer.step(lambda: 0.0)
+    except KeyError as error:
+        return str(error.args[0])
+    return None
+
+
+def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:
+    """What a checkpoint holds of a datamodule; empty where it holds nothing."""
+    state: dict[str, Any] = _read(path).get(type(datamodule).__qualname__, {})
+    return state
+
+
+def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_steps: int) -> None:
+    """Refuse to resume what has nothing left to do.
+
+    Args:
+        path: The checkpoint.
+        finished: Whether the run came to its end; one that was stopped behind its last epoch has a test left.
+        max_epochs: Epochs to train in all; None and -1 are no limit.
+        max_steps: Steps to train in all; -1 is no limit.
+
+    Raises:
+        ValueError: The checkpoint is beyond the limit, or has reached it in a run that is finished.
+    """
+    state = _read(path)
+    loop = state["loops"]["fit_loop"]
+    epoch, last_batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
+    # The validation that ends an epoch comes before the epoch counts as done.
+    epochs = epoch["ready"] if last_batch else epoch["processed"]
+    limits = {"max_epochs": (epochs, max_epochs), "trainer.max_steps": (state["global_step"], max_steps)}
+    for option, (done, limit) in limits.items():
+        if limit is not None and limit >= 0 and (done > limit or (finished and done == limit)):
+            raise ValueError(
+                f"--resume: the run has done {done} already, of --{option} {limit}; give it more: --{option} {2 * done}"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state

@@ -1,0 +1,49 @@
+"""Disk space that the checkpoints of a finished run no longer need."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+
+_ONLY_FOR_RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "current_model_state", "averaging_state")
+
+
+def holds_weights_only(state: dict[str, Any]) -> bool:
+    """Whether a state was saved by Lightning, but without what a run needs to resume."""
+    return "loops" in state and "optimizer_states" not in state
+
+
+def strip_optimizer_state(folder: Path) -> None:
+    """Reduce the checkpoints of a run to their weights; the run can be tested and served, but not resumed.
+
+    Each file is replaced durably, and names of one file stay names of one file. Damaged files stay as they are.
+
+    Args:
+        folder: Checkpoint folder of the run.
+
+    Raises:
+        OSError: A checkpoint cannot be written; it is untouched.
+    """
+    written: dict[int, Path] = {}  # by inode
+    for path in sorted(folder.glob("*.ckpt")):
+        inode = path.stat().st_ino
+        if inode in written:
+            link_durably(written[inode], path)
+        elif is_valid(path):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            if not holds_weights_only(state):
+                write_durably(path, {key: value for key, value in state.items() if key not in _ONLY_FOR_RESUME})
+            written[inode] = path
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoint folder of a run with all files in it; nothing happens if there is none.
+
+    Raises:
+        OSError: A file cannot be removed.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,1 @@
+"""The command line: config groups, LightningCLI, errors in one line."""

@@ -1,0 +1,130 @@
+"""One training step before there is a run: it shows what would end the run after its first step."""
+
+import io
+from collections.abc import Sequence
+from pickle import PicklingError, UnpicklingError
+
+import torch
+import torch.nn.functional as F
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.func import functional_call
+
+from project.engine.tracking.throughput import Throughput
+
+_ALWAYS_LOGGED = {"epoch", "step"}
+_FAULTS = (
+    AttributeError, ImportError, LookupError, OSError, PicklingError, RuntimeError, TypeError, ValueError,
+    MisconfigurationException,
+)  # fmt: skip
+
+
+def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
+    """Why a classifier cannot train on one batch; None if it can.
+
+    Nothing is computed: tensors on the meta device have a shape and no content.
+
+    Args:
+        model: In training mode; it stays as it is.
+        shape: Of the images, (N, C, H, W).
+    """
+    weights = {
+        **{
+            name: torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)
+            for name, p in model.named_parameters()
+        },
+        **{name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()},
+    }
+    with torch.device("meta"), isolate_rng():
+        images, labels = torch.empty(*shape, dtype=torch.uint8), torch.empty(shape[0], dtype=torch.int64)
+        try:
+            logits = functional_call(model, weights, (images,))
+            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if "meta" in str(error).lower():  # The net looks at values, which only training can show it.
+                return None
+            return " ".join(str(error).split())
+    return None
+
+
+def rehearse(
+    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], accelerator: str, *, logged: bool
+) -> tuple[set[str], set[str]]:
+    """Train and validate one batch on one device, without files, checkpoints or a run.
+
+    Args:
+        model: A model of its own, which is trained.
+        data: A datamodule of its own.
+        callbacks: Instances of their own.
+        accelerator: The trainer's.
+        logged: Whether the trainer has a logger.
+
+    Returns:
+        Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
+
+    Raises:
+        ValueError: The step fails, or a callback's state cannot be read back from a checkpoint.
+    """
+    left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
+    first = _LoggedAtValidation()
+    own: list[Callback] = [first, Throughput(1), *([LearningRateMonitor()] if logged else [])]
+    name = "one training step"
+    try:
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            fast_dev_run=1,
+            logger=[CSVLogger("")] if logged else False,  # fast_dev_run replaces it by one that writes nothing
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
+        )
+        trainer.fit(model, data)
+        for callback in callbacks:
+            name = f"saving and reading the state of {type(callback).__name__}"
+            file = io.BytesIO()
+            torch.save(callback.state_dict(), file)
+            if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
+                callback.load_state_dict(state)
+    except UnpicklingError as error:
+        raise ValueError(f"--trainer.callbacks: {name} fails: it is more than tensors and plain values") from error
+    except _FAULTS as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--trainer.callbacks: {name} fails with {type(error).__name__}: {reason}") from error
+    return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
+
+
+class _LoggedAtValidation(Callback):
+    """The metrics that there are before the end of the first epoch."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.names = set(trainer.callback_metrics)
+
+
+def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[str] | None) -> None:
+    """Raise ValueError for a callback that monitors a metric which no fit logs, or not in time.
+
+    Args:
+        callbacks: Of the user.
+        logged: Names of the metrics that a fit logs.
+        early: Of those that are logged at a validation within the first epoch; None if it has no such validation.
+    """
+    for callback in callbacks:
+        if isinstance(callback, EarlyStopping) and callback.strict and early and callback.monitor in logged - early:
+            raise ValueError(
+                f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}, which is logged at the end of an "
+                "epoch, but --trainer.val_check_interval lets it look before; monitor a metric of val"
+            )
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
+            raise ValueError(
+                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which training does not log; it "
+                f"logs {', '.join(sorted(logged - _ALWAYS_LOGGED))}"
+            )

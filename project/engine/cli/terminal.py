@@ -1,0 +1,134 @@
+"""What a person sees in the terminal during training: the progress bar, and no notes of libraries."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from time import monotonic
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn
+
+_BAR_WIDTH = 8
+_LINE_EVERY_S = 60.0
+
+_Shown = int | str | float | dict[str, float]
+
+
+def quiet() -> None:
+    """Silence notes of the libraries that say nothing about this run."""
+    # Devices, seeds and restored checkpoints: they stand in the run. Tables that are created: nobody asked.
+    for name in (
+        "lightning.pytorch",
+        "lightning.fabric",
+        "pytorch_lightning",
+        "lightning_fabric",
+        "mlflow",
+        "alembic",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # The report of `--trainer.profiler` and the notes of a callback are what somebody asked for.
+    for name in ("lightning.pytorch.profilers", "lightning.pytorch.callbacks"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    # MLflow sets the root's level to ERROR; what this project says of a run is to be seen.
+    logging.getLogger("project").setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password of the URI
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # uv makes environments without pip, which MLflow regrets at every model.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    # `--trainer.overfit_batches`: the loader of this project keeps its batches and their order.
+    warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
+    # Lightning's own code, which a newer torch deprecates.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+
+
+def progress() -> RichProgressBar | LightningProgressBar:
+    """A bar in a terminal; lines elsewhere, as a bar shows nothing in a file until it ends."""
+    return ProgressBar() if Console().is_terminal else ProgressLines()
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's bar, with epochs counted from one, in the width of a terminal: short names and no run id."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = f"/{self.trainer.max_epochs}" if self.trainer.max_epochs else ""
+        return f"Epoch {current_epoch + 1}{last}".ljust(len(self.validation_description))
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Metrics beside the bar."""
+        return _short_names(super().get_metrics(trainer, pl_module))
+
+    def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
+        """Lightning's columns, with a bar that leaves room for the metrics in 80 columns."""
+        columns: list[ProgressColumn] = super().configure_columns(trainer)
+        for column in columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = _BAR_WIDTH
+        return columns
+
+
+class ProgressLines(LightningProgressBar):
+    """A line for each epoch, and one a minute in longer ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._last = 0.0
+
+    def enable(self) -> None:
+        """Print from now on."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print no more, as on all ranks but the first."""
+        self._enabled = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last = monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._say_where(trainer, pl_module, "", args[2], self.total_train_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._say_where(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._print("validating the best checkpoint")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print("testing the best checkpoint")
+
+    def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
+        if monotonic() - self._last >= _LINE_EVERY_S:
+            metrics = _described(self.get_metrics(trainer, pl_module))
+            self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
+
+    def _say(self, trainer: Trainer, what: str) -> None:
+        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        training = trainer.state.fn == TrainerFn.FITTING
+        self._print(f"epoch {trainer.current_epoch + 1}{of}: {what}" if training else what)
+
+    def _print(self, line: str) -> None:
+        self._last = monotonic()
+        if self._enabled:
+            print(line, flush=True)
+
+
+def _short_names(metrics: Mapping[str, _Shown]) -> dict[str, _Shown]:
+    return {name.removesuffix("/accuracy"): value for name, value in metrics.items() if name != "v_num"}
+
+
+def _described(metrics: Mapping[str, _Shown]) -> str:
+    values = _short_names(metrics).items()
+    return ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in values)

@@ -1,0 +1,170 @@
+"""Settings of the trainer that cannot work or would have no effect, refused before there is a run."""
+
+import re
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BasePredictionWriter,
+    BatchSizeFinder,
+    Checkpoint,
+    LearningRateFinder,
+    OnExceptionCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from lightning.pytorch.strategies import ModelParallelStrategy
+
+# Options by the values that they may have here, and the reason.
+_FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "barebones": ((False,), "it trains without the checkpoints and metrics that a run is made of"),
+    "default_root_dir": ((None,), "what a run leaves is in mlruns/ of the current folder"),
+    "enable_autolog_hparams": ((True,), "a run's parameters are its settings; --trainer.logger false logs nothing"),
+    "enable_checkpointing": ((None, True), "the test takes the best checkpoint, and --resume the last one"),
+    "limit_predict_batches": ((None,), "project.fit does not predict"),
+    "model_registry": ((None,), "MLflow is the registry: its UI has the button 'Register model' at each run"),
+    "reload_dataloaders_every_n_epochs": ((0,), "the splits are read once, and every epoch has a new order already"),
+    "use_distributed_sampler": ((False,), "the batches of every rank are drawn by project.engine.loading.EpochBatches"),
+}
+# Options by the least value that means something.
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "limit_train_batches": 0,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_sanity_val_steps": -1,
+}
+_REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
+    BasePredictionWriter: "project.fit does not predict",
+    BatchSizeFinder: "it changes the batch size after the settings of the run are logged; give --data.batch_size",
+    LearningRateFinder: (
+        "it changes the learning rate after the settings of the run are logged; project.sweep searches "
+        "model.optimizer.lr"
+    ),
+    OnExceptionCheckpoint: "the run saves last.ckpt at an exception already",
+}
+_BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
+
+
+def check_settings(trainer: Namespace, monitor: str) -> None:
+    """Refuse settings that are wrong whatever the data.
+
+    Args:
+        trainer: The settings of the trainer.
+        monitor: Metric that chooses the best checkpoint.
+
+    Raises:
+        ValueError: It names the option, what is allowed and why.
+    """
+    for option, (allowed, reason) in _FIXED.items():
+        if trainer[option] not in allowed:
+            raise ValueError(f"--trainer.{option}: got {_text(trainer[option])}, but {reason}; leave it out")
+    for option, least in _LEAST.items():
+        if trainer[option] is not None and trainer[option] < least:
+            raise ValueError(f"--trainer.{option}: got {trainer[option]}; it must be {least} or more")
+    for option in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[option] == 0:
+            raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
+    if re.fullmatch("[^1-9]*0[^1-9]*", str(trainer.max_time)):
+        raise ValueError(
+            f"--trainer.max_time: got {trainer.max_time}, which trains nothing; it must be a second or more"
+        )
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ValueError(
+            "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "
+            "--trainer.max_steps"
+        )
+    if trainer.limit_val_batches == 0:
+        raise ValueError(
+            f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
+        )
+    for option in ("epochs", "steps"):
+        least, most = trainer[f"min_{option}"], trainer[f"max_{option}"]
+        if least is not None and most not in (None, -1) and least > most:
+            raise ValueError(f"--trainer.min_{option}: got {least}, but training ends at --trainer.max_{option} {most}")
+    if trainer.profiler == "xla" and not find_spec("torch_xla"):
+        raise ValueError(
+            "--trainer.profiler: got xla, which needs the package torch_xla; use simple, advanced or pytorch"
+        )
+    if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
+        raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
+
+
+def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
+    """Refuse settings that do not fit the number of batches in an epoch.
+
+    Args:
+        trainer: Built, and not started.
+        batches: Batches of one rank by split; a split that is not there is not limited.
+
+    Raises:
+        ValueError: It names the option and the number of batches.
+    """
+    for split, number in batches.items():
+        limit = getattr(trainer, f"limit_{split}_batches")
+        if isinstance(limit, float) and limit > 0 and int(limit * number) == 0:
+            overfit = getattr(trainer, "overfit_batches", 0)
+            option = "overfit_batches" if overfit and split != "test" else f"limit_{split}_batches"
+            raise ValueError(
+                f"--trainer.{option}: got {limit:g}, which leaves none of the {number} batches of {split}; use a whole "
+                f"number, or {1 / number:.3g} or more"
+            )
+    limit = trainer.limit_train_batches
+    trained = min(batches["train"], limit) if isinstance(limit, int) else int(limit * batches["train"])
+    interval = trainer.val_check_interval
+    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
+        raise ValueError(
+            f"--trainer.val_check_interval: got {interval}, but an epoch has {trained} batches; use that or less, or "
+            "--trainer.check_val_every_n_epoch null, which counts across epochs"
+        )
+    steps = -(-trained // trainer.accumulate_grad_batches)
+    if trainer.min_steps and trainer.max_epochs not in (None, -1) and trainer.min_steps > steps * trainer.max_epochs:
+        raise ValueError(
+            f"--trainer.min_steps: got {trainer.min_steps}, but --max_epochs {trainer.max_epochs} ends training after "
+            f"{steps * trainer.max_epochs} steps; give more epochs"
+        )
+
+
+def check_not_sharded(trainer: Trainer) -> None:
+    """Refuse callbacks that copy the model if it is sharded.
+
+    Raises:
+        ValueError: It names the callback and the remedy.
+    """
+    for callback in trainer.callbacks if isinstance(trainer.strategy, ModelParallelStrategy) else ():  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+            raise ValueError(
+                f"--trainer.callbacks: got {type(callback).__name__}, which copies the model and cannot copy its "
+                "shards; use --strategy ddp"
+            )
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> None:
+    """Refuse callbacks that have no effect in a fit, or change its settings.
+
+    Raises:
+        ValueError: It names the callback and the reason.
+    """
+    for callback in callbacks:
+        name = type(callback).__name__
+        if type(callback) in _BASE_CLASSES:
+            raise ValueError(
+                f"--trainer.callbacks: got {name}, a base class that does nothing; give a class made of it"
+            )
+        for refused, reason in _REFUSED_CALLBACKS.items():
+            if isinstance(callback, refused):
+                raise ValueError(f"--trainer.callbacks: got {name}, but {reason}")
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,78 @@
+"""Batches on their way from storage to the model.
+
+EpochBatches         which images a rank takes in which step, and in an epoch that was interrupted which are left
+    |                indices -> Request: with a key for each image, from (seed, epoch, index)
+    v
+store.stream         ImageArray    in memory, or a decoded cache on disk: one gather
+    |                ImageFiles    threads decode into the memory of the batch
+    |                TorchDataset  your own map-style dataset: DataLoader's processes
+    v                Fetched: uint8 (N, C, H, W), int64 (N,), keys
+on_device            copied on a stream of its own while the model works on the batch before; nothing on a CPU
+    v
+finish               crop, flip, ..., mixup: whole batches on the device, a draw for each image from its key
+    v
+BatchLoader          what the trainer iterates over: measures the wait, knows where an epoch was stopped
+
+Before the first training on a folder of files: `check_files` finds damaged ones, `cached` decodes what fits.
+"""
+
+from project.engine.loading.augment import cutout, random_crop, random_flip, random_resized_crop
+from project.engine.loading.batches import EpochBatches
+from project.engine.loading.cache import cached, mapped
+from project.engine.loading.counter_rng import global_seed, sample_keys
+from project.engine.loading.decode import NO_IMAGE, image_suffixes
+from project.engine.loading.durable import (
+    cache_folder,
+    cache_path,
+    files_digest,
+    made_once,
+    remove_least_used,
+    remove_outdated,
+)
+from project.engine.loading.errors import LoadingError
+from project.engine.loading.file_list import FileList
+from project.engine.loading.file_table import FileTable, open_table, save_table
+from project.engine.loading.image_files import ImageFiles
+from project.engine.loading.images import ImageArray, Images, Workers
+from project.engine.loading.loader import BatchLoader, LoaderState, check_goes_on
+from project.engine.loading.mixup import cutmix, mixup
+from project.engine.loading.step_seed import StepSeed
+from project.engine.loading.verify import check_files
+from project.engine.loading.worker_dataset import TorchDataset
+
+__all__ = [
+    "NO_IMAGE",
+    "BatchLoader",
+    "EpochBatches",
+    "FileList",
+    "FileTable",
+    "ImageArray",
+    "ImageFiles",
+    "Images",
+    "LoaderState",
+    "LoadingError",
+    "StepSeed",
+    "TorchDataset",
+    "Workers",
+    "cache_folder",
+    "cache_path",
+    "cached",
+    "check_files",
+    "check_goes_on",
+    "cutmix",
+    "cutout",
+    "files_digest",
+    "global_seed",
+    "image_suffixes",
+    "made_once",
+    "mapped",
+    "mixup",
+    "open_table",
+    "random_crop",
+    "random_flip",
+    "random_resized_crop",
+    "remove_least_used",
+    "remove_outdated",
+    "sample_keys",
+    "save_table",
+]

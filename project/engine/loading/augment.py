@@ -1,0 +1,147 @@
+"""Augmentation of whole batches on their device, with draws of its own for each image.
+
+Draws are made on the CPU from the images' keys: they are the same whatever the device. Every function
+takes a range of a key's draws to itself, so that two of them never use the same number.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from project.engine.loading.counter_rng import integers, uniform
+from project.engine.loading.crop_boxes import random_boxes
+from project.engine.loading.decode import write_resized
+from project.engine.loading.threads import one_core_a_thread
+
+_IN_CACHE = 2**18
+"""Bytes that a core works on without waiting for memory."""
+_SHIFT, _FLIP, _HOLE = 100, 102, 103  # random_boxes has 0 to 21
+
+
+def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
+    """Shift each image by up to `padding` pixels in both directions; what comes in is black.
+
+    Args:
+        images: (N, C, H, W), any dtype.
+        keys: (N,) int64, on the CPU; see `sample_keys`.
+        padding: Largest shift in pixels.
+
+    Returns:
+        (N, C, H, W), the dtype of `images`.
+    """
+    n, _, height, width = images.shape
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    dy, dx = integers(keys, _SHIFT, 2 * padding + 1, 2).unbind(1)
+    if images.device.type == "cpu":  # numpy gathers in two thirds of the time
+        return torch.from_numpy(windows.numpy()[np.arange(n), :, dy.numpy(), dx.numpy()])
+    return windows[torch.arange(n, device=images.device), :, _to(dy, images), _to(dx, images)]
+
+
+def random_flip(images: Tensor, keys: Tensor) -> Tensor:
+    """Mirror each image left to right with probability one half, in place.
+
+    Args:
+        images: (N, C, H, W), any dtype.
+        keys: (N,) int64, on the CPU.
+
+    Returns:
+        `images`.
+    """
+    chosen = np.flatnonzero(uniform(keys, _FLIP).numpy() < 0.5)
+    if images.device.type != "cpu":
+        places = _to(torch.from_numpy(chosen), images)
+        return images.index_copy_(0, places, images.index_select(0, places).flip(3))
+    rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # as memory has them
+    pixels, step = rows.numpy(), max(1, _IN_CACHE // images[0].numel())
+    for some in (chosen[first : first + step] for first in range(0, len(chosen), step)):
+        # numpy gathers and scatters images ten times as fast as torch, which is the faster one at mirroring them.
+        pixels[some] = torch.from_numpy(pixels[some]).flip(width).numpy()
+    return images
+
+
+def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:
+    """Black out a square in each image; its centre is anywhere, so that it may be cut off at the border.
+
+    Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv:1708.04552.
+
+    Args:
+        images: (N, C, H, W), any dtype.
+        keys: (N,) int64, on the CPU.
+        side: Side of the square in pixels.
+
+    Returns:
+        (N, C, H, W), the dtype of `images`.
+    """
+    rows, columns = (
+        _to(_covered(integers(keys, _HOLE + axis, images.shape[2 + axis]), side, images.shape[2 + axis]), images)
+        for axis in (0, 1)
+    )
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :]).unsqueeze(1), 0)
+
+
+def random_resized_crop(images: Tensor, keys: Tensor, size: int, min_area: float) -> Tensor:
+    """Resize a random part of each image to a square, with antialiasing.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        keys: (N,) int64, on the CPU.
+        size: Side of the square in pixels.
+        min_area: Least share of an image that the part has, in (0, 1].
+
+    Returns:
+        (N, C, size, size) uint8.
+    """
+    boxes = random_boxes(keys, torch.tensor(images.shape[2:]).expand(len(images), 2), min_area)
+    if images.device.type == "cpu":
+        return _resized_by_image(images, boxes, size)
+    return resized_by_matrix(images, boxes, size)
+
+
+def resized_by_matrix(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Resize a part of each image at once: two products with matrices of the antialiasing filter's weights.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        boxes: (N, 4) int64: top, left, height, width.
+        size: Side of the result in pixels.
+
+    Returns:
+        (N, C, size, size) uint8.
+    """
+    top, left, height, width = boxes.to(images.device).unbind(1)
+    rows = _triangle_filter(top, height, images.shape[2], size)
+    columns = _triangle_filter(left, width, images.shape[3], size)
+    resized = rows.unsqueeze(1) @ images.float() @ columns.unsqueeze(1).transpose(2, 3)
+    return resized.round().clamp(0, 255).byte()
+
+
+def _triangle_filter(first: Tensor, length: Tensor, available: int, size: int) -> Tensor:
+    # (N, size, available): each row holds the weights of the pixels that one pixel of the result is made of.
+    scale = (length / size).view(-1, 1, 1)
+    reach = scale.clamp(min=1.0)
+    centre = (torch.arange(size, device=first.device).view(1, -1, 1) + 0.5) * scale
+    offset = torch.arange(available, device=first.device).view(1, 1, -1) - first.view(-1, 1, 1)
+    weights = (1 - (offset + 0.5 - centre).abs() / reach).clamp(min=0.0)
+    weights = weights * ((offset >= 0) & (offset < length.view(-1, 1, 1)))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def _resized_by_image(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    out = torch.empty((len(images), size, size, images.shape[1]), dtype=torch.uint8)
+    sources, targets = images.permute(0, 2, 3, 1).numpy(), out.numpy()
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core_a_thread) as threads:
+        list(threads.map(write_resized, sources, map(tuple, boxes.tolist()), targets))
+    return out.permute(0, 3, 1, 2)
+
+
+def _covered(centre: Tensor, side: int, length: int) -> Tensor:
+    start = (centre - side // 2).unsqueeze(1)
+    places = torch.arange(length)
+    return (places >= start) & (places < start + side)
+
+
+def _to(draws: Tensor, images: Tensor) -> Tensor:
+    return draws.to(images.device, non_blocking=True)

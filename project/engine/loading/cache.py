@@ -1,0 +1,94 @@
+"""Decoded images in one file that is mapped into memory: shared by processes, read from disk once.
+
+The file is a plain .npy, uint8.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from project.engine.loading.durable import made_once, mark_used
+from project.engine.loading.image_files import ImageFiles
+from project.engine.loading.images import Request, Workers
+from project.engine.runtime.progress import shown
+
+_BATCH = 64
+
+
+def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
+    """The array in a .npy file, which is made unless it is there; processes that open it share its memory.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+
+    def save(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.save(file, make())
+
+    return _opened(made_once(path, save))
+
+
+def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *, channels_last: bool = False) -> Tensor:
+    """Decode all files into the array at `path`, unless it is there, and open it.
+
+    Args:
+        files: N files; the middle of each is taken.
+        path: The cache. Whoever comes while it is made waits.
+        threads: Threads that decode.
+        timeout_s: Longest time that a batch may take.
+        channels_last: Store (N, size, size, 3), of which parts are resized faster, instead of (N, 3, size, size).
+
+    Returns:
+        (N, 3, size, size) or (N, size, size, 3), uint8.
+
+    Raises:
+        OSError: There is no room for it.
+        LoadingError: A read hangs, or a file is no more what it was.
+    """
+    side = (files.image_size, files.image_size)
+    shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
+
+    def decode_all(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, _header(shape))
+            # Room for all of it now: a full disk shows as an error here and as a killed process later.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
+            batches = files.stream(_in_order(len(files)), Workers(num_workers=threads, timeout_s=timeout_s))
+            for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
+                images = batch.images.permute(0, 2, 3, 1) if channels_last else batch.images.contiguous()
+                images.numpy().tofile(file)
+
+    try:
+        made_once(path, decode_all)
+    except OSError as error:
+        raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
+    mark_used(path)
+    return _opened(path, shape)
+
+
+def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
+    # Private, so that a stray write neither reaches the file nor crashes; pages stay shared until then.
+    try:
+        array = np.load(path, mmap_mode="c")
+        if shape is not None and array.shape != shape:
+            raise ValueError(f"its shape is {array.shape}, not {shape}")
+    except (ValueError, EOFError) as error:
+        raise OSError(f"{path} is damaged ({error}); remove it, and it is made anew") from error
+    return torch.from_numpy(array)
+
+
+def _in_order(count: int) -> Iterator[Request]:
+    for first in range(0, count, _BATCH):
+        yield Request(torch.arange(first, min(first + _BATCH, count)), None)
+
+
+def _header(shape: tuple[int, ...]) -> dict[str, object]:
+    return {"descr": "|u1", "fortran_order": False, "shape": shape}

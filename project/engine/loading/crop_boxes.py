@@ -1,0 +1,62 @@
+"""Which part of an image a crop keeps: boxes of top, left, height and width in pixels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from project.engine.loading.counter_rng import integers, uniform
+
+_RATIO = (3 / 4, 4 / 3)
+_ATTEMPTS = 10
+
+
+def center_squares(sizes: Tensor) -> Tensor:
+    """The largest square in the middle of each image.
+
+    Args:
+        sizes: (N, 2) int64, height and width.
+
+    Returns:
+        (N, 4) int64: top, left, height, width.
+    """
+    side = sizes.min(1, keepdim=True).values.expand(-1, 2)
+    return torch.cat([(sizes - side) // 2, side], 1)
+
+
+def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
+    """A part of each image of random area, shape and place, as torchvision's RandomResizedCrop draws it.
+
+    Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015.
+
+    Args:
+        keys: (N,) int64, see `sample_keys`.
+        sizes: (N, 2) int64, height and width.
+        min_area: Least share of the image's area, in (0, 1]; the most is all of it.
+
+    Returns:
+        (N, 4) int64: top, left, height, width.
+    """
+    shapes = _shapes(sizes, min_area, uniform(keys, 0, 2 * _ATTEMPTS).view(-1, _ATTEMPTS, 2).double())
+    fits = ((shapes >= 1) & (shapes <= sizes.unsqueeze(1))).all(2)
+    first = shapes[torch.arange(len(keys)), fits.int().argmax(1)]
+    found = fits.any(1, keepdim=True)
+    shape = torch.where(found, first, _clamped(sizes))
+    free = sizes - shape
+    place = torch.where(found, integers(keys, 2 * _ATTEMPTS, free + 1, 2), free // 2)
+    return torch.cat([place, shape], 1)
+
+
+def _shapes(sizes: Tensor, min_area: float, drawn: Tensor) -> Tensor:
+    # (N, attempts, 2), from numbers of the same shape: heights and widths, some of them too large.
+    area = sizes.prod(1, keepdim=True) * (min_area + (1 - min_area) * drawn[..., 0])
+    low, high = (math.log(ratio) for ratio in _RATIO)
+    ratio = (low + (high - low) * drawn[..., 1]).exp()
+    return torch.stack([(area / ratio).sqrt(), (area * ratio).sqrt()], 2).round().long()
+
+
+def _clamped(sizes: Tensor) -> Tensor:
+    # All of the image, or as much of it as a shape within the allowed ratios holds.
+    height, width = sizes.unbind(1)
+    tall, wide = (height * _RATIO[1]).round().long(), (width / _RATIO[0]).round().long()
+    return torch.stack([torch.minimum(height, wide), torch.minimum(width, tall)], 1)

@@ -1,0 +1,152 @@
+"""The pass over files that were not decoded before: which are damaged, and how large the others are.
+
+What is found is appended to a log while files are decoded, one JSON line a file, so that a check that was
+interrupted continues, and a file that changed is the only one to be decoded again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from project.engine.loading.decode import UNREADABLE, read_rgb
+from project.engine.loading.file_list import FileList
+from project.engine.loading.threads import Threads, wait_for
+from project.engine.runtime.progress import shown
+
+_AS_SMALL_AS_CAN_BE = 8
+_FILES_A_CALL = 16
+
+_Key = tuple[str, int, int]
+"""Path relative to the folder, size and time of change of a file."""
+
+_Found = tuple[int, int, int] | str
+"""Height, width and largest 16-bit value of a file, or why it cannot be decoded."""
+
+
+class Checked(NamedTuple):
+    """What was found.
+
+    sizes: (N, 2) int32, height and width of the upright images; 0 for bad files.
+    bad: Why a file cannot be decoded, by its place.
+    peak: Largest value in a file of 16 bits; 0 without such files.
+    """
+
+    sizes: Tensor
+    bad: dict[int, str]
+    peak: int
+
+
+def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout_s: int = 120) -> Checked:
+    """Decode every file once: truncated, empty and foreign files are found, and images of absurd size.
+
+    Args:
+        files: N files.
+        stats: (N, 2) int64, size in bytes and time of change in nanoseconds of each.
+        log: File that keeps what was found; what is there of the same name, size and time is not decoded. Processes
+            that use it at the same time wait for each other.
+        threads: Threads that decode.
+        timeout_s: Longest time that a few files may take.
+
+    Raises:
+        OSError: Files are not damaged but cannot be read: for want of permission, or as the disk has failed.
+        LoadingError: A read hangs.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(log.with_name(f".{log.name}.lock")):
+        known, lines = _read_log(log)
+        keys = [(files.name(place), *stat) for place, stat in enumerate(stats.tolist())]
+        unknown = [place for place, key in enumerate(keys) if key not in known]
+        if unknown:
+            with log.open("a", encoding="ascii") as file:
+                for place, found in _decode_all(files, unknown, threads, timeout_s):
+                    known[keys[place]] = found
+                    file.write(_line(keys[place], found))
+                    file.flush()
+        if lines > 2 * len(files):  # Most of them are of files that are no longer there.
+            _write_log(log, keys, known)
+    sizes, bad, peak = np.zeros((len(files), 2), np.int32), {}, 0
+    for place, key in enumerate(keys):
+        result = known[key]
+        if isinstance(result, str):
+            bad[place] = result
+        else:
+            sizes[place] = result[:2]
+            peak = max(peak, result[2])
+    return Checked(torch.from_numpy(sizes), bad, peak)
+
+
+def _read_log(log: Path) -> tuple[dict[_Key, _Found], int]:
+    """What is known, and the number of lines that say so."""
+    if not log.exists():
+        return {}, 0
+    data = log.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):  # The process that wrote the last line was killed.
+        with log.open("rb+") as file:
+            file.truncate(whole)
+    lines = data[:whole].splitlines()
+    return dict(filter(None, map(_parsed, lines))), len(lines)
+
+
+def _parsed(line: bytes) -> tuple[_Key, _Found] | None:
+    """A line of the log; None if it is damaged, after which its file is decoded again."""
+    try:
+        name, size, changed, *found = json.loads(line)
+        if not isinstance(name, str):
+            return None
+        result = found[0] if isinstance(found[0], str) else (int(found[0]), int(found[1]), int(found[2]))
+        return (name, int(size), int(changed)), result
+    except (ValueError, TypeError, IndexError):
+        return None
+
+
+def _line(key: _Key, found: _Found) -> str:
+    return json.dumps([*key, *([found] if isinstance(found, str) else found)]) + "\n"
+
+
+def _write_log(log: Path, keys: Sequence[_Key], known: dict[_Key, _Found]) -> None:
+    unfinished = log.with_name(f".{log.name}.tmp")
+    unfinished.write_text("".join(_line(key, known[key]) for key in keys), encoding="ascii")
+    unfinished.replace(log)
+
+
+def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:
+    found: dict[int, _Found] = {}
+    denied: list[OSError] = []
+    threads = Threads(max(1, count))  # so that progress shows, whoever loads later
+    try:
+        parts = [places[first : first + _FILES_A_CALL] for first in range(0, len(places), _FILES_A_CALL)]
+        calls = [threads.submit(partial(_check, files, part, found, denied)) for part in parts]
+        for part, call in zip(parts, shown(calls, len(calls), "checking images"), strict=True):
+            wait_for(call, timeout_s)
+            yield from ((place, found.pop(place)) for place in part if place in found)
+    finally:
+        threads.close()
+    if denied:  # which may be over tomorrow, so that no log must remember it
+        raise OSError(
+            f"data.root: {len(denied)} of {len(files):,} files cannot be read, damaged or not; give the right to read "
+            f"them, or look at the disk; the first: {denied[0]}"
+        )
+
+
+def _check(files: FileList, places: Sequence[int], found: dict[int, _Found], denied: list[OSError]) -> None:
+    for place in places:
+        path = files[place]
+        if not path.is_file():  # a folder, a link to nowhere, or a pipe, whose reading would wait for ever
+            found[place] = "no file"
+            continue
+        try:
+            image = read_rgb(path, _AS_SMALL_AS_CAN_BE)
+            found[place] = (*image.size, image.peak)
+        except UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the system's; those of decoders have no number
+                denied.append(error)
+            else:
+                found[place] = " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,205 @@
+"""Any map-style torch dataset, fetched by the worker processes of torch's DataLoader."""
+
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from project.engine.loading.errors import LoadingError
+from project.engine.loading.images import Batch, Fetched, Request, Workers
+
+_SHARED_MEMORY = Path("/dev/shm")
+_SEEDS = 2**63
+_POLL_S = 1
+_MOMENT_S = 0.1
+_TIMED_OUT = "DataLoader timed out"
+_OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENOSPC")
+
+
+class TorchDataset:
+    """Samples of `dataset[i] -> (image (C, H, W) uint8, label)`, all images of the same size.
+
+    What the dataset draws from torch's generator, such as torchvision's random transforms, follows from
+    seed, epoch and sample, with any number of workers and after a run was interrupted; what it draws from
+    numpy's or Python's does not.
+
+    Args:
+        dataset: N samples.
+        labels: (N,) int64, the labels that the samples have.
+        places: Samples that the store has, in its order; None is all, of which the first is looked at.
+
+    Raises:
+        ValueError: The first sample is not of this kind, or there are not as many labels as samples.
+    """
+
+    needs_workers: ClassVar[bool] = True
+    crops: bool = False
+    advice: ClassVar[str] = "try more loading processes: --data.num_workers N"
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], labels: Tensor, places: Tensor | None = None) -> None:
+        self.dataset, self.labels = dataset, labels
+        self.places = torch.arange(len(labels)) if places is None else places
+        if places is None:
+            if isinstance(dataset, Sized) and len(dataset) != len(labels):
+                raise ValueError(f"TorchDataset: got {len(labels):,} labels for {len(dataset):,} samples")
+            self[self.places[:1]]  # raises
+        self._requests: Iterator[Request] = iter(())
+        self._loader: DataLoader[Fetched] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        fetched = _Samples(self.dataset, self.places)[indices.tolist(), None]
+        return fetched.images, fetched.labels
+
+    def subset(self, indices: Tensor) -> "TorchDataset":
+        """The samples at these positions."""
+        return TorchDataset(self.dataset, self.labels[indices], self.places[indices])
+
+    def close(self) -> None:
+        """End the processes, which may outlive an epoch."""
+        self._loader = None
+
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests; processes work on the next ones.
+
+        Raises:
+            LoadingError: A process died, hangs, or found no room in shared memory.
+        """
+        self._requests = requests
+        if self._loader is None or not workers.persistent_workers:
+            self._loader = self._new_loader(workers)
+        batches = _started(self._loader)
+        finished = False
+        try:
+            while (batch := _next(batches, workers)) is not None:
+                yield batch
+            finished = True
+        finally:
+            if not finished:  # the processes are busy with batches that nobody wants, or dead
+                self._loader = None
+
+    def _new_loader(self, workers: Workers) -> DataLoader[Fetched]:
+        processes = workers.num_workers
+        return DataLoader(
+            _Samples(self.dataset, self.places),
+            sampler=_Latest(self),
+            batch_size=None,  # a request is a whole batch
+            num_workers=processes,
+            prefetch_factor=workers.prefetch_factor if processes else None,
+            persistent_workers=workers.persistent_workers and processes > 0,
+            pin_memory=workers.pin_memory,
+            timeout=_POLL_S if processes else 0,
+        )
+
+
+class _Latest:
+    """The requests of the epoch; a DataLoader keeps its sampler as long as its processes."""
+
+    def __init__(self, store: TorchDataset) -> None:
+        self._store = store
+
+    def __iter__(self) -> Iterator[tuple[list[int], list[int] | None]]:
+        for indices, keys in self._store._requests:
+            # Numbers, as a tensor would be sent through shared memory.
+            yield indices.tolist(), None if keys is None else keys.tolist()
+
+
+class _Samples(Dataset[Fetched]):
+    """Batches of samples by their places and keys."""
+
+    def __init__(self, dataset: Dataset[tuple[Tensor, int]], places: Tensor) -> None:
+        self._dataset, self._places = dataset, places
+
+    def __getitem__(self, request: tuple[list[int], list[int] | None]) -> Fetched:
+        indices, keys = request
+        samples: list[tuple[Any, int]] = []
+        with torch.random.fork_rng(devices=[]):  # without processes the generator is that of training
+            for number, index in enumerate(indices):
+                if keys is not None:
+                    torch.manual_seed(keys[number] % _SEEDS)
+                samples.append(self._dataset[int(self._places[index])])
+        images, labels = zip(*samples, strict=True)
+        for index, image in zip(indices, images, strict=True):
+            _check(image, images[0], int(self._places[index]))
+        fetched = Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
+        if get_worker_info() is not None:
+            # torch would do so later, in a thread whose errors nobody hears.
+            fetched.images.share_memory_()  # type: ignore[no-untyped-call]
+        return fetched
+
+
+def _check(image: Any, first: Any, place: int) -> None:
+    wanted = "TorchDataset takes uint8 tensors (C, H, W); the model makes them floats with mean 0"
+    if not isinstance(image, Tensor):
+        raise ValueError(f"sample {place} is a {type(image).__name__}; {wanted}, as torchvision's pil_to_tensor gives")
+    if image.dtype != torch.uint8 or image.ndim != 3:
+        raise ValueError(f"sample {place} is {image.dtype} of shape {tuple(image.shape)}; {wanted}")
+    if image.shape != first.shape:
+        raise ValueError(
+            f"sample {place} has the shape {tuple(image.shape)}, another one of its batch {tuple(first.shape)}; "
+            "TorchDataset takes images of one size"
+        )
+
+
+def _started(loader: DataLoader[Fetched]) -> Iterator[Fetched]:
+    # torch reports a process that died from a signal handler, in the middle of whatever runs; `_next` notices it, too.
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
+
+
+def _next(batches: Iterator[Fetched], workers: Workers) -> Fetched | None:
+    deadline = monotonic() + workers.timeout_s
+    while True:
+        try:
+            return next(batches, None)
+        except (RuntimeError, OSError, EOFError) as error:  # the last when a process dies while it hands over
+            if not str(error).startswith(_TIMED_OUT) or monotonic() >= deadline:
+                if (told := _explained(error, _exit_codes(batches), workers)) is None:
+                    raise
+                raise LoadingError(told) from error
+
+
+def _exit_codes(batches: Iterator[Fetched]) -> set[int]:
+    processes = getattr(batches, "_workers", ())
+    for process in processes:
+        process.join(_MOMENT_S)
+    return {process.exitcode for process in processes} - {None, 0}
+
+
+def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> str | None:
+    error = str(problem)
+    no_room = any(words in error for words in _OUT_OF_SHARED_MEMORY)
+    if "in DataLoader worker process" in error and not no_room:
+        return None  # an error of the dataset, which torch hands on
+    if no_room or -signal.SIGBUS in exit_codes:
+        free = (
+            f"; {shutil.disk_usage(_SHARED_MEMORY).free / 2**20:,.0f} MiB are free" if _SHARED_MEMORY.is_dir() else ""
+        )
+        return (
+            f"loading processes ran out of shared memory ({_SHARED_MEMORY}{free}): use a smaller --data.num_workers, "
+            "--data.prefetch_factor or --data.batch_size, or in a container a larger --shm-size"
+        )
+    if exit_codes or "exited unexpectedly" in error:
+        cause = ", ".join(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in exit_codes)
+        return (
+            f"a loading process died ({cause}), with SIGKILL most often for lack of memory: use a smaller "
+            "--data.num_workers, or look at the dataset with --data.num_workers 0"
+        )
+    if error.startswith(_TIMED_OUT):
+        return (
+            f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; look at the dataset "
+            "with --data.num_workers 0, or allow more with --data.worker_timeout_s N"
+        )
+    return None

@@ -1,0 +1,148 @@
+"""Which devices a strategy gets on this machine, and combinations that cannot work."""
+
+import math
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+
+from project.engine.runtime.launcher import Launcher, launcher
+
+CPU_CORES = "PROJECT_CPU_CORES"  # cores that this process may use, set for each trial of a sweep
+_CPU_PROCESSES = 2
+_ALL = ("auto", "-1", -1)
+
+
+def devices_for(trainer: Namespace) -> dict[str, Any]:
+    """Arguments of the trainer that depend on the machine, and on what torchrun or SLURM started.
+
+    The settings stay as they are, so that a run's configuration holds on another machine too. Without a
+    GPU the strategies of several processes get two processes on the CPU.
+
+    Args:
+        trainer: The settings of the trainer.
+
+    Raises:
+        ValueError: The devices do not exist, cannot do what is asked of them, or are not those that were started.
+    """
+    on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
+    if trainer.accelerator in ("gpu", "cuda", "mps", "tpu") and not torch.accelerator.is_available():
+        raise ValueError(
+            f"--trainer.accelerator: got {trainer.accelerator}, but torch finds none here; use auto or cpu"
+        )
+    _check_precision(str(trainer.precision), on_cpu=on_cpu)
+    count, started = _count(trainer.devices), launcher()
+    if trainer.sync_batchnorm and (on_cpu or trainer.strategy == "auto"):
+        raise ValueError("--trainer.sync_batchnorm: got true, which needs several GPUs; leave it out")
+    if trainer.strategy == "auto":
+        return _one_device(trainer, count, started, on_cpu=on_cpu)
+    if started is not None:
+        _check_agrees(trainer, count, started)
+        count, nodes = started.devices, started.nodes
+    else:
+        nodes = trainer.num_nodes
+        if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+            raise ValueError(
+                f"--trainer.num_nodes: got {nodes}, but nothing started processes on other nodes; start this command "
+                "with torchrun --nnodes or srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
+            )
+        if on_cpu and count is not None and count > max(usable_cores(), _CPU_PROCESSES):
+            raise ValueError(f"--devices: got {count}, but there are {usable_cores()} CPU cores and no GPU here")
+    if on_cpu:
+        return {"accelerator": "cpu", "devices": count or _CPU_PROCESSES, "num_nodes": nodes}
+    indices = not str(trainer.devices).isdigit() and trainer.devices not in _ALL
+    return {"devices": trainer.devices if indices or count is None else count, "num_nodes": nodes}
+
+
+def _count(devices: Any) -> int | None:
+    """The number of devices that a setting asks for, None if it asks for all of them.
+
+    Raises:
+        ValueError: It is neither a number nor a list of indices.
+    """
+    if devices in _ALL:
+        return None
+    text = str(devices).strip("[] ")
+    if text.isdigit() and not isinstance(devices, list) and int(text) > 0:
+        return int(text)
+    indices = [index.strip() for index in text.rstrip(",").split(",")]
+    is_list = (isinstance(devices, list) or "," in text) and all(map(str.isdigit, indices))
+    if is_list and len({int(index) for index in indices}) == len(indices):
+        return len(indices)
+    raise ValueError(
+        f"--devices: got {devices}; give how many, 1 or more, or auto, or different indices of GPUs such as [0,1]"
+    )
+
+
+def _one_device(trainer: Namespace, count: int | None, started: Launcher | None, *, on_cpu: bool) -> dict[str, Any]:
+    """The device of `--strategy single`."""
+    if started is not None and started.processes > 1:
+        raise ValueError(
+            f"--strategy single: is one process, but {started.name} started {started.processes}; use --strategy ddp or "
+            "--strategy fsdp, or start one process"
+        )
+    if count is None:
+        count = 1 if on_cpu or trainer.devices == "auto" else torch.accelerator.device_count()
+    if count > 1 or trainer.num_nodes > 1:
+        raise ValueError(
+            f"--devices: got {trainer.devices} on {trainer.num_nodes} node(s), but --strategy single is one process on "
+            "one device; add --strategy ddp or --strategy fsdp"
+        )
+    index = not on_cpu and not str(trainer.devices).isdigit() and trainer.devices not in _ALL
+    return {"devices": trainer.devices if index else 1}
+
+
+def _check_agrees(trainer: Namespace, count: int | None, started: Launcher) -> None:
+    """Refuse settings that contradict what was started."""
+    if count not in (None, started.devices):
+        raise ValueError(
+            f"--devices: got {trainer.devices}, but {started.name} started {started.devices} process(es) on each node; "
+            "leave --devices out, or start as many"
+        )
+    if trainer.num_nodes not in (1, started.nodes):
+        raise ValueError(
+            f"--trainer.num_nodes: got {trainer.num_nodes}, but {started.name} started {started.nodes} node(s); leave "
+            "it out"
+        )
+    if started.name == "SLURM" and started.processes == 1 and count is None:
+        raise ValueError(
+            "--strategy: got several processes, but SLURM started 1 task; give sbatch --ntasks-per-node=N and start "
+            "with srun, or use --devices 1 or --strategy single"
+        )
+
+
+def _check_precision(precision: str, *, on_cpu: bool) -> None:
+    if on_cpu and precision in ("16", "16-mixed", "16-true"):
+        raise ValueError(f"--precision: got {precision}, which needs a GPU; on a CPU use bf16-mixed")
+    if precision.startswith("transformer-engine") and not find_spec("transformer_engine"):
+        raise ValueError(f"--precision: got {precision}, which needs the package transformer_engine; use bf16-mixed")
+
+
+def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores that this process may use: its share in a sweep, else those of its affinity and its container's quota.
+
+    Args:
+        cgroups: Where control groups are mounted; a container sees its own there.
+    """
+    if share := os.environ.get(CPU_CORES):
+        return int(share)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _cpu_quota(cgroups))))
+
+
+def _cpu_quota(cgroups: Path) -> float:
+    """Cores' worth of time that a control group grants, by version 2 or 1; infinite without a quota."""
+    try:
+        if (file := cgroups / "cpu.max").exists():
+            quota, period = file.read_text().split()
+        else:
+            quota, period = (
+                (cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):  # no control group, or one of another kind
+        return math.inf

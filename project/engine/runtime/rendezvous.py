@@ -1,0 +1,169 @@
+"""How the processes of a run find each other: on one machine over loopback alone, and again after a restart.
+
+torch's store listens on every interface, and gloo on that of the host's name. A store that listens already on
+the port of the rendezvous is used by torch in place of a new one, so it is opened here, where it may be.
+"""
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from time import monotonic, sleep
+from typing import TypeVar
+
+from lightning import Trainer
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+
+from project.engine.runtime.launcher import launcher
+
+T = TypeVar("T")
+
+_LOOPBACK = "127.0.0.1"
+_INTERFACE = "lo" if sys.platform == "linux" else "lo0"
+_BAD_INPUT = 2
+_LOOK_EVERY_S = 0.2
+_CONNECT_WITHIN_S = 1800.0
+_OTHERS_LISTEN_WITHIN_S = 30.0
+
+
+class Meeting:
+    """A place where the processes that torchrun or SLURM started wait for the first one, before they train.
+
+    The first process looks at data and store alone, which may take hours; the rendezvous of `torch.distributed`
+    gives up after half an hour. This wait has no limit, and ends when the first process ends.
+
+    Raises:
+        OSError: The first process cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        self._store: TCPStore | None = None
+        started = launcher()
+        if started is None or started.processes == 1:
+            return
+        environment: ClusterEnvironment = (
+            TorchElasticEnvironment() if started.name == "torchrun" else SLURMEnvironment()
+        )
+        self._first, self._others = environment.global_rank() == 0, started.processes - 1
+        self._names_reason = environment.local_rank() == 0
+        self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        if started.name == "SLURM" and started.nodes == 1:
+            os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM's own is the host's name
+        if self._first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            self._store = _serve(_LOOPBACK if started.nodes == 1 else "", environment.main_port)
+        else:
+            self._store = _connect(environment.main_address, environment.main_port)
+
+    def from_first(self, name: str, make: Callable[[], T]) -> T:
+        """Have the first process make a value, and the others wait for it; without a launcher, make it here.
+
+        Args:
+            name: Of the value; each is made once.
+            make: Returns what JSON can hold.
+
+        Raises:
+            SystemExit: The first process ended or raised an error, on the others, with its exit code.
+        """
+        if self._store is None:
+            return make()
+        key = f"attempt {self._attempt}: {name}"
+        if not self._first:
+            return self._wait(self._store, key)
+        try:
+            value = make()
+        except BaseException as error:
+            code = error.code if isinstance(error, SystemExit) else _BAD_INPUT
+            self._store.set(key, json.dumps([code, " ".join(str(error).split())]))
+            self._let_others_read(self._store, key)
+            raise
+        self._store.set(key, json.dumps([0, value]))
+        return value
+
+    def _wait(self, store: TCPStore, key: str) -> T:  # type: ignore[type-var]  # what `make` returns on the first
+        try:
+            while not store.check([key]):  # and not `wait`, during which Python answers no signal
+                sleep(_LOOK_EVERY_S)
+            code, value = json.loads(store.get(key))
+            if code:
+                store.add(f"{key}, read", 1)
+        except DistError as error:
+            print("error: the first process of the run has ended", file=sys.stderr)
+            raise SystemExit(1) from error
+        if code:
+            if code == _BAD_INPUT and self._names_reason:
+                print(f"error: the first process refuses the input: {value[:300]}", file=sys.stderr)
+            raise SystemExit(code)
+        result: T = value
+        return result
+
+    def _let_others_read(self, store: TCPStore, key: str) -> None:
+        """Stay for a while, as the store may end with this process."""
+        deadline = monotonic() + _OTHERS_LISTEN_WITHIN_S
+        while store.add(f"{key}, read", 0) < self._others and monotonic() < deadline:
+            sleep(_LOOK_EVERY_S)
+
+
+def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:
+    """Set up what `torch.distributed` will find when training starts.
+
+    Returns:
+        The store, in the process that serves it; it must live until training starts.
+    """
+    if trainer.world_size == 1:
+        return None
+    if trainer.num_nodes == 1:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", _INTERFACE)
+    environment = trainer.strategy.cluster_environment  # type: ignore[attr-defined]
+    if isinstance(environment, LightningEnvironment):
+        if trainer.num_nodes > 1:
+            return None
+        os.environ["MASTER_ADDR"] = _LOOPBACK
+        return _serve(_LOOPBACK, environment.main_port) if trainer.is_global_zero else None
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+        return _leave_store_of_torchrun(trainer.num_nodes)
+    return None
+
+
+def _leave_store_of_torchrun(nodes: int) -> TCPStore | None:
+    """Agree on another store: torchrun's still has the addresses of processes that died, and gloo calls them."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = TCPStore(address, port, is_master=False)
+    key = f"port of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    served = None
+    if os.environ["RANK"] == "0":
+        served = _serve(_LOOPBACK if nodes == 1 else "", 0)
+        shared.set(key, str(served.port))
+    os.environ["MASTER_ADDR"] = _LOOPBACK if nodes == 1 else address
+    os.environ["MASTER_PORT"] = shared.get(key).decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    return served
+
+
+def _serve(address: str, port: int) -> TCPStore:
+    listener = socket.create_server((address, port))
+    port = listener.getsockname()[1]
+    return TCPStore(
+        address or _LOOPBACK,
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=listener.detach(),
+    )
+
+
+def _connect(address: str, port: int) -> TCPStore:
+    deadline = monotonic() + _CONNECT_WITHIN_S
+    while True:  # in short calls, between which Python answers signals
+        try:
+            return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
+        except DistError as error:
+            if monotonic() > deadline:
+                raise OSError(f"the first process of the run does not answer at {address}:{port}: {error}") from error

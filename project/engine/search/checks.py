@@ -1,0 +1,80 @@
+"""The fit that all trials of a sweep share, built and tried before the first of them."""
+
+from collections.abc import Sequence
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.search.space import SearchSpace, check_metrics, check_values
+from project.engine.tracking.logger import MLflowLogger
+
+_MONITORS = ("val/accuracy", "val/loss")
+_OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
+
+
+def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
+    """Raise ValueError for a setting that is given and varied, or that no trial can have for itself."""
+    given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
+    if "resume" in given:
+        raise ValueError("--resume: a sweep goes on by its own command, given once more; --study names which one")
+    for key in space.distributions:
+        if key.removeprefix("trainer.") in given:
+            raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")
+        if key in _OF_THE_SWEEP:
+            raise ValueError(f"--search: {key} cannot be varied, as all trials get the same share of the machine")
+
+
+def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
+    """Build the fit, with its data loaded; its `argv` is what trials are given.
+
+    Raises:
+        ValueError: The fit, or a value in the ranges, is impossible, or no run logs a metric of the search.
+    """
+    built = FitCLI(fit_options)
+    if (metric := space.metrics[0]) in _MONITORS and metric != built.config.checkpoint.monitor:
+        # The model that a trial keeps is the one that it is judged by.
+        built = FitCLI([f"--checkpoint.monitor={metric}", *fit_options])
+    _check_promises(built)
+    _load(built)
+    check_values(space, lambda extra: _check_trial(built.argv, extra))
+    check_metrics(space, built.datamodule.has_test, lambda: _logged(built.argv))
+    return built
+
+
+def _check_promises(cli: FitCLI) -> None:
+    """Raise ValueError for options of `fit` that leave a trial without a score, an MLflow run or a machine."""
+    settings, trainer = cli.config.trainer, cli.trainer
+    if settings.fast_dev_run:
+        raise ValueError(
+            f"--trainer.fast_dev_run: got {settings.fast_dev_run}, but such a fit logs nothing that a trial could be "
+            "judged by; use --max_epochs 1 and --trainer.limit_train_batches"
+        )
+    if not any(isinstance(logger, MLflowLogger) for logger in trainer.loggers):
+        raise ValueError(
+            f"--trainer.logger: got {settings.logger}, but each trial of a sweep is an MLflow run; leave the option out"
+        )
+    if trainer.num_nodes > 1:
+        raise ValueError(
+            f"--trainer.num_nodes: got {trainer.num_nodes}, but a trial runs on this machine alone; leave it out"
+        )
+
+
+def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
+    cli = FitCLI([*fit_options, *extra])
+    _check_promises(cli)
+    if any(option.startswith("--data.") for option in extra):
+        _load(cli)
+
+
+def _load(cli: FitCLI) -> None:
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.datamodule.check_batch_size(cli.trainer.world_size)
+    cli.check_training()
+
+
+def _logged(fit_options: Sequence[str]) -> list[str]:
+    """Names of the metrics that a fit logs, seen in one batch on the CPU."""
+    small = ["--trainer.fast_dev_run=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    anywhere = ["--trainer.strategy=auto", "--trainer.accelerator=cpu", "--devices=1", "--precision=32-true"]
+    cli = FitCLI([*fit_options, *small, *anywhere])
+    cli.trainer.fit(cli.model, cli.datamodule)
+    return list(cli.trainer.callback_metrics)

@@ -1,0 +1,42 @@
+"""The checkpoints that trials keep once their study has what it needs of them."""
+
+import logging
+from typing import Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from project.engine.checkpoints import remove_checkpoints, strip_optimizer_state
+from project.engine.checkpoints.newest import LAST
+from project.engine.search.view import best_trials
+from project.engine.tracking import store
+
+Keep = Literal["weights", "best", "all"]
+
+_log = logging.getLogger(__name__)
+
+
+def release_checkpoints(run_id: str, state: TrialState) -> None:
+    """Remove what a trial that ends leaves on disk: all of it, or everything but the weights if it is complete.
+
+    A trial that is pruned or failed is never resumed: its retry is another run.
+    """
+    folder = store.checkpoint_folder(run_id)
+    try:
+        if state != TrialState.COMPLETE:
+            remove_checkpoints(folder)
+            return
+        strip_optimizer_state(folder)
+        if len(list(folder.glob("*.ckpt"))) > 1:
+            (folder / LAST).unlink(missing_ok=True)  # It was there to resume from.
+    except OSError as error:  # The sweep does not need the space.
+        _log.warning("checkpoints in %s are kept: %s", folder, error)
+
+
+def keep_best_checkpoints(study: optuna.Study) -> None:
+    """Remove the checkpoints of complete trials, except for those of the best one, or of the Pareto front."""
+    best = best_trials(study)
+    kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:1])}
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        if trial.number not in kept and (run_id := trial.user_attrs.get("run_id")):
+            release_checkpoints(run_id, TrialState.PRUNED)

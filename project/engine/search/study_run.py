@@ -1,0 +1,141 @@
+"""The study's own MLflow run: parent of its trials' runs, with the best of them, the plots and the table."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import optuna
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as pictures
+
+from project.engine.search.moment import metrics_of_run
+from project.engine.search.space import METRICS, SearchSpace
+from project.engine.search.view import best_trials
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.logger import MLflowLogger
+
+RUN = "mlflow_run"
+
+
+class StudyRun:
+    """Follows the study in MLflow. Of several sweeps on one study one has the run, the others leave it alone.
+
+    Args:
+        client: The store.
+        logger: Of the experiment that the trials are in.
+        study: The study; its run is named in its attributes.
+        space: What is searched.
+    """
+
+    def __init__(self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace) -> None:
+        self._client, self._logger, self._study, self._space = client, logger, study, space
+        self._told = 0
+
+    def start(self, command: str, settings: Mapping[str, Any]) -> None:
+        """Make the study's run, or go on in it."""
+        earlier = self._study.user_attrs.get(RUN)
+        if earlier:
+            self._logger.resume(self._client, earlier, command, settings)
+        else:
+            self._logger.start(self._client, {"study": self._study.study_name, "command": command})
+            self._study.set_user_attr(RUN, self._logger.version)
+            self._logger.log_hyperparams(dict(settings))
+            self._logger.log_text(self._space.text, "search.yaml")
+
+    def look(self) -> None:
+        """Log how many trials there are, and the best values so far."""
+        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        if len(complete) == self._told:
+            return
+        self._told = len(complete)
+        several = len(self._space.metrics) > 1  # the best values are then not those of one trial
+        best = {
+            f"{direction[:3] if several else 'best'}/{metric}": (max if direction == "maximize" else min)(
+                trial.values[place] for trial in complete
+            )
+            for place, (metric, direction) in enumerate(self._space.directions.items())
+        }
+        self._logger.log_metrics({"trials/complete": self._told, **best}, self._told)
+
+    def end(self, status: str) -> None:
+        """Log the best trial, the plots and the table, and close the run. An error in one of them ends no sweep."""
+        try:
+            with self._best_effort("report"):
+                self.look()
+                trials = self._study.get_trials(deepcopy=False)
+                counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
+                self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
+                self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv", "report")
+            with self._best_effort("best"):
+                if best := best_trials(self._study):
+                    self._log_best(best, with_model=status == "FINISHED")
+            with self._best_effort("plots"):
+                if best_trials(self._study):
+                    self._log_plots()
+        finally:
+            self._logger.end(status)
+
+    def _best_effort(self, what: str) -> AbstractContextManager[None]:
+        return best_effort(self._logger, what, f"the study's run lacks (part of) its {what}")
+
+    def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
+        if len(self._space.metrics) > 1:
+            self._logger.set_tags({"pareto.trials": ", ".join(str(trial.number) for trial in best)})
+            return
+        run_id = best[0].user_attrs["run_id"]
+        found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
+        self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
+        metrics = metrics_of_run(self._client, run_id, set(METRICS) - set(self._space.metrics))
+        self._logger.log_metrics({f"best/{name}": value for name, value in metrics.items()}, self._told)
+        if with_model:
+            self._logger.log_model_of(run_id)
+
+    def _log_plots(self) -> None:
+        # A dollar in a choice is a dollar, and starts no formula.
+        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
+            for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
+                warnings.simplefilter("ignore", category)
+            with self._best_effort("plots"):
+                plots = self._plots(optuna.visualization).values()
+                page = [plot.to_html(full_html=False, include_plotlyjs=n == 0) for n, plot in enumerate(plots)]
+                title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
+                self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
+            for name, axes in self._plots(pictures).items():
+                self._logger.log_figure(partial(_figure, axes), f"study/{name}.png", "plots")
+
+    def _plots(self, library: Any) -> dict[str, Any]:
+        """Optuna's plots of the first metric; those that need more trials or other metrics are left out."""
+        study, names = self._study, self._space.metrics
+        several = len(names) > 1
+        first = (
+            {"target": lambda trial: trial.values[0], "target_name": names[0]} if several else {"target_name": names[0]}
+        )
+        wanted: dict[str, Callable[[], Any]] = {
+            "history": lambda: library.plot_optimization_history(study, **first),
+            "parallel_coordinates": lambda: library.plot_parallel_coordinate(study, **first),
+            "slice": lambda: library.plot_slice(study, **first),
+        }
+        if len({trial.values[0] for trial in study.get_trials(states=[TrialState.COMPLETE])}) > 1:
+            wanted["importances"] = lambda: library.plot_param_importances(study, **first)
+        if len(names) in (2, 3):
+            wanted["pareto_front"] = lambda: library.plot_pareto_front(study, target_names=names)
+        plots: dict[str, Any] = {}
+        for name, plot in wanted.items():
+            with self._best_effort("plots"):
+                plots[name] = plot()
+        return plots
+
+
+def _figure(axes: Any) -> Figure:
+    """The figure of a plot of Optuna's, which returns its axes, or an array of them."""
+    figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
+    assert isinstance(figure, Figure)
+    figure.set_size_inches(10, 6)
+    return figure

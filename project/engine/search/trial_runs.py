@@ -1,0 +1,110 @@
+"""The trials' runs in MLflow, found by their tags: what a sweep knows of trials that ended while none listened."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import optuna
+from filelock import Timeout
+from mlflow import MlflowClient
+from mlflow.entities import Param, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from optuna.trial import TrialState
+
+from project.engine.search.moment import metrics_of_run
+from project.engine.search.retention import Keep, keep_best_checkpoints, release_checkpoints
+from project.engine.search.study_run import RUN
+from project.engine.tracking import store
+from project.engine.tracking.recovery import recover
+from project.engine.tracking.secrets import redact, redact_setting
+from project.engine.tracking.spool import Spool
+
+_log = logging.getLogger(__name__)
+
+_PARENT, _TRIAL = "mlflow.parentRunId", "trial"
+
+
+class TrialRuns:
+    """The child runs of a study's run, one a trial.
+
+    Args:
+        client: The store.
+        experiment_id: Where most of the runs are.
+        study: The study, whose own run is their parent.
+        metrics: The study's metrics.
+        keep: Checkpoints that stay of trials that have ended: "weights" of complete ones, those of the "best" alone,
+            or "all" of all trials.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        study: optuna.Study,
+        metrics: Sequence[str],
+        keep: Keep = "weights",
+    ) -> None:
+        self._client, self._experiment_id, self._study, self._metrics = client, experiment_id, study, metrics
+        self._keep = keep
+
+    def environment(self, number: int) -> dict[str, str]:
+        """Variables by which a trial's run gets its tags in the request that makes it."""
+        return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
+
+    def _tags(self, number: int) -> dict[str, str]:
+        tags = {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
+        retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get("retry_of")
+        return tags if retry_of is None else tags | {"retry_of": str(retry_of)}
+
+    def find(self, number: int) -> str | None:
+        """The run of a trial, None where it has made none yet."""
+        of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[RUN]}' and tags.`{_TRIAL}` = '{number}'"
+        with _away_for_now():
+            experiments = [one.experiment_id for one in self._client.search_experiments()]  # `data` may vary
+            for run in self._client.search_runs(experiments, of_trial, max_results=1):
+                return str(run.info.run_id)
+        return None
+
+    def values(self, run_id: str) -> list[float] | None:
+        """The metrics of a run that has finished, all of its best checkpoint; None for one that has not."""
+        with suppress(Timeout, FileNotFoundError):  # it is written, or delivered
+            recover(self._client, Spool(store.spool_folder(run_id), new=False))
+        with _away_for_now():
+            if self._client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.FINISHED):
+                found = metrics_of_run(self._client, run_id, self._metrics)
+                if found.keys() >= set(self._metrics):
+                    return [found[metric] for metric in self._metrics]
+        return None
+
+    def before_end(self, run_id: str, state: TrialState) -> None:
+        """Free disk space before the study is told how a trial ended: a sweep that is killed here does it again."""
+        if self._keep != "all":
+            release_checkpoints(run_id, state)
+
+    def after_end(self) -> None:
+        """Free disk space after the study was told how a trial ended."""
+        if self._keep == "best":
+            keep_best_checkpoints(self._study)
+
+    def make_failed(self, trial: optuna.Trial, reason: str) -> None:
+        """Make the run of a trial that failed before it had one."""
+        tags = self._tags(trial.number) | {"error": redact(reason)}
+        params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
+        with _away_for_now():
+            run = self._client.create_run(
+                self._experiment_id, run_name=f"trial {trial.number}", tags=resolve_tags(tags)
+            )
+            run_id: str = run.info.run_id
+            self._client.log_batch(run_id, params=params)
+            self._client.set_terminated(run_id, "FAILED")
+            trial.set_user_attr("run_id", run_id)
+
+
+@contextmanager
+def _away_for_now() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:  # a sweep does not end because of it
+        _log.warning("the MLflow store does not answer: %s", store.reason(error))

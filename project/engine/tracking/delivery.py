@@ -1,0 +1,210 @@
+"""From the spool to the store: in order, in batches, as often as needed.
+
+Replaying a record changes nothing: metrics keep their first timestamps, by which the store knows them.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from math import inf
+from time import monotonic, thread_time
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from project.engine.tracking.model_delivery import send_model, show_model_of
+from project.engine.tracking.record_log import Record
+from project.engine.tracking.spool import LANES, Spool
+from project.engine.tracking.store import follow_folder, patience, reason
+
+_METRICS_A_BATCH = 1000
+_LOOK_EVERY_S = 1.0
+_SHARE_OF_TIME = 0.005
+_MOST_OF_A_SERVER_S = 0.1
+_TRY_AGAIN_S = 5.0
+_SHOW_EVERY_S = 0.1
+# The rest of MLflow's errors pass: a server that is overloaded, a wrong password, another store at this address.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+
+_log = logging.getLogger(__name__)
+
+
+class StoreAwayError(Exception):
+    """The store does not take a record now, but may do so later."""
+
+
+def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) -> Iterator[float]:
+    """Send what the store lacks, and yield the seconds that training may have lost by each request.
+
+    What the store refuses for good is reported and passed over, so that it holds up nothing behind it.
+
+    Raises:
+        StoreAwayError: The store does not take it now. What it has is marked as delivered.
+    """
+    trouble: list[Exception] = []
+    for lane in lanes:
+        try:
+            yield from _deliver_lane(spool, client, lane)
+        except Exception as error:  # noqa: BLE001  # stores of artifacts have errors of their own libraries
+            trouble.append(error)
+            yield 0.0
+    if trouble:
+        raise StoreAwayError(reason(trouble[0])) from trouble[0]
+
+
+def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[float]:
+    began, worked = monotonic(), thread_time()
+    for records, offset in _batches(spool, lane):
+        if records:
+            _send(spool, client, records)
+        spool.mark_delivered(lane, offset)
+        # Training loses what this thread works, and what a server on the same machine works; a slow one may be far.
+        yield max(thread_time() - worked, min(monotonic() - began, _MOST_OF_A_SERVER_S))
+        began, worked = monotonic(), thread_time()
+
+
+def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
+    """Group consecutive metrics; any other record stands alone."""
+    batch: list[Record] = []
+    count, behind, done = 0, 0, 0
+    for record, offset in spool.undelivered(lane):
+        if record is not None:
+            if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_A_BATCH):
+                yield batch, behind
+                batch, count = [], 0
+            if "metrics" in record:
+                batch.append(record)
+                count += len(record["metrics"])
+            else:
+                yield [record], offset
+                done = offset
+        behind = offset
+    if behind > done:
+        yield batch, behind
+
+
+def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
+    try:
+        _send_whole(spool, client, records)
+    except MlflowException as error:
+        if error.error_code not in _REFUSALS:
+            raise
+        if parts := _halves(records):
+            # One of them is to blame: a metric whose name MLflow does not take, say.
+            for part in parts:
+                _send(spool, client, part)
+        else:
+            _warn_once(f"the store refuses part of run {spool.run_id}: {str(error).splitlines()[0]}")
+
+
+def _halves(records: list[Record]) -> list[list[Record]]:
+    """Split metrics, parameters or tags in two; empty where there is one alone, or a record of another kind."""
+    kind = next(iter(records[0]))
+    if kind not in ("metrics", "params", "tags"):
+        return []
+    single = [record | {kind: {key: value}} for record in records for key, value in record[kind].items()]
+    if len(single) == 1:
+        return []
+    middle = len(single) // 2
+    parts = single[:middle], single[middle:]
+    if kind == "metrics":
+        return list(parts)
+    return [[{kind: {key: value for one in part for key, value in one[kind].items()}}] for part in parts]
+
+
+@cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
+
+
+def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
+    run_id, record = spool.run_id, records[0]
+    match next(iter(record)):
+        case "metrics":
+            metrics = [
+                Metric(key, value, record["time_ms"], record["step"])
+                for record in records
+                for key, value in record["metrics"].items()
+            ]
+            client.log_batch(run_id, metrics=metrics, synchronous=True)
+        case "params":
+            params = [Param(key, value) for key, value in record["params"].items()]
+            client.log_batch(run_id, params=params, synchronous=True)
+        case "tags":
+            tags = [RunTag(key, value) for key, value in record["tags"].items()]
+            client.log_batch(run_id, tags=tags, synchronous=True)
+        case "file" | "model" as kind if not (spool.files / record[kind]).exists():
+            _warn_once(f"{spool.files / record[kind]} is gone, so run {run_id} lacks it")
+        case "file":
+            folder = record["file"].rpartition("/")[0]
+            client.get_run(run_id)  # a store that is gone shows here, in seconds
+            follow_folder()
+            with patience():
+                client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
+        case "dataset":
+            dataset = Dataset(**record["dataset"])
+            client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+        case "model":
+            follow_folder()
+            for _ in _deliver_lane(spool, client, "metrics"):
+                pass  # The model shows the run's scores, which may have been logged since their lane was delivered.
+            send_model(client, run_id, spool.files / record["model"])
+        case "model_of":
+            show_model_of(client, run_id, record["model_of"])
+        case "status" if record["status"] == "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        case "status":
+            client.set_terminated(run_id, record["status"], end_time=record["time_ms"])
+
+
+class Courier(threading.Thread):
+    """Delivers in the background while the run goes on, in a small share of the time, and all the rest at its end.
+
+    `trouble` is why the store does not take what is delivered now; empty when it does.
+    """
+
+    def __init__(self, spool: Spool, client: MlflowClient) -> None:
+        super().__init__(name="courier", daemon=True)
+        self._spool, self._client = spool, client
+        self._draining, self._given_up = threading.Event(), threading.Event()
+        self.trouble = ""
+
+    def run(self) -> None:
+        """Deliver until everything is delivered after `drain` was called."""
+        while not self._draining.wait(_TRY_AGAIN_S if self.trouble else _LOOK_EVERY_S):
+            self._deliver()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        try:
+            for seconds in deliver(self._spool, self._client):
+                self._draining.wait(seconds / _SHARE_OF_TIME)
+                if self._given_up.is_set():
+                    return
+            self.trouble = ""
+        except StoreAwayError as error:
+            self.trouble = str(error)
+
+    def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:
+        """Wait while the rest is delivered at once.
+
+        Args:
+            progress: Told the share that is delivered, in [0, 1].
+            within_s: Longest wait in seconds.
+
+        Returns:
+            Whether it is done: with everything, or with what the store takes now. Else a request is under way.
+        """
+        self._spool.beat()
+        waiting, deadline = max(1, self._spool.waiting), monotonic() + within_s
+        self._draining.set()
+        if self.ident is None:  # a signal came before it was started
+            self.start()
+        while self.is_alive() and monotonic() < deadline:
+            self._spool.beat()
+            self.join(_SHOW_EVERY_S)
+            progress(1 - self._spool.waiting / waiting)
+        self._given_up.set()
+        return not self.is_alive()

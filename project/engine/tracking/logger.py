@@ -1,0 +1,209 @@
+"""The Lightning logger: one MLflow run for a fit, however many processes take part.
+
+    log_metrics, log_text, ... -> Spool (disk) -> Courier (thread) -> MLflow
+
+Nothing here waits for the store after the run is created, and nothing raises into training.
+"""
+
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from math import inf
+from pathlib import Path
+from time import time
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+from mlflow.tracking.context.registry import resolve_tags
+from typing_extensions import override
+
+from project.engine.tracking import store
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.delivery import Courier
+from project.engine.tracking.draining import Draining
+from project.engine.tracking.owner import owner_tags
+from project.engine.tracking.provenance import git_state, packages
+from project.engine.tracking.secrets import redact, redact_setting
+from project.engine.tracking.spool import Spool
+from project.engine.tracking.system import SystemMetrics
+
+_CHANGED = "resumed."
+_PARAMS_A_RECORD = 100
+_PARAM_LENGTH = 6000
+_TAG_LENGTH = 5000
+_LONGEST_GOODBYE_S = 4.0
+
+_log = logging.getLogger(__name__)
+
+
+class MLflowLogger(Logger):
+    """Writes to the run's spool; on other ranks than the first it does nothing.
+
+    A run lasts from `start` or `resume` to `end`, which may span several calls of the trainer.
+
+    Args:
+        experiment: Name of the MLflow experiment.
+        run_name: What tells the run apart in the UI's table.
+
+    Attributes:
+        status: How the run ended; None before.
+    """
+
+    def __init__(self, experiment: str, run_name: str) -> None:
+        super().__init__()
+        self.experiment_name, self.run_name = experiment, redact(run_name)
+        self.spool: Spool | None = None
+        self.status: str | None = None
+        self._run_id: str | None = None
+
+    @property
+    @override
+    def name(self) -> str:
+        return self.experiment_name
+
+    @property
+    @override
+    def version(self) -> str | None:
+        return self._run_id
+
+    @rank_zero_only
+    def start(self, client: MlflowClient, tags: Mapping[str, str]) -> None:
+        """Create the run, with the commit, the packages and these tags."""
+        git_tags, diff = git_state()
+        given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
+        experiment = store.experiment_id(client, self.experiment_name)
+        all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
+        name = f"trial {all_tags['trial']} {self.run_name}" if "trial" in all_tags else self.run_name
+        run = client.create_run(experiment, run_name=name, tags=all_tags)
+        self._open(client, Spool(store.spool_folder(run.info.run_id)))
+        self.log_text(packages(), "requirements.txt")
+        if diff:
+            self.log_text(diff, "git.diff")
+
+    @rank_zero_only
+    def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
+        """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
+        # The recovery before this may still hold it, for the time of a request.
+        spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
+        run = client.get_run(run_id)
+        now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
+        known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
+        had_settings = bool(run.data.params)  # else it was killed before it could log them
+        changed = {f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k)}
+        for tag, value in owner_tags().items():  # before the run is RUNNING, or others take its process for dead
+            client.set_tag(run_id, tag, value)
+        client.update_run(run_id, status="RUNNING")
+        for tag in {"error", "traceback"} & set(run.data.tags):
+            client.delete_tag(run_id, tag)
+        steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
+        self._open(client, spool, first_step=max(steps, default=-1) + 1)
+        self.set_tags({"resumed": command, **changed})
+        if not had_settings:
+            self.log_hyperparams(dict(settings))
+
+    def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
+        # A signal may come between any two of these lines, and `end` must close what there is.
+        self._courier = Courier(spool, client)
+        unwanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() and not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
+        self._system = SystemMetrics(spool.beat, self.log_metrics, first_step, kinds=() if unwanted else None)
+        self._run_id, self.spool = spool.run_id, spool
+        self._courier.start()
+        self._system.start()
+
+    def _append(self, **record: Any) -> None:
+        if self.spool is not None:
+            self.spool.append(record)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        items = list((params if isinstance(params, dict) else vars(params)).items())
+        for start in range(0, len(items), _PARAMS_A_RECORD):
+            part = items[start : start + _PARAMS_A_RECORD]
+            self._append(params={key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in part})
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
+        if values:
+            self._append(metrics=values, step=step or 0, time_ms=int(time() * 1000))
+
+    @rank_zero_only
+    def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int], source: str) -> None:
+        """Record what the run trained on, as an MLflow dataset input."""
+        profile = json.dumps({f"num_{split}": size for split, size in sizes.items()})
+        uri = json.dumps({"uri": redact(source)})
+        self._append(
+            dataset={"name": name, "digest": digest, "source_type": "local", "source": uri, "profile": profile}
+        )
+
+    @rank_zero_only
+    def log_text(self, text: str, path: str, what: str = "artifact") -> None:
+        """Store a text as an artifact of the run; an error becomes the tag `WHAT.error`."""
+        self._keep(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
+
+    @rank_zero_only
+    def log_figure(self, draw: Callable[[], Figure], path: str, what: str = "artifact") -> None:
+        """Draw a picture and store it as an artifact of the run; an error becomes the tag `WHAT.error`."""
+        self._keep(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
+
+    @rank_zero_only
+    def log_saved_model(self, name: str) -> None:
+        """Log the MLflow model that `model_folder(name)` holds."""
+        self._append(model=name)
+
+    @rank_zero_only
+    def log_model_of(self, run_id: str) -> None:
+        """Show the model of another run as this one's, too."""
+        self._append(model_of=run_id)
+
+    def model_folder(self, name: str) -> Path | None:
+        """Where to save a model for `log_saved_model`; None if nothing is tracked, or the disk takes no folder."""
+        try:
+            return self._file(name)
+        except OSError as error:
+            _log.warning("the artifact %s cannot be written: %s", name, error)
+            return None
+
+    @rank_zero_only
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+        self._append(tags={key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()})
+
+    @rank_zero_only
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED, and deliver what is waiting as far as the store answers.
+
+        A run that fails or is interrupted has seconds for it. Its status goes first.
+        """
+        if self.spool is None:
+            return
+        self._system.stop()
+        self._append(status=status, time_ms=int(time() * 1000))
+        self.status = status
+        with Draining(self.spool, lambda: self._courier.trouble) as progress:
+            done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
+        if done:  # else the lock is held until the process ends, and its last request with it
+            self.spool.close(remove=not self.spool.waiting)
+        else:
+            self.spool.disown()
+        self.spool = None
+
+    def _keep(self, path: str, what: str, write: Callable[[Path], object]) -> None:
+        with best_effort(self, what, f"the artifact {path} cannot be written"):
+            if (file := self._file(path)) is not None:
+                write(file)
+                self._append(file=path)
+
+    def _file(self, path: str) -> Path | None:
+        if self.spool is None:
+            return None
+        file = self.spool.files / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file

@@ -1,0 +1,51 @@
+"""A saved model on its way to the store: a logged model of its run, made once however often it is tried."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+
+from project.engine.tracking.store import patience
+
+
+def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
+    """Log the MLflow model in a folder as the run's, with the run's scores; go on with what an earlier try made."""
+    run = client.get_run(run_id)
+    description = Model.load(str(folder))
+    made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    begun = (m for m in made if m.model_id == description.model_id or m.status == LoggedModelStatus.PENDING)
+    logged = next(begun, None) or client.create_logged_model(
+        run.info.experiment_id, name=folder.name, source_run_id=run_id, params=run.data.params
+    )
+    description.run_id, description.model_id = run_id, logged.model_id
+    description.artifact_path = logged.artifact_location
+    new = folder.with_name(f"{folder.name}.{MLMODEL_FILE_NAME}")
+    description.save(str(new))
+    new.replace(folder / MLMODEL_FILE_NAME)  # whole, also if the process is killed here
+    with patience():
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    # With their timestamps. The last point of val/* may be of another epoch than the model's.
+    scores = [m for m in run.data._metric_objs if m.key.startswith(("best/", "test/"))]
+    of_model = [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
+    client.log_batch(run_id, of_model, synchronous=True)
+    _show(client, run_id, [logged.model_id])
+
+
+def show_model_of(client: MlflowClient, run_id: str, other_run_id: str) -> None:
+    """Show the newest model of another run as this run's, too."""
+    _show(client, run_id, _models_of(client, other_run_id)[-1:])
+
+
+def _models_of(client: MlflowClient, run_id: str) -> list[str]:
+    outputs = client.get_run(run_id).outputs
+    return [model.model_id for model in outputs.model_outputs] if outputs else []
+
+
+def _show(client: MlflowClient, run_id: str, models: Sequence[str]) -> None:
+    known = _models_of(client, run_id)
+    if new := [LoggedModelOutput(model, step=0) for model in models if model not in known]:
+        client.log_outputs(run_id, new)

@@ -1,0 +1,81 @@
+"""Where a run came from: the code's commit and the installed packages."""
+
+import subprocess
+from functools import cache
+from importlib.metadata import distributions
+from pathlib import Path
+
+from project.engine.tracking.secrets import is_secret_name, redact_code
+
+_HERE = str(Path(__file__).parent)
+_CODE = (".py", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".md")
+_KEYS = (".pem", ".key", ".p12", ".pfx")
+_MOST_FILES = 100
+_MOST_BYTES_OF_ONE = 200_000
+_MOST_BYTES = 1_000_000
+
+
+def git_state() -> tuple[dict[str, str], str]:
+    """Tags `git.commit` and `git.dirty`, and the diff of a dirty tree; both empty outside a repository.
+
+    The diff includes the files that git does not track and does not ignore, as far as they are small texts, and
+    submodules. Secrets in it are hidden.
+    """
+    commit = _git("rev-parse", "HEAD").strip()
+    if not commit:
+        return {}, ""
+    dirty = bool(_git("status", "--porcelain"))
+    if not dirty:
+        return {"git.commit": commit, "git.dirty": "false"}, ""
+    diff = _git("diff", "--no-ext-diff", "--no-color", "--submodule=diff", "HEAD")
+    return {"git.commit": commit, "git.dirty": "true"}, redact_code(diff + _untracked())
+
+
+def _untracked() -> str:
+    """The diff that adds the untracked files, code first; a line names those that are left out."""
+    top = Path(_git("rev-parse", "--show-toplevel").rstrip("\n"))
+    names = _git("-C", str(top), "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
+    names.sort(key=lambda name: (Path(name).suffix not in _CODE, name))
+    parts, size, left_out = [], 0, len(names[_MOST_FILES:])
+    for name in names[:_MOST_FILES]:
+        bytes_ = _size_of_text(top / name)
+        if bytes_ is None or size + bytes_ > _MOST_BYTES:
+            left_out += 1
+            continue
+        size += bytes_
+        # Its exit code is 1, as the files differ.
+        parts.append(
+            _git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name, code=1)
+        )
+    note = (
+        f"# {left_out} untracked files are left out: not text, too large, or named like a secret\n" if left_out else ""
+    )
+    return "".join(parts) + note
+
+
+def _size_of_text(path: Path) -> int | None:
+    """Bytes of a file of text; None for any other, a large one, and one that may hold a secret."""
+    if path.name.startswith(".") or path.suffix in _KEYS or is_secret_name(path.name) or path.is_symlink():
+        return None
+    try:
+        if not path.is_file() or (size := path.stat().st_size) > _MOST_BYTES_OF_ONE:
+            return None
+        return None if b"\0" in path.read_bytes() else size
+    except OSError:  # it was removed, or may not be read
+        return None
+
+
+@cache
+def packages() -> str:
+    """Installed packages, one `name==version` a line."""
+    return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)) + "\n"
+
+
+def _git(*arguments: str, code: int = 0) -> str:
+    try:
+        run = subprocess.run(
+            ["git", "-C", _HERE, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except FileNotFoundError:  # no git on this machine
+        return ""
+    return run.stdout if run.returncode == code else ""

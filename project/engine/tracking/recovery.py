@@ -1,0 +1,161 @@
+"""Runs whose process died: closed as KILLED, delivered as far as they were written, half a checkpoint removed."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from math import inf
+from pathlib import Path
+from socket import gethostname
+from time import monotonic, time
+
+from filelock import Timeout
+from mlflow import MlflowClient
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+
+from project.engine.tracking import store
+from project.engine.tracking.delivery import StoreAwayError, deliver
+from project.engine.tracking.owner import HOST, state
+from project.engine.tracking.spool import LANES, Spool, remove_delivered
+
+RECOVERED = "PROJECT_RECOVERED"
+"""Set in the environment of processes whose parent has called `recover_all`."""
+
+_A_MOMENT_S = 5.0
+_LONGEST_WAIT_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def dead_spools() -> Iterator[Spool]:
+    """Take hold, one by one, of spools that no process writes any more; one that may be written is left alone."""
+    for folder in sorted(store.spool_folder("").glob("[!.]*/")):
+        try:
+            spool = Spool(folder, new=False)
+        except (Timeout, FileNotFoundError):  # its process lives, or has just ended
+            continue
+        except PermissionError as error:
+            _log.warning("%s is left to its user: %s", folder, error)
+            continue
+        yield spool
+
+
+def recover(
+    client: MlflowClient, spool: Spool, status: str = "KILLED", lanes: Iterable[str] = LANES, deadline: float = inf
+) -> str:
+    """Deliver a dead run; give it a status where it has none.
+
+    Args:
+        client: The store.
+        spool: The run's; closed in the end.
+        status: How the run ended, if it could not say so itself.
+        lanes: Kinds of records to deliver.
+        deadline: Time of `time.monotonic` after which no request is begun, in seconds.
+
+    Returns:
+        Why the store does not take it, in which case the spool stays; empty when the store has these lanes.
+    """
+    for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
+    _close_as(spool, status)
+    trouble = ""
+    try:
+        for _ in deliver(spool, client, lanes):
+            if monotonic() > deadline:
+                break
+    except StoreAwayError as error:
+        trouble = str(error)
+    spool.close(remove=not spool.waiting)
+    return trouble
+
+
+def _close_as(spool: Spool, status: str) -> None:
+    last = spool.last_record() or {}
+    if last.get("status", "RUNNING") == "RUNNING":
+        spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
+
+
+def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None:
+    """Close dead runs, then deliver what they left; what is not done in time stays for the next command, or `sync`.
+
+    Args:
+        client: The store.
+        within_s: Longest wait in seconds. A request that is then under way ends in the background.
+    """
+    deadline = monotonic() + within_s
+    recovering = threading.Thread(target=_recover_until, args=(client, deadline), name="recovery", daemon=True)
+    recovering.start()
+    recovering.join(within_s)
+
+
+def _recover_until(client: MlflowClient, deadline: float) -> None:
+    remove_delivered(store.spool_folder(""))
+    try:
+        for lanes in (("state",), tuple(LANES)):  # No run stays RUNNING because the files of another one take long.
+            for spool in dead_spools():
+                recover(client, spool, lanes=lanes, deadline=deadline)
+                if monotonic() > deadline:
+                    return
+            close_without_spool(client)
+    except MlflowException as error:
+        _log.warning("the MLflow store does not answer: %s", store.reason(error))
+
+
+def close_without_spool(client: MlflowClient) -> None:
+    """Close runs whose process died before it had a spool, or whose spool was taken away."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{gethostname()}'"
+    for run in client.search_runs(experiments, ours):
+        if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
+            continue
+        now = client.get_run(run.info.run_id)  # its process may have ended it, and itself, since the search
+        if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and state(now.data.tags) == "dead":
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
+    """Whether a process writes the run, or may write it.
+
+    Args:
+        run_id: The run.
+        owner_is_gone: Whether the process that wrote it is known to have ended, so that a free lock is enough.
+    """
+    folder = store.spool_folder(run_id)
+    try:
+        # Another process may hold it for a moment, to deliver it.
+        Spool(folder, new=False, wait_s=_A_MOMENT_S, owner_is_gone=owner_is_gone).close(remove=False)
+    except Timeout:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def recover_run(run_id: str, status: str, reason: str) -> None:
+    """Close a run whose process has died just now, unless it lives after all."""
+    try:
+        # Another command may be delivering it, as KILLED for want of a reason.
+        spool = Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S)
+    except Timeout:
+        return
+    except FileNotFoundError:
+        with suppress(OSError, MlflowException):
+            client = store.connect()
+            if client.get_run(run_id).info.status != RunStatus.to_string(RunStatus.FINISHED):
+                client.set_tag(run_id, "error", reason)
+                client.set_terminated(run_id, status)
+        return
+    spool.append({"tags": {"error": reason}})
+    _close_as(spool, status)
+    try:
+        client = store.connect()
+    except OSError:  # the store is away, too: the next command, or `sync`, delivers
+        spool.close(remove=False)
+    else:
+        recover(client, spool)
+
+
+def _last_sign_of_life(folder: Path) -> float:
+    log = folder / "log.jsonl"
+    return log.stat().st_mtime if log.stat().st_size else time()

@@ -1,0 +1,269 @@
+"""The MLflow store: where it is, whether it answers, and what this project keeps beside it."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import mlflow
+from alembic.util import CommandError
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import NoSuchModuleError
+
+from project.engine.tracking.moved import keep_locations_within
+from project.engine.tracking.secrets import redact
+
+HOME = Path("mlruns")
+DATABASE = "mlflow.db"
+CONFIG_FILE = "config.yaml"
+# MLflow reads these at each request; its own patience is seven retries of up to two minutes.
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_SQLITE = "sqlite:///"
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
+_NO_DRIVER = (ImportError, NoSuchModuleError)
+LONGEST_REQUEST_S = 120
+
+
+def tracking_uri() -> str:
+    """`MLFLOW_TRACKING_URI` if it is set, else a SQLite file in `mlruns/`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
+
+
+def checkpoint_folder(run_id: str) -> Path:
+    """Where a run keeps its checkpoints."""
+    return HOME / "checkpoints" / run_id
+
+
+def profile_folder(run_id: str) -> Path:
+    """Where the traces of a profiler are written."""
+    return HOME / "profiles" / run_id
+
+
+def spool_folder(run_id: str) -> Path:
+    """Where a run keeps what the store has not yet."""
+    return HOME / "spool" / run_id
+
+
+def connect() -> MlflowClient:
+    """Open the store and ask it something. From here on MLflow gives up after seconds, unless the user has said else.
+
+    Raises:
+        OSError: It does not answer within seconds.
+    """
+    uri = tracking_uri()
+    if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise ValueError(
+            f"got the folder {Path.cwd()}, whose name has a ? or %, which mean something else in the address of a "
+            "SQLite database; rename it, or set MLFLOW_TRACKING_URI"
+        )
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
+    try:
+        HOME.mkdir(exist_ok=True)
+        # MLflow makes a database's tables at the first look; two processes at once would break each other's.
+        lock = FileLock(HOME / ".store.lock").acquire()
+    except OSError as error:
+        raise OSError(
+            f"cannot write in {HOME.absolute()} ({error.strerror}); start from a folder where you may write"
+        ) from error
+    with lock:
+        _check_uri(uri)
+        try:
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)
+        except (MlflowException, CommandError, *_NO_DRIVER) as error:
+            raise OSError(_remedy(uri, error)) from error
+        try:
+            follow_folder()
+        except sqlite3.Error as error:
+            raise OSError(f"cannot write {HOME.absolute() / DATABASE} ({error}); see who else uses it") from error
+    return client
+
+
+def follow_folder() -> None:
+    """Let the locations of artifacts in the default store follow `mlruns/`, which may have been moved or copied.
+
+    Raises:
+        sqlite3.Error: The store cannot be written.
+    """
+    database = HOME.absolute() / DATABASE
+    uri = tracking_uri()
+    if uri.startswith(_SQLITE) and Path(uri.removeprefix(_SQLITE)).absolute() == database:
+        keep_locations_within(HOME.absolute(), database)
+
+
+def _remedy(uri: str, error: Exception) -> str:
+    """What to do about a store that does not answer."""
+    if isinstance(error, CommandError) or "out-of-date database schema" in str(error):
+        return (
+            f"the database {redact(uri)} was made by another version than this MLflow, {mlflow.__version__}; keep a "
+            f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer one made it, install that one"
+        )
+    if isinstance(error, _NO_DRIVER):
+        return (
+            f"MLFLOW_TRACKING_URI: got {redact(uri)}, whose driver is not installed ({reason(error)}); install it, or "
+            "unset the variable to track in mlruns/"
+        )
+    return (
+        f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
+        "start it, or unset the variable to track in mlruns/"
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What is behind an error of the store, in one line: `Connection refused` of a dead server, not its addresses."""
+    while (cause := error.__cause__ or error.__context__) is not None and not isinstance(cause, KeyError):
+        error = cause
+    lines = str(error).splitlines() or [repr(error)]
+    return redact(lines[0][:200])
+
+
+def _check_uri(uri: str) -> None:
+    """Find out at once what MLflow notices after minutes, or too late."""
+    scheme, colon, path = uri.partition(":")
+    if scheme == "file" or not (colon or scheme == "databricks"):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI: got the folder {uri}, where MLflow tracks no more; use sqlite:///{uri}/mlflow.db"
+        )
+    if scheme == "sqlite":
+        path = path.removeprefix("///").partition("?")[0]
+        if path in ("", "//", ":memory:"):
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI: got {uri}, which is gone with the process; use sqlite:///mlruns/mlflow.db"
+            )
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(path)) as connection:
+                tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        except (OSError, sqlite3.Error) as error:
+            raise OSError(f"MLFLOW_TRACKING_URI: cannot open {path} as a SQLite database: {error}") from error
+        if tables and "experiments" not in tables:  # MLflow would add its own to them
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI: got {path}, a database of another program; name a new file, or one of MLflow's"
+            )
+        for place in (Path(path), Path(path).parent):
+            if not os.access(place, os.W_OK):
+                raise OSError(
+                    f"MLFLOW_TRACKING_URI: cannot write {place.absolute()}; get the right to, or name another"
+                )
+        if Path(path).stat().st_size == 0:
+            _make_tables(Path(path))
+
+
+def check_has_database(uri: str) -> None:
+    """Raise ValueError for a store that a server holds, whose UI is that server's own."""
+    if uri.startswith(("http://", "https://")):
+        raise ValueError(f"MLFLOW_TRACKING_URI: got a server, which has the UI itself; open {redact(uri)} in a browser")
+    if uri.startswith("databricks"):
+        raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
+
+
+def _make_tables(path: Path) -> None:
+    """Make a new database beside its place: half of one, after a kill, is none that MLflow would mend."""
+    unfinished = path.absolute().with_name(f".{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(path)
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run:
+    """Look a run up.
+
+    Raises:
+        ValueError: The store has no such run, or it is deleted.
+    """
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        raise ValueError(
+            f"got run {run_id!r}, which is not in {redact(tracking_uri())}; see them with python -m project.ui"
+        ) from error
+    if run.info.lifecycle_stage == "deleted":
+        raise ValueError(f"run {run_id} is deleted; restore it with MlflowClient().restore_run, or start anew")
+    return run
+
+
+def config_of(run_id: str, folder: str) -> Path:
+    """Copy the settings of a run into a folder, from its spool where the store may not have them yet.
+
+    Raises:
+        ValueError: The store has no such run, or the run has no settings.
+    """
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise ValueError(f"there is no store {redact(uri)} with a run {run_id!r}; start from the folder of the run")
+    client = connect()
+    find_run(client, run_id)
+    with suppress(FileNotFoundError):
+        return Path(shutil.copy(spool_folder(run_id) / "files" / CONFIG_FILE, folder))
+    try:
+        return Path(client.download_artifacts(run_id, CONFIG_FILE, folder))
+    except (MlflowException, OSError) as error:
+        raise ValueError(f"run {run_id} has no artifact {CONFIG_FILE}, so it was not made by project.fit") from error
+
+
+def experiment_name(chosen: str | None, default: str) -> str:
+    """Choose the experiment: what `--experiment` names, else MLflow's environment variables, else the default.
+
+    Raises:
+        ValueError: There is no experiment of the id that is given.
+        OSError: The store does not answer.
+    """
+    if chosen or (chosen := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
+        return chosen
+    if number := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        try:
+            return str(connect().get_experiment(number).name)
+        except MlflowException as error:
+            raise ValueError(
+                f"MLFLOW_EXPERIMENT_ID: got {number}, which is not in {redact(tracking_uri())}; set "
+                "MLFLOW_EXPERIMENT_NAME to make one"
+            ) from error
+    return default
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """Find the experiment, or make it; artifacts of a local store go to `mlruns/artifacts/`.
+
+    Raises:
+        ValueError: The experiment is deleted.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        local = not tracking_uri().startswith(("http://", "https://", "databricks"))
+        inside = name.replace("/", "-").lstrip(".") or "experiment"  # A name may look like a path elsewhere.
+        folder = (HOME / "artifacts" / inside).absolute().as_uri() if local else None
+        # The UI opens such an experiment as model training, with charts.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(name, artifact_location=folder, tags=tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another process just now
+                raise
+            experiment = client.get_experiment_by_name(name)
+            assert experiment is not None
+    if experiment.lifecycle_stage == "deleted":
+        raise ValueError(
+            f"the MLflow experiment {name!r} is deleted; restore it: MLFLOW_TRACKING_URI={redact(tracking_uri())} "
+            f"mlflow experiments restore -x {experiment.experiment_id}"
+        )
+    return str(experiment.experiment_id)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Give MLflow minutes for a request: a server that is handed a large file says nothing until it has stored it."""
+    before = os.environ.get(_TIMEOUT)
+    os.environ[_TIMEOUT] = str(max(int(before or 0), LONGEST_REQUEST_S))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_TIMEOUT]
+        else:
+            os.environ[_TIMEOUT] = before

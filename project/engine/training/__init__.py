@@ -1,0 +1,1 @@
+"""One fit, from its checks to its close."""

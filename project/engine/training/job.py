@@ -1,0 +1,286 @@
+"""A fit from its first signal to its last: the command line, the MLflow run around it, and its checkpoints."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+
+import torch
+from lightning import Callback
+from mlflow.entities import RunStatus
+
+from project.engine.checkpoints import (
+    CurrentSettings,
+    RunCheckpoint,
+    check_fits,
+    check_not_complete,
+    data_state,
+    newest_checkpoint,
+    use_folder,
+)
+from project.engine.cli import config_groups
+from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.terminal import quiet
+from project.engine.runtime.allocator import keep_freed_memory
+from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
+from project.engine.runtime.output import lost_output
+from project.engine.runtime.rendezvous import Meeting, prepare_rendezvous
+from project.engine.tracking import store
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.recovery import RECOVERED, is_held, recover_all, recover_run
+from project.engine.tracking.secrets import redact, redact_options
+from project.engine.training.restarts import RUN, launch_tag, run_before_restart
+from project.engine.training.run_status import ended_truly
+from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.supervision import Together
+from project.tasks.classification import ImageClassifier
+from project.tasks.export import save_model
+
+
+class Job:
+    """What `fit` works with, checked before there is a run.
+
+    Args:
+        argv: Options of `fit`.
+        callbacks: More callbacks for the trainer.
+
+    Attributes:
+        trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` is false.
+        logger: The MLflow logger among those of the trainer; None if there is none.
+        model: The classifier.
+        datamodule: On the first rank its splits are loaded.
+        resume_from: Checkpoint to go on from, or None.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault; there is no run yet.
+    """
+
+    def __init__(self, argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
+        quiet()
+        keep_freed_memory()
+        self._interrupts = Interrupts()
+        self._interrupts.listen()
+        self._typed = argv
+        settings_argv, resumed = config_groups.split_resume(argv)
+        self._restarted = not resumed
+        self._meeting = Meeting()
+        self._earlier_run, config, checkpoint = self._meeting.from_first("earlier run", lambda: _earlier(resumed))
+        self.resume_from = Path(checkpoint) if checkpoint else None
+        callbacks = [self._interrupts, *callbacks, *([CurrentSettings()] if self._earlier_run else [])]
+        with TemporaryDirectory() as folder:
+            (settings := Path(folder) / store.CONFIG_FILE).write_text(config or "", encoding="utf-8")
+            given = ["--config", str(settings)] if config is not None else []
+            self._cli = FitCLI([*given, *settings_argv], callbacks)
+        self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
+        self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
+        if isinstance(self.trainer.strategy, FSDP2Strategy):
+            check_shardable(self.model.net, compiled=self.model.compile_net)
+        self._meeting.from_first("checks", self._check)
+        self._together = Together(self.trainer, self._close_run)
+        self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)
+        self._rendezvous = prepare_rendezvous(self.trainer)
+
+    def _check(self) -> None:
+        """Look at the data and the store, in the first process alone; every process builds everything."""
+        if not self.trainer.is_global_zero:  # a process that Lightning started, after the checks
+            return
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        self.datamodule.check_batch_size(self.trainer.world_size)
+        self._cli.check_training()
+        self._client = client = store.connect()
+        # Before a restart by torchrun or a sweep, the attempt before this one has ended, maybe on another machine.
+        if self._earlier_run and is_held(self._earlier_run, owner_is_gone=self._restarted):
+            raise ValueError(
+                f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM "
+                "(a run whose machine was lost can be resumed three minutes after it wrote last)"
+            )
+        if RECOVERED not in os.environ:
+            recover_all(client)
+        if self.logger is not None and not self._earlier_run:
+            store.experiment_id(client, self.logger.experiment_name)
+        if self._earlier_run and self.resume_from:
+            run = client.get_run(self._earlier_run)
+            before, now = run.data.params.get("data"), flatten(self._cli.config)["data"]
+            if before not in (None, now):
+                raise ValueError(
+                    f"--resume: got the data {now}, but the run is of {before}; keep --data as it was, or start anew "
+                    "without --resume"
+                )
+            check_fits(self.resume_from, self.model.net, self.model.optimizer)
+            state = data_state(self.resume_from, self.datamodule)
+            self.datamodule.check_goes_on(state, self.trainer.world_size, self.trainer.limit_train_batches)
+            finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
+            check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
+        print("\n".join(self.datamodule.found()), flush=True)
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """The MLflow run around a fit: its status says how the block ended, in the first process.
+
+        Raises:
+            SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
+        """
+        try:
+            with ended_truly(self.logger), self._together:
+                self._meeting.from_first("run", self._start_run)
+                yield
+                if self.logger and (reason := lost_output()):
+                    self.logger.set_tags({"output.error": reason})
+        except Interrupted:
+            if self.run_id:
+                print(f"\ninterrupted; {self._way_on(self.run_id)}", file=sys.stderr)
+            # A process that Lightning started ends well when it ends as agreed.
+            if not self.trainer.is_global_zero and self._interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
+                sys.exit(0)
+            raise
+        finally:
+            self._interrupts.no_longer_listen()
+
+    def _start_run(self) -> None:
+        logger = self.logger
+        if logger is None:
+            use_folder(self.trainer, store.checkpoint_folder(f"untracked-{time():.0f}-{os.getpid()}"))
+        if logger is None or not self.trainer.is_global_zero:
+            return
+        if self._earlier_run:
+            logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
+        else:
+            self._start_new_run(logger)
+        data = self.datamodule
+        logger.log_dataset(
+            data.name,
+            data.digest() if data.splits else "",
+            {split: len(images) for split, images in data.splits.items()},
+            str(getattr(data, "root", data.name)),
+        )
+        logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
+        assert logger.version is not None
+        os.environ[RUN] = logger.version  # for the processes that Lightning starts
+        use_folder(self.trainer, store.checkpoint_folder(logger.version))
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]
+        profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
+
+    def _start_new_run(self, logger: MLflowLogger) -> None:
+        trainer, data = self.trainer, self.datamodule
+        accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
+        tags = {
+            "strategy": str(self._cli.config.groups.strategy),
+            "devices": f"{trainer.world_size} {accelerator}",
+            "command": self._command(),
+            **{f"data.skipped_in_{split}": str(count) for split, count in data.skipped.items()},
+        }
+        logger.start(self._client, tags | launch_tag())
+        logger.log_hyperparams(flatten(self._cli.config))
+
+    def _close_run(self, status: str, reason: str) -> None:
+        logger = self.logger
+        if logger is not None and logger.version:
+            logger.set_tags({"error": reason})
+            logger.end(status)
+        elif logger is not None and RUN in os.environ:  # the first process is no more
+            recover_run(os.environ[RUN], status, reason)
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run on the first rank; None elsewhere, and where nothing is tracked."""
+        return self.logger.version if self.logger else None
+
+    @property
+    def best_checkpoint(self) -> str | None:
+        """Path of the best checkpoint so far."""
+        checkpoint = RunCheckpoint.of(self.trainer)
+        return checkpoint.best_model_path or None if checkpoint else None
+
+    def scores(self) -> Mapping[str, float]:
+        """The metrics of the best checkpoint on the test split, or on the validation split if there is no test split.
+
+        The validation split has a point for each validation in `val/*`, which this one does not join: training has
+        logged the metrics of the best checkpoint as `best/val/*`.
+        """
+        trainer, model, data = self.trainer, self.model, self.datamodule
+        if data.has_test and trainer.limit_test_batches:
+            (scores,) = trainer.test(model, data, ckpt_path=self.best_checkpoint, verbose=False)
+            return scores
+        loggers = trainer.loggers
+        trainer.loggers = []
+        try:
+            (scores,) = trainer.validate(model, data, ckpt_path=self.best_checkpoint, verbose=False)
+        finally:
+            trainer.loggers = loggers
+        return scores
+
+    def log_model(self) -> None:
+        """Log the model of the best checkpoint, as MLflow serves it. One that cannot be served stays a checkpoint."""
+        logger, data = self.logger, self.datamodule
+        if logger is None or self.best_checkpoint is None:
+            return
+        folder: Path | None = None
+        with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
+            folder = logger.model_folder("model")
+            if folder is None:  # not the first rank
+                return
+            save_model(folder, self._trained_model(self.best_checkpoint), data.examples(), data.class_names)
+            logger.log_saved_model(folder.name)
+            return
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def best_epoch(self) -> int | None:
+        """Number of the epoch of the best checkpoint, from 1."""
+        checkpoint = RunCheckpoint.of(self.trainer)
+        return checkpoint.best_epoch if checkpoint else None
+
+    def search_command(self) -> str | None:
+        """The sweep on this fit's data, if there is a search space for its model."""
+        now, plain = flatten(self._cli.config), self._cli.plain
+        model, data = now["groups.model"], now["groups.data"]
+        if model not in config_groups.choices("search"):
+            return None
+        options = ["--data", data] if data != config_groups.DEFAULTS["data"] else []
+        if (root := now.get("data.root")) != plain.get("data.root"):
+            options += ["--data.root", redact(str(root))]
+        return shlex.join(["python", "-m", "project.sweep", "--search", model, *options, "--n_trials=8", "--n_jobs=2"])
+
+    def _trained_model(self, checkpoint: str) -> ImageClassifier:
+        """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
+        model: ImageClassifier = self._cli.parser.instantiate(self._cli.config).model
+        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        return model
+
+    def _way_on(self, run_id: str) -> str:
+        if self.logger and self.logger.status == "FINISHED":
+            return "the run is finished; python -m project.sync delivers what its store lacks"
+        if newest_checkpoint(store.checkpoint_folder(run_id), required=False):
+            return f"go on with: python -m project.fit --resume {run_id}"
+        return "there is no checkpoint yet to go on from"
+
+    def _command(self) -> str:
+        return shlex.join(["python", "-m", "project.fit", *redact_options(self._typed)])
+
+
+def _earlier(resumed: str | None) -> tuple[str | None, str | None, str | None]:
+    """Find what this fit continues.
+
+    Args:
+        resumed: The run of `--resume`.
+
+    Returns:
+        The run, its settings as YAML, and its newest checkpoint. A process that was started again, by torchrun or a
+        sweep, has its whole command line, and so no settings.
+    """
+    run = resumed or run_before_restart()
+    if run is None:
+        return None, None, None
+    config = None
+    if resumed:
+        with TemporaryDirectory() as folder:
+            config = store.config_of(resumed, folder).read_text(encoding="utf-8")
+    checkpoint = newest_checkpoint(store.checkpoint_folder(run), required=bool(resumed))
+    return run, config, str(checkpoint) if checkpoint else None

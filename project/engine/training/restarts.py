@@ -1,0 +1,45 @@
+"""Processes that are started again, by `torchrun --max-restarts` or a sweep, go on in the run of those before them."""
+
+import logging
+import os
+
+from project.engine.tracking import store
+from project.engine.tracking.owner import owner_tags
+
+_log = logging.getLogger(__name__)
+
+TAG = "torchrun"
+RESTART_OF = "PROJECT_RESTART_OF"
+RUN = "PROJECT_RUN_ID"
+
+
+def launch_tag() -> dict[str, str]:
+    """A tag that all attempts of one `torchrun` share; nothing where it did not start this process."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name is None:
+        return {}
+    if name == "none" and os.environ["GROUP_WORLD_SIZE"] != "1":
+        return {}  # each node has a launcher of its own, and nothing here says that they belong together
+    if name == "none":  # it was given no --rdzv-id: the launcher outlives its attempts
+        name = ":".join(owner_tags(os.getppid()).values())
+    return {TAG: name}
+
+
+def run_before_restart() -> str | None:
+    """The MLflow run of the attempt before this one, None on the first attempt or if that had none yet.
+
+    A sweep names it in the environment; torchrun counts attempts.
+    """
+    if run_id := os.environ.get(RESTART_OF):
+        return run_id
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
+        return None
+    if not (tag := launch_tag()):
+        _log.warning("torchrun has no --rdzv-id, without which nodes cannot find their run; it starts anew")
+        return None
+    client = store.connect()
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(
+        experiments, f"tags.{TAG} = '{tag[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
+    )
+    return runs[0].info.run_id if runs else None

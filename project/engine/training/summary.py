@@ -1,0 +1,48 @@
+"""What the terminal shows when a fit has ended."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.markup import escape
+
+from project.engine.tracking.throughput import Throughput
+from project.engine.training.job import Job
+
+_MUCH_WAITING = 0.1
+
+
+def print_summary(job: Job, scores: Mapping[str, float]) -> None:
+    """Print the scores, the speed, where the results are, and what to type next."""
+    trainer, run_id = job.trainer, job.run_id
+    throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+    epoch = job.best_epoch()
+    # The bar ends with the last epoch's metrics, which may be others.
+    of = f" (epoch {epoch} of {max(epoch, trainer.current_epoch)})" if epoch else ""
+    lines = {
+        **{
+            name.replace("/", " "): f"[bold green]{value:.4f}[/]{of}"
+            for name, value in scores.items()
+            if "accuracy" in name
+        },
+        "images per second": f"{throughput.images_per_second:,.3g}"
+        if throughput.images_per_second < 10
+        else f"{throughput.images_per_second:,.0f}",
+    }
+    if throughput.wait_fraction > _MUCH_WAITING:
+        lines["waited for data"] = f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
+    if skipped := job.datamodule.skipped:
+        lines["left out"] = ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
+    lines |= {
+        "run": run_id or "not tracked",
+        "checkpoint": escape(job.best_checkpoint or "none"),
+        "": "",
+        "look at it": "python -m project.ui",
+        "other data": f"python -m project.fit --data {'mnist' if job.datamodule.name != 'mnist' else 'cifar10'}",
+    }
+    if search := job.search_command():
+        lines["search"] = escape(search)
+    if run_id and trainer.max_epochs:
+        lines["train on"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
+    console = Console(highlight=False)
+    for name, value in lines.items():
+        console.print(f"{name:<19}{value}", soft_wrap=True)

@@ -1,0 +1,120 @@
+"""The processes of one fit end together: none outlives another, and the run says so."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic, sleep
+from types import TracebackType
+
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+from project.engine.training.stop import STOP_SIGNALS, Interrupted, exit_code
+
+_PARENT = "PROJECT_PARENT_PID"
+_LOOK_EVERY_S = 0.2
+_GRACE_S = 3.0
+# How a process says that it was interrupted: by its code, or by its death where it had no handler yet.
+_INTERRUPTED = {code: signum for signum in STOP_SIGNALS for code in (128 + signum, -signum)}
+
+
+class Together:
+    """Watches the processes that Lightning starts, in place of Lightning's own observer.
+
+    That one kills the first process, too, which then cannot close its run. Here the others get a few
+    seconds to fail by themselves, as they do when a collective breaks; what still runs then is ended.
+    It watches for as long as the block that it guards: `with together: ...`.
+
+    Args:
+        trainer: Of this process.
+        close_run: Called with the run's status and the reason, before this process is ended.
+
+    Raises:
+        Interrupted: The block failed because another process was interrupted.
+    """
+
+    def __init__(self, trainer: Trainer, close_run: Callable[[str, str], None]) -> None:
+        self._trainer, self._close_run = trainer, close_run
+        self._parent = 0
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._over = threading.Event()
+        self._ending = threading.Lock()
+
+    def __enter__(self) -> None:
+        environment = self._trainer.strategy.cluster_environment if self._trainer.world_size > 1 else None  # type: ignore[attr-defined]
+        if not isinstance(environment, LightningEnvironment):
+            return
+        if environment.local_rank() == 0:
+            os.environ[_PARENT] = str(os.getpid())
+            watch = self._watch_children
+        else:
+            # Not getppid(), as the parent may have died while this process started.
+            self._parent = int(os.environ.get(_PARENT, os.getppid()))
+            watch = self._watch_parent
+        threading.Thread(target=watch, name="together", daemon=True).start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._ending:
+            self._over.set()
+        if self._parent and os.getppid() != self._parent:
+            self._close_run("FAILED", "the process of rank 0 died")
+        ended = [child.poll() for child in self._children]  # by themselves
+        self._end_children(at_once=error is not None)
+        signals = [_INTERRUPTED[code] for code in ended if code in _INTERRUPTED]
+        if isinstance(error, Exception) and signals:
+            raise Interrupted(signals[0]) from error
+
+    def _watch_children(self) -> None:
+        while not self._over.wait(_LOOK_EVERY_S):
+            self._take_over()
+            for rank, child in enumerate(self._children, start=1):
+                if code := child.poll():
+                    self._end_unless_over(f"the process of rank {rank} ended with code {code}", _INTERRUPTED.get(code))
+
+    def _take_over(self) -> None:
+        started = self._trainer.strategy.launcher.procs  # type: ignore[union-attr]
+        if len(started) == self._trainer.num_devices - 1:
+            self._children += started
+            started.clear()  # Lightning's observer, which looks later, has nothing left to watch
+
+    def _watch_parent(self) -> None:
+        while not self._over.wait(_LOOK_EVERY_S):
+            if os.getppid() != self._parent:
+                self._end_unless_over("the process of rank 0 died")
+
+    def _end_unless_over(self, reason: str, signum: int | None = None) -> None:
+        if not self._over.wait(_GRACE_S):
+            self.end(reason, signum)
+
+    def end(self, reason: str, signum: int | None = None) -> None:
+        """Close the run and end all processes, this one too, unless the block is over.
+
+        Args:
+            reason: Why; stands in the run.
+            signum: The signal that is the reason, if one is.
+        """
+        with self._ending:
+            if self._over.is_set():
+                return
+            print(f"error: {reason}; the run ends here", file=sys.stderr, flush=True)
+            try:
+                self._end_children(at_once=True)
+                self._close_run("KILLED" if signum else "FAILED", reason)
+            finally:
+                os._exit(exit_code(signum) if signum else 1)
+
+    def _end_children(self, *, at_once: bool) -> None:
+        """End what this process started: kindly, and after a few seconds in any case."""
+        if at_once:
+            for child in self._children:
+                child.terminate()
+        deadline = monotonic() + _GRACE_S
+        while any(child.poll() is None for child in self._children) and monotonic() < deadline:
+            sleep(0.05)
+        for child in self._children:
+            child.kill()
+            child.wait()

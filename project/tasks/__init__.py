@@ -1,0 +1,1 @@
+"""What is learned: a task has its loss, metrics, reports and served model."""

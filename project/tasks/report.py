@@ -1,0 +1,133 @@
+"""What the best model gets wrong, as artifacts of the run."""
+
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, cast
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.logger import MLflowLogger
+from project.tasks.figures import confusion_figure, drawable, mistakes_figure
+
+_SHOWN = 25
+_FOLDERS = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}
+
+Mistakes = tuple[Tensor, ...]  # probability (N,), images (N, C, H, W), labels (N,), guesses (N,); the worst first
+
+
+class ClassificationReport(Callback):
+    """Logs a confusion matrix, the accuracy of each class and a grid of the most confident mistakes.
+
+    The report is made by `trainer.test`, and by `trainer.validate` if that scores the run; validation within a fit
+    makes none. It expects batches of images (N, C, H, W) uint8 and labels (N,), and `test_step` or
+    `validation_step` to return logits (N, classes). The images of all ranks count. An error in it does not end the run.
+
+    Args:
+        class_names: Names of the classes, by label.
+        logger: Gets the artifacts; None where nothing is tracked.
+    """
+
+    def __init__(self, class_names: Sequence[str], logger: MLflowLogger | None) -> None:
+        self._class_names, self._logger = class_names, logger
+        self._confusion = MulticlassConfusionMatrix(len(class_names), sync_on_compute=False)
+        self._worst: list[Mistakes] = []
+        self._active = self._failed = False
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._active = trainer.state.fn in _FOLDERS
+        if self._active:
+            self._failed, self._worst = False, []
+            self._confusion.reset()
+            self._confusion.to(pl_module.device)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not self._active or self._failed:
+            return
+        self._failed = True
+        with self._best_effort():
+            images, labels = batch
+            probability, guess = outputs.float().softmax(1).max(1)
+            self._confusion.update(guess, labels)
+            wrong = torch.where(guess != labels, probability, 0.0).topk(min(_SHOWN, len(labels))).indices
+            found = (probability[wrong], images[wrong], labels[wrong], guess[wrong])
+            self._worst = [_most_confident([*self._worst, found])]
+            self._failed = False
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self._active:
+            return
+        # Every rank takes part in the sums, also one that failed; the first one draws.
+        mine = None if self._failed else tuple(part.cpu() for part in self._worst[0])
+        worst: list[Any] = [mine]
+        if trainer.world_size > 1:
+            worst = [None] * trainer.world_size
+            torch.distributed.all_gather_object(worst, mine)
+        if all(part is not None for part in worst):
+            confusion = cast(Tensor, trainer.strategy.reduce(self._confusion.compute(), reduce_op="sum")).cpu()
+            if trainer.is_global_zero and self._logger is not None:
+                with self._best_effort():
+                    self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, *_most_confident(worst))  # type: ignore[index]
+        elif not self._failed:
+            with self._best_effort():
+                raise RuntimeError("another rank could not take part")
+
+    on_validation_epoch_start = on_test_epoch_start
+    on_validation_batch_end = on_test_batch_end
+    on_validation_epoch_end = on_test_epoch_end
+
+    def _best_effort(self) -> AbstractContextManager[None]:
+        return best_effort(self._logger, "report", "the run has no complete report of its mistakes")
+
+    def _log(
+        self,
+        logger: MLflowLogger,
+        folder: str,
+        confusion: Tensor,
+        probability: Tensor,
+        images: Tensor,
+        labels: Tensor,
+        guess: Tensor,
+    ) -> None:
+        logger.log_text(_per_class(confusion, self._class_names), f"{folder}/per_class_accuracy.csv", "report")
+        names = drawable(self._class_names)
+        logger.log_figure(lambda: confusion_figure(confusion, names), f"{folder}/confusion_matrix.png", "report")
+        wrong = guess != labels
+        mistakes = partial(
+            mistakes_figure,
+            images[wrong],
+            [names[label] for label in labels[wrong]],
+            [names[label] for label in guess[wrong]],
+            probability[wrong].tolist(),
+        )
+        logger.log_figure(mistakes, f"{folder}/worst_mistakes.png", "report")
+
+
+def _per_class(confusion: Tensor, names: Sequence[str]) -> str:
+    table = io.StringIO()
+    rows = csv.writer(table)
+    rows.writerow(["class", "images", "accuracy"])
+    for name, count, right in zip(names, confusion.sum(1).tolist(), confusion.diag().tolist(), strict=True):
+        rows.writerow([name, count, f"{right / count:.4f}" if count else ""])
+    return table.getvalue()
+
+
+def _most_confident(parts: Sequence[Mistakes]) -> Mistakes:
+    probability, images, labels, guess = (torch.cat(part) for part in zip(*parts, strict=True))
+    order = torch.where(guess != labels, probability, 0.0).argsort(descending=True)[:_SHOWN]
+    return probability[order], images[order], labels[order], guess[order]

@@ -1,0 +1,170 @@
+"""Every step is saved when training ends, and a score belongs to the weights that are saved under it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Fit
+from lightning import Callback, LightningModule, Trainer
+from test_interrupt import SignalAt
+from torchmetrics.functional.classification import multiclass_accuracy
+
+from project.engine.cli.fit_cli import FitCLI
+from project.fit import main
+
+# Eight steps an epoch, all of the validation images, and a rate at which each step changes the score.
+SMALL = ["--max_epochs=1", "--trainer.limit_train_batches=8", "--trainer.limit_test_batches=1", "--data.batch_size=16",
+         "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.02"]  # fmt: skip
+
+
+def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
+    """The checkpoints of the only run, by name."""
+    files = folder.glob("mlruns/checkpoints/*/*.ckpt")
+    return {path.name: torch.load(path, weights_only=True) for path in files}
+
+
+def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Validate weights, and test them on one batch, without a trainer."""
+    cli = FitCLI([*SMALL, "--trainer.logger=false"])
+    cli.datamodule.prepare_data()
+    cli.datamodule.setup("fit")
+    cli.datamodule.setup("test")
+    cli.model.load_state_dict(weights)
+    cli.model.eval()
+    val, test = list(cli.datamodule.val_dataloader()), list(cli.datamodule.test_dataloader())[:1]
+    return _metrics("val", cli.model, val) | _metrics("test", cli.model, test)
+
+
+def _metrics(split: str, model: torch.nn.Module, batches: list[Any]) -> dict[str, float]:
+    with torch.no_grad():
+        logits = torch.cat([model(images) for images, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    return {
+        f"{split}/accuracy": float(multiclass_accuracy(logits, labels, logits.shape[1], average="micro")),
+        f"{split}/loss": float(torch.nn.functional.cross_entropy(logits, labels)),
+    }
+
+
+def best_metrics(fit: Fit) -> dict[str, float]:
+    """What the run says of its best checkpoint."""
+    metrics = fit.run.data.metrics
+    best = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
+    return best | {name: value for name, value in metrics.items() if name.startswith("test/")}
+
+
+def logged(fit: Fit, name: str) -> list[int]:
+    return [metric.step for metric in fit.client.get_metric_history(fit.run.info.run_id, name)]
+
+
+class Stop(Callback):
+    """Ends training after a number of steps: asks for it, or raises what a hook or the user would."""
+
+    def __init__(self, step: int, *, with_error: type[BaseException] | None = None, at_epoch_end: bool = False) -> None:
+        self.step, self.with_error, self.at_epoch_end = step, with_error, at_epoch_end
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.step and not self.at_epoch_end:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == self.step and self.at_epoch_end:
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self.with_error:
+            raise self.with_error("stop")
+        trainer.should_stop = True
+
+
+ENDS = {
+    "max-steps-before-the-first-epoch-ends": (["--trainer.max_steps=5"], None, 5, [5]),
+    "max-steps-within-an-epoch": (["--max_epochs=9", "--trainer.max_steps=19"], None, 19, [8, 16, 19]),
+    "max-steps-at-an-epoch's-end": (["--max_epochs=9", "--trainer.max_steps=16"], None, 16, [8, 16]),
+    "epochs-between-checkpoints": (["--max_epochs=4", "--checkpoint.every_n_epochs=3"], None, 32, [8, 16, 24, 32]),
+    "epochs-between-validations": (["--max_epochs=4", "--trainer.check_val_every_n_epoch=3"], None, 32, [24, 32]),
+    "validations-within-an-epoch": (["--trainer.val_check_interval=0.4"], None, 8, [3, 6, 8]),
+    "a-callback-within-an-epoch": (["--trainer.check_val_every_n_epoch=3"], Stop(5), 5, [5]),
+    "a-callback-after-an-epoch": (
+        ["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], Stop(16, at_epoch_end=True), 16, [16]
+    ),
+    "a-callback-after-an-epoch-that-is-not-saved": (
+        ["--max_epochs=9", "--checkpoint.every_n_epochs=3"], Stop(16, at_epoch_end=True), 16, [8, 16]
+    ),
+    "accumulated-gradients": (["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=2"], None, 2, [2]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "callback", "last", "validated"), ENDS.values(), ids=list(ENDS))
+def test_the_last_step_is_validated_and_saved(
+    options: list[str], callback: Callback | None, last: int, validated: list[int], workplace: Path
+) -> None:
+    main([*SMALL, *options], [callback] if callback else [])
+    fit = Fit(workplace, 0, "")
+    saved = checkpoints(workplace)
+    best = saved.pop(next(name for name in saved if name.startswith("best")))
+    assert list(saved) == ["last.ckpt"]
+    assert saved["last.ckpt"]["global_step"] == last
+    assert [step + 1 for step in logged(fit, "val/loss")] == validated
+    assert best["global_step"] in validated
+    assert score(best["state_dict"]) == pytest.approx(best_metrics(fit), abs=1e-5)
+
+
+RESUMED = [
+    (["--trainer.max_steps=5"], None, ["--trainer.max_steps=12", "--max_epochs=2"], [5, 8, 12]),
+    (["--trainer.max_steps=8"], None, ["--trainer.max_steps=10", "--max_epochs=2"], [8, 10]),
+    (["--max_epochs=2", "--trainer.check_val_every_n_epoch=3"], None, ["--max_epochs=4"], [16, 24, 32]),
+    (
+        ["--max_epochs=2", "--trainer.check_val_every_n_epoch=3", "--trainer.max_steps=16"],
+        None,
+        ["--max_epochs=4", "--trainer.max_steps=28"],
+        [16, 24, 28],
+    ),
+    (["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], 16, ["--max_epochs=3"], [16, 24]),
+]
+
+
+@pytest.mark.parametrize(("options", "stop", "more", "validated"), RESUMED)
+def test_a_training_that_ended_early_resumes_with_the_next_step(
+    options: list[str], stop: int | None, more: list[str], validated: list[int], workplace: Path
+) -> None:
+    main([*SMALL, *options], [Stop(stop, at_epoch_end=True)] if stop else [])
+    main(["--resume", Fit(workplace, 0, "").run.info.run_id, *more])
+    fit = Fit(workplace, 0, "")
+    assert logged(fit, "train/loss") == list(range(validated[-1]))
+    assert [step + 1 for step in logged(fit, "val/loss")] == validated
+    assert checkpoints(workplace)["last.ckpt"]["global_step"] == validated[-1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_steps_before_an_error_are_saved(error: type[BaseException], workplace: Path) -> None:
+    with pytest.raises((RuntimeError, SystemExit)):
+        main([*SMALL, "--max_epochs=2"], [Stop(11, with_error=error)])
+    fit = Fit(workplace, 1, "")
+    assert fit.run.info.status == "FAILED"
+    saved = checkpoints(workplace)
+    assert {name: state["global_step"] for name, state in saved.items()} == {"best-epoch000.ckpt": 8, "last.ckpt": 11}
+    main(["--resume", fit.run.info.run_id])
+    assert logged(fit, "train/loss") == [step for step in range(16) if step != 10]  # Lightning logs it after the hook
+    assert [step + 1 for step in logged(fit, "val/loss")] == [8, 16]
+
+
+def test_a_signal_in_the_validation_of_the_last_step_waits_for_its_score(workplace: Path) -> None:
+    # A run that has done max_steps has nothing to resume, so that the validation would never be completed.
+    with pytest.raises(SystemExit, match="130"):
+        main([*SMALL, "--trainer.max_steps=5"], [SignalAt("validation", 1)])
+    fit = Fit(workplace, 130, "")
+    assert fit.run.info.status == "KILLED"
+    saved = checkpoints(workplace)
+    assert {name: state["global_step"] for name, state in saved.items()} == {"best-epoch000.ckpt": 5, "last.ckpt": 5}
+
+
+def test_untracked_fits_have_a_folder_each(workplace: Path) -> None:
+    few = [*SMALL, "--trainer.logger=false", "--trainer.limit_val_batches=1"]
+    main([*few, "--trainer.max_steps=1"])
+    main([*few, "--trainer.max_steps=2"])
+    one, two = sorted(workplace.glob("mlruns/checkpoints/untracked-*"))
+    steps = [torch.load(folder / "last.ckpt", weights_only=True)["global_step"] for folder in (one, two)]
+    assert steps == [1, 2]

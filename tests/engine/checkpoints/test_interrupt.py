@@ -1,0 +1,215 @@
+"""A signal at any moment: the exit code, the run's status, and a run that goes on as if nothing had been."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Fit, fit
+from lightning import Callback, LightningModule, Trainer
+
+from project.engine.training.stop import Interrupted, Interrupts
+from project.fit import main
+
+FEW = [
+    "--max_epochs",
+    "2",
+    "--trainer.log_every_n_steps",
+    "1",
+    *(f"--trainer.limit_{split}_batches=3" for split in ("train", "val", "test")),
+]
+
+
+class SignalInItsEnd:
+    """Is told to stop while Python removes it, where exceptions are dropped."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def remove_and_wait() -> None:
+    SignalInItsEnd()
+    time.sleep(5)
+
+
+def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        with pytest.raises(Interrupted) as stopped:
+            remove_and_wait()
+        assert stopped.value.code == 143
+        assert "Exception ignored" not in capsys.readouterr().err
+    finally:
+        interrupts.no_longer_listen()
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_a_lost_terminal_stops_training_unless_it_started_under_nohup(before: signal.Handlers) -> None:
+    ours = signal.signal(signal.SIGHUP, before)
+    interrupts = Interrupts()
+    interrupts.listen()
+    try:
+        if before is signal.SIG_IGN:
+            signal.raise_signal(signal.SIGHUP)
+        else:
+            with pytest.raises(Interrupted) as stopped:
+                signal.raise_signal(signal.SIGHUP)
+            assert stopped.value.code == 143
+    finally:
+        interrupts.no_longer_listen()
+        assert signal.signal(signal.SIGHUP, ours) == before
+
+
+class SignalAt(Callback):
+    """Sends SIGINT to this process in a hook, at one batch.
+
+    Args:
+        hook: Name of the hook.
+        batch: Index of the batch.
+    """
+
+    def __init__(self, hook: str, batch: int) -> None:
+        self.hook, self.batch = hook, batch
+
+    def _act(self, hook: str, batch: int) -> None:
+        if hook == self.hook and batch == self.batch:
+            self.hook = "sent"
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._act("train", batch_idx)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._act("validation", batch_idx)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        self._act("test", batch_idx)
+
+
+class Validations(Callback):
+    """Counts the batches of each validation of a fit."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.batches.append(0)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.batches[-1] += 1
+
+
+@pytest.mark.parametrize(
+    ("hook", "batch"),
+    [("train", 1), ("train", 2), ("validation", 1), ("validation", 2), ("test", 2)],
+    ids=["train", "last-of-train", "validation", "last-of-validation", "last-of-test"],
+)
+def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workplace: Path) -> None:
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", f"--trainer.callbacks.hook={hook}",
+          f"--trainer.callbacks.batch={batch}"]  # fmt: skip
+    with pytest.raises(SystemExit, match="130"):
+        main([*FEW, *at])
+    stopped = Fit(workplace, 130, "")
+    assert stopped.run.info.status == "KILLED"
+    validations = Validations()
+    main(["--resume", stopped.run.info.run_id, "--trainer.callbacks=null"], [validations])
+    assert stopped.run.info.status == "FINISHED"
+    assert set(validations.batches) == {3}  # the one that was interrupted is repeated, all of it
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "val/accuracy")
+    assert [metric.step for metric in history] == [2, 5]
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/loss")
+    assert [metric.step for metric in history] == [0, 1, 2, 3, 4, 5]
+    history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/accuracy")
+    assert [metric.step for metric in history] == [2, 5]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumulate: int, workplace: Path) -> None:
+    options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
+               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
+          "--trainer.callbacks.batch=1"]  # fmt: skip
+    main(options)
+    with pytest.raises(SystemExit, match="130"):
+        main([*options, *at])
+    stopped = next(run for run in Fit(workplace, 130, "").runs if run.info.status == "KILLED").info.run_id
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", stopped, "--trainer.callbacks=null", "--data.batch_size=16"])
+    main(["--resume", stopped, "--trainer.callbacks=null"])
+    one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"] == 6 // accumulate
+    whole, resumed = (run.data.metrics for run in Fit(workplace, 0, "").runs)
+    for name in ("train/accuracy", "train/loss_epoch", "val/accuracy", "val/loss"):
+        assert whole[name] == resumed[name], name
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_so_does_one_of_two_processes(strategy: str, tmp_path: Path) -> None:
+    options = ["--max_epochs=2", f"--strategy={strategy}", "--trainer.limit_train_batches=6"]
+    at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
+          "--trainer.callbacks.batch=3"]  # fmt: skip
+    environment = {"PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}"}
+    assert fit(tmp_path, *options).code == 0
+    stopped = fit(tmp_path, *options, *at, environment=environment)
+    assert stopped.code == 130, stopped.output
+    run_id = next(run for run in stopped.runs if run.info.status == "KILLED").info.run_id
+    assert fit(tmp_path, "--resume", run_id, "--trainer.callbacks=null", environment=environment).code == 0
+    one, two = (torch.load(path, weights_only=True) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"] == 12
+    whole, resumed = (run.data.metrics for run in stopped.runs)
+    for name in ("train/accuracy", "train/loss_epoch", "val/accuracy", "val/loss"):
+        assert whole[name] == pytest.approx(resumed[name]), name
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
+def _twice_interrupted() -> None:
+    interrupts = Interrupts()
+    interrupts.listen()
+    interrupts._in_loop = True  # in a loop the first signal waits for the end of a batch
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_twice_interrupted)
+    process.start()
+    process.join(10)
+    assert process.exitcode == 130
+
+
+def _interrupted_while_ranks_agree() -> None:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    for moment in range(100):
+        interrupts = Interrupts()
+        interrupts.listen()
+        interrupts._in_loop = True
+        interrupts._group = torch.distributed.group.WORLD
+        threading.Timer(moment * 1e-5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        while not interrupts._asked():
+            pass
+        assert interrupts.signum == signal.SIGTERM
+    os._exit(0)
+
+
+def test_a_signal_while_ranks_agree_is_not_lost() -> None:
+    process = multiprocessing.get_context("fork").Process(target=_interrupted_while_ranks_agree)
+    process.start()
+    process.join(30)
+    process.kill()
+    process.join()
+    assert process.exitcode == 0

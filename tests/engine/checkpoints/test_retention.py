@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from project.engine.checkpoints import newest_checkpoint, remove_checkpoints, strip_optimizer_state
+from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+
+WEIGHTS = torch.arange(100_000.0)
+
+
+def test_a_stripped_run_keeps_its_weights_in_a_third_of_the_space(tmp_path: Path) -> None:
+    state = {"state_dict": {"weight": WEIGHTS}, "loops": {}, "global_step": 7, "callbacks": {"ema": WEIGHTS + 1},
+             "optimizer_states": [{"state": {0: WEIGHTS + 2}}], "lr_schedulers": []}  # fmt: skip
+    write_durably(tmp_path / "best-epoch001.ckpt", state)
+    link_durably(tmp_path / "best-epoch001.ckpt", tmp_path / "last.ckpt")
+    (tmp_path / "damaged.ckpt").write_bytes(b"PK")
+    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    for _ in range(2):  # the second time there is nothing to do
+        strip_optimizer_state(tmp_path)
+        stripped = tmp_path / "last.ckpt"
+        assert stripped.samefile(tmp_path / "best-epoch001.ckpt")
+        assert stripped.stat().st_size < 1.01 * WEIGHTS.nbytes
+        left = torch.load(stripped, weights_only=True)
+        assert left["global_step"] == 7 and torch.equal(left["state_dict"]["weight"], WEIGHTS)
+    with pytest.raises(FileNotFoundError, match=r"without optimizer state: \S*last\.ckpt"):
+        newest_checkpoint(tmp_path)
+
+
+def test_removed_checkpoints_leave_no_folder(tmp_path: Path) -> None:
+    write_durably(tmp_path / "run" / "last.ckpt", {})
+    assert is_valid(tmp_path / "run" / "last.ckpt")
+    for _ in range(2):
+        remove_checkpoints(tmp_path / "run")
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,130 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
+
+from project.engine.loading import (
+    cutmix,
+    cutout,
+    mixup,
+    random_crop,
+    random_flip,
+    random_resized_crop,
+    sample_keys,
+)
+from project.engine.loading.augment import resized_by_matrix
+from project.engine.loading.crop_boxes import center_squares, random_boxes
+
+KEYS = sample_keys(0, 0, torch.arange(64))
+
+
+def images(size: int = 8, channels: int = 3) -> Tensor:
+    return torch.randint(
+        0, 256, (64, channels, size, size + 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+
+
+def test_a_crop_is_torchvisions_for_each_image_its_own() -> None:
+    cropped = random_crop(images(), KEYS, 2)
+    shifts = set()
+    for image, result in zip(images(), cropped, strict=True):
+        padded = functional.pad(image, [2])
+        windows = {(y, x): functional.crop(padded, y, x, 8, 10) for y in range(5) for x in range(5)}
+        (shift,) = [where for where, window in windows.items() if torch.equal(window, result)]
+        shifts.add(shift)
+    assert len(shifts) > 15
+
+
+def test_a_flip_mirrors_about_half_of_the_images() -> None:
+    flipped = random_flip(images(), KEYS)
+    mirrored = [torch.equal(functional.horizontal_flip(a), b) for a, b in zip(images(), flipped, strict=True)]
+    assert all(m or torch.equal(a, b) for a, b, m in zip(images(), flipped, mirrored, strict=True))
+    assert 20 < sum(mirrored) < 44
+
+
+@pytest.mark.parametrize(("size", "channels"), [(12, 3), (40, 3), (90, 3), (40, 1)])
+def test_a_resized_crop_is_torchvisions(size: int, channels: int) -> None:
+    pictures = images(48)[:, :channels]
+    boxes = random_boxes(KEYS, torch.tensor([48, 50]).expand(64, 2), 0.08)
+    expected = torch.stack(
+        [
+            functional.resized_crop(image, *box, [size, size], antialias=True)
+            for image, box in zip(pictures, boxes.tolist(), strict=True)
+        ]
+    )
+    assert torch.equal(random_resized_crop(pictures, KEYS, size, 0.08), expected)
+    by_matrix = resized_by_matrix(pictures, boxes, size)  # what a GPU does
+    assert (by_matrix.int() - expected.int()).abs().max() <= 1
+
+
+def test_boxes_have_the_areas_and_shapes_that_were_asked_for_and_lie_inside() -> None:
+    keys = sample_keys(0, 0, torch.arange(3000))
+    height, width = 300, 400
+    top, left, tall, wide = random_boxes(keys, torch.tensor([height, width]).expand(3000, 2), 0.25).unbind(1)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + tall <= height).all()
+    assert (left + wide <= width).all()
+    share = (tall * wide).float() / (height * width)
+    ratio = wide / tall
+    assert (share.min() > 0.245, share.max() > 0.9) == (True, True)
+    assert (ratio.min() > 0.73, ratio.max() < 1.36) == (True, True)
+    assert random_boxes(keys[:1], torch.tensor([[10, 200]]), 0.9).tolist() == [[0, 93, 10, 13]]  # no shape fits
+    assert center_squares(torch.tensor([[10, 20], [7, 4]])).tolist() == [[0, 5, 10, 10], [1, 0, 4, 4]]
+
+
+def test_cutout_erases_a_square_as_torchvision_does() -> None:
+    pictures = images().clamp(min=1)
+    sizes = set()
+    for image, result in zip(pictures, cutout(pictures, KEYS, 4), strict=True):
+        left, top, right, bottom = bounds(result == 0)
+        assert torch.equal(result, functional.erase(image, top, left, bottom - top, right - left, torch.tensor(0)))
+        sizes.add((bottom - top, right - left))
+    assert {side for size in sizes for side in size} == {2, 3, 4}  # it is cut off at the border
+    assert (4, 4) in sizes
+
+
+def bounds(chosen: Tensor) -> tuple[int, int, int, int]:
+    """The box that holds what is chosen, (C, H, W) bool, as torchvision's CutMix has it: x1, y1, x2, y2."""
+    places = chosen.any(0).nonzero()
+    if not len(places):
+        return 0, 0, 0, 0
+    (top, left), (bottom, right) = places.amin(0).tolist(), (places.amax(0) + 1).tolist()
+    return left, top, right, bottom
+
+
+@pytest.mark.parametrize(("mix", "torchvisions"), [(mixup, v2.MixUp()), (cutmix, v2.CutMix())])
+def test_mixed_images_and_labels_are_torchvisions(
+    mix: Callable[..., tuple[Tensor, Tensor]], torchvisions: v2.MixUp | v2.CutMix
+) -> None:
+    pictures, labels = images(16) // 2, torch.eye(64)
+    pictures[32:] += 128  # so that an image and its partner have no pixel in common
+    mixed, shares = mix(pictures, labels, KEYS, 1.0)
+    assert mixed.dtype == torch.uint8
+    for place, (image, share) in enumerate(zip(mixed, shares, strict=True)):
+        pair = [place, 63 - place]
+        x1, y1, x2, y2 = box = bounds(image != pictures[place])
+        parameters = {
+            "labels": labels[pair], "batch_size": 2, "lam": float(share[place]),
+            "box": box, "lam_adjusted": 1 - (x2 - x1) * (y2 - y1) / image[0].numel(),
+        }  # fmt: skip
+        assert (torchvisions.transform(pictures[pair].float(), parameters)[0].round() - image).abs().max() <= 1
+        assert torch.allclose(torchvisions.transform(parameters["labels"], parameters)[0], share)
+    own = shares.diag()
+    assert (own.min() < 0.5, own.max() > 0.8) == (True, True)
+
+
+def test_a_batch_of_other_images_changes_nothing() -> None:
+    pictures = images(32)
+    for change in (
+        lambda x, k: random_crop(x, k, 4),
+        random_flip,
+        lambda x, k: cutout(x, k, 8),
+        lambda x, k: random_resized_crop(x, k, 24, 0.3),
+    ):
+        whole = change(pictures.clone(), KEYS)
+        part = torch.tensor([40, 3, 17])
+        assert torch.equal(change(pictures[part], KEYS[part]), whole[part])

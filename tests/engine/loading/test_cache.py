@@ -1,0 +1,187 @@
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from pictures import image_folder, picture
+from PIL import Image
+from torch import Tensor
+
+from project.data import ImageFolder
+from project.engine.loading import ImageFiles
+
+
+def use_cache(root: Path, said: "Queue[tuple[str, int]] | None" = None) -> None:
+    torch.set_num_threads(1)  # the threads of torch do not survive a fork
+    data = ImageFolder(root=str(root), image_size=32, num_workers=2)
+    data.setup("fit")
+    if said is not None:
+        train = data.splits["train"]
+        said.put((type(train).__name__, int(train[torch.arange(len(train))][0].long().sum())))
+
+
+def caches(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / ".cache").iterdir() if path.suffix in (".npy", ".tmp"))
+
+
+def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_path: Path) -> None:
+    root, fork = image_folder(tmp_path, 400), multiprocessing.get_context("fork")
+    killed = fork.Process(target=use_cache, args=(root,))
+    killed.start()
+    try:
+        while killed.is_alive() and not list(root.glob(".cache/.train*.npy.tmp")):
+            time.sleep(0.001)
+    finally:
+        killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not list(root.glob(".cache/train*.npy"))
+    said: Queue[tuple[str, int]] = fork.Queue()
+    processes = [fork.Process(target=use_cache, args=(root, said)) for _ in range(4)]
+    try:
+        for process in processes:
+            process.start()
+        answers = {said.get(timeout=60) for _ in processes}
+    finally:
+        for process in processes:
+            process.kill()
+    files = ImageFolder(root=str(root), image_size=32, cache="off")
+    files.setup("fit")
+    assert answers == {("ImageArray", int(files.splits["train"][torch.arange(400)][0].long().sum()))}
+    assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a mapping holds")
+@pytest.mark.parametrize("min_area", [None, 0.3])
+def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    data = ImageFolder(root=str(root), image_size=32, batch_size=8, random_resized_crop=min_area, num_workers=2)
+    data.setup("fit")
+    assert sum(len(images) for images, _ in data.train_dataloader()) == 40
+    maps = {Path(one.path).suffix: one for one in psutil.Process().memory_maps() if f"{root}/.cache/train" in one.path}
+    assert maps[".npy"].rss >= 40 * 3 * 32**2
+    assert maps[".pt"].rss > 0  # the list of files
+    assert {one.anonymous for one in maps.values()} == {0}  # so that processes which map them share all of them
+
+
+def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+
+    def first_image() -> Tensor:
+        data = ImageFolder(root=str(root), image_size=32)
+        data.setup("fit")
+        return data.splits["train"][torch.tensor([0])][0]
+
+    before, names = first_image(), caches(root)
+    made = [(root / ".cache" / name).stat().st_mtime_ns for name in names]
+    assert torch.equal(first_image(), before)
+    assert made == [(root / ".cache" / name).stat().st_mtime_ns for name in caches(root)]
+    picture().transpose(Image.Transpose.ROTATE_180).save(root / "train/a/0.jpg")
+    assert not torch.equal(first_image(), before)
+    assert len(caches(root)) == 2  # the old one is gone
+    assert caches(root) != names
+
+
+@pytest.mark.parametrize("kept", ["train-files-*.pt", "train-32px-*.npy"])
+@pytest.mark.parametrize("damage", [b"", b"{}", "half"])
+def test_what_is_damaged_in_the_cache_is_named(kept: str, damage: bytes | str, tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "images", 4)
+    use_cache(root)
+    (path,) = (root / ".cache").glob(kept)
+    path.write_bytes(damage if isinstance(damage, bytes) else path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match=rf"{path.name} is damaged .*; remove it"):
+        use_cache(root)
+    path.unlink()
+    use_cache(root)
+
+
+def use_as_nobody(root: Path) -> None:
+    if os.getuid() == 0:
+        os.setuid(65534)
+    use_cache(root)
+    assert not Path("mlruns").exists()
+    ImageFolder(root=str(root), image_size=16).setup("fit")
+    assert len(list(Path("mlruns/cache").glob("images-*/train-16px-*.npy"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        monkeypatch.chdir(name)
+        root = image_folder(Path(name, "images"), 4)
+        use_cache(root)
+        for folder in (root, root / ".cache"):
+            folder.chmod(0o555)
+        process = multiprocessing.get_context("fork").Process(target=use_as_nobody, args=(root,))
+        process.start()
+        process.join()
+        (root / ".cache").chmod(0o755)
+        monkeypatch.undo()
+    assert process.exitcode == 0
+
+
+def test_all_caches_of_a_folder_fit_into_a_limit_and_the_least_used_goes_first(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)  # 40 images of train and of val: 80 * 3 * 64**2 bytes are 0.94 MiB
+
+    def kept(*sizes: int) -> list[str]:
+        for size in sizes:
+            ImageFolder(root=str(root), image_size=size, cache_total_mib=2).setup("fit")
+        assert sum(path.stat().st_size for path in (root / ".cache").glob("*.npy")) <= 2 * 2**20
+        return [path.name.split("-")[1] for path in sorted((root / ".cache").glob("train-*.npy"))]
+
+    assert kept(63, 64) == ["63px", "64px"]
+    assert kept(63, 62) == ["62px", "63px"]  # 64 was used before 63
+    assert kept(16, 64) == ["16px", "62px", "64px"]
+
+
+def decoded(root: Path) -> list[str]:
+    """The files that were decoded so far, in the order of the log."""
+    data = ImageFolder(root=str(root), image_size=32, cache="off")
+    data.setup("fit")
+    return [json.loads(line)[0] for line in (root / ".cache/train-checked.jsonl").read_text().splitlines()]
+
+
+def test_only_files_that_changed_are_decoded_again(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    assert len(decoded(root)) == 40
+    picture(30, 30).save(root / "train/a/0.jpg")
+    picture(30, 30).save(root / "train/b/new.jpg")
+    assert decoded(root)[40:] == ["train/a/0.jpg", "train/b/new.jpg"]
+    assert len(decoded(root)) == 42
+
+
+def test_a_check_that_was_killed_continues(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)
+    assert len(decoded(root)) == 40
+    log = root / ".cache/train-checked.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    next((root / ".cache").glob("train-files-*.pt")).unlink()
+    log.write_bytes(b"".join(lines[:30]) + lines[30][:-9])  # what a kill in the middle of a line leaves
+    later = decoded(root)
+    assert later[:30] == [json.loads(line)[0] for line in lines[:30]]
+    assert sorted(later) == sorted(json.loads(line)[0] for line in lines)
+
+
+def test_the_log_of_a_check_does_not_outgrow_its_files(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+    for change in range(10):
+        os.utime(root / "train/a/0.jpg", (change, change))
+        assert len(decoded(root)) <= 2 * 4 + 1
+
+
+def test_a_cache_above_the_limit_is_not_made(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 4)
+    data = ImageFolder(root=str(root), image_size=32, cache_limit_mib=0)
+    data.setup("fit")
+    assert isinstance(data.splits["train"], ImageFiles)
+    assert caches(root) == []

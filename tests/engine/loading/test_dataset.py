@@ -1,0 +1,98 @@
+"""Faults of loading processes end in an error that names the cause and the option."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from project.engine.loading import LoadingError, TorchDataset, Workers
+from project.engine.loading.images import Request
+
+
+class Faulty(Dataset[tuple[Tensor, int]]):
+    """Meets its fault at the third sample."""
+
+    def __init__(self, fault: str) -> None:
+        self.fault = fault
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if index == 2:
+            if self.fault == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif self.fault == "bus error":  # how writing to a full /dev/shm ends
+                os.kill(os.getpid(), signal.SIGBUS)
+            elif self.fault == "no space":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            elif self.fault == "times out":
+                raise TimeoutError("The read operation timed out")
+            elif self.fault == "hangs":
+                time.sleep(3)
+            else:
+                raise KeyError("the dataset's own")
+        return torch.zeros(3, 4, 4, dtype=torch.uint8), index
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        ("killed", "a loading process died .SIGKILL.* a smaller --data.num_workers"),
+        ("bus error", "out of shared memory .* --shm-size"),
+        ("no space", "out of shared memory .* --data.prefetch_factor"),
+        ("hangs", "no batch in 1 s: .* --data.worker_timeout_s"),
+    ],
+)
+def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
+    store = TorchDataset(Faulty(fault), torch.arange(8))
+    requests = iter([Request(torch.tensor([index]), None) for index in range(8)])
+    with pytest.raises(LoadingError, match=answer):
+        list(store.stream(requests, Workers(num_workers=1, timeout_s=1 if fault == "hangs" else 30)))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("fault", "error"), [("own", KeyError), ("times out", TimeoutError)])
+def test_an_error_of_the_dataset_stays_what_it_is(fault: str, error: type[Exception], workers: int) -> None:
+    store = TorchDataset(Faulty(fault), torch.arange(8))
+    with pytest.raises(error, match=r"the dataset's own|The read operation timed out"):
+        list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(num_workers=workers)))
+
+
+PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("samples", "answer"),
+    [
+        ([PIXELS / 255], r"sample 0 is torch.float32 of shape \(3, 4, 5\); TorchDataset takes uint8 tensors"),
+        ([PIXELS[0]], r"sample 0 is torch.uint8 of shape \(4, 5\); TorchDataset takes uint8 tensors"),
+        ([PIXELS.numpy()], "sample 0 is a ndarray; .* as torchvision's pil_to_tensor gives"),
+        ([PIXELS, PIXELS[:, 1:]], r"sample 1 has the shape \(3, 3, 5\), another one of its batch \(3, 4, 5\)"),
+        ([PIXELS, PIXELS, PIXELS], "got 2 labels for 3 samples"),
+    ],
+)
+def test_samples_of_another_kind_are_refused(samples: list[Tensor], answer: str) -> None:
+    with pytest.raises(ValueError, match=answer):
+        TorchDataset([(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64))[
+            torch.arange(2)
+        ]
+
+
+def test_an_epoch_that_ends_early_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    store = TorchDataset(Faulty("hangs"), torch.arange(8))
+    workers = Workers(num_workers=1, timeout_s=30)
+    batches = store.stream(iter([Request(torch.tensor([index]), None) for index in (0, 2, 1)]), workers)
+    next(batches)
+    batches.close()  # while the process has seconds of work left
+    again = store.stream(iter([Request(torch.tensor([index]), None) for index in (3, 4)]), workers)
+    assert [int(batch.labels) for batch in again] == [3, 4]
+
+
+def test_a_subset_has_its_samples_and_labels() -> None:
+    part = TorchDataset(Faulty("none"), torch.arange(8)).subset(torch.tensor([7, 4, 0])).subset(torch.tensor([2, 1]))
+    assert part[torch.arange(2)][1].tolist() == part.labels.tolist() == [0, 4]

@@ -1,0 +1,125 @@
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pictures import picture
+from PIL import Image
+
+from project.engine.loading.decode import read_rgb
+
+
+def write(folder: Path) -> dict[str, Path]:
+    """One picture in every kind of file."""
+    image = picture()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    see_through = image.convert("RGBA")
+    see_through.putalpha(Image.linear_gradient("L").resize(image.size))
+    deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    made = {
+        "jpeg": (image, "a.jpg", {"quality": 95}),
+        "rotated": (image.transpose(Image.Transpose.ROTATE_90), "b.jpg", {"quality": 95, "exif": exif}),
+        "cmyk": (image.convert("CMYK"), "c.jpg", {"quality": 95}),
+        "grey jpeg": (image.convert("L"), "d.jpg", {"quality": 95}),
+        "progressive": (image, "e.jpg", {"quality": 95, "progressive": True}),
+        "png": (image, "f.png", {}),
+        "palette": (image.quantize(256), "g.png", {}),
+        "rgba": (see_through, "h.png", {}),
+        "grey png": (image.convert("L"), "i.png", {}),
+        "16 bits": (deep, "j.png", {}),
+        "webp": (image, "k.webp", {"quality": 95}),
+        "gif": (image, "l.gif", {}),
+        "jpeg named png": (image, "m.png", {"format": "JPEG", "quality": 95}),
+    }
+    for source, name, options in made.values():
+        source.save(folder / name, **options)
+    return {kind: folder / name for kind, (_, name, _) in made.items()}
+
+
+def test_every_kind_of_file_is_read_rightly(tmp_path: Path) -> None:
+    expected = np.asarray(picture()).astype(int)
+    for kind, path in write(tmp_path).items():
+        pixels = read_rgb(path).pixels
+        right = (
+            np.asarray(picture().convert("L").convert("RGB")).astype(int)
+            if kind in ("grey jpeg", "grey png", "16 bits")
+            else expected
+        )
+        assert pixels.shape == right.shape, kind
+        assert np.abs(pixels - right).mean() < 5, kind
+
+
+def deep_colours(path: Path, values: NDArray[np.int64]) -> None:
+    """Write a PNG of 16 bits a colour, which Pillow cannot."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    data = b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+        for kind, part in parts.items()
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_colours_of_sixteen_bits_keep_their_upper_eight(bits: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (20, 30, 3))
+    deep_colours(tmp_path / "a.png", values)
+    image = read_rgb(tmp_path / "a.png", bit_depth=bits)
+    assert np.array_equal(image.pixels, values >> (bits - 8))
+    assert image.peak == values.max()
+
+
+@pytest.mark.parametrize("stray", [b"\xff\xff", b"\xff\0"])
+def test_a_rotated_jpeg_is_turned_whatever_stands_before_its_exif(stray: bytes, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(tmp_path / "plain.jpg", exif=exif)
+    data = (tmp_path / "plain.jpg").read_bytes()
+    place = data.index(b"\xff\xe1")
+    (tmp_path / "stray.jpg").write_bytes(data[:place] + stray + data[place:])
+    assert read_rgb(tmp_path / "plain.jpg").size == read_rgb(tmp_path / "stray.jpg").size == (60, 40)
+
+
+@pytest.mark.parametrize("enough", [1, 2, 5, 30])
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(enough: int, tmp_path: Path) -> None:
+    picture(403, 601).save(tmp_path / "large.jpg", quality=95)
+    image = read_rgb(tmp_path / "large.jpg", enough)
+    assert image.scale == {1: 1, 2: 2, 5: 4, 30: 8}[enough]
+    assert image.size == (403, 601)
+    assert image.pixels.shape == (-(-403 // image.scale), -(-601 // image.scale), 3)
+
+
+JPEGS = [{"subsampling": kind} for kind in ("4:4:4", "4:2:2", "4:2:0")] + [
+    {"progressive": True},
+    {"restart_marker_rows": 1},
+]
+
+
+@pytest.mark.parametrize("options", JPEGS, ids=str)
+def test_the_upper_rows_of_a_jpeg_are_those_of_the_whole(options: dict[str, object], tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (203, 150, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.jpg", quality=90, **options)
+    for enough in (1, 2, 4, 8):
+        whole = read_rgb(tmp_path / "noise.jpg", enough).pixels
+        for rows in (1, 15, 16, 17, 100, 191, 202, 203):
+            upper, scale, size, _ = read_rgb(tmp_path / "noise.jpg", enough, rows)
+            needed = -(-rows // scale)
+            assert np.array_equal(upper[:needed], whole[:needed]), (enough, rows)
+            assert size == (203, 150)
+            assert rows > 100 or (len(upper) < len(whole)) == ("progressive" not in options)
+
+
+def test_a_truncated_jpeg_is_refused_where_its_upper_rows_are_there(tmp_path: Path) -> None:
+    picture(200, 200).save(tmp_path / "a.jpg")
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(data[: len(data) * 9 // 10])
+    with pytest.raises(OSError, match="truncated"):
+        read_rgb(tmp_path / "a.jpg", rows=20)

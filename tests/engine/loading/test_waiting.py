@@ -1,0 +1,103 @@
+"""How long training waited for data: measured, logged, and said in words when it is much."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Fit
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from project.data import ImageDataModule
+from project.data.datamodule import Split
+from project.engine.loading import BatchLoader, EpochBatches, ImageArray, TorchDataset, Workers
+from project.engine.loading.images import Fetched, Request
+from project.fit import main
+
+FEW = ["--max_epochs=1", "--model.net.widths=[2,2,2,2]", "--model.net.hidden=4", "--trainer.log_every_n_steps=4"]
+
+
+class Sleepy(Dataset[tuple[Tensor, int]]):
+    """Takes ten milliseconds for an image."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        time.sleep(0.01)
+        return torch.full((1, 16, 16), index, dtype=torch.uint8), index % 2
+
+
+class Slow(ImageDataModule):
+    """Images that come slowly."""
+
+    name = "slow"
+    native_size, native_channels = 16, 1
+    native_mean, native_std = (0.5,), (0.5,)
+    class_names = ("even", "odd")
+
+    def load(self, split: Split) -> TorchDataset | None:
+        """The images of train and val."""
+        return None if split == "test" else TorchDataset(Sleepy(), torch.arange(64 if split == "train" else 8) % 2)
+
+
+class Device:
+    """A device that does its steps one after the other while its caller goes ahead, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = self.idle_from = 0.0
+
+    def step(self, seconds: float) -> None:
+        """Queue a step."""
+        self.idle_from = max(self.now, self.idle_from) + seconds
+
+    def mark(self) -> float:
+        """When what is queued is done."""
+        return max(self.now, self.idle_from)
+
+    def seconds(self, start: float, end: float) -> float | None:
+        """Time between two moments, if the later one is reached."""
+        return end - start if end <= self.now else None
+
+
+class Gathered(ImageArray):
+    """Images whose gathering takes time on the clock of a device."""
+
+    device: Device
+    gather_s: float
+
+    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+        """The batches of the requests."""
+        for batch in super().stream(requests, workers):
+            self.device.now += self.gather_s
+            yield batch
+
+
+@pytest.mark.parametrize(
+    ("step_s", "gather_s", "waited_s"),
+    [
+        (10.0, 1.0, 1.0),  # for the first batch; the others are gathered while the device works
+        (1.0, 10.0, 10.0 + 19 * 9.0),
+        (5.0, 6.0, 6.0 + 19 * 1.0),
+    ],
+)
+def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, waited_s: float) -> None:
+    images, device = Gathered(torch.zeros((20, 1, 2, 2), dtype=torch.uint8), torch.zeros(20)), Device()
+    images.device, images.gather_s = device, gather_s
+    loader = BatchLoader(images, EpochBatches(20, 1), lambda *batch: batch[:2], clock=device)
+    for _ in loader:
+        device.step(step_s)
+    device.now = device.idle_from
+    assert loader.wait_s == pytest.approx(waited_s)
+
+
+def test_a_training_that_waits_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.num_workers=0", *FEW])
+    assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] > 0.5
+    said = capsys.readouterr().out
+    assert "waited for data" in said
+    assert "--data.num_workers N" in said
+
+
+def test_a_training_that_does_not_wait_does_not(main_job: Fit) -> None:
+    assert main_job.run.data.metrics["data/wait_fraction"] < 0.1
+    assert "waited for data" not in main_job.output

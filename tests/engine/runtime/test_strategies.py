@@ -1,0 +1,148 @@
+"""What a strategy's name says: two ranks hold halves, and end with the weights of one process on the same images."""
+
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import two_ranks
+from commands import Command
+from conftest import ROOT, clean_environment
+from torch import Tensor, nn
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.runtime.fsdp2 import check_shardable
+
+FITS = ("plain", "accumulated", "bfloat", "batchnorm")
+
+
+def run_pair(folder: Path, *cases: str) -> Path:
+    """Train cases in two processes, as a launcher starts them; return the folder of what they wrote."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "pair",
+              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    paths = f"{ROOT}:{Path(two_ranks.__file__).parent}"
+    ranks = [
+        Command(
+            "two_ranks", str(folder), *cases, folder=folder,
+            environment=clean_environment() | shared | {"PYTHONPATH": paths, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All cases with ddp and with fsdp, trained by one pair of processes."""
+    return run_pair(
+        tmp_path_factory.mktemp("pair"), *(f"{case}-{strategy}" for case in FITS for strategy in ("ddp", "fsdp"))
+    )
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Train in this process; return what it held and the weights."""
+
+    def train(*options: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        path = tmp_path_factory.mktemp("one") / "one.ckpt"
+        os.chdir(path.parent)
+        return two_ranks.train([*options], path), weights(path)
+
+    return train
+
+
+def held(pair: Path, case: str) -> list[dict[str, Any]]:
+    return [json.loads((pair / f"{case}-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(path, weights_only=True)["state_dict"]
+    return state
+
+
+def farthest(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
+    assert {name: weight.shape for name, weight in one.items()} == {name: weight.shape for name, weight in two.items()}
+    return max(float((weight - two[name]).abs().max()) for name, weight in one.items())
+
+
+def test_each_rank_of_fsdp_holds_half_of_everything(pair: Path) -> None:
+    ddp, _ = held(pair, "plain-ddp")
+    for rank in held(pair, "plain-fsdp"):
+        assert (rank["placements"], rank["replicated"]) == (["(Shard(dim=0),)"], 0)
+        assert rank["groups"] == ["", "blocks.0.1", "blocks.1.1", "blocks.2.1"]
+        for what in ("parameters", "gradients", "states"):
+            assert rank[what] == pytest.approx(ddp[what] / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("case", FITS)
+def test_fsdp_ends_with_the_weights_and_the_score_of_ddp(case: str, pair: Path) -> None:
+    assert farthest(weights(pair / f"{case}-ddp.ckpt"), weights(pair / f"{case}-fsdp.ckpt")) < 1e-5
+    scores = [rank["score"] for strategy in ("ddp", "fsdp") for rank in held(pair, f"{case}-{strategy}")]
+    assert max(scores) - min(scores) < 1e-4
+
+
+def test_two_ranks_average_gradients_and_clip_their_common_norm(pair: Path, one_process: Callable[..., Any]) -> None:
+    one, expected = one_process(*two_ranks.SGD, "--data.batch_size=64")
+    assert farthest(weights(pair / "plain-ddp.ckpt"), expected) < 1e-5
+    assert farthest(weights(pair / "plain-fsdp.ckpt"), expected) < 1e-5
+    for said in [one, *held(pair, "plain-ddp"), *held(pair, "plain-fsdp")]:
+        assert said["norms"] == pytest.approx([0.1] * 4, rel=1e-3)
+    unclipped, _ = one_process(*two_ranks.SGD, "--data.batch_size=64", "--trainer.gradient_clip_val=null")
+    assert min(unclipped["norms"]) > 0.2
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_accumulated_batches_are_one_larger_batch(strategy: str, pair: Path) -> None:
+    assert farthest(weights(pair / f"accumulated-{strategy}.ckpt"), weights(pair / f"plain-{strategy}.ckpt")) < 1e-5
+
+
+def test_bf16_mixed_computes_in_bf16_and_channels_last_in_nhwc(pair: Path, one_process: Callable[..., Any]) -> None:
+    one, _ = one_process(*two_ranks.SGD, *two_ranks.BFLOAT)
+    for said in [one, *held(pair, "bfloat-ddp"), *held(pair, "bfloat-fsdp")]:
+        assert (said["dtype"], said["nhwc"]) == ("torch.bfloat16", True)
+    assert [said["nhwc"] for said in held(pair, "plain-ddp")] == [False, False]
+
+
+def test_a_checkpoint_of_fsdp_is_that_of_ddp_and_loads_in_one_process(pair: Path) -> None:
+    ddp, fsdp = (torch.load(pair / f"plain-{strategy}.ckpt", weights_only=True) for strategy in ("ddp", "fsdp"))
+    momenta = [
+        {key: state["momentum_buffer"] for key, state in checkpoint["optimizer_states"][0]["state"].items()}
+        for checkpoint in (ddp, fsdp)
+    ]
+    assert farthest(*momenta) < 1e-5
+    cli = FitCLI([*two_ranks.COMMON, *two_ranks.SGD])
+    cli.model.optimizer(cli.model.net.parameters()).load_state_dict(fsdp["optimizer_states"][0])
+    cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=pair / "plain-fsdp.ckpt")
+    assert farthest(cli.model.state_dict(), fsdp["state_dict"]) == 0
+
+
+def test_sync_batchnorm_reaches_fsdp(pair: Path) -> None:
+    assert "SyncBatchNorm expected input tensor to be on GPU" in (pair / "synced.txt").read_text()
+
+
+def test_a_parameter_that_cannot_be_sharded_is_named() -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    net.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"parameter scale has the shape \(\), which cannot be sharded"):
+        check_shardable(net)
+
+
+@pytest.mark.faults
+def test_the_memory_of_a_large_model_is_divided(tmp_path: Path) -> None:
+    ddp, fsdp = (held(run_pair(tmp_path, f"large-{name}"), f"large-{name}") for name in ("ddp", "fsdp"))
+    for rank in (0, 1):
+        total = ddp[rank]["parameters"] + ddp[rank]["gradients"] + ddp[rank]["states"]
+        assert fsdp[rank]["resident"] < ddp[rank]["resident"] - 0.4 * total

@@ -1,0 +1,148 @@
+"""Trains with each strategy, as one of two processes, and writes what this rank holds: two_ranks.py FOLDER CASE..."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.terminal import quiet
+from project.engine.runtime.fsdp2 import FSDP2Strategy
+
+NET = ["--model.net=two_ranks.Blocks"]
+STEPS = ["--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2"]
+# 1,280 training images, so that all batches have the same size.
+COMMON = [*NET, *STEPS, "--data.val_fraction=0.10925", "--data.batch_size=32", "--trainer.logger=false",
+          "--trainer.enable_progress_bar=false"]  # fmt: skip
+SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9",
+       "--trainer.gradient_clip_val=0.1"]  # fmt: skip
+BFLOAT = ["--precision=bf16-mixed", "--model.channels_last=true"]
+CASES = {
+    "plain": SGD,
+    "accumulated": [*SGD, "--data.batch_size=16", "--trainer.accumulate_grad_batches=2",
+                    "--trainer.limit_train_batches=8"],
+    "bfloat": [*SGD, *BFLOAT],
+    "batchnorm": [*SGD, "--model.net.norm=batch"],
+    "large": ["--model.net.width=3072", "--trainer.limit_train_batches=2"],  # matrices beyond malloc's own pools
+}  # fmt: skip
+
+
+class Blocks(nn.Module):
+    """A stem, a list of blocks with the name that most transformers give it, and a head tied to the last block.
+
+    Args:
+        norm: What follows the stem.
+        width: Units of each block.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int, norm: str = "none", width: int = 320):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(in_channels, 8, 4, 4), nn.Conv2d(8, 8, 3, padding=1))
+        self.norm = nn.BatchNorm2d(8, momentum=0.9) if norm == "batch" else nn.Identity()
+        self.embed = nn.Linear(8 * (image_size // 4) ** 2, width)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(3))
+        self.tied = nn.Linear(width, width, bias=False)
+        self.tied.weight = self.embed_out = nn.Parameter(torch.randn(width, width) / width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, num_classes)."""
+        hidden = self.embed(self.norm(self.stem(images)).flatten(1))
+        for block in self.blocks:
+            hidden = hidden + torch.relu(block(hidden))
+        logits: Tensor = self.head(self.tied(hidden) + hidden @ self.embed_out)
+        return logits
+
+
+class Record(Callback):
+    """Notes the gradients of the last step, and what the net computes with."""
+
+    def __init__(self) -> None:
+        self.grads: list[Tensor] = []
+        self.norms: list[float] = []
+        self.seen: dict[str, Any] = {}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def look(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            self.seen = {"dtype": str(output.dtype), "nhwc": output.is_contiguous(memory_format=torch.channels_last)}
+
+        pl_module.net.stem[1].register_forward_hook(look)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self.grads = grads
+        self.norms.append(float(torch.stack([whole(grad).norm() for grad in grads]).norm()))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with the parts of all ranks."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def held(tensors: list[Tensor]) -> int:
+    """Bytes of this rank's part of tensors, whose memory may be one piece."""
+    storages = [(t.to_local() if isinstance(t, DTensor) else t).untyped_storage() for t in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
+    """Fit; return what this rank holds at the end."""
+    before, record = psutil.Process().memory_info().rss, Record()
+    cli = FitCLI([*COMMON, *options], [record])
+    cli.trainer.fit(cli.model, cli.datamodule)
+    parameters = list(cli.model.parameters())
+    states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
+    said = {
+        "parameters": held(parameters),
+        "gradients": held(record.grads),
+        "states": held(states),
+        "resident": psutil.Process().memory_info().rss - before,
+        "placements": sorted({str(p.placements) for p in parameters if isinstance(p, DTensor)}),
+        "replicated": sum(not isinstance(p, DTensor) for p in parameters),
+        "groups": [name for name, part in cli.model.net.named_modules() if isinstance(part, FSDPModule)],
+        "norms": record.norms,
+        "score": float(cli.trainer.callback_metrics["val/loss"]),
+        **record.seen,
+    }
+    if save_as:
+        cli.trainer.save_checkpoint(save_as)
+        cli.trainer.strategy.checkpoint_io.teardown()
+    return said
+
+
+def train_synced() -> str:
+    """Fit with `sync_batchnorm`, whose layers refuse a CPU; return what they say."""
+    cli = FitCLI([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"])
+    synced = Trainer(
+        strategy=FSDP2Strategy(), accelerator="cpu", devices=2, sync_batchnorm=True, max_epochs=1,
+        use_distributed_sampler=False, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
+    )  # fmt: skip
+    try:
+        synced.fit(cli.model, cli.datamodule)
+    except ValueError as error:
+        return str(error)
+    return "trained"
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Train cases, such as plain-fsdp."""
+    quiet()
+    for name in names:
+        case, _, strategy = name.partition("-")
+        said = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")
+        (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(said))
+    if "batchnorm-fsdp" in names:
+        (folder / "synced.txt").write_text(train_synced())
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parent))
+    main(Path(sys.argv[1]), sys.argv[2:])

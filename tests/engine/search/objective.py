@@ -1,0 +1,32 @@
+"""An objective that takes no time: x, unless the environment says how its process ends."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from project.data.digits import Digits
+from project.engine.runtime.devices import usable_cores
+
+
+def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
+    """What a trial's process runs in place of `project.fit`."""
+    given = dict(option.removeprefix("--").split("=") for option in argv)
+    end = os.environ["END"]
+    if end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "random":
+        raise ValueError(f"cannot read /tmp/{os.urandom(4).hex()} of [/trial]")
+    if end == "slow":
+        time.sleep(2)
+    elif end == "shares":
+        print("shares", torch.get_num_threads(), usable_cores(), Digits().threads_per_device(devices=2))
+        time.sleep(0.3)
+    elif end.startswith("fails with "):
+        assert given["y"] != end.rpartition(" ")[2]
+    elif end:
+        raise ValueError(end)
+    callbacks[0].record({"val/accuracy": float(given.get("x", 0))})

@@ -1,0 +1,171 @@
+"""Every kind of bad search space is refused before any trial, with one line."""
+
+from pathlib import Path
+
+import pytest
+
+from project.engine.cli import config_groups
+from project.sweep import main
+
+LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
+REFUSED = [
+    ("metric: [val/accuracy", "is no valid YAML"),
+    ("- 1", "must have the keys metric, direction and space"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {}", "must have the keys"),
+    (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
+    (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
+    (f"metric: [val/accuracy, val/loss]\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: 0.1}", "expected {type: T, ...}"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: double}}",
+        "float, int, categorical",
+    ),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 0.1}}", "low"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 1}}",
+        "less than",
+    ),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1}}", "high"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: int, lo: 1, high: 2}}", "lo"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lrr: {type: float, low: 0.1, high: 1}}",
+        "did you mean --model.optimizer.lr?",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: float, low: 1.5, high: 8}}",
+        "data.batch_size",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: 0, high: 2}}",
+        "dropout in [0, 1)",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: [8, many]}}",
+        "many",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: 1e-4, high: 1}}",
+        "1.0e-4",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.net.widths: {type: categorical, choices: [[8, 8]]}}",
+        'write "[8, 8]", with quotes',
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 1, high: 4, step: 2}}",
+        "got high 4, which steps of 2 do not reach; use 3",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {--model.optimizer.lr: {type: float, low: 0.1, high: 1}}",
+        "expected a dotted name",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: -4, high: 8}}",
+        "--search: --data.batch_size=-4: data.batch_size: got -4",
+    ),
+    (
+        f"metric: val/accuracy\ndirection: maximize\nsampler: CmaEsSampler\nspace: {{{LR}}}",
+        "CmaEsSampler needs a package that is not installed",
+    ),
+    (f"metric: 5\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
+    (f"metric: val/accuracy\ndirection: true\nspace: {{{LR}}}", "one direction for each metric"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: 5\nspace: {{{LR}}}", "got sampler 5"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 0.5, high: 3}}", "low: 0.5"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: .nan, high: 1}}", "nan"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: abc}}",
+        "choices",
+    ),
+    (
+        f"metric: [val/accuracy, val/loss]\ndirection: [maximize, minimize]\npruner: MedianPruner\nspace: {{{LR}}}",
+        "pruned by one metric alone",
+    ),
+    (f"metric: val/accurcy\ndirection: maximize\nspace: {{{LR}}}", "did you mean val/accuracy?"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: Best}}\nspace: {{{LR}}}", "optuna has"),
+    (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: TPESampler, sed: 1}}\nspace: {{{LR}}}", "sed"),
+    (f"metric: val/accuracy\ndirection: maximize\npruner: Mean\nspace: {{{LR}}}", "MedianPruner"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nsampler: {type: GridSampler, search_space: [1]}\n"
+        f"space: {{{LR}}}",
+        "GridSampler",
+    ),
+    (
+        f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: GridSampler, search_space: {{a: [1]}}}}\n"
+        f"space: {{{LR}}}",
+        "GridSampler does not take its arguments",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nsampler: {type: TPESampler, n_startup_trials: many}\n"
+        f"space: {{{LR}}}",
+        "TPESampler does not take its arguments",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\npruner: {type: PercentilePruner, percentile: half}\n"
+        f"space: {{{LR}}}",
+        "PercentilePruner",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 8, high: 5000}}",
+        "got 5000, but train has 1,293 images",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {trainer.devices: {type: int, low: 1, high: 2}}",
+        "trainer.devices cannot be varied",
+    ),
+]
+
+
+def test_a_bad_search_space_is_refused_before_any_trial(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(config_groups, "CONFIGS", _configs(workplace))
+    for content, answer in REFUSED:
+        (workplace / "configs/search/mine.yaml").write_text(content)
+        with pytest.raises(SystemExit, match="2"):
+            main(["--search", "mine"])
+        said = capsys.readouterr().err
+        assert answer in said, content
+        assert len(said.splitlines()) == 1, said
+    assert not Path("mlruns/optuna.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--search", "ccn"], "configs/search has cnn"),
+        (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
+        (["--search", "cnn", "--n_trials", "0"], "--n_trials: got 0"),
+        (["--search", "cnn", "--max_epoch", "3"], "unknown option --max_epoch"),
+        (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
+        (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
+        (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
+        (["--search", "cnn", "--study", "../mine"], "--study: got '../mine'"),
+        (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep goes on by its own command"),
+        (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),
+        (["--search", "cnn", "--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run: got True"),
+        (["--search", "cnn", "--trainer.fast_dev_run", "2"], "--trainer.fast_dev_run: got 2"),
+        (["--search", "cnn", "--trainer.enable_checkpointing", "false"], "enable_checkpointing"),
+        (["--search", "cnn", "--trainer.barebones", "true"], "barebones"),
+        (["--search", "cnn", "--strategy", "ddp", "--trainer.num_nodes", "2"], "--trainer.num_nodes: got 2"),
+        (["--search", "cnn", "--max_epochs", "-1"], "--max_epochs: got -1"),
+        (["--search", "cnn", "--max_epochs", "0"], "--trainer.max_epochs: got 0"),
+        (["--search", "cnn", "--trainer.limit_val_batches", "0"], "--trainer.limit_val_batches: got 0"),
+        (["--search", "cnn", "--trainer.limit_train_batches", "0"], "--trainer.limit_train_batches: got 0"),
+    ],
+)
+def test_bad_options_of_a_sweep(
+    options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(options)
+    said = capsys.readouterr().err
+    assert answer in said
+    assert len(said.splitlines()) <= 3
+    assert not Path("mlruns/optuna.db").exists() or "--storage" in options
+
+
+def _configs(folder: Path) -> Path:
+    """The project's own configurations, with room for another search space."""
+    import shutil
+
+    return Path(shutil.copytree(config_groups.CONFIGS, folder / "configs"))

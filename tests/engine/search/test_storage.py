@@ -1,0 +1,77 @@
+"""The database of a study: of another version, locked, and let go."""
+
+import logging
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
+
+from project.engine.search.storage import StorageAwayError, is_away, open_storage
+from project.sweep import main
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [("v2.6.0.a", "optuna storage upgrade --storage sqlite:///mlruns/optuna.db"), ("v99", "install the later Optuna")],
+)
+def test_tables_of_another_version_are_refused_with_the_remedy(
+    version: str, remedy: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_storage("sqlite:///mlruns/optuna.db")
+    with sqlite3.connect("mlruns/optuna.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--search", "cnn"])
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert remedy in said and version in said
+
+
+def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    locked = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
+    locked.execute("BEGIN EXCLUSIVE")
+    threading.Timer(4, locked.execute, ["COMMIT"]).start()
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, "project"):
+        study = storage.create_new_study([], "s")
+    assert time.monotonic() - began >= 3.9
+    assert storage.get_study_id_from_name("s") == study
+    assert ["is locked" in record.message or "again" in record.message for record in caplog.records] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_back"),
+    [
+        (sqlalchemy.exc.OperationalError("SELECT 1", {}, OSError("server closed the connection")), True),
+        (sqlalchemy.exc.InterfaceError("SELECT 1", {}, OSError("connection already closed")), True),
+        (sqlalchemy.exc.ProgrammingError("SELECT 1", {}, ValueError("no such column")), False),
+        (sqlalchemy.exc.IntegrityError("INSERT", {}, ValueError("twice")), False),
+    ],
+)
+def test_a_server_that_restarts_is_away_and_a_wrong_statement_is_wrong(error: Exception, comes_back: bool) -> None:
+    assert is_away(error) == comes_back
+    wrapped = StorageInternalError("An exception is raised during the commit.")
+    wrapped.__cause__ = error
+    assert is_away(wrapped) == comes_back
+
+
+def test_a_database_without_its_tables_is_not_waited_for(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    with sqlite3.connect(tmp_path / "optuna.db") as database:
+        database.execute("DROP TABLE studies")
+    with pytest.raises(StorageInternalError):
+        storage.get_all_studies()
+
+
+def test_a_sweep_that_stops_no_longer_waits(tmp_path: Path) -> None:
+    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+    storage.is_stopping = lambda: True
+    with sqlite3.connect(tmp_path / "optuna.db") as locked:
+        locked.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageAwayError, match="database is locked"):
+            storage.get_all_studies()

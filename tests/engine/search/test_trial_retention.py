@@ -1,0 +1,66 @@
+"""What trials leave on disk."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+
+from project.engine.checkpoints.durable import link_durably, write_durably
+from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
+from project.engine.tracking import store
+
+WEIGHTS = torch.arange(50_000.0)
+
+
+def train(run_id: str) -> Path:
+    """Leave what a run leaves: `last.ckpt` and an older best checkpoint."""
+    folder = store.checkpoint_folder(run_id)
+    for name in ("best-epoch001.ckpt", "last.ckpt"):
+        state = {"state_dict": {"w": WEIGHTS}, "loops": {}, "optimizer_states": [{"state": {0: WEIGHTS * 2}}]}
+        write_durably(folder / name, state)
+    return folder
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_complete_trial_keeps_the_weights_of_its_best_checkpoint(workplace: Path) -> None:
+    folder = train("run")
+    assert size(folder) > 4 * WEIGHTS.nbytes
+    release_checkpoints("run", TrialState.COMPLETE)
+    assert [path.name for path in folder.iterdir()] == ["best-epoch001.ckpt"]
+    assert size(folder) < 1.1 * WEIGHTS.nbytes
+
+
+def test_the_only_checkpoint_of_a_complete_trial_stays_under_either_name(workplace: Path) -> None:
+    folder = train("run")
+    link_durably(folder / "last.ckpt", folder / "best-epoch001.ckpt")
+    release_checkpoints("run", TrialState.COMPLETE)
+    assert torch.equal(torch.load(folder / "best-epoch001.ckpt", weights_only=True)["state_dict"]["w"], WEIGHTS)
+    (folder / "best-epoch001.ckpt").rename(folder / "last.ckpt")
+    release_checkpoints("run", TrialState.COMPLETE)
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
+def test_a_trial_without_a_result_keeps_nothing(state: TrialState, workplace: Path) -> None:
+    train("run")
+    release_checkpoints("run", state)
+    assert size(workplace / "mlruns/checkpoints") == 0
+
+
+@pytest.mark.parametrize(
+    ("directions", "kept"), [(["maximize"], {"1"}), (["maximize", "minimize"], {"0", "1"})], ids=["best", "front"]
+)
+def test_the_best_alone_may_be_kept(directions: list[str], kept: set[str], workplace: Path) -> None:
+    study = optuna.create_study(directions=directions)
+    for number, values in enumerate([(0.5, 0.1), (0.9, 0.2), (0.4, 0.3)]):
+        trial = study.ask()
+        trial.set_user_attr("run_id", str(number))
+        study.tell(trial, values[: len(directions)])
+        train(str(number))
+    keep_best_checkpoints(study)
+    assert {folder.name for folder in (workplace / "mlruns/checkpoints").iterdir()} == kept

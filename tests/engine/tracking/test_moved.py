@@ -1,0 +1,136 @@
+"""Artifacts follow their folder, and a store is named by where it is."""
+
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from conftest import clean_environment
+from mlflow import MlflowClient
+
+from project.engine.compat import MLFLOW_LOCATIONS
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
+
+
+@pytest.fixture
+def project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the default store and a finished run in it, entered."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    folder = workplace / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    logged("first")
+    return folder
+
+
+def logged(text: str) -> str:
+    """Log a run with an artifact, and return its id."""
+    logger = MLflowLogger("digits", "run")
+    logger.start(store.connect(), {})
+    logger.log_text(text, store.CONFIG_FILE)
+    logger.end("FINISHED")
+    return str(logger.version)
+
+
+def locations(folder: Path) -> set[str]:
+    with closing(sqlite3.connect(folder / "mlruns/mlflow.db")) as connection:
+        found = [connection.execute(f"SELECT {column} FROM {table}").fetchall() for table, column in MLFLOW_LOCATIONS]
+    return {location for rows in found for (location,) in rows if location}
+
+
+@pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
+def test_runs_of_a_moved_or_copied_folder_are_in_it(
+    how: object, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    elsewhere = project.with_name("else where")
+    before = {path: path.read_bytes() for path in project.rglob("artifacts/*") if path.is_file()}
+    assert callable(how)
+    how(project, elsewhere)
+    monkeypatch.chdir(elsewhere)
+    client = store.connect()
+    (first,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert store.config_of(first.info.run_id, str(tmp_path)).read_text() == "first"
+    second = logged("second")
+    assert all(str(elsewhere) in location or elsewhere.as_uri() in location for location in locations(elsewhere))
+    assert (elsewhere / "mlruns/artifacts/digits" / second / "artifacts" / store.CONFIG_FILE).read_text() == "second"
+    if how is shutil.move:
+        assert not project.exists()
+    else:
+        assert {path: path.read_bytes() for path in project.rglob("artifacts/*") if path.is_file()} == before
+        assert len(list(project.glob("mlruns/artifacts/digits/*"))) == 1
+
+
+def test_a_folder_that_is_mounted_at_two_places_gets_the_files_of_both(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command on the host changes the locations while a run in a container lasts."""
+    logger = MLflowLogger("digits", "run")
+    logger.start(store.connect(), {})
+    with closing(sqlite3.connect("mlruns/mlflow.db")) as connection, connection:
+        for table, column in MLFLOW_LOCATIONS:
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/of-the-host')", (str(project),))
+    assert any("/of-the-host/" in location for location in locations(project))
+    store.follow_folder()
+    logger.log_text("late", "late.txt")
+    logger.end("FINISHED")
+    assert (project / "mlruns/artifacts/digits" / str(logger.version) / "artifacts/late.txt").exists()
+    assert not Path("/of-the-host").exists()
+
+
+def test_places_that_are_not_an_earlier_one_of_the_folder_stay(project: Path) -> None:
+    client = store.connect()
+    other = project / "other/mlruns/artifacts/chosen"
+    other.mkdir(parents=True)
+    client.create_experiment("chosen", other.as_uri())
+    client.create_experiment("far", "s3://bucket/mlruns/artifacts/far")
+    store.connect()
+    assert {other.as_uri(), "s3://bucket/mlruns/artifacts/far"} <= locations(project)
+
+
+def test_the_ui_of_a_moved_folder_shows_its_artifacts(project: Path) -> None:
+    moved = project.rename(project.with_name("moved"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "project.ui", "--port", str(port), "--workers", "1"]
+    with subprocess.Popen(
+        command, cwd=moved, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as ui:
+        try:
+            deadline = time.monotonic() + 120
+            with socket.socket() as probe:
+                while probe.connect_ex(("127.0.0.1", port)):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+            (run,) = MlflowClient(f"sqlite:///{moved}/mlruns/mlflow.db").search_runs(["1"])
+            page = f"http://127.0.0.1:{port}/get-artifact?path={store.CONFIG_FILE}&run_uuid={run.info.run_id}"
+            with urlopen(page, timeout=60) as answer:
+                assert answer.read() == b"first"
+        finally:
+            ui.terminate()
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "日本 ü", "a?b"])
+def test_a_folder_with_signs_in_its_name_keeps_everything_or_is_refused(
+    name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / name
+    (folder / "mlruns").mkdir(parents=True)
+    shutil.copy(empty_store, folder / "mlruns")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if "?" in name or "%" in name:
+        with pytest.raises(ValueError, match=r"rename it"):
+            store.connect()
+    else:
+        run_id = logged("text")
+        assert (folder / "mlruns/artifacts/digits" / run_id / "artifacts" / store.CONFIG_FILE).exists()
+        assert store.connect().get_run(run_id).info.status == "FINISHED"
+    assert [path.name for path in tmp_path.iterdir()] == [name]

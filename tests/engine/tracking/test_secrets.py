@@ -1,0 +1,94 @@
+"""Which settings are secret by their names, and what is kept of code that is not committed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+
+from project.engine.tracking import provenance
+from project.engine.tracking.secrets import redact_code, redact_setting
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.net.token_dim=192", "model.net.class_token=mean", "model.net.class_token=True", "data.tokenizer=bpe",
+        "model.net.num_tokens=16", "model.net.max_token=2048", "model.net.key_dim=64", "data.public_key=ssh-rsa AAAA",
+        "model.net.tokens=learned", "model.net.token_mixer=attention", "model.net.pad_token_id=50256",
+        "model.net.classToken=mean", "model.net.use_token=true", "data.token=3", "data.password=None",
+        "model.net.mask_token=zeros", "model.net.token_type_embeddings=sum", "data.monkey=see",
+    ],
+)  # fmt: skip
+def test_a_setting_of_a_model_is_shown(setting: str) -> None:
+    name, _, value = setting.partition("=")
+    assert redact_setting(name, value) == value
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "api_token", "hf_token", "github_token", "HF_TOKEN", "GITHUB_TOKEN", "token", "authtoken", "hfToken",
+        "wandb_token", "id_token", "access_token", "SLACK_TOKEN_PROD", "api_tokens", "use_auth_token", "api_key",
+        "apikey", "password", "passwd", "db_password", "secret_key", "AWS_SECRET_ACCESS_KEY", "client_secret",
+        "private_key", "credentials", "signing_key", "account_key", "passphrase",
+    ],
+)  # fmt: skip
+def test_a_secret_is_hidden(name: str) -> None:
+    assert redact_setting(f"data.{name}", "hunter2hunter2") == "***"
+
+
+def test_a_number_can_be_a_password_but_not_a_token() -> None:
+    assert redact_setting("data.password", "12345") == "***"
+    assert redact_setting("data.api_token", "1234567890") == "***"
+
+
+def test_code_keeps_all_but_its_secrets() -> None:
+    code = 'api_key = "abcdef"\ntoken_dim = "wide"\n{"password": "pw12"}\ntoken = tokenizer(text)\n'
+    assert redact_code(code) == 'api_key = "***"\ntoken_dim = "wide"\n{"password": "***"}\ntoken = tokenizer(text)\n'
+
+
+def test_a_long_line_takes_no_long_time() -> None:
+    start = perf_counter()
+    redact_code("a" * 1_000_000)
+    assert perf_counter() - start < 5
+
+
+def test_the_diff_restores_a_model_that_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path / "here"), *identity, *arguments], check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    here = tmp_path / "here"
+    (here / "project").mkdir(parents=True)
+    (here / "project/old.py").write_text("old = 1\n")
+    (here / ".gitignore").write_text("ignored/\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    monkeypatch.setattr(provenance, "_HERE", str(here / "project"))
+    assert provenance.git_state()[1] == ""
+    files = {"project/old.py": "old = 2\n", "project/mlp.py": "class MLP: pass\n", "configs/müll.yaml": "model: mlp"}
+    for name, text in files.items():
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text(text)
+    for name in ("ignored/big.py", ".env", "credentials.json", "server.pem"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).write_text("hunter2\n")
+    (here / "picture.png").write_bytes(b"hunter2\0")
+    (here / "huge.txt").write_text("hunter2\n" * 100_000)
+    tags, diff = provenance.git_state()
+    assert tags["git.dirty"] == "true"
+    assert "hunter2" not in diff
+    assert diff.endswith("# 5 untracked files are left out: not text, too large, or named like a secret\n")
+    (tmp_path / "git.diff").write_text(diff)
+    shutil.copytree(here / ".git", tmp_path / "there/.git")
+    here.rename(tmp_path / "before")
+    (tmp_path / "there").rename(here)
+    git("checkout", "-q", ".")
+    git("apply", str(tmp_path / "git.diff"))
+    assert {name: (here / name).read_text() for name in files} == files

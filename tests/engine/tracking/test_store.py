@@ -1,0 +1,98 @@
+"""Which store and experiment a command uses, and what it says of one that it cannot use."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+
+from project import ui
+from project.engine.tracking import store
+
+
+def change_schema(database: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
+
+
+def drop_a_table(database: Path) -> None:
+    change_schema(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE latest_metrics")
+
+
+@pytest.mark.parametrize("change", [change_schema, drop_a_table])
+def test_a_database_of_another_version_is_named_with_its_remedy(
+    change: object, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert callable(change)
+    change(Path("mlruns/mlflow.db"))
+    with pytest.raises(OSError, match=f"keep a copy of it, then run: mlflow db upgrade {store.tracking_uri()};"):
+        store.connect()
+
+
+@pytest.mark.parametrize(
+    ("uri", "remedy"),
+    [
+        ("postgresql+other://h/db", "driver is not installed"),
+        ("mssql://h/db", "driver is not installed"),
+        ("other://h", "Supported URI schemes"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_named_with_its_remedy(
+    uri: str, remedy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(OSError, match=remedy):
+        store.connect()
+
+
+def test_the_database_of_another_program_stays_as_it_is(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    optuna.create_study(storage="sqlite:///mlruns/optuna.db")
+    before = Path("mlruns/optuna.db").read_bytes()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlruns/optuna.db")
+    with pytest.raises(ValueError, match="a database of another program"):
+        store.connect()
+    assert Path("mlruns/optuna.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("uri", "where"),
+    [
+        ("http://127.0.0.1:1", "open http://127.0.0.1:1 in"),
+        ("https://me:secret@127.0.0.1:1", "open https://me:***@127.0.0.1:1 in"),
+        ("databricks", "in the Databricks workspace"),
+    ],
+)
+def test_the_ui_of_a_server_is_named_in_a_line(
+    uri: str, where: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr("sys.argv", ["project.ui", "--port", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        ui.main()
+    said = capsys.readouterr().err
+    assert where in said
+    assert said.count("\n") == 1
+
+
+def test_the_experiment_is_the_chosen_one_else_that_of_the_environment(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = store.experiment_id(store.connect(), "/Users/me/numbered")
+    assert (
+        store.connect().get_experiment(made).artifact_location
+        == f"{workplace.as_uri()}/mlruns/artifacts/-Users-me-numbered"
+    )
+    assert store.experiment_name(None, "digits") == "digits"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
+    assert store.experiment_name(None, "digits") == "/Users/me/numbered"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named")
+    assert store.experiment_name(None, "digits") == "named"
+    assert store.experiment_name("chosen", "digits") == "chosen"
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "12345")
+    with pytest.raises(ValueError, match="MLFLOW_EXPERIMENT_ID: got 12345"):
+        store.experiment_name(None, "digits")

@@ -1,0 +1,82 @@
+"""Imports go down the layers, and no module imports itself through others; imports for types count."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from conftest import ROOT
+
+# From top to bottom; what stands in one row may import each other, as long as there is no cycle of modules.
+LAYERS = [
+    ("commands",),
+    ("engine.search",),
+    ("engine.training",),
+    ("engine.cli",),
+    ("tasks", "data"),
+    ("engine.loading", "engine.tracking", "engine.checkpoints"),
+    ("models", "engine.runtime", "engine.schedule", "engine.compat", "engine.atomic"),
+]
+COMMANDS = {path.stem for path in (ROOT / "project").glob("*.py") if path.stem != "__init__"}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its dotted name; packages have that of their folder."""
+    found = {}
+    for path in (ROOT / "project").rglob("*.py"):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Modules of the project that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module in known:
+            inside = [name for alias in node.names if (name := f"{node.module}.{alias.name}") in known]
+            yield from inside
+            if len(inside) < len(node.names):
+                yield node.module
+
+
+def layer(module: str) -> int:
+    """Number of a module's layer, from the top."""
+    name = module.removeprefix("project.")
+    if name in COMMANDS:
+        return 0
+    return next(n for n, row in enumerate(LAYERS) if any(name == one or name.startswith(f"{one}.") for one in row))
+
+
+def arrows() -> set[tuple[str, str]]:
+    known = modules()
+    return {
+        (module, other)
+        for module, path in known.items()
+        for other in imported(path, known)
+        if other != module and "project" not in (module, other)
+    }
+
+
+def test_imports_go_down_the_layers() -> None:
+    assert not {arrow for arrow in arrows() if layer(arrow[0]) > layer(arrow[1])}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    below: dict[str, set[str]] = {}
+    for module, other in arrows():
+        if modules()[other].name != "__init__.py":  # a package's names are those of its modules
+            below.setdefault(module, set()).add(other)
+
+    def cycle(path: list[str]) -> list[str] | None:
+        for other in below.get(path[-1], ()):
+            if other in path:
+                return [*path[path.index(other) :], other]
+            if other not in done and (found := cycle([*path, other])):
+                return found
+        done.add(path[-1])
+        return None
+
+    done: set[str] = set()
+    for module in below:
+        assert cycle([module]) is None
