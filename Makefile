@@ -2,28 +2,29 @@
 .PHONY: help install upgrade format check test faults gpu
 PYTHON ?= uv run python
 
-help:     ## list these targets
+help:     ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/'
 
-install:  ## install everything, and the hooks that format what you commit
+install:  ## install all packages, and the pre-commit hooks that format each commit
 	uv sync && uv run pre-commit install
 
-upgrade:  ## move all packages to their newest versions, in requirements.lock and in uv's constraints
+upgrade:  ## update requirements.lock and uv's constraints to the newest versions
 	uv pip compile --no-config --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 		--group dev pyproject.toml -o requirements.lock
 	uv run --no-project python tools/constraints.py
 
-format:   ## format and mend what ruff can mend
+format:   ## format the code, and fix what ruff can fix
 	uv run ruff format . && uv run ruff check --fix .
 
-check:    ## formatting, lint and types, changing nothing
+check:    ## check formatting, lint and types; change nothing
 	uv run ruff format --check . && uv run ruff check . && uv run mypy
 
-test:     ## the tests, under five minutes
+test:     ## run the fast tests: under five minutes
 	uv run pytest
 
-faults:   ## every kill, signal and dead store, some twenty minutes
-	uv run pytest -m "faults or not faults" tests/faults tests/engine/checkpoints tests/engine/loading tests/test_sweep.py
+faults:   ## run all tests of the README's fault table: twenty minutes or more
+	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data \
+		tests/test_endings.py tests/test_output.py tests/test_schedule.py tests/test_sweep.py
 
-gpu:      ## what only a GPU shows, in six minutes at most; without uv: make gpu PYTHON=python3
+gpu:      ## run the tests that need a GPU: at most six minutes; without uv: make gpu PYTHON=python3
 	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/engine/loading/test_device.py
