@@ -216,7 +216,7 @@ def test_a_bad_image_folder_is_answered_in_one_breath(
         ("sqlite://", "which is gone with the process"),
         ("sqlite:////proc/nowhere/x.db", "cannot open /proc/nowhere/x.db"),
         ("sqlite:///text.txt", "file is not a database"),
-        ("postgresql://me:secret@127.0.0.1/x", "no MLflow store answers at postgresql://me:***@127.0.0.1/x"),
+        ("postgresql://me:secret@127.0.0.1/x", "got postgresql://me:***@127.0.0.1/x, whose driver is not installed"),
     ],
 )
 def test_a_store_that_cannot_be_is_named(

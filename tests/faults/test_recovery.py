@@ -58,6 +58,7 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
 
 
+@pytest.mark.faults
 def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     closer = "import os; from mlflow import MlflowClient; from project.engine.tracking.recovery import recover_all\n"
@@ -82,6 +83,7 @@ def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
     assert not list(Path("mlruns/spool").iterdir())
 
 
+@pytest.mark.faults
 def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_for_killed(workplace: Path) -> None:
     program = "from project.engine.tracking import store; from project.engine.tracking.logger import MLflowLogger\n"
     program += "logger = MLflowLogger('faults', 'run'); logger.start(store.connect(), {})\n"
@@ -163,6 +165,7 @@ def test_a_killed_container_is_closed_by_the_next_when_its_heartbeat_is_over(wor
     assert not log.exists()
 
 
+@pytest.mark.faults
 def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -> None:
     """Locks of BeeGFS, or of Lustre with `localflock`, are those of one machine, while all machines see the folder."""
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -200,6 +203,7 @@ def test_recovery_holds_up_a_command_for_seconds(workplace: Path, monkeypatch: p
         assert len(list(Path("mlruns/spool").glob("*/log.jsonl"))) == 4
 
 
+@pytest.mark.faults
 def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     make = [sys.executable, "-c", "from project.engine.tracking import store; store.connect(); print('made')"]
     environment = clean_environment()

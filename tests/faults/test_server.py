@@ -59,6 +59,7 @@ def server(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]
     made.kill()
 
 
+@pytest.mark.faults
 def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> None:
     client = store.connect()
     logger = MLflowLogger("faults", "run")

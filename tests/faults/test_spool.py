@@ -175,6 +175,7 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
     spool.close(remove=True)
 
 
+@pytest.mark.faults
 def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")

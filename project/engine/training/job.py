@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
+from uuid import uuid4
 
 import torch
 from lightning import Callback
@@ -146,7 +147,7 @@ class Job:
     def _start_run(self) -> None:
         logger = self.logger
         if logger is None:
-            use_folder(self.trainer, store.checkpoint_folder(f"untracked-{time():.0f}-{os.getpid()}"))
+            use_folder(self.trainer, store.checkpoint_folder(f"untracked-{time():.0f}-{uuid4().hex[:6]}"))
         if logger is None or not self.trainer.is_global_zero:
             return
         if self._earlier_run:

@@ -126,7 +126,8 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
     validations = Validations()
     main(["--resume", stopped.run.info.run_id, "--trainer.callbacks=null"], [validations])
     assert stopped.run.info.status == "FINISHED"
-    assert set(validations.batches) == {3}  # the one that was interrupted is repeated, all of it
+    # A validation that was interrupted is repeated, all of it; after an interrupted test none is left.
+    assert set(validations.batches) == (set() if hook == "test" else {3})
     history = stopped.client.get_metric_history(stopped.run.info.run_id, "val/accuracy")
     assert [metric.step for metric in history] == [2, 5]
     history = stopped.client.get_metric_history(stopped.run.info.run_id, "train/loss")

@@ -153,6 +153,7 @@ meeting.from_first("killed", killed)
 """
 
 
+@pytest.mark.faults
 def test_the_others_wait_for_the_first_process_as_long_as_it_lives(tmp_path: Path) -> None:
     first, second = tasks_of_slurm(["-c", MEET], tmp_path)
     try:
