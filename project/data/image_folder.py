@@ -12,7 +12,7 @@ from project.data.datamodule import ImageDataModule, Split
 from project.data.left_out import LeftOut
 from project.data.listing import Listing, list_split
 from project.data.root import data_root
-from project.data.splits import LAYOUT, class_folders, find_splits
+from project.data.splits import LAYOUT, class_folders, display_name, find_splits
 from project.engine.loading import (
     NO_IMAGE,
     FileTable,
@@ -84,9 +84,9 @@ class ImageFolder(ImageDataModule):
         **options: Any,
     ) -> None:
         self.root = data_root(root)
-        self.name = self.root.resolve().name
+        self.name = display_name(self.root.resolve().name)
         self._folders, self._others = find_splits(self.root)
-        self.class_names = tuple(class_folders(self._folders["train"]))
+        self.class_names = tuple(map(display_name, class_folders(self._folders["train"])))
         if len(self.class_names) < 2:
             raise ValueError(f"data.root: {self._folders['train']} has one class; classification needs two; {LAYOUT}")
         super().__init__(image_size=image_size, **options)
@@ -154,7 +154,7 @@ class ImageFolder(ImageDataModule):
         (counts,) = super().found()
         if self._peak:
             counts += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
-        return [counts, f"left out: {self.left_out}"] if self.left_out else [counts]
+        return [counts, f"left out: {display_name(str(self.left_out))}"] if self.left_out else [counts]
 
     def _checked(self) -> dict[Split, Path]:
         """Tables of the files of all splits, which are made unless they are there."""

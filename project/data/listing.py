@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from project.data.left_out import LeftOut
-from project.data.splits import class_folders, identity, is_junk, subfolders
+from project.data.splits import class_folders, display_name, identity, is_junk, subfolders
 from project.engine.loading import FileList, image_suffixes
 
 _LINKED_FILE = "second links to a file"
@@ -69,9 +69,10 @@ def list_split(
     _count_outside(split, classes, left_out)
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in classes:
-        if name not in label_of:
+        if (label := label_of.get(display_name(name))) is None:
             raise ValueError(
-                f"data.root: {split} has a class {name!r} that train has not; train has {', '.join(class_names)}"
+                f"data.root: {split} has a class {display_name(name)!r} that train has not; train has "
+                f"{', '.join(class_names)}"
             )
         entries = sorted(_walk(root, split / name, visited, left_out), key=lambda entry: (entry.is_link, entry.name))
         if not entries:
@@ -83,7 +84,7 @@ def list_split(
             ends.append(len(encoded))
             stats.extend(entry.stat)
             identities.append(_hashed(entry.identity, len(ends)))
-        labels.extend([label_of[name]] * len(entries))
+        labels.extend([label] * len(entries))
     files = FileList(root, torch.from_numpy(np.frombuffer(encoded, np.uint8)), _tensor(ends))
     return _without_links(files, _tensor(labels), _tensor(stats).view(-1, 2), np.array(identities), left_out)
 

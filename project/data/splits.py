@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from unicodedata import category
 
 from project.data.datamodule import Split
 
@@ -18,11 +19,22 @@ _NAMES: dict[str, Split] = {
 }
 _JUNK = {"@eadir", "@recycle", "#recycle", "#snapshot", "$recycle.bin", "__macosx", "__pycache__", "lost+found"}
 _JUNK |= {"system volume information"}
+_CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's categories of control characters and line breaks.
 
 
 def is_junk(name: str) -> bool:
     """Whether a folder is hidden, or one that systems make beside the files of their users."""
     return name.startswith(".") or name.lower() in _JUNK
+
+
+def display_name(name: str) -> str:
+    r"""Name of a file or folder as text of one line, the same in any locale.
+
+    Names are read as UTF-8, which the locale may not be. Bytes that are not UTF-8, control characters and line
+    breaks become escapes such as `\xff` and `\n`.
+    """
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(ascii(letter)[1:-1] if category(letter) in _CONTROLS else letter for letter in text)
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -1,6 +1,10 @@
 """Which files of a folder are its images, what is left out, and what is said of it."""
 
+import ast
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Fit, as_nobody, fit
+from conftest import ROOT, Fit, as_nobody, fit
 from PIL import Image
 
 from project.data import ImageFolder
@@ -228,3 +232,19 @@ def test_a_fit_says_what_it_found(main_job: Fit) -> None:
         "test 360 (35 to 37 of each class)"
     )
     assert "epoch" in after
+
+
+def test_names_are_the_same_in_any_locale_and_of_one_line(tmp_path: Path) -> None:
+    names = ["a\nb", "\u732b", "\udcff"]
+    write(tmp_path / "\u732b", {f"{split}/{name}": 4 for split in ("train", "val") for name in names})
+    code = (
+        "from project.data import ImageFolder\n"
+        "import os; data = ImageFolder(root=os.listdir()[0], image_size=12); data.setup('fit')\n"
+        "print(ascii([data.name, *data.class_names, *data.found(), data.splits['val'].labels.tolist()]))"
+    )
+    environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
+    printed = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)
+    counts = "(a\\nb {0}, \u732b {0}, \\xff {0})".format
+    expected = ["\u732b", r"a\nb", "\u732b", r"\xff"]
+    line = f"\u732b: 3 classes, train 12 {counts(4)}, val 12 {counts(4)}, no test (scored on val)"
+    assert ast.literal_eval(printed.splitlines()[-1]) == [*expected, line, [0] * 4 + [1] * 4 + [2] * 4]

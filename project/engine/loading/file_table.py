@@ -1,5 +1,6 @@
 """A checked list of image files in one file that ranks and later runs map into memory."""
 
+import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -39,7 +40,9 @@ def open_table(path: Path, root: Path) -> FileTable:
         OSError: The file is damaged.
     """
     try:
-        kept = torch.load(path, mmap=True, weights_only=True)
+        # torch takes the name of a file that it maps for UTF-8, which names and locales may not be.
+        is_utf8 = os.fsencode(path) == str(path).encode("utf-8", "surrogatepass")
+        kept = torch.load(path, mmap=is_utf8, weights_only=True)
         files = FileList(root, kept["names"], kept["ends"])
         return FileTable(files, kept["labels"], kept["sizes"], kept["bad"], kept["peak"])
     except (RuntimeError, UnpicklingError, ValueError, EOFError, KeyError, TypeError) as error:
