@@ -42,7 +42,8 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
 
     Args:
         tags: What `owner_tags` returned in that process. Tags of earlier versions, or none, are of another place.
-        heartbeat_age_s: Seconds since the process last gave a sign of life; None if it is not known.
+        heartbeat_age_s: Seconds since the process last gave a sign of life; None if it is not known. It is negative
+            if the clock was set back since then; the next sign of a live process ends that.
         holds_lock: Whether the caller holds a lock that the process takes for as long as it lives. On one kernel a
             short silence is then enough; between machines a lock may be invisible.
 
@@ -57,7 +58,7 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
         return "unknown"
     one_kernel = tags.get(_BOOT) == _place()[_BOOT] != ""
     limit_s = DEAD_AFTER_ON_THIS_KERNEL_S if holds_lock and one_kernel else DEAD_AFTER_S
-    return "alive" if heartbeat_age_s < limit_s else "dead"
+    return "alive" if abs(heartbeat_age_s) < limit_s else "dead"
 
 
 def is_me(tags: Mapping[str, str]) -> bool:

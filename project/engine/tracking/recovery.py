@@ -158,4 +158,4 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
 
 def _last_sign_of_life(folder: Path) -> float:
     log = folder / "log.jsonl"
-    return log.stat().st_mtime if log.stat().st_size else time()
+    return min(log.stat().st_mtime, time()) if log.stat().st_size else time()

@@ -32,6 +32,7 @@ BEFORE_ON_THIS_KERNEL = (DEAD_AFTER_ON_THIS_KERNEL_S + DEAD_AFTER_S) / 2
         pytest.param({NAMESPACE: "pid:[1]"}, BEFORE_ON_THIS_KERNEL, True, "dead", id="its lock is free"),
         pytest.param({BOOT: "other"}, BEFORE_ON_THIS_KERNEL, True, "alive", id="another kernel's lock shows nothing"),
         pytest.param({BOOT: "other", PID: FREE_PID}, DEAD_AFTER_S + 1, True, "dead", id="another kernel, silent"),
+        pytest.param({BOOT: "other"}, -DEAD_AFTER_S - 1, True, "dead", id="silent since the clock was set back"),
         pytest.param({HOST: "other", PID: FREE_PID}, 1.0, True, "alive", id="another host, it beats"),
         pytest.param({HOST: "other"}, None, True, "unknown", id="another host, nothing known"),
         pytest.param({BOOT: None, NAMESPACE: None, PID: FREE_PID}, None, True, "unknown", id="earlier version"),
