@@ -1,4 +1,4 @@
-"""Train, validate, test the best checkpoint; everything about it in one MLflow run.
+"""Train, validate and test the best checkpoint, and record everything in one MLflow run.
 
 python -m project.fit
 python -m project.fit --data mnist --model resnet18 --max_epochs 3
@@ -20,7 +20,7 @@ from project.engine.training.summary import print_summary
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
-    """Exit with 2 on bad input, 1 when training fails, 130 or 143 when interrupted."""
+    """Exit with 2 on bad input, 1 if training fails, 130 or 143 if interrupted."""
     prepare_output()
     with answered():
         job = Job(argv, callbacks)

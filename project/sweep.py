@@ -18,11 +18,11 @@ _STORAGE = "sqlite:///mlruns/optuna.db"
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exit with 2 on bad input, 1 when the trials fail, 130 or 143 when interrupted."""
+    """Exit with 2 on bad input, 1 if the trials fail, 130 or 143 if interrupted."""
     prepare_output()
     asked, fit_options = _parser().parse_known_args(argv)
     start_preloading(["project.engine.search.preload"])
-    from project.engine.search.job import run  # its imports take as long as those of the server, which is at them now
+    from project.engine.search.job import run  # imported late, in parallel with the forkserver's imports
 
     sys.exit(run(asked, fit_options))
 
@@ -31,20 +31,25 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m project.sweep",
         usage="%(prog)s --search NAME [--n_trials N] [--n_jobs J] [--study NAME] [--OPTION_OF_FIT VALUE]...",
-        description="Search hyper-parameters; every option of project.fit is handed to each trial.",
+        description="Search hyper-parameters with Optuna. Options of project.fit are passed to each trial.",
         allow_abbrev=False,
     )
     add, names = parser.add_argument, ", ".join(config_groups.choices("search"))
-    add("--search", required=True, type=_space, metavar="NAME", help=f"a file of configs/search/: {names}")
-    add("--n_trials", type=_at_least(1), default=8, help="trials in all, those of earlier sweeps included (8)")
-    add("--n_jobs", type=_at_least(1), default=1, help="trials at a time (1)")
-    add("--max_retries", type=_at_least(0), default=1, help="how often a failed trial is run again (1)")
-    add("--study", help="its name; one that exists is continued (DATA-SEARCH)")
+    add("--search", required=True, type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
+    add(
+        "--n_trials",
+        type=_at_least(1),
+        default=8,
+        help="total number of trials, including earlier sweeps of the study (8)",
+    )
+    add("--n_jobs", type=_at_least(1), default=1, help="number of trials that run at the same time (1)")
+    add("--max_retries", type=_at_least(0), default=1, help="how often a failed trial is repeated (1)")
+    add("--study", help="name of the study; an existing study is continued (DATA-SEARCH)")
     add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
-        "what stays of trials that have ended: the weights of each complete trial at its best epoch, those of the best "
-        "trial (or the Pareto front) alone, or all checkpoints of all trials, with what --resume needs (weights)"
+        "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial (or "
+        "of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"
     ))  # fmt: skip
-    add("--storage", default=_STORAGE, help=f"Optuna storage ({_STORAGE})")
+    add("--storage", default=_STORAGE, help=f"URL of the Optuna storage ({_STORAGE})")
     return parser
 
 

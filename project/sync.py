@@ -1,4 +1,4 @@
-"""Deliver what runs could not: while their store was away, or after their process died.
+"""Deliver what runs could not deliver because the MLflow store was unavailable or their process died.
 
 python -m project.sync
 """
@@ -18,9 +18,9 @@ from project.engine.tracking.secrets import redact
 
 
 def main() -> None:
-    """Exit with 1 when the store did not take everything, 2 when it does not answer at all."""
+    """Exit with 1 if the store did not take everything, 2 if it does not respond."""
     prepare_output()
-    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not.").parse_args()
+    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args()
     quiet()
     console = Console(highlight=False)
     with answered():

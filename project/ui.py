@@ -1,4 +1,4 @@
-"""MLflow's UI on this project's store.
+"""The MLflow UI on this project's tracking store.
 
 python -m project.ui
 python -m project.ui --port 5001
@@ -14,7 +14,7 @@ from project.engine.tracking.store import check_has_database, connect, tracking_
 
 
 def main() -> None:
-    """Become `mlflow ui` on 127.0.0.1:5000; its own options come last. Exit with 2 when the port is taken."""
+    """Become `mlflow ui` on 127.0.0.1:5000, with any options it has. Exit with 2 if the port is taken."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--port", "-p", type=int, default=5000)
     parser.add_argument("--host", "-h", default="127.0.0.1")
@@ -28,8 +28,8 @@ def main() -> None:
             raise OSError(
                 f"--port: cannot listen on {asked.host}:{asked.port} ({error.strerror}); give --port N"
             ) from error
-        connect()  # says in a line what MLflow's server would in fifty
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # not an option, which any user of the machine could read
+        connect()  # It reports in one line what MLflow's server reports in fifty.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # Any user of the machine could read an option.
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *sys.argv[1:]])
 
 

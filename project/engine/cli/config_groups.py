@@ -1,8 +1,8 @@
-"""One rule: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
+"""The rule of config groups: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
 
-A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices, too, and win
-over those of the same name that the package has. A YAML may name its own groups under the key `groups`;
-they are read before it, so that it states only its difference from them.
+A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices too, and
+override files of the same name in the package. A YAML may name groups under the key `groups`. They are read before it,
+so that it lists only what differs from them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 _PACKAGE = Path(__file__).parents[2]
-# A wheel has the folder inside of the package, a checkout beside it.
+# A wheel has the folder inside the package, a checkout beside it.
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
 GROUPS = (*DEFAULTS, "experiment")
@@ -29,9 +29,9 @@ USAGE = """python -m project.fit [--data NAME] [--model NAME] [--strategy NAME] 
 
 
 def description() -> str:
-    """What the groups are and which choices they have, for `--help`."""
+    """Describe the groups and their choices for `--help`."""
     lines = [f"--{group} NAME: {', '.join(choices(group))}" for group in GROUPS]
-    return "Each stands for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". Settings:"
+    return "--GROUP NAME stands for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". All settings:"
 
 
 def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
@@ -50,10 +50,10 @@ def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Replace groups and short options by what they stand for, after the defaults.
+    """Replace groups and short options by what they stand for; the defaults come first.
 
     Returns:
-        The new command line, and the name that was chosen in each group.
+        The new command line, and the name that is chosen in each group.
 
     Raises:
         ValueError: A group has no such choice, an option lacks its value, or a YAML is malformed.
@@ -83,7 +83,7 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def base(chosen: dict[str, str]) -> list[str]:
-    """The options that a choice of groups stands for, with nothing changed."""
+    """Return the options that a choice of groups stands for, without changes."""
     arguments = ["--config", str(CONFIGS / "default.yaml")]
     for group in GROUPS:
         if name := chosen.get(group):
@@ -92,12 +92,12 @@ def base(chosen: dict[str, str]) -> list[str]:
 
 
 def choices(group: str) -> list[str]:
-    """Names of a group's YAML files."""
+    """Return the names of a group's YAML files."""
     return sorted({path.stem for folder in _folders(group) for path in folder.glob("*.yaml")})
 
 
 def file_of(group: str, name: str) -> Path:
-    """The file of a choice; it is not there if there is no such choice."""
+    """Return the file of a choice; it does not exist if there is no such choice."""
     paths = [folder / f"{name}.yaml" for folder in _folders(group)]
     return next((path for path in paths if path.is_file()), paths[-1])
 
@@ -107,7 +107,7 @@ def _folders(group: str) -> tuple[Path, Path]:
 
 
 def files(group: str, name: str) -> list[str]:
-    """The options that one group's choice stands for."""
+    """Return the options that the choice of one group stands for."""
     path = file_of(group, name)
     if path.is_file():
         return ["--config", str(path)]
@@ -133,7 +133,7 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:
         elif equals:
             pairs.append((option, value))
         else:
-            # Negative numbers are values; what begins with two dashes is the next option.
+            # A negative number is a value; what begins with two dashes is the next option.
             pairs.append((option, rest.pop(0) if rest and not rest[0].startswith("--") else None))
     return pairs
 
@@ -157,7 +157,7 @@ def _groups_of(path: Path) -> dict[str, str]:
     except yaml.YAMLError as error:
         raise ValueError(f"--config: {path} is no valid YAML: {_brief(error)}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--config: {path} is no text: {error}") from error
+        raise ValueError(f"--config: {path} is not a text file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} holds {type(content).__name__}; expected settings such as trainer: ...")
     groups = content.get("groups") or {}

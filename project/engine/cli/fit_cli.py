@@ -84,7 +84,7 @@ class FitCLI(LightningCLI):
             parser.add_argument(
                 f"--groups.{group}",
                 type=str | None,
-                help=f"--{group} NAME, a file of configs/{group}/ (set by it)",
+                help=f"set by --{group} NAME, a file in configs/{group}/",
             )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         for source, target in {"channels": "in_channels"}.items() | {
