@@ -46,8 +46,8 @@ def _parser() -> ArgumentParser:
     add("--max_retries", type=_at_least(0), default=1, help="how often a failed trial is repeated (1)")
     add("--study", help="name of the study; an existing study is continued (DATA-SEARCH)")
     add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
-        "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial (or "
-        "of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"
+        "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial "
+        "(or of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"
     ))  # fmt: skip
     add("--storage", default=_STORAGE, help=f"URL of the Optuna storage ({_STORAGE})")
     return parser

@@ -157,7 +157,7 @@ def _groups_of(path: Path) -> dict[str, str]:
     except yaml.YAMLError as error:
         raise ValueError(f"--config: {path} is no valid YAML: {_brief(error)}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--config: {path} is not a text file: {error}") from error
+        raise ValueError(f"--config: {path} is no text: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"--config: {path} holds {type(content).__name__}; expected settings such as trainer: ...")
     groups = content.get("groups") or {}
