@@ -208,7 +208,7 @@ def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
     make = [sys.executable, "-c", "from project.engine.tracking import store; store.connect(); print('made')"]
     environment = clean_environment()
     killed = subprocess.Popen(make, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
-    while not list(tmp_path.glob("mlruns/.mlflow.db.new*")) and killed.poll() is None:
+    while not list(tmp_path.glob("mlruns/.mlflow.db.tmp*")) and killed.poll() is None:
         time.sleep(0.01)
     killed.kill()
     killed.communicate()

@@ -22,6 +22,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from typing_extensions import override
 
+from project.engine.atomic import replace_file
 from project.engine.checkpoints.finite import check_numbers
 from project.engine.checkpoints.nodes import readable_here
 
@@ -107,10 +108,7 @@ def write_durably(path: Path, state: object) -> None:
 
     def write(unfinished: Path) -> None:
         try:
-            with unfinished.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
+            torch.save(state, unfinished)
             torch.load(unfinished, map_location="meta", weights_only=True)
         except _NOT_PICKLED as error:
             raise ValueError(
@@ -145,32 +143,17 @@ def link_durably(source: Path, path: Path) -> None:
         try:
             os.link(source, unfinished)
         except OSError:  # If the reason is another one, the copy meets it, too.
-            with source.open("rb") as original, unfinished.open("wb") as copy:
-                shutil.copyfileobj(original, copy)
-                copy.flush()
-                os.fsync(copy.fileno())
+            shutil.copyfile(source, unfinished)
 
     _replace_durably(path, link)
 
 
 def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
-    unfinished = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)  # of a process that was killed
-        make(unfinished)
-        unfinished.replace(path)
-    except (OSError, RuntimeError, ValueError) as error:  # torch's writer reports a full disk as a RuntimeError
-        if os.access(path.parent, os.W_OK):
-            unfinished.unlink(missing_ok=True)
-        if isinstance(error, ValueError):
-            raise
+        replace_file(path, make)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def is_valid(path: Path) -> bool:

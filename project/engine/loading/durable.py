@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from project.engine.atomic import replace_file
+
 
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """Make a file unless it is there; at any moment it is whole or absent, also after a kill in the middle.
@@ -25,14 +27,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
-            unfinished = path.with_name(f".{path.name}.tmp")
-            try:
-                make(unfinished)
-                _flush(unfinished)
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
-            _flush(path.parent)
+            replace_file(path, make)
     return path
 
 
@@ -99,11 +94,3 @@ def remove_least_used(folder: Path, pattern: str, most_bytes: int, in_use: Colle
         if excess > 0 and path not in in_use:
             path.unlink(missing_ok=True)
             excess -= size
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -15,6 +15,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from project.engine.atomic import replace_file
 from project.engine.loading.decode import UNREADABLE, read_rgb
 from project.engine.loading.file_list import FileList
 from project.engine.loading.threads import Threads, wait_for
@@ -112,9 +113,8 @@ def _line(key: _Key, found: _Found) -> str:
 
 
 def _write_log(log: Path, keys: Sequence[_Key], known: dict[_Key, _Found]) -> None:
-    unfinished = log.with_name(f".{log.name}.tmp")
-    unfinished.write_text("".join(_line(key, known[key]) for key in keys), encoding="ascii")
-    unfinished.replace(log)
+    text = "".join(_line(key, known[key]) for key in keys)
+    replace_file(log, lambda unfinished: unfinished.write_text(text, encoding="ascii"), flush=False)
 
 
 def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:

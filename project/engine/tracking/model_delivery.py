@@ -8,6 +8,7 @@ from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
+from project.engine.atomic import replace_file
 from project.engine.tracking.store import patience
 
 
@@ -22,9 +23,7 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
     )
     description.run_id, description.model_id = run_id, logged.model_id
     description.artifact_path = logged.artifact_location
-    new = folder.with_name(f"{folder.name}.{MLMODEL_FILE_NAME}")
-    description.save(str(new))
-    new.replace(folder / MLMODEL_FILE_NAME)  # whole, also if the process is killed here
+    replace_file(folder / MLMODEL_FILE_NAME, lambda new: description.save(str(new)), flush=False)
     with patience():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)

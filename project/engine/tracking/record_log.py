@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from project.engine.atomic import replace_file
+
 Record = dict[str, Any]
 
 _CHUNK_BYTES = 2**20
@@ -80,13 +82,14 @@ class RecordLog:
             OSError: The disk refuses it.
         """
         with self._writing:
-            new = self.path.with_suffix(".new")
-            with new.open("wb") as copy:
-                copy.writelines(self._chunks(0, self.size_on_disk))
-            descriptor = os.open(new, os.O_RDWR | os.O_APPEND)
-            new.replace(self.path)
+            replace_file(self.path, self._copy_to, flush=False)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND)
             os.close(self._descriptor)
             self._descriptor = descriptor
+
+    def _copy_to(self, path: Path) -> None:
+        with path.open("wb") as copy:
+            copy.writelines(self._chunks(0, self.size_on_disk))
 
     def lines(self, offset: int) -> Iterator[bytes]:
         """Yield the whole lines after an offset."""

@@ -23,6 +23,7 @@ from time import time
 
 from filelock import FileLock, Timeout
 
+from project.engine.atomic import replace_file
 from project.engine.tracking.owner import owner_tags, state
 from project.engine.tracking.record_log import Record, RecordLog
 
@@ -116,10 +117,9 @@ class Spool:
     def mark_delivered(self, lane: str, offset: int) -> None:
         """Remember that the store has this lane's records in the first `offset` bytes of the log."""
         self._delivered[lane] = offset
-        new = self.folder / f"delivered-{lane}.new"
+        text = str(min(offset, self._log.size_on_disk))
         with suppress(OSError):  # What is forgotten is delivered again, which changes nothing.
-            new.write_text(str(min(offset, self._log.size_on_disk)))
-            new.replace(self.folder / f"delivered-{lane}")
+            replace_file(self.folder / f"delivered-{lane}", lambda new: new.write_text(text), flush=False)
 
     def undelivered(self, lane: str) -> Iterator[tuple[Record | None, int]]:
         """Yield the records that the store lacks, each with the offset behind it, None for those of other lanes."""

@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import NoSuchModuleError
 
+from project.engine.atomic import replace_file
 from project.engine.tracking.moved import keep_locations_within
 from project.engine.tracking.secrets import redact
 
@@ -164,11 +165,12 @@ def check_has_database(uri: str) -> None:
 
 
 def _make_tables(path: Path) -> None:
-    """Make a new database beside its place: half of one, after a kill, is none that MLflow would mend."""
-    unfinished = path.absolute().with_name(f".{path.name}.new")
-    unfinished.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1)
-    unfinished.replace(path)
+    """Make a new database whole or not at all: MLflow cannot repair half of one, as a kill would leave it."""
+    replace_file(
+        path.absolute(),
+        lambda unfinished: MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1),
+        flush=False,
+    )
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
