@@ -1,19 +1,19 @@
 """Batches on their way from storage to the model.
 
-EpochBatches         which images a rank takes in which step, and in an epoch that was interrupted which are left
+EpochBatches         the images of each rank and step; in an interrupted epoch, those that are left
     |                indices -> Request: with a key for each image, from (seed, epoch, index)
     v
 store.stream         ImageArray    in memory, or a decoded cache on disk: one gather
     |                ImageFiles    threads decode into the memory of the batch
     |                TorchDataset  your own map-style dataset: DataLoader's processes
     v                Fetched: uint8 (N, C, H, W), int64 (N,), keys
-on_device            copied on a stream of its own while the model works on the batch before; nothing on a CPU
+on_device            copied on a separate stream while the model works on the batch before; nothing on a CPU
     v
-finish               crop, flip, ..., mixup: whole batches on the device, a draw for each image from its key
+finish               crop, flip, ..., mixup: whole batches on the device, with random draws per image from its key
     v
-BatchLoader          what the trainer iterates over: measures the wait, knows where an epoch was stopped
+BatchLoader          the trainer iterates over it: measures waiting, and resumes an epoch where it was stopped
 
-Before the first training on a folder of files: `check_files` finds damaged ones, `cached` decodes what fits.
+Before the first training on a folder of files, `check_files` finds damaged ones, and `cached` decodes what fits.
 """
 
 from project.engine.loading.augment import cutout, random_crop, random_flip, random_resized_crop

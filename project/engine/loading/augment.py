@@ -1,7 +1,7 @@
-"""Augmentation of whole batches on their device, with draws of its own for each image.
+"""Augmentation of whole batches on their device, with random draws per image.
 
-Draws are made on the CPU from the images' keys: they are the same whatever the device. Every function
-takes a range of a key's draws to itself, so that two of them never use the same number.
+The CPU computes the draws from the images' keys, so that they are the same on every device. Each function uses its
+own range of a key's draws, so that two functions never use the same number.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +17,12 @@ from project.engine.loading.decode import write_resized
 from project.engine.loading.threads import one_core_a_thread
 
 _IN_CACHE = 2**18
-"""Bytes that a core works on without waiting for memory."""
+"""Bytes that fit into the cache of a core."""
 _SHIFT, _FLIP, _HOLE = 100, 102, 103  # random_boxes has 0 to 21
 
 
 def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
-    """Shift each image by up to `padding` pixels in both directions; what comes in is black.
+    """Shift each image by up to `padding` pixels in both directions; new pixels are black.
 
     Args:
         images: (N, C, H, W), any dtype.
@@ -35,7 +35,7 @@ def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
     n, _, height, width = images.shape
     windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     dy, dx = integers(keys, _SHIFT, 2 * padding + 1, 2).unbind(1)
-    if images.device.type == "cpu":  # numpy gathers in two thirds of the time
+    if images.device.type == "cpu":  # numpy gathers in two thirds of torch's time.
         return torch.from_numpy(windows.numpy()[np.arange(n), :, dy.numpy(), dx.numpy()])
     return windows[torch.arange(n, device=images.device), :, _to(dy, images), _to(dx, images)]
 
@@ -54,16 +54,16 @@ def random_flip(images: Tensor, keys: Tensor) -> Tensor:
     if images.device.type != "cpu":
         places = _to(torch.from_numpy(chosen), images)
         return images.index_copy_(0, places, images.index_select(0, places).flip(3))
-    rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # as memory has them
+    rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # in the order of memory
     pixels, step = rows.numpy(), max(1, _IN_CACHE // images[0].numel())
     for some in (chosen[first : first + step] for first in range(0, len(chosen), step)):
-        # numpy gathers and scatters images ten times as fast as torch, which is the faster one at mirroring them.
+        # numpy gathers and scatters images ten times as fast as torch; torch is faster at mirroring them.
         pixels[some] = torch.from_numpy(pixels[some]).flip(width).numpy()
     return images
 
 
 def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:
-    """Black out a square in each image; its centre is anywhere, so that it may be cut off at the border.
+    """Black out a square in each image; its centre is anywhere, so the border may cut it off.
 
     Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv:1708.04552.
 
@@ -89,7 +89,7 @@ def random_resized_crop(images: Tensor, keys: Tensor, size: int, min_area: float
         images: (N, C, H, W) uint8.
         keys: (N,) int64, on the CPU.
         size: Side of the square in pixels.
-        min_area: Least share of an image that the part has, in (0, 1].
+        min_area: Smallest share of the image that the part covers, in (0, 1].
 
     Returns:
         (N, C, size, size) uint8.
@@ -101,7 +101,7 @@ def random_resized_crop(images: Tensor, keys: Tensor, size: int, min_area: float
 
 
 def resized_by_matrix(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Resize a part of each image at once: two products with matrices of the antialiasing filter's weights.
+    """Resize a part of each image by two matrix products with the weights of the antialiasing filter.
 
     Args:
         images: (N, C, H, W) uint8.
@@ -119,7 +119,7 @@ def resized_by_matrix(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
 
 def _triangle_filter(first: Tensor, length: Tensor, available: int, size: int) -> Tensor:
-    # (N, size, available): each row holds the weights of the pixels that one pixel of the result is made of.
+    # (N, size, available): each row holds the weights of the input pixels for one pixel of the result.
     scale = (length / size).view(-1, 1, 1)
     reach = scale.clamp(min=1.0)
     centre = (torch.arange(size, device=first.device).view(1, -1, 1) + 0.5) * scale

@@ -1,4 +1,4 @@
-"""Which images each rank sees in each step of an epoch."""
+"""The images of each rank in each step of an epoch."""
 
 from collections.abc import Iterator
 
@@ -8,18 +8,18 @@ from torch.utils.data import Sampler
 
 
 class EpochBatches(Sampler[Tensor]):
-    """Batches of indices, int64, that cover the data exactly once an epoch, over all ranks together.
+    """Batches of indices, int64; together, the ranks cover the data exactly once per epoch.
 
-    Ranks take the same number of batches, so that none waits for another at the end. Batches of a rank
-    are equal in length within one image and at most `batch_size`: the remainder of an epoch is spread
-    over its batches instead of ending in a small one, as nothing is repeated and nothing is dropped.
-    (Batches of one image on ranks that do not divide the data are the exception: one holds two.)
+    All ranks have the same number of batches, so that none waits for another at the end. No image is repeated or
+    dropped. The lengths of a rank's batches differ by at most one image, and are at most `batch_size`: the remainder of
+    an epoch is spread over all batches. There is one exception: with a batch size of one and ranks that do not divide
+    the data, one batch holds two images.
 
     Args:
         size: Number of images, at least `ranks`.
         batch_size: Largest batch of one rank.
-        shuffle: Draw a new order from `seed` and the epoch; else keep the order of the data.
-        same_order: Every epoch has the order of the first.
+        shuffle: Draw a new order from `seed` and the epoch; otherwise keep the order of the data.
+        same_order: Use the order of the first epoch in every epoch.
         seed: Seed of the order, the same on every rank.
         rank: This process, in [0, ranks).
         ranks: Number of processes.
@@ -65,5 +65,5 @@ class EpochBatches(Sampler[Tensor]):
         yield from order[self.rank :: self.ranks].tensor_split(len(self))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this at the start of every epoch."""
+        """Select the epoch, which determines the order; Lightning calls this at the start of each epoch."""
         self.epoch = epoch

@@ -22,7 +22,7 @@ _BATCH = 64
 
 
 def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
-    """The array in a .npy file, which is made unless it is there; processes that open it share its memory.
+    """Open the array of a .npy file, which is made unless it exists; processes share its memory.
 
     Raises:
         OSError: There is no room for it.
@@ -36,21 +36,21 @@ def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
 
 
 def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *, channels_last: bool = False) -> Tensor:
-    """Decode all files into the array at `path`, unless it is there, and open it.
+    """Decode all files into the array at `path` unless it exists, and open it.
 
     Args:
-        files: N files; the middle of each is taken.
-        path: The cache. Whoever comes while it is made waits.
+        files: N files; the centre square of each is taken.
+        path: The cache. Other processes wait while it is made.
         threads: Threads that decode.
-        timeout_s: Longest time that a batch may take.
-        channels_last: Store (N, size, size, 3), of which parts are resized faster, instead of (N, 3, size, size).
+        timeout_s: Longest time for a batch, in seconds.
+        channels_last: Store (N, size, size, 3) instead of (N, 3, size, size); parts of it are resized faster.
 
     Returns:
         (N, 3, size, size) or (N, size, size, 3), uint8.
 
     Raises:
         OSError: There is no room for it.
-        LoadingError: A read hangs, or a file is no more what it was.
+        LoadingError: A read hangs, or a file has changed.
     """
     side = (files.image_size, files.image_size)
     shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
@@ -58,7 +58,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
     def decode_all(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, _header(shape))
-            # Room for all of it now: a full disk shows as an error here and as a killed process later.
+            # Reserve the space: a full disk raises an error here, but kills the process later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
             batches = files.stream(_in_order(len(files)), Workers(num_workers=threads, timeout_s=timeout_s))
@@ -75,7 +75,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
 
 
 def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
-    # Private, so that a stray write neither reaches the file nor crashes; pages stay shared until then.
+    # A private mapping: a stray write neither changes the file nor crashes, and unwritten pages stay shared.
     try:
         array = np.load(path, mmap_mode="c")
         if shape is not None and array.shape != shape:

@@ -1,7 +1,7 @@
-"""Random numbers that follow from what they are for, not from when or where they are drawn.
+"""Random numbers that depend only on their key, not on when or where they are drawn.
 
-A key stands for one image in one epoch. Its n-th number is a hash of key and n, so that it is the same
-with any number of workers and ranks, in any order, and after a run was interrupted.
+A key identifies one image in one epoch. Its n-th number is a hash of key and n. It is therefore the same for any number
+of workers and ranks, in any order, and after a resume.
 
 Source: Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011 (the idea); Steele et al., Fast
 Splittable Pseudorandom Number Generators, OOPSLA 2014 (the hash, splitmix64).
@@ -17,16 +17,16 @@ from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _BITS = 24
-"""A float32 holds as many exactly."""
+"""A float32 represents integers of this many bits exactly."""
 
 
 def global_seed() -> int:
-    """What `seed_everything` was given; 0 without it."""
+    """Return the seed of `seed_everything`; 0 without it."""
     return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
-    """Keys of images in an epoch.
+    """Compute the keys of images in an epoch.
 
     Args:
         seed: Seed of the run.
@@ -40,12 +40,12 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
 
 
 def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
-    """A number, or several at once, for each key.
+    """Draw one or several numbers for each key.
 
     Args:
         keys: (N,) int64.
         first: Which of a key's numbers, from 0.
-        count: How many from there on; None is that one.
+        count: How many numbers, beginning with `first`; None draws one, without the second dimension.
 
     Returns:
         (N,) or (N, count) float32 in [0, 1).
@@ -57,7 +57,7 @@ def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
 
 
 def integers(keys: Tensor, first: int, end: int | Tensor, count: int | None = None) -> Tensor:
-    """Whole numbers in [0, end), (N,) or (N, count) int64; see `uniform`."""
+    """Draw integers in [0, end), (N,) or (N, count) int64; see `uniform`."""
     return (uniform(keys, first, count) * end).long()
 
 

@@ -1,4 +1,4 @@
-"""Which part of an image a crop keeps: boxes of top, left, height and width in pixels."""
+"""Crop boxes: top, left, height and width in pixels."""
 
 import math
 
@@ -12,7 +12,7 @@ _ATTEMPTS = 10
 
 
 def center_squares(sizes: Tensor) -> Tensor:
-    """The largest square in the middle of each image.
+    """Return the largest square in the middle of each image.
 
     Args:
         sizes: (N, 2) int64, height and width.
@@ -25,14 +25,14 @@ def center_squares(sizes: Tensor) -> Tensor:
 
 
 def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
-    """A part of each image of random area, shape and place, as torchvision's RandomResizedCrop draws it.
+    """Draw a box of random area, shape and place for each image, like torchvision's RandomResizedCrop.
 
     Source: Szegedy et al., Going Deeper with Convolutions, CVPR 2015.
 
     Args:
         keys: (N,) int64, see `sample_keys`.
         sizes: (N, 2) int64, height and width.
-        min_area: Least share of the image's area, in (0, 1]; the most is all of it.
+        min_area: Smallest share of the image's area, in (0, 1]; the largest is 1.
 
     Returns:
         (N, 4) int64: top, left, height, width.
@@ -48,7 +48,7 @@ def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
 
 
 def _shapes(sizes: Tensor, min_area: float, drawn: Tensor) -> Tensor:
-    # (N, attempts, 2), from numbers of the same shape: heights and widths, some of them too large.
+    # (N, attempts, 2), from numbers of the same shape: heights and widths. Some of them exceed the image.
     area = sizes.prod(1, keepdim=True) * (min_area + (1 - min_area) * drawn[..., 0])
     low, high = (math.log(ratio) for ratio in _RATIO)
     ratio = (low + (high - low) * drawn[..., 1]).exp()
@@ -56,7 +56,7 @@ def _shapes(sizes: Tensor, min_area: float, drawn: Tensor) -> Tensor:
 
 
 def _clamped(sizes: Tensor) -> Tensor:
-    # All of the image, or as much of it as a shape within the allowed ratios holds.
+    # The whole image, or the largest part of it with an allowed aspect ratio.
     height, width = sizes.unbind(1)
     tall, wide = (height * _RATIO[1]).round().long(), (width / _RATIO[0]).round().long()
     return torch.stack([torch.minimum(height, wide), torch.minimum(width, tall)], 1)

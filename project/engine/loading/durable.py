@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and made by one process while the others wait for it."""
+"""Files that are complete or absent; one process makes each of them while the others wait."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from project.engine.atomic import replace_file
 
 
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
-    """Make a file unless it is there; at any moment it is whole or absent, also after a kill in the middle.
+    """Make a file unless it exists; at any moment it is complete or absent, even after a kill while it is made.
 
     Args:
-        path: The file. `.NAME.lock` beside it is held while it is made.
-        make: Called with the path to write to, which is renamed when everything is on disk.
+        path: The file. The lock `.NAME.lock` in the same folder is held while the file is made.
+        make: Called with the path to write to; this file is renamed when it is flushed to disk.
 
     Raises:
         OSError: The disk is full or cannot be written.
@@ -32,20 +32,20 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def files_digest(root: Path, paths: Iterable[Path]) -> str:
-    """Sixteen hexadecimal digits that change with the paths, sizes and times of change of files under `root`."""
+    """Return 16 hexadecimal digits that change with the paths, sizes and modification times of files under `root`."""
     hashed = hashlib.sha256()
     for path in paths:
         try:
             found = path.stat()
             size, changed = found.st_size, found.st_mtime_ns
-        except OSError:  # such as a link to nowhere; whoever reads it says so
+        except OSError:  # For example a broken link; the check of the files reports it.
             size = changed = -1
         hashed.update(os.fsencode(f"{path.relative_to(root)}\0{size}\0{changed}\0"))
     return hashed.hexdigest()[:16]
 
 
 def cache_folder(root: Path) -> Path:
-    """Where files derived from those under `root` are written: `root/.cache`, or a folder of `mlruns/cache`."""
+    """Return the folder for files derived from those under `root`: `root/.cache`, or a folder of `mlruns/cache`."""
     beside = root / ".cache"
     writable = os.access(beside, os.W_OK) and beside.is_dir() if beside.exists() else os.access(root, os.W_OK)
     if writable:
@@ -55,13 +55,13 @@ def cache_folder(root: Path) -> Path:
 
 
 def cache_path(root: Path, name: str) -> Path:
-    """Where a file derived from those under `root` is: in `root/.cache` if it is there, else where it is written."""
+    """Return the path of a derived file: in `root/.cache` if it exists there, otherwise in `cache_folder(root)`."""
     beside = root / ".cache" / name
     return beside if beside.exists() else cache_folder(root) / name
 
 
 def remove_outdated(folder: Path, pattern: str, digest: str) -> None:
-    """Remove files that match the pattern and are of another digest; who has one open keeps it."""
+    """Remove files that match the pattern and have another digest; a process that has one open can still read it."""
     if os.access(folder, os.W_OK):
         for file in folder.glob(pattern):
             if digest not in file.name:
@@ -69,25 +69,25 @@ def remove_outdated(folder: Path, pattern: str, digest: str) -> None:
 
 
 def mark_used(path: Path) -> None:
-    """Set the time of a file's last use, which `remove_least_used` goes by; a mount may not keep it up to date."""
-    with suppress(PermissionError):  # a file of another user, whose last use is what the system says
+    """Set a file's access time, which `remove_least_used` compares; a mount option may stop its automatic update."""
+    with suppress(PermissionError):  # For a file of another user, the access time of the system counts.
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def remove_least_used(folder: Path, pattern: str, most_bytes: int, in_use: Collection[Path]) -> None:
-    """Remove files that match the pattern, those that were used last the longest ago first, until the rest fits.
+    """Remove the least recently used files that match the pattern, until the rest fits.
 
     Args:
-        folder: Folder of the files; nothing is done in one that cannot be written.
+        folder: Folder of the files; nothing happens if it is read-only.
         pattern: Pattern of their names.
-        most_bytes: Size that all of them may have together.
-        in_use: Files that stay, and count.
+        most_bytes: Largest total size of all of them.
+        in_use: Files that are kept; their size counts.
     """
     if not os.access(folder, os.W_OK):
         return
     found = []
     for path in folder.glob(pattern):
-        with suppress(FileNotFoundError):  # another process removed it
+        with suppress(FileNotFoundError):  # Another process removed it.
             found.append((path.stat().st_atime_ns, path.stat().st_size, path))
     excess = sum(size for _, size, _ in found) - most_bytes
     for _, size, path in sorted(found):

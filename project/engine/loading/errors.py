@@ -1,4 +1,4 @@
-"""What ends training when batches no longer come."""
+"""The error that is raised when batches can no longer be fetched."""
 
 
 class LoadingError(RuntimeError):

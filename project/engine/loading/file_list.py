@@ -1,4 +1,4 @@
-"""Paths of many files in few bytes, which processes can share."""
+"""Paths of many files in little memory, which processes can share."""
 
 import os
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class FileList:
-    """Paths of files under a folder; each is made when it is asked for.
+    """Paths of files under a folder; each `Path` is created when it is accessed.
 
-    A million paths take some 50 MB here, and none of a process's own where the tensors are mapped from a file. As
-    a list of `Path` they take 400 MB of each process.
+    A million paths take about 50 MB. If the tensors are mapped from a file, processes share this memory. A list of
+    `Path` would take 400 MB in each process.
 
     Args:
         root: The folder.
-        names: (B,) uint8, paths relative to `root`, one after the other.
-        ends: (N,) int64, where each of them ends in `names`.
+        names: (B,) uint8, paths relative to `root`, concatenated.
+        ends: (N,) int64, the end of each path in `names`.
     """
 
     def __init__(self, root: Path, names: Tensor, ends: Tensor) -> None:
@@ -26,7 +26,7 @@ class FileList:
 
     @classmethod
     def of(cls, root: Path, names: Iterable[str]) -> "FileList":
-        """The list of these paths relative to `root`."""
+        """Make a list from paths relative to `root`."""
         encoded = [os.fsencode(name) for name in names]
         ends = torch.tensor([len(name) for name in encoded], dtype=torch.int64).cumsum(0)
         return cls(root, torch.from_numpy(np.frombuffer(bytearray(b"".join(encoded)), np.uint8)), ends)
@@ -38,6 +38,6 @@ class FileList:
         return self.root / self.name(index)
 
     def name(self, index: int) -> str:
-        """Path relative to the folder."""
+        """Return a path relative to the folder."""
         first = int(self.ends[index - 1]) if index else 0
         return os.fsdecode(self.names[first : int(self.ends[index])].numpy().tobytes())

@@ -1,4 +1,4 @@
-"""A checked list of image files in one file that ranks and later runs map into memory."""
+"""A checked list of image files, stored in one file that ranks and later runs map into memory."""
 
 import os
 from pathlib import Path
@@ -13,12 +13,12 @@ from project.engine.loading.verify import Checked
 
 
 class FileTable(NamedTuple):
-    """N image files of a split, with what is known of them.
+    """N image files of a split, with the results of their check.
 
     labels: (N,) int64.
     sizes: (N, 2) int32, height and width of the upright images; 0 for bad files.
-    bad: Why a file cannot be decoded, by its place.
-    peak: Largest value in a file of 16 bits; 0 without such files.
+    bad: Reason why a file cannot be decoded, by its index.
+    peak: Largest value in all 16-bit files; 0 without such files.
     """
 
     files: FileList
@@ -29,18 +29,18 @@ class FileTable(NamedTuple):
 
 
 def save_table(path: Path, files: FileList, labels: Tensor, checked: Checked) -> None:
-    """Write a table to be opened by `open_table`."""
+    """Write a table that `open_table` can open."""
     torch.save({"names": files.names, "ends": files.ends, "labels": labels, **checked._asdict()}, path)
 
 
 def open_table(path: Path, root: Path) -> FileTable:
-    """Map a table into memory; processes that have it open share its pages.
+    """Map a table into memory; processes share its pages.
 
     Raises:
         OSError: The file is damaged.
     """
     try:
-        # torch takes the name of a file that it maps for UTF-8, which names and locales may not be.
+        # torch requires a UTF-8 name for a file that it maps; other names are read without mapping.
         is_utf8 = os.fsencode(path) == str(path).encode("utf-8", "surrogatepass")
         kept = torch.load(path, mmap=is_utf8, weights_only=True)
         files = FileList(root, kept["names"], kept["ends"])

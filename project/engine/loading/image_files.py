@@ -1,9 +1,9 @@
-"""Image files that threads decode straight into the memory of a batch.
+"""Image files that threads decode directly into the memory of a batch.
 
-request -> boxes, drawn from keys      a random part of each image, or the square in its middle
-        -> memory that is free again   (N, size, size, 3) uint8: torch's memory format channels_last
-        -> threads: read, decode, resize a few images each, without Python's lock
-        -> batch, when all of them are in place
+request -> boxes, drawn from keys      a random part of each image, or the centre square
+        -> memory that is reused       (N, size, size, 3) uint8: torch's memory format channels_last
+        -> threads: each reads, decodes and resizes a few images, without Python's lock
+        -> batch, when all images are written
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ _IMAGES_A_CALL = 8
 
 
 class Sources(Protocol):
-    """Files by their place, such as a `FileList`, or their pixels where they are decoded already."""
+    """Files by index, such as a `FileList`, or their pixels if they are already decoded."""
 
     def __len__(self) -> int: ...
 
@@ -35,16 +35,16 @@ class Sources(Protocol):
 
 
 class ImageFiles:
-    """Image files, decoded as RGB when they are asked for, cropped and resized to squares.
+    """Image files, decoded as RGB on demand, cropped and resized to squares.
 
     Args:
         paths: Files that can be decoded, or their pixels.
         labels: Their labels, int64.
         sizes: (files, 2) integers, height and width of the upright images; see `check_files`.
         image_size: Side of the squares in pixels.
-        min_area: Least share of a train image that a random crop keeps, in (0, 1]; None takes the middle.
-        bit_depth: Bits that the values of 16-bit files have, from 8 to 16.
-        rows: Places of the N files that the store has, (N,) int64, in its order; None is all. Subsets share the rest.
+        min_area: Smallest share of a train image that a random crop keeps, in (0, 1]; None takes the centre square.
+        bit_depth: Number of bits of the values in 16-bit files, from 8 to 16.
+        rows: Indices of the N files in use, (N,) int64, in their order; None uses all. Subsets share the rest.
     """
 
     needs_workers: ClassVar[bool] = True
@@ -70,12 +70,12 @@ class ImageFiles:
         return len(self.labels)
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        part = self.subset(indices)  # whose memory is not that of the batches
+        part = self.subset(indices)  # A subset has buffers of its own.
         (fetched,) = part.stream(iter([Request(torch.arange(len(indices)), None)]), Workers())
         return fetched.images, fetched.labels
 
     def subset(self, indices: Tensor) -> "ImageFiles":
-        """The images at these positions."""
+        """Return the images at these positions."""
         return ImageFiles(
             self.paths,
             self._all_labels,
@@ -87,17 +87,17 @@ class ImageFiles:
         )
 
     def close(self) -> None:
-        """Let go of the batches' memory; threads end with their stream."""
+        """Release the memory of the batches; threads end with their stream."""
         self._buffers = None
 
     def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
-        """The batches of the requests; threads work on the next ones.
+        """Yield the batches of the requests; meanwhile, threads work on the next ones.
 
         Raises:
             LoadingError: A file cannot be decoded, or a batch takes longer than `timeout_s`.
         """
         threads = Threads(workers.num_workers)
-        if self._buffers is None:  # they serve all epochs
+        if self._buffers is None:  # The buffers are reused in all epochs.
             self._buffers = Buffers((self.image_size, self.image_size, 3), pin_memory=workers.pin_memory)
         buffers = self._buffers
         depth = workers.prefetch_factor if workers.num_workers else 0
@@ -125,7 +125,7 @@ class ImageFiles:
         calls = [
             threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first, self.bit_depth))
             for first in range(0, len(places), _IMAGES_A_CALL)
-        ]  # each holds the whole array: memory that a call still writes to is not free, whoever has lost interest
+        ]  # Each call holds the whole array: memory is not reused while a call may still write to it.
         return Fetched(images.permute(0, 3, 1, 2), self.labels[indices], request.keys), calls
 
 
@@ -140,7 +140,10 @@ def _decode(
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)
-        except (*UNREADABLE, RuntimeError) as error:  # RuntimeError: the box is outside, as the file has changed
+        except (
+            *UNREADABLE,
+            RuntimeError,
+        ) as error:  # RuntimeError: the file has changed, and the box is outside of it.
             raise LoadingError(f"cannot read {path}, which could be read when it was checked: {error}") from error
 
 

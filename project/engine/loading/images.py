@@ -1,4 +1,4 @@
-"""Where images live: what a store of them promises, and the simplest of them, an array in memory."""
+"""The protocol of image stores, and the simplest store, an array in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Request(NamedTuple):
-    """What a step asks for: places in the store, (N,) int64, and keys of what is drawn, None for no randomness."""
+    """Request of a step: indices of images, (N,) int64, and keys of their random draws, None for no randomness."""
 
     indices: Tensor
     keys: Tensor | None
 
 
 class Fetched(NamedTuple):
-    """What a step gets: images (N, C, H, W) uint8, labels (N,) int64 and the keys of the request."""
+    """The result of a request: images (N, C, H, W) uint8, labels (N,) int64 and the keys of the request."""
 
     images: Tensor
     labels: Tensor
@@ -26,10 +26,10 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True)
 class Workers:
-    """Who fetches batches ahead of their use.
+    """Threads or processes that fetch batches before they are needed.
 
     Args:
-        num_workers: Threads or processes; 0 fetches in the training thread when a batch is asked for.
+        num_workers: Threads or processes; 0 fetches in the training thread when a batch is requested.
         prefetch_factor: Batches kept ready, by all threads together or by each process.
         persistent_workers: Keep processes between epochs.
         pin_memory: Put batches into page-locked memory.
@@ -44,25 +44,25 @@ class Workers:
 
 
 class Images(Protocol):
-    """Labelled images that are fetched by the batch."""
+    """Labelled images that are fetched in batches."""
 
     labels: Tensor
     """(N,) int64."""
     needs_workers: ClassVar[bool]
-    """Whether fetching takes long enough to be done ahead."""
+    """Whether fetching is so slow that workers should do it in advance."""
     crops: bool
-    """Whether `stream` takes random resized crops itself, as it is cheaper before or while decoding."""
+    """Whether `stream` takes random resized crops itself, because this is cheaper before or during decoding."""
     advice: ClassVar[str]
-    """What to try when training waits for batches."""
+    """Advice for a training that waits for batches."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        """Images (N, C, H, W) uint8 and labels (N,) int64."""
+        """Return images (N, C, H, W) uint8 and labels (N,) int64."""
         ...
 
     def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
-        """The batches of the requests, in their order."""
+        """Yield the batches of the requests, in their order."""
         ...
 
     def subset(self, indices: Tensor) -> "Images":
@@ -70,17 +70,17 @@ class Images(Protocol):
         ...
 
     def close(self) -> None:
-        """End what works ahead."""
+        """End the workers."""
         ...
 
 
 class ImageArray:
-    """Images in memory, or in a file that is mapped into it; a batch is one gather.
+    """Images in memory, or in a file that is mapped into memory; a batch is one gather.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) int64.
-        rows: Rows of `images` that the store has, in its order; None is all. Subsets share the array.
+        rows: Rows of `images` in use, in their order; None uses all. Subsets share the array.
     """
 
     needs_workers: ClassVar[bool] = False
@@ -92,7 +92,7 @@ class ImageArray:
 
     @property
     def images(self) -> Tensor:
-        """(N, C, H, W) uint8; of a subset a copy."""
+        """(N, C, H, W) uint8; a copy if this is a subset."""
         return self._all if self._rows is None else self._all[self._rows]
 
     def __len__(self) -> int:
@@ -103,15 +103,15 @@ class ImageArray:
         return self._all.index_select(0, rows), self.labels.index_select(0, indices)
 
     def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
-        """The batches of the requests, each gathered when it is asked for."""
+        """Yield the batches of the requests; each is gathered on demand."""
         for indices, keys in requests:
             images, labels = self[indices]
             yield Fetched(images.pin_memory() if workers.pin_memory else images, labels, keys)
 
     def subset(self, indices: Tensor) -> "ImageArray":
-        """The images at these positions, without a copy of them."""
+        """Return the images at these positions without copying them."""
         rows = indices if self._rows is None else self._rows[indices]
         return ImageArray(self._all, self.labels[indices], rows)
 
     def close(self) -> None:
-        """Nothing works ahead."""
+        """Do nothing: there are no workers."""

@@ -1,4 +1,4 @@
-"""One epoch after the other as batches on the device: what the trainer iterates over."""
+"""The loader that the trainer iterates over: the batches of each epoch, on the device."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,20 +15,20 @@ from project.engine.loading.prefetch_to_device import on_device
 from project.engine.loading.wait import Clock, WaitTime, clock_of
 
 Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
-"""From images (N, C, H, W) and labels (N,), both on the device, and keys to what the model gets."""
+"""Maps images (N, C, H, W) and labels (N,), both on the device, and keys to the input of the model."""
 
 
 class LoaderState(TypedDict):
-    """How far training has come, the same on every rank, and what would make the batches that are left others.
+    """The position of training, the same on every rank, and the settings that determine the remaining batches.
 
     epoch: Counted from 0.
-    batches: Those of it that training has taken.
-    of: All of them.
-    limit: Those after which the epoch ends.
-    images: Those in train.
+    batches: Number of batches of this epoch that training has taken.
+    of: Number of batches in the epoch.
+    limit: Number of batches after which the epoch ends.
+    images: Number of images in train.
     ranks: Number of processes.
-    seed: Of their order.
-    labels: Checksum of the labels of train, which change when other images are chosen for it.
+    seed: Seed of the order.
+    labels: Checksum of the labels of train; it changes if train has other images.
     """
 
     epoch: int
@@ -42,17 +42,17 @@ class LoaderState(TypedDict):
 
 
 class BatchLoader:
-    """Batches of a store, ready for the model; it measures waiting and goes on where a run was stopped.
+    """Batches of a store, ready for the model. Measures waiting, and resumes a stopped epoch.
 
     Args:
         images: The store.
-        sampler: Which images make which batch. Lightning tells it the epoch.
+        sampler: Selects the images of each batch. Lightning sets its epoch.
         finish: Last step on the device: resizing and augmentation.
-        seed: Seed of everything random about an image; None for nothing random.
-        workers: Who works ahead.
-        device: Where the model is.
-        limit: Batches after which the trainer ends an epoch; None is all of them.
-        clock: Of the device, by which waiting is measured; None is the one of its kind.
+        seed: Seed of all random draws for an image; None for no randomness.
+        workers: Threads or processes that fetch batches in advance.
+        device: Device of the model.
+        limit: Number of batches after which the trainer ends an epoch; None means all.
+        clock: Clock that measures waiting; None uses the clock of the device.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BatchLoader:
         self.images, self.sampler, self.finish, self.seed = images, sampler, finish, seed
         self.workers, self.device = workers or Workers(), device or torch.device("cpu")
         self.limit = limit
-        self.batch_sampler = None  # Lightning looks for both, as torch's DataLoader has them
+        self.batch_sampler = None  # Lightning expects both attributes, because torch's DataLoader has them.
         self._wait = WaitTime(clock or clock_of(self.device))
         self._labels = _checksum(images.labels)
         self._done: LoaderState | None = None
@@ -81,11 +81,11 @@ class BatchLoader:
 
     @property
     def advice(self) -> str:
-        """What to try when training waits for batches."""
+        """Advice for a training that waits for batches."""
         return self.images.advice
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the sampler's epoch, from where `load_state_dict` said."""
+        """Yield the batches of the sampler's epoch, beginning at the position of `load_state_dict`."""
         epoch = self.sampler.epoch
         first = self._first_batch(epoch)
         fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers)
@@ -103,24 +103,24 @@ class BatchLoader:
 
     @property
     def _iterator(self) -> None:
-        """Set to None by Lightning when it is done with a loader, as that is how a DataLoader ends its workers."""
+        """Lightning sets it to None to end the workers of a loader, as it does with a DataLoader."""
 
     @_iterator.setter
     def _iterator(self, iterator: None) -> None:
         self.images.close()
 
     def state_dict(self) -> LoaderState:
-        """How many batches the training loop has taken, whatever has been fetched ahead."""
+        """Return how many batches the training loop has taken, without those fetched in advance."""
         return self._done or self._reached(0, 0)
 
     def load_state_dict(self, state: LoaderState) -> None:
-        """Go on from there when the epoch of the state is the next one.
+        """Resume at this position if the next epoch is the epoch of the state.
 
         Raises:
             ValueError: See `check_goes_on`.
         """
         check_goes_on(state, self.sampler, self.images.labels, self.limit)
-        self._done = self._start_from = state  # a checkpoint may be saved before the next batch
+        self._done = self._start_from = state  # A checkpoint may be saved before the next batch.
 
     def _reached(self, epoch: int, batches: int) -> LoaderState:
         return _state(self.sampler, self._labels, epoch, batches, self.limit)
@@ -145,7 +145,7 @@ def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor, lim
         state: Where training was stopped.
         sampler: Batches as they would be now.
         labels: Labels of train, (N,) int64.
-        limit: Batches after which an epoch would end now; None is all of them.
+        limit: Number of batches after which an epoch would end now; None means all.
 
     Raises:
         ValueError: It says what is other.

@@ -1,8 +1,7 @@
-"""Mixup and CutMix: each image is mixed with another one of its batch, and so are their labels.
+"""Mixup and CutMix: each image and its label are mixed with another image of the batch and its label.
 
-The partner is the image at the mirrored place of the batch, so that it changes with the batch, as the shuffled
-order makes it; how much of it, and which part, follows from the image's key. The one in the middle of an odd batch
-stays as it is.
+Image i is mixed with image N-1-i of the shuffled batch. The mixing ratio and the box are drawn from the image's key.
+The image in the middle of an odd batch is not changed.
 """
 
 import torch
@@ -34,7 +33,7 @@ def mixup(images: Tensor, labels: Tensor, keys: Tensor, alpha: float) -> tuple[T
 
 
 def cutmix(images: Tensor, labels: Tensor, keys: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Replace a box of each image by that of another one.
+    """Replace a box of each image by the same box of another one.
 
     Source: Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers, ICCV 2019.
 

@@ -1,4 +1,4 @@
-"""Copying to the device, and finishing there, while the model works on the batch before."""
+"""Prefetching to the device: copy and finish a batch while the model works on the one before."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ Finished = Callable[[Fetched], Batch]
 
 
 def on_device(batches: Iterator[Fetched], finish: Finished, device: torch.device) -> Iterator[Batch]:
-    """Batches on their device; on a CUDA device each is copied and finished one step ahead.
+    """Yield batches on their device; on a CUDA device each is copied and finished one step ahead.
 
     Args:
-        batches: On the CPU; in page-locked memory they are copied asynchronously.
-        finish: Last step, called with a batch on the device.
-        device: Where the batches go.
+        batches: Batches on the CPU; from page-locked memory they are copied asynchronously.
+        finish: Last step; called with a batch on the device.
+        device: Target device.
     """
     if device.type == "cuda":
         yield from _ahead(batches, finish, device)
@@ -46,16 +46,16 @@ def _handed_over(batch: Batch, copied: torch.cuda.Event, source: Fetched) -> Ite
     current = torch.cuda.current_stream(batch[0].device)
     current.wait_event(copied)
     for tensor in batch:
-        tensor.record_stream(current)  # its memory belongs to the copying stream, and is in use on this one
+        tensor.record_stream(current)  # The copying stream owns the memory, and this stream uses it.
     try:
         yield batch
     finally:
-        copied.synchronize()  # long past; from here on the source's memory may be written again
+        copied.synchronize()  # The copy ended long ago. The source's memory may be reused now.
         del source
 
 
 def _moved(batch: Fetched, device: torch.device) -> Fetched:
-    ahead = device.type == "cuda"  # where an event says when the copy is done
+    ahead = device.type == "cuda"  # An event marks the end of the copy.
     return batch._replace(
         images=batch.images.to(device, non_blocking=ahead), labels=batch.labels.to(device, non_blocking=ahead)
     )

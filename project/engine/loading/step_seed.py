@@ -1,6 +1,7 @@
-"""What a step draws outside of loading, dropout above all, follows from seed, step and rank.
+"""The seed of each training step, for random draws outside of loading, such as dropout.
 
-So a run that is stopped and resumed draws what it would have drawn, with no state of any generator to save.
+The draws of a step depend only on seed, step and rank. A resumed run therefore draws the same numbers, and no generator
+state has to be saved.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ class StepSeed(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.fit_loop.epoch_loop.total_batch_idx
         seed = int(sample_keys(global_seed(), step, torch.tensor([trainer.global_rank]))) % _SEEDS
-        # Not torch.manual_seed: for each kind of device that is not there it writes down the stack, in each step.
+        # torch.manual_seed is slow: it records the stack for each kind of device that is absent, in each step.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)

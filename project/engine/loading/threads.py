@@ -1,4 +1,4 @@
-"""Threads that fill batches, and the memory that batches share, one after the other."""
+"""Threads that fill batches, and the memory that successive batches reuse."""
 
 import weakref
 from collections.abc import Callable
@@ -16,21 +16,22 @@ from project.engine.loading.errors import LoadingError
 
 
 class Threads:
-    """Threads that work off calls in their order; a thread that hangs in a read does not keep the process alive.
+    """Threads that execute calls in order. A thread that hangs in a read does not keep the process alive.
 
     Args:
-        count: Number of threads; with 0 a call is done when it is submitted.
+        count: Number of threads; with 0, `submit` executes the call itself.
     """
 
     def __init__(self, count: int) -> None:
         self._count = count
-        torch.get_num_threads()  # now this thread keeps its number; one that never asked would get that of the others
+        # Fixes this thread's thread count; otherwise it would inherit the workers' count of 1.
+        torch.get_num_threads()
         self._tasks: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
         for _ in range(count):
             Thread(target=_work, args=(self._tasks,), daemon=True, name="loading").start()
 
     def submit(self, call: Callable[[], None]) -> Future[None]:
-        """Have a call done; the future says when, and raises what it raised."""
+        """Schedule a call; its future re-raises the call's exception."""
         future: Future[None] = Future()
         if self._count:
             self._tasks.put((future, call))
@@ -39,7 +40,7 @@ class Threads:
         return future
 
     def close(self) -> None:
-        """Drop what has not begun and let the threads end."""
+        """Cancel calls that have not begun, and end the threads."""
         with suppress(Empty):
             while True:
                 self._tasks.get_nowait()
@@ -48,7 +49,7 @@ class Threads:
 
 
 def one_core_a_thread() -> None:
-    """Keep torch from starting threads of its own in the calling thread."""
+    """Set torch's thread count to 1 in the calling thread."""
     torch.set_num_threads(1)
 
 
@@ -56,11 +57,11 @@ def _work(tasks: "SimpleQueue[tuple[Future[None], Callable[[], None]] | None]") 
     one_core_a_thread()
     while (task := tasks.get()) is not None:
         _run(*task)
-        del task  # and with it the memory that it wrote to
+        del task  # This releases the memory that it wrote to.
 
 
 def wait_for(call: Future[None], timeout_s: float) -> None:
-    """Wait for a call, and raise what it raised.
+    """Wait for a call, and re-raise its exception.
 
     Raises:
         LoadingError: It takes longer than `timeout_s`.
@@ -77,16 +78,16 @@ def wait_for(call: Future[None], timeout_s: float) -> None:
 def _run(future: Future[None], call: Callable[[], None]) -> None:
     try:
         call()
-    except Exception as error:  # noqa: BLE001  # belongs to whoever waits for the call
+    except Exception as error:  # noqa: BLE001  # The future passes it to its reader.
         future.set_exception(error)
     else:
         future.set_result(None)
 
 
 class Buffers:
-    """Memory of batches that is used again as soon as nothing holds the batch that was in it.
+    """Memory of batches, which is reused when nothing refers to its last batch.
 
-    Fresh memory for every batch would cost as much time as resizing its images: each page is cleared first.
+    New memory for every batch would take as long as resizing its images, because the kernel clears each page.
 
     Args:
         shape: Shape of one item.
@@ -98,7 +99,7 @@ class Buffers:
         self._all: list[tuple[NDArray[np.uint8], weakref.ref[NDArray[np.uint8]]]] = []
 
     def take(self, count: int) -> tuple[NDArray[np.uint8], Tensor]:
-        """Memory for `count` items, as an array and as a tensor, which keeps it from being used again."""
+        """Return memory for `count` items, as an array and as a tensor; it is not reused while either exists."""
         free = (place for place, (memory, user) in enumerate(self._all) if user() is None and len(memory) >= count)
         place = next(free, None)
         memory = self._new(count) if place is None else self._all.pop(place)[0]

@@ -1,7 +1,7 @@
-"""The pass over files that were not decoded before: which are damaged, and how large the others are.
+"""The check of files that were not decoded before: it finds damaged files and the sizes of the others.
 
-What is found is appended to a log while files are decoded, one JSON line a file, so that a check that was
-interrupted continues, and a file that changed is the only one to be decoded again.
+The result of each file is appended to a log, one JSON line per file. An interrupted check therefore continues, and if
+a file changes, only this file is decoded again.
 """
 
 import json
@@ -25,18 +25,18 @@ _AS_SMALL_AS_CAN_BE = 8
 _FILES_A_CALL = 16
 
 _Key = tuple[str, int, int]
-"""Path relative to the folder, size and time of change of a file."""
+"""Path relative to the folder, size and modification time of a file."""
 
 _Found = tuple[int, int, int] | str
-"""Height, width and largest 16-bit value of a file, or why it cannot be decoded."""
+"""Height, width and largest 16-bit value of a file, or the reason why it cannot be decoded."""
 
 
 class Checked(NamedTuple):
-    """What was found.
+    """The results of a check.
 
     sizes: (N, 2) int32, height and width of the upright images; 0 for bad files.
-    bad: Why a file cannot be decoded, by its place.
-    peak: Largest value in a file of 16 bits; 0 without such files.
+    bad: Reason why a file cannot be decoded, by its index.
+    peak: Largest value in all 16-bit files; 0 without such files.
     """
 
     sizes: Tensor
@@ -45,18 +45,18 @@ class Checked(NamedTuple):
 
 
 def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout_s: int = 120) -> Checked:
-    """Decode every file once: truncated, empty and foreign files are found, and images of absurd size.
+    """Decode every file once, to find truncated, empty, foreign and absurdly large images.
 
     Args:
         files: N files.
-        stats: (N, 2) int64, size in bytes and time of change in nanoseconds of each.
-        log: File that keeps what was found; what is there of the same name, size and time is not decoded. Processes
-            that use it at the same time wait for each other.
+        stats: (N, 2) int64, size in bytes and modification time in nanoseconds of each file.
+        log: File of the results. Files in it with the same name, size and time are not decoded again. Processes that
+            use it at the same time wait for each other.
         threads: Threads that decode.
-        timeout_s: Longest time that a few files may take.
+        timeout_s: Longest time for a few files, in seconds.
 
     Raises:
-        OSError: Files are not damaged but cannot be read: for want of permission, or as the disk has failed.
+        OSError: Files cannot be read, because permission is missing or the disk failed.
         LoadingError: A read hangs.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
                     known[keys[place]] = found
                     file.write(_line(keys[place], found))
                     file.flush()
-        if lines > 2 * len(files):  # Most of them are of files that are no longer there.
+        if lines > 2 * len(files):  # Most lines belong to files that no longer exist.
             _write_log(log, keys, known)
     sizes, bad, peak = np.zeros((len(files), 2), np.int32), {}, 0
     for place, key in enumerate(keys):
@@ -84,7 +84,7 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
 
 
 def _read_log(log: Path) -> tuple[dict[_Key, _Found], int]:
-    """What is known, and the number of lines that say so."""
+    """Return the known results, and the number of lines in the log."""
     if not log.exists():
         return {}, 0
     data = log.read_bytes()
@@ -97,7 +97,7 @@ def _read_log(log: Path) -> tuple[dict[_Key, _Found], int]:
 
 
 def _parsed(line: bytes) -> tuple[_Key, _Found] | None:
-    """A line of the log; None if it is damaged, after which its file is decoded again."""
+    """Parse a line of the log; None if it is damaged, so that its file is decoded again."""
     try:
         name, size, changed, *found = json.loads(line)
         if not isinstance(name, str):
@@ -120,7 +120,7 @@ def _write_log(log: Path, keys: Sequence[_Key], known: dict[_Key, _Found]) -> No
 def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:
     found: dict[int, _Found] = {}
     denied: list[OSError] = []
-    threads = Threads(max(1, count))  # so that progress shows, whoever loads later
+    threads = Threads(max(1, count))  # At least one thread, so that the progress bar is updated.
     try:
         parts = [places[first : first + _FILES_A_CALL] for first in range(0, len(places), _FILES_A_CALL)]
         calls = [threads.submit(partial(_check, files, part, found, denied)) for part in parts]
@@ -129,7 +129,7 @@ def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: i
             yield from ((place, found.pop(place)) for place in part if place in found)
     finally:
         threads.close()
-    if denied:  # which may be over tomorrow, so that no log must remember it
+    if denied:  # Possibly temporary, so it is not recorded.
         raise OSError(
             f"data.root: {len(denied)} of {len(files):,} files cannot be read, damaged or not; give the right to read "
             f"them, or look at the disk; the first: {denied[0]}"
@@ -139,14 +139,16 @@ def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: i
 def _check(files: FileList, places: Sequence[int], found: dict[int, _Found], denied: list[OSError]) -> None:
     for place in places:
         path = files[place]
-        if not path.is_file():  # a folder, a link to nowhere, or a pipe, whose reading would wait for ever
+        if not path.is_file():  # A folder, a broken link, or a pipe, which would block the reader forever.
             found[place] = "no file"
             continue
         try:
             image = read_rgb(path, _AS_SMALL_AS_CAN_BE)
             found[place] = (*image.size, image.peak)
         except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the system's; those of decoders have no number
+            if (
+                isinstance(error, OSError) and error.errno is not None
+            ):  # Errors of the system have a number, those of decoders do not.
                 denied.append(error)
             else:
                 found[place] = " ".join(str(error).split()) or type(error).__name__

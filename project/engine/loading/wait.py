@@ -1,4 +1,4 @@
-"""The time that a device has nothing to do because its next batch is not there."""
+"""The time that a device is idle because it waits for its next batch."""
 
 from collections import deque
 from time import perf_counter
@@ -10,31 +10,31 @@ Mark = TypeVar("Mark")
 
 
 class Clock(Protocol[Mark]):
-    """Moments in the work of a device."""
+    """A source of time marks in the work of a device."""
 
     def mark(self) -> Mark:
-        """The moment at which the device has done what it was given so far."""
+        """Mark the moment at which the device finishes the work queued so far."""
         ...
 
     def seconds(self, start: Mark, end: Mark) -> float | None:
-        """Time between two moments; None if the device has not reached the later one."""
+        """Return the time between two marks; None if the device has not reached the later one."""
         ...
 
 
 class HostClock:
-    """Moments of a device that works while its caller waits, such as a CPU."""
+    """Clock of a synchronous device, such as a CPU."""
 
     def mark(self) -> float:
-        """This moment in seconds."""
+        """Return the current time in seconds."""
         return perf_counter()
 
     def seconds(self, start: float, end: float) -> float:
-        """Time between two moments."""
+        """Return the time between two marks."""
         return end - start
 
 
 class CudaClock:
-    """Moments of a CUDA device, whose work is queued and done later: events on its current stream.
+    """Clock of a CUDA device, which executes queued work later; its marks are events on the current stream.
 
     Args:
         device: The CUDA device.
@@ -44,31 +44,31 @@ class CudaClock:
         self._device = device
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind everything that is queued."""
+        """Record an event after all queued work."""
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
 
     def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
-        """Time between two events on the device."""
+        """Return the time between two events on the device."""
         reached: bool = end.query()  # type: ignore[no-untyped-call]
         return start.elapsed_time(end) / 1000 if reached else None
 
 
 def clock_of(device: torch.device) -> "CudaClock | HostClock":
-    """The clock of a device."""
+    """Return the clock of a device."""
     return CudaClock(device) if device.type == "cuda" else HostClock()
 
 
 class WaitTime(Generic[Mark]):
-    """Adds up how long a device waits for batches.
+    """Total time that a device waits for batches.
 
-    The two moments of a batch are when the device has done what was queued before the batch was asked for, and when
-    it gets the batch. While the device is still at work at the second one, they are the same for it: nothing waits,
+    A batch has two marks: the device finishes the work queued before the batch was requested, and the device receives
+    the batch. If the device is still busy when the batch arrives, both marks are equal on the device: it did not wait,
     however long the batch took.
 
     Args:
-        clock: Of the device.
+        clock: Clock of the device.
     """
 
     def __init__(self, clock: Clock[Mark]) -> None:
@@ -78,18 +78,18 @@ class WaitTime(Generic[Mark]):
         self._seconds = 0.0
 
     def asked(self) -> None:
-        """The next batch is asked for."""
+        """Mark the request for the next batch."""
         self._asked = self._clock.mark()
 
     def handed_over(self) -> None:
-        """The batch is there, and the next step can be queued."""
+        """Mark the arrival of the batch; the next step can be queued."""
         assert self._asked is not None
         self._open.append((self._asked, self._clock.mark()))
         self._add_reached()
 
     @property
     def seconds(self) -> float:
-        """Time that was waited, as far as the device has come."""
+        """Waiting time in seconds, up to the current position of the device."""
         self._add_reached()
         return self._seconds
 
