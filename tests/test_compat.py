@@ -1,13 +1,20 @@
 """What project/engine/compat.py relies on in other libraries is still there."""
 
 import sqlite3
+import subprocess
+import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
+from conftest import clean_environment
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+from mlflow import MlflowClient
+from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
@@ -16,7 +23,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from project.engine import compat
-from project.engine.compat import MLFLOW_LOCATIONS, cached_storage, merge_into
+from project.engine.compat import MLFLOW_LOCATIONS, cached_storage, latest_metrics, merge_into, suggest, take_over
 
 
 def test_mlflow_stores_absolute_paths_in_these_columns_and_no_other(empty_store: Path) -> None:
@@ -47,6 +54,36 @@ def test_a_cached_storage_reads_a_finished_trial_once_and_sees_new_ones(tmp_path
     again, new = cached.get_all_trials(study, deepcopy=False)
     assert again is first
     assert new.state == TrialState.RUNNING
+
+
+def test_a_trial_that_another_process_left_is_taken_over_with_what_it_has() -> None:
+    study = optuna.create_study()
+    left = study.ask({"x": FloatDistribution(0, 1)})
+    taken = take_over(study, study.get_trials()[0])
+    suggest(taken, "x", FloatDistribution(0, 1))
+    suggest(taken, "y", FloatDistribution(2, 3))
+    assert taken.number == left.number
+    assert taken.params["x"] == left.params["x"]
+    assert 2 <= taken.params["y"] <= 3
+
+
+def test_the_latest_metrics_have_steps_and_timestamps(workplace: Path) -> None:
+    client = MlflowClient()
+    run_id = client.create_run("0").info.run_id
+    for step, value in ((3, 1.0), (4, 2.0)):
+        client.log_metric(run_id, "m", value, timestamp=1000 + step, step=step)
+    (metric,) = latest_metrics(client.get_run(run_id))
+    assert (metric.key, metric.value, metric.timestamp, metric.step) == ("m", 2.0, 1004, 4)
+
+
+def test_exit_handlers_run_after_the_threads() -> None:
+    program = (
+        "import atexit, os, threading, time; from project.engine.compat import run_exit_handlers;"
+        "atexit.register(lambda: os.write(1, b'handler'));"
+        "threading.Thread(target=lambda: (time.sleep(0.1), os.write(1, b'thread '))).start();"
+        "run_exit_handlers(); os._exit(0)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], env=clean_environment()) == b"thread handler"
 
 
 class Sums(LightningModule):
@@ -112,3 +149,42 @@ def test_lightning_validates_after_the_last_step_only_if_it_is_told_to(
         trainer.fit(Sums())
         assert validated.steps == expected
     assert validated.last == patched[-1:]
+
+
+class Handlers(Callback):
+    """What is called when a fit sets its handlers of signals, and what is logged when a step is."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        compat.set_signal_handlers(trainer, self.listen)
+
+    def listen(self) -> None:
+        self.calls += 1
+
+    def on_train_batch_end(self, trainer: Trainer, *args: object) -> None:
+        if trainer.global_step == 1:
+            compat.log_step(trainer)
+            raise KeyboardInterrupt
+
+
+class Logged(Sums):
+    """Logs its loss in each step."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss)
+        return loss
+
+
+def test_signals_are_ours_and_a_step_that_ends_training_is_logged(tmp_path: Path) -> None:
+    handlers = Handlers()
+    trainer = Trainer(
+        max_steps=3, logger=CSVLogger(tmp_path), callbacks=[handlers], log_every_n_steps=1, accelerator="cpu",
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with pytest.raises(SystemExit):
+        trainer.fit(Logged())
+    assert handlers.calls == 1
+    assert "loss" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()  # type: ignore[union-attr,arg-type]

@@ -1,11 +1,22 @@
 """Every use of private parts of other libraries, with its reason; `tests/test_compat.py` holds what they must do."""
 
-from typing import Any
+from __future__ import annotations
 
-from lightning import Trainer
-from optuna.storages import BaseStorage, RDBStorage, get_storage
-from torch import Tensor
-from torchmetrics import Metric
+import atexit
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
+    import optuna
+    from lightning import Trainer
+    from mlflow.entities import Metric as StoredMetric
+    from mlflow.entities import Run
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage, RDBStorage
+    from optuna.trial import FrozenTrial
+    from torch import Tensor
+    from torchmetrics import Metric
 
 MLFLOW_LOCATIONS = (
     ("experiments", "artifact_location"),
@@ -19,6 +30,29 @@ MLFLOW_LOCATIONS = (
 MLflow makes each path absolute when an experiment is created, and has no call that changes it: a folder that is moved
 leaves its artifacts behind. https://github.com/mlflow/mlflow/issues/3144
 """
+
+
+def run_exit_handlers() -> None:
+    """Wait for threads that are not daemons, then run the exit handlers, as Python does before it frees its objects.
+
+    `os._exit` does neither, and no public call does: https://docs.python.org/3/library/os.html#os._exit
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+
+
+def set_signal_handlers(trainer: Trainer, register: Callable[[], None]) -> None:
+    """Have Lightning call `register` when a fit starts, instead of registering its own handlers of signals.
+
+    Its handler of SIGTERM runs a collective, which hangs if only one rank got the signal.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/connectors/signal_connector.py
+    """
+    trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+
+
+def log_step(trainer: Trainer) -> None:
+    """Log the metrics of the present training step, which Lightning does after `on_train_batch_end`."""
+    trainer._logger_connector.update_train_step_metrics()
 
 
 def is_last_step(trainer: Trainer) -> bool:
@@ -82,4 +116,29 @@ def cached_storage(storage: RDBStorage) -> BaseStorage:
     A study with a storage that wraps one has no cache, and reads all trials at each look. Optuna calls the function
     internal: https://github.com/optuna/optuna/blob/master/optuna/storages/__init__.py
     """
+    from optuna.storages import get_storage
+
     return get_storage(storage)
+
+
+def take_over(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """Return a trial of another process as one that this process runs; `Study.ask` returns new trials alone.
+
+    https://github.com/optuna/optuna/blob/v4.0.0/optuna/trial/_trial.py
+    """
+    from optuna import Trial
+
+    return Trial(study, trial._trial_id)
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    """Set a parameter of a trial, unless it is set already; the public calls take a range instead of a distribution."""
+    trial._suggest(name, distribution)
+
+
+def latest_metrics(run: Run) -> list[StoredMetric]:
+    """Return the last point of each metric of a run, with its step and timestamp; `run.data.metrics` has values alone.
+
+    https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/entities/run_data.py
+    """
+    return list(run.data._metric_objs)

@@ -1,11 +1,11 @@
 """The end of a command: Python's own, without the two seconds in which it puts each object away."""
 
-import atexit
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from project.engine.compat import run_exit_handlers
 
 
 @contextmanager
@@ -22,8 +22,7 @@ def leaving_at_once() -> Iterator[None]:
         if isinstance(end.code, str):  # Python prints it
             raise
         code = end.code or 0
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
+    run_exit_handlers()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
@@ -69,7 +69,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
-    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Give each rank its part of a checkpoint, which is read as with any other strategy.
 
         Lightning's own reads the file on each rank, which another node need not have, and fails for an optimizer

@@ -18,6 +18,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from project.engine.compat import suggest, take_over
 from project.engine.search.device_pool import Devices
 from project.engine.search.ownership import HEARTBEAT_EVERY_S, Watch, claim, had_worker, name_worker
 from project.engine.search.reporter import PRUNE, STOP
@@ -131,14 +132,14 @@ class Driver:
         running = [trial for trial in trials if trial.state == TrialState.RUNNING]
         for trial in running:
             if trial.number not in ours and self._watch.is_abandoned(trial):
-                taken = optuna.Trial(self.study, trial._trial_id)
+                taken = take_over(self.study, trial)
                 break
         else:
             if sum(trial.state in DONE for trial in trials) + len(running) >= self.n_trials:
                 return None
             taken = self.study.ask()
         for name, distribution in self._space.distributions.items():
-            taken._suggest(name, distribution)  # also what a driver that was killed in the middle of this has left out
+            suggest(taken, name, distribution)  # also what a driver that was killed in the middle of this has left out
         claim(taken)
         return taken
 

@@ -22,6 +22,7 @@ from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
 from typing_extensions import override
 
+from project.engine.compat import latest_metrics
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier
@@ -100,7 +101,7 @@ class MLflowLogger(Logger):
         client.update_run(run_id, status="RUNNING")
         for tag in {"error", "traceback"} & set(run.data.tags):
             client.delete_tag(run_id, tag)
-        steps = [m.step for m in run.data._metric_objs if m.key.startswith("system/")]
+        steps = [m.step for m in latest_metrics(run) if m.key.startswith("system/")]
         self._open(client, spool, first_step=max(steps, default=-1) + 1)
         self.set_tags({"resumed": command, **changed})
         if not had_settings:

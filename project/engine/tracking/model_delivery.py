@@ -9,6 +9,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
 from project.engine.atomic import replace_file
+from project.engine.compat import latest_metrics
 from project.engine.tracking.store import patience
 
 
@@ -28,7 +29,7 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     # With their timestamps. The last point of val/* may be of another epoch than the model's.
-    scores = [m for m in run.data._metric_objs if m.key.startswith(("best/", "test/"))]
+    scores = [m for m in latest_metrics(run) if m.key.startswith(("best/", "test/"))]
     of_model = [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
     client.log_batch(run_id, of_model, synchronous=True)
     _show(client, run_id, [logged.model_id])

@@ -116,8 +116,7 @@ class Interrupts(Callback):
             raise Interrupted(signum)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning's handler of SIGTERM runs a collective, which hangs when one rank alone is told.
-        trainer._signal_connector.register_signal_handlers = self.listen  # type: ignore[method-assign]
+        compat.set_signal_handlers(trainer, self.listen)
         if trainer.world_size > 1 and self._group is None:
             # Apart from the gradients': a flag on a GPU would make every step wait for the one before.
             self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))
@@ -142,7 +141,7 @@ class Interrupts(Callback):
         before_validation = (trainer.is_last_batch or compat.is_last_step(trainer)) and trainer.enable_validation
         within_step = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
         if not (before_validation or within_step) and self._asked():
-            trainer._logger_connector.update_train_step_metrics()  # which Lightning logs after this hook
+            compat.log_step(trainer)
             self._stop(trainer, save=True)
 
     def on_validation_batch_end(
