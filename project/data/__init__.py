@@ -1,4 +1,4 @@
-"""Datasets: each is an `ImageDataModule` that knows where its images come from."""
+"""Datasets: each one is a subclass of `ImageDataModule` that loads its images."""
 
 from project.data.cifar10 import CIFAR10
 from project.data.datamodule import ImageDataModule

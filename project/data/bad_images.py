@@ -1,4 +1,4 @@
-"""What happens to files that cannot be decoded."""
+"""The treatment of files that cannot be decoded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ def refuse_bad_images(
     on_bad_image: Literal["fail", "skip"],
     max_bad_percent: float,
 ) -> None:
-    """Write the list of bad files, and refuse them unless they are to be skipped and are few.
+    """Write the list of bad files, and raise an error unless they may be skipped and are few.
 
     Args:
         folder: Folder of the split.
-        bad: A line for each bad file: its path and what is wrong.
-        count: Number of all files of the split.
-        listed: File that gets the lines.
-        on_bad_image: Whether bad files are skipped.
-        max_bad_percent: Most files that are skipped, in percent.
+        bad: One line per bad file: its path and the reason.
+        count: Total number of files in the split.
+        listed: File to write the lines to.
+        on_bad_image: Whether to skip bad files or to fail.
+        max_bad_percent: Largest share of files that may be skipped, in percent.
 
     Raises:
-        ValueError: Bad files are not to be skipped, or are too many.
+        ValueError: Bad files may not be skipped, or are too many.
     """
     listed.parent.mkdir(parents=True, exist_ok=True)
     listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")

@@ -15,12 +15,12 @@ from project.engine.loading import ImageArray
 
 
 class CIFAR10(ImageDataModule):
-    """50,000 and 10,000 colour images of ten kinds of things, 32x32 pixels.
+    """Colour images of ten classes, 32x32 pixels: 50,000 for train, 10,000 for test.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Args:
-        root: Folder of the files: `root/cifar-10-batches-py/`. What is missing is downloaded there.
+        root: Folder of the files: `root/cifar-10-batches-py/`. Missing files are downloaded there.
         options: See `ImageDataModule`.
     """
 
@@ -34,7 +34,7 @@ class CIFAR10(ImageDataModule):
         self.root = data_root(root)
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download missing files."""
         downloaded(datasets.CIFAR10, self.root)
 
     def load(self, split: Split) -> ImageArray | None:

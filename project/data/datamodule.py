@@ -1,4 +1,4 @@
-"""What all datasets share: the validation split, the loaders, and what the model must know of them."""
+"""The base class of all datasets: the validation split, the loaders, and the properties that the model needs."""
 
 import hashlib
 from abc import abstractmethod
@@ -42,24 +42,24 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: Images per step and device.
-        val_fraction: Share of the training images, and of each class, that is kept for validation, in (0, 1).
-        split_seed: Seed of that choice and of the order of training images.
-        image_size: Side of the images in pixels; None keeps the dataset's own.
-        channels: 1 or 3, to repeat grey images into three channels; None keeps the dataset's own.
-        crop_padding: Largest random shift of training images in pixels; 0 is none.
-        horizontal_flip: Mirror training images at random.
+        val_fraction: Share of the training images, and of each class, kept for validation if there is no val, in (0, 1).
+        split_seed: Seed of this choice and of the order of training images.
+        image_size: Side of the images in pixels; None keeps the dataset's size.
+        channels: Number of channels; 3 repeats grey images into three channels, None keeps the dataset's number.
+        crop_padding: Largest random shift of training images in pixels; 0 disables it.
+        horizontal_flip: Mirror each training image with probability one half.
         random_resized_crop: Take a random part of each training image, of at least this share of its area, in
-            (0, 1]; ImageNet's customary 0.08 is for long trainings. None takes all of it.
-        cutout: Side in pixels of a square that is blacked out in each training image; 0 is none.
-        mixup: Blend training images with shares from Beta(mixup, mixup); 0 is none.
-        cutmix: Paste boxes between training images with areas from Beta(cutmix, cutmix), after mixup where both
-            are set; 0 is none.
-        num_workers: Threads that decode files, or processes of a torch dataset, per device; None is the cores
-            there are. Images in memory need none.
-        prefetch_factor: Batches kept ready, by all threads together or by each process.
+            (0, 1]; ImageNet's usual 0.08 is for long trainings. None disables it.
+        cutout: Side in pixels of a square that is blacked out in each training image; 0 disables it.
+        mixup: Blend training images in pairs, with ratios from Beta(mixup, mixup); 0 disables it.
+        cutmix: Paste boxes between training images, with areas from Beta(cutmix, cutmix); if mixup is also set,
+            mixup comes first; 0 disables it.
+        num_workers: Threads that decode files, or processes that load a torch dataset, per device; None uses all
+            cores. Images in memory need none.
+        prefetch_factor: Batches kept ready, in total for threads or by each process.
         persistent_workers: Keep loading processes between epochs.
-        pin_memory: Page-locked batches for asynchronous copies, where training is on a GPU.
-        worker_timeout_s: Longest wait for a batch in seconds, after which training ends with an error.
+        pin_memory: Put batches into page-locked memory for asynchronous copies, if training uses a GPU.
+        worker_timeout_s: Longest wait for a batch in seconds; after it, training ends with an error.
     """
 
     name: str
@@ -134,7 +134,7 @@ class ImageDataModule(LightningDataModule):
 
     @abstractmethod
     def load(self, split: Split) -> Images | None:
-        """Open the images of a split, or return None where the dataset has no such split of its own.
+        """Open the images of a split, or return None if the dataset has no such split.
 
         Raises:
             FileNotFoundError: The images are not there.
@@ -147,12 +147,12 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, of images in [0, 1]."""
+        """Mean of each channel, for images scaled to [0, 1]."""
         return self.native_mean * (self.channels // len(self.native_mean))
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel, of images in [0, 1]."""
+        """Standard deviation of each channel, for images scaled to [0, 1]."""
         return self.native_std * (self.channels // len(self.native_std))
 
     @property
@@ -161,7 +161,7 @@ class ImageDataModule(LightningDataModule):
         return "test" in self.splits
 
     def setup(self, stage: str) -> None:  # all stages share the splits
-        """Load the splits once; where the dataset has no validation split, take it from train."""
+        """Load the splits once; if the dataset has no validation split, take it from train."""
         if self.splits:
             return
         train, val, test = self.load("train"), self.load("val"), self.load("test")
@@ -191,18 +191,18 @@ class ImageDataModule(LightningDataModule):
             )
 
     def found(self) -> list[str]:
-        """Lines that say which images there are, after `setup`."""
+        """Return lines on the images found; known after `setup`."""
         labels: dict[str, Tensor] = {split: images.labels for split, images in self.splits.items()}
         return [count_line(self.name, self.class_names, labels, val_from_train=self._val_from_train)]
 
     def examples(self) -> Tensor:
-        """Two images of the last split as the model receives them, (2, C, H, W) uint8."""
+        """Return two images of the last split as the model receives them, (2, C, H, W) uint8."""
         split = list(self.splits.values())[-1]
         images, _ = split[torch.tensor([0, min(1, len(split) - 1)])]
         return self.fit_model(images)
 
     def check_batch_size(self, ranks: int) -> None:
-        """Raise ValueError when a step of all ranks asks for more images than train has."""
+        """Raise ValueError if a step of all ranks needs more images than train has."""
         images = len(self.splits["train"])
         if self.batch_size * ranks > images:
             each = f" on each of {ranks} devices" if ranks > 1 else ""
@@ -215,19 +215,19 @@ class ImageDataModule(LightningDataModule):
                 raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
 
     def batches(self, split: Split, ranks: int) -> EpochBatches:
-        """The batches of one of `ranks` processes in an epoch; known after `setup`."""
+        """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""
         return EpochBatches(len(self.splits[split]), self.batch_size, ranks=ranks)
 
     def check_goes_on(self, state_dict: dict[str, Any], ranks: int, limit: float) -> None:
-        """Check where a run was stopped against the batches that it would have now.
+        """Check that the position of a stopped run fits the current batches.
 
         Args:
-            state_dict: From a checkpoint; empty if it has none.
+            state_dict: State from a checkpoint; empty if it has none.
             ranks: Number of processes.
             limit: The trainer's `limit_train_batches`.
 
         Raises:
-            ValueError: The run would be resumed with other images, or within an epoch with other batches.
+            ValueError: The run would resume with other images, or mid-epoch with other batches.
         """
         if state_dict:
             train = self.splits["train"]
@@ -235,9 +235,9 @@ class ImageDataModule(LightningDataModule):
             check_goes_on(cast(LoaderState, state_dict), sampler, train.labels, _batches(limit, len(sampler)))
 
     def digest(self) -> str:
-        """Eight hexadecimal digits that change with the images' size, the labels, and pixels all over each split."""
+        """Return 8 hexadecimal digits that change with image size, labels, and pixels sampled from each split."""
         hashed = hashlib.sha256(f"{self.name} {self.image_size} {self.channels}".encode())
-        with torch.random.fork_rng(devices=[]):  # a dataset of one's own may draw
+        with torch.random.fork_rng(devices=[]):  # A user's dataset may draw random numbers.
             torch.manual_seed(0)
             for split in self.splits.values():
                 images, _ = split[torch.arange(0, len(split), -(-len(split) // _IMAGES_IN_DIGEST))]
@@ -245,25 +245,25 @@ class ImageDataModule(LightningDataModule):
         return hashed.hexdigest()[:8]
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of train in an order that changes every epoch, augmented; from where a resumed run was stopped."""
+        """Return augmented batches of train, in a new order in each epoch; a resumed run continues where it stopped."""
         self._train_loader = self._loader("train", train=True)
         if self._stopped_at is not None:
             self._train_loader.load_state_dict(self._stopped_at)
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """How far training has come, for the checkpoint.
+        """Return the position of training, for the checkpoint.
 
-        Lightning saves the state of a loader, too, but brings it back only to one that is made after the
-        checkpoint is read, and a schedule that asks for the number of steps has it made before.
+        Lightning saves the state of a loader too, but restores it only if the loader is made after the checkpoint is
+        read. A schedule that asks for the number of steps makes the loader earlier.
         """
         return {} if self._train_loader is None else dict(self._train_loader.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there, in a fit.
+        """Resume from this position, in a fit.
 
         Raises:
-            ValueError: The images or, within an epoch, its batches would be others.
+            ValueError: The images, or mid-epoch the batches, differ from those of the stopped run.
         """
         if state_dict and self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             self._stopped_at = cast(LoaderState, state_dict)
@@ -271,11 +271,11 @@ class ImageDataModule(LightningDataModule):
                 self._train_loader.load_state_dict(self._stopped_at)
 
     def val_dataloader(self) -> BatchLoader:
-        """Batches of val."""
+        """Return the batches of val."""
         return self._loader("val")
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of test."""
+        """Return the batches of test."""
         return self._loader("test")
 
     def fit_model(self, images: Tensor) -> Tensor:
@@ -283,7 +283,7 @@ class ImageDataModule(LightningDataModule):
         return self._repeat(self._resize(images))
 
     def augment(self, images: Tensor, labels: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Change training images (N, C, H, W) uint8, on the device; mixed ones have labels (N, classes) float."""
+        """Augment training images (N, C, H, W) uint8, on the device; mixed images have labels (N, classes) float."""
         if self.crop_padding:
             images = random_crop(images, keys, self.crop_padding)
         if self.horizontal_flip:
@@ -348,10 +348,10 @@ class ImageDataModule(LightningDataModule):
         )
 
     def threads_per_device(self, devices: int = 1) -> int:
-        """Threads or processes that load for one of `devices` on this machine."""
+        """Return the number of threads or processes that load for one of `devices` on this machine."""
         return max(1, usable_cores() // devices) if self.num_workers is None else self.num_workers
 
 
 def _batches(limit: float, of: int) -> int:
-    """Batches that the trainer takes of an epoch of `of`: `limit` is a number of them, or as a float a share."""
+    """Return how many of `of` batches the trainer takes per epoch: `limit` is a number, or as a float a share."""
     return min(of, limit) if isinstance(limit, int) else int(of * limit)

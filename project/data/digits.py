@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: real images, no download."""
+"""Handwritten digits from scikit-learn: real images, no download."""
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +10,10 @@ from project.engine.loading import ImageArray
 
 
 class Digits(ImageDataModule):
-    """1,797 grey images of handwritten digits, resized from 8x8 to 32x32 pixels; 360 of them are test.
+    """1,797 grey images of handwritten digits, resized from 8x8 to 32x32 pixels; 360 of them are for test.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
-    Repository, 1998. scikit-learn ships no official split: ours is fixed and stratified.
+    Repository, 1998. scikit-learn has no official split; ours is fixed and stratified.
     """
 
     name = "digits"

@@ -1,4 +1,4 @@
-"""torchvision's downloads, with errors that say what to do."""
+"""Downloads of torchvision's datasets, with errors that contain the remedy."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -7,10 +7,10 @@ from torchvision.datasets import VisionDataset
 
 
 def downloaded(dataset: type[VisionDataset], root: Path) -> None:
-    """Make sure that the files of a torchvision dataset are under `root`.
+    """Download the files of a torchvision dataset to `root` if they are missing.
 
     Raises:
-        OSError: They are neither there nor to be had.
+        OSError: They are missing and cannot be downloaded.
     """
     try:
         for train in (True, False):

@@ -1,4 +1,4 @@
-"""What was found in a dataset, in one line: classes, and images of each split and class."""
+"""A one-line summary of a dataset: its classes, and the images of each split and class."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,12 @@ _MOST_NAMED = 8
 
 
 def count_line(name: str, class_names: Sequence[str], labels: Mapping[str, Tensor], *, val_from_train: bool) -> str:
-    """Number of classes, and of images of each split and class.
+    """Return the number of classes, and of images in each split and class.
 
     Args:
-        name: The dataset.
+        name: Name of the dataset.
         class_names: Names of the classes, by label.
-        labels: Of the images of each split, (N,) int64.
+        labels: Labels of the images in each split, (N,) int64.
         val_from_train: Whether val is a part of train.
     """
     parts = [f"{name}: {len(class_names):,} classes"]

@@ -1,4 +1,4 @@
-"""A folder of images, one subfolder for each class."""
+"""A folder of images with one subfolder per class."""
 
 import hashlib
 from pathlib import Path
@@ -30,41 +30,41 @@ from project.engine.loading import (
 )
 
 _MARGIN = 256 / 224
-"""How much larger than the model's images the cached ones are, of which random parts are taken."""
+"""Cached images are this much larger than the model's input, to leave room for random crops."""
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Bits a value that cameras and scanners have, which 16-bit files hold."""
+"""Bits per value of cameras and scanners that write 16-bit files."""
 
 
 class ImageFolder(ImageDataModule):
-    """Images under `root/train/CLASS/`, with `root/val/` and `root/test/` where they exist.
+    """Images under `root/train/CLASS/`, with `root/val/` and `root/test/` if they exist.
 
-    Classes are the subfolders of train in alphabetical order. Without val a part of train is taken;
-    without test the run is scored on val. `valid` and `validation`, `training` and `testing` are the same in any case
-    of letters. Images are the files whose suffix Pillow has a decoder for, and those without a suffix that begin
-    like an image. Each file and folder is visited once, whatever links lead to it.
+    Classes are the subfolders of train in alphabetical order. Without val, a part of train is used for validation;
+    without test, the run is scored on val. The names `training`, `valid`, `validation` and `testing` are accepted too;
+    case is ignored. Images are the files whose suffix Pillow can decode, and files without a suffix that begin like
+    an image. Each file and folder is visited once, even if several links lead to it.
 
-    Every file is decoded once before the first training, to find damaged ones. What that found, and the
-    decoded images if they are cached, is in `root/.cache/`, or in `mlruns/cache/` if that cannot be
-    written. It is made again when files change, and may be removed at any time.
+    Every file is decoded once before the first training, to find damaged ones. The result, and the decoded images if
+    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are made again if files
+    change, and may be removed at any time.
 
     Args:
-        root: The folder that has `train`.
+        root: Folder that contains `train`.
         image_size: Side in pixels to which images are resized and cropped.
-        cache: Whether decoded images are kept on disk and mapped into memory: `auto` when those of a split
-            need `cache_limit_mib` at most. Cached images are the squares in the middle of the files, a seventh
-            larger than `image_size` where `random_resized_crop` takes parts of them; without, of whole images.
+        cache: Whether decoded images are kept on disk and mapped into memory. `auto` caches a split if it needs at most
+            `cache_limit_mib`. Cached images are the centre squares of the files. With `random_resized_crop` they are a
+            seventh larger than `image_size`, and crops are taken from them; without a cache, from whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
-        cache_total_mib: Largest size of all caches of the folder together, such as those of other image sizes, in MiB.
-            Those that were used last the longest ago are removed; those of this run stay.
-        bit_depth: Bits of the values in 16-bit files, from 8 to 16, of which the upper eight are kept; None is the
-            least of 8, 10, 12, 14 and 16 that holds the values of all splits.
-        on_bad_image: What to do about files that cannot be decoded: `fail` names them; `skip` leaves them out.
-        max_bad_percent: Most files of a split that are skipped, in percent.
+        cache_total_mib: Largest total size of the folder's caches, including those of other image sizes, in MiB. The
+            least recently used ones are removed; those of this run are kept.
+        bit_depth: Bits of the values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
+            of 8, 10, 12, 14 and 16 that holds the values of all splits.
+        on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
+        max_bad_percent: Largest share of a split's files that may be skipped, in percent.
         options: See `ImageDataModule`.
 
     Raises:
         FileNotFoundError: There is no `root/train`.
-        ValueError: A class has no images, a split has a class that train has not, a folder is no class, or
+        ValueError: A class has no images, a split has a class that train does not have, a folder is not a class, or
             files cannot be decoded.
     """
 
@@ -106,7 +106,7 @@ class ImageFolder(ImageDataModule):
         self._tables: dict[Split, Path] = {}
 
     def setup(self, stage: str) -> None:
-        """Check and open the splits; one process of a training lists the files, the others map its list."""
+        """Check and open the splits; one process of a run lists the files, the others map its list."""
         trainer = self.trainer
         if trainer is None or trainer.world_size == 1:
             super().setup(stage)
@@ -118,7 +118,7 @@ class ImageFolder(ImageDataModule):
         super().setup(stage)
 
     def load(self, split: Split) -> ImageFiles | ImageArray | None:
-        """List and check the files of all splits; decode those of one if they are cached."""
+        """List and check the files of all splits; decode the files of this split if it is cached."""
         if split not in self._folders:
             return None
         if not all(split in self._tables and self._tables[split].exists() for split in self._folders):
@@ -150,14 +150,14 @@ class ImageFolder(ImageDataModule):
         return ImageFiles(images.numpy(), files.labels, squares, self.image_size, self.random_resized_crop)
 
     def found(self) -> list[str]:
-        """Which images there are, and what was left out and why."""
+        """Return lines on the images found, and on the files left out with the reasons."""
         (counts,) = super().found()
         if self._peak:
             counts += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
         return [counts, f"left out: {display_name(str(self.left_out))}"] if self.left_out else [counts]
 
     def _checked(self) -> dict[Split, Path]:
-        """Tables of the files of all splits, which are made unless they are there."""
+        """Return the tables of all splits, which are made unless they exist."""
         self.left_out, tables, listed = LeftOut(), {}, dict[Split, Listing]()
         for split, folder in self._folders.items():
             listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)
@@ -180,7 +180,7 @@ class ImageFolder(ImageDataModule):
         return path
 
     def _value_bits(self) -> int:
-        """Bits of the values in 16-bit files, of which the upper eight are kept."""
+        """Return the number of bits of the values in 16-bit files; the upper eight are kept."""
         least = next(depth for depth in _BIT_DEPTHS if self._peak < 2**depth)
         if self.bit_depth is not None and self._peak >= 2**self.bit_depth:
             raise ValueError(
@@ -190,7 +190,7 @@ class ImageFolder(ImageDataModule):
         return self.bit_depth or least
 
     def _good(self, split: Split, table: FileTable) -> tuple[torch.Tensor | None, str]:
-        """Places of the files that can be decoded, None for all, and the digest of their list."""
+        """Return the indices of the files that can be decoded, None for all, and the digest of their list."""
         digest = self._tables[split].stem.rpartition("-")[2]
         named = cache_folder(self.root) / f"{split}-bad.txt"
         foreign = {place for place, why in table.bad.items() if why in NO_IMAGE and not table.files[place].suffix}

@@ -1,4 +1,4 @@
-"""Datasets that fit in memory, as arrays that ranks and trials share."""
+"""Datasets that fit in memory: arrays that ranks and trials share."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,11 +11,11 @@ from project.engine.loading import ImageArray, cache_path, files_digest, mapped,
 
 
 def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> ImageArray:
-    """Images and labels, read once and then mapped into memory from files in `folder/.cache`.
+    """Read images and labels once, then map them into memory from files in `folder/.cache`.
 
     Args:
-        folder: Has the dataset's files; when they change, they are read again.
-        name: Of the split.
+        folder: Folder of the dataset's files; if they change, they are read again.
+        name: Name of the split.
         read: Reads images (N, C, H, W) uint8 and labels (N,).
 
     Raises:

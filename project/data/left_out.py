@@ -1,4 +1,4 @@
-"""What of a folder is not used, and why."""
+"""The files and folders of a dataset that are not used, with the reasons."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ class LeftOut:
     """Files and folders that are not used.
 
     Args:
-        files: Number of files by the reason.
-        folders: Number of folders by their names, or by their paths where they are links.
-        first: The first file of a reason, where its name helps.
-        notes: What else is to be known.
+        files: Number of files by reason.
+        folders: Number of folders by name; links are counted by path.
+        first: First file of a reason, if its name helps.
+        notes: Other remarks.
     """
 
     files: Counter[str] = field(default_factory=Counter)
@@ -25,13 +25,13 @@ class LeftOut:
         return bool(self.files or self.folders or self.notes)
 
     def add(self, reason: str, names: Sequence[str]) -> None:
-        """Count files that are left out for a reason of which the first example is named."""
+        """Count files that are left out for a reason, and keep the name of the first one."""
         if names:
             self.files[reason] += len(names)
             self.first.setdefault(reason, names[0])
 
     def __str__(self) -> str:
-        """Reasons and names, the most frequent first."""
+        """List reasons and names, the most frequent first."""
         files = [
             f"{reason} {count:,}" + (f" ({self.first[reason]})" if reason in self.first else "")
             for reason, count in self.files.most_common()

@@ -1,4 +1,4 @@
-"""The image files of a split: each is visited once, and what is left out is counted."""
+"""The list of a split's image files: each file is visited once, and files that are left out are counted."""
 
 import hashlib
 import os
@@ -27,9 +27,9 @@ class Listing(NamedTuple):
     """N image files of a split.
 
     labels: (N,) int64.
-    stats: (N, 2) int64, size in bytes and time of change in nanoseconds; -1 for a link to nowhere.
-    identities: (N,) uint64, the same for two links to one file.
-    digest: Sixteen hexadecimal digits that change with the files, their sizes, times and labels.
+    stats: (N, 2) int64, size in bytes and modification time in nanoseconds; -1 for a broken link.
+    identities: (N,) uint64, equal for two links to one file.
+    digest: 16 hexadecimal digits that change with the files, their sizes, times and labels.
     """
 
     files: FileList
@@ -49,14 +49,14 @@ class _Entry(NamedTuple):
 def list_split(
     root: Path, split: Path, class_names: Sequence[str], splits: Iterable[Path], left_out: LeftOut
 ) -> Listing:
-    """List the images under `split/CLASS/`, in the order of classes and then of names.
+    """List the images under `split/CLASS/`, ordered by class and then by name.
 
     Args:
-        root: Folder to which names are relative; it has `split`.
+        root: Folder that contains `split`; names are relative to it.
         split: Folder of the split.
         class_names: The classes of train, by label.
         splits: Folders of all splits.
-        left_out: Gets what is not listed.
+        left_out: Receives the files and folders that are not listed.
 
     Raises:
         OSError: A folder cannot be listed.
@@ -90,7 +90,7 @@ def list_split(
 
 
 def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_out: LeftOut) -> Iterator[_Entry]:
-    """Image files in a folder and below it; folders before links to folders."""
+    """Yield the image files in a folder and below it; folders are visited before links to folders."""
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         place = folders.popleft() if folders else links.popleft()
@@ -104,7 +104,7 @@ def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_o
         for entry in _entries(place):
             try:
                 found = entry.stat()
-            except OSError:  # such as a link to nowhere, which the check of the files reports
+            except OSError:  # For example a broken link; the check of the files reports it.
                 found = None
             if found is not None and stat.S_ISDIR(found.st_mode):
                 if is_junk(entry.name):
@@ -132,7 +132,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _no_image(name: str) -> str | None:
-    """Why a file is left out by its name; a file without a suffix is looked into when files are checked."""
+    """Return why a file is left out by its name, or None. A file without a suffix is opened by the check of the files."""
     if name.startswith("."):
         return "hidden"
     suffix = Path(name).suffix.lower()
@@ -140,7 +140,7 @@ def _no_image(name: str) -> str | None:
 
 
 def _own_folders(root: Path, splits: Iterable[Path]) -> dict[tuple[int, int], Path]:
-    """The folders that are visited on their own: a link to one of them would repeat its images."""
+    """Return the folders that are visited anyway: a link to one of them would repeat its images."""
     own = [folder for split in splits for folder in (split, *(split / name for name in subfolders(split)))]
     return {identity(folder): folder for folder in (*reversed(own), root)}
 
@@ -156,7 +156,7 @@ def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> No
 
 def _check_one_class(root: Path, second: Path, first: Path) -> None:
     classes = [path.relative_to(root).parts[:2] for path in (first, second)]
-    alone = len(first.relative_to(root).parts) <= 2  # the folder of a class, a split or the root
+    alone = len(first.relative_to(root).parts) <= 2  # the folder of a class or of a split, or the root
     if classes[0] != classes[1] and not alone:
         raise ValueError(
             f"data.root: {first} and {second} are one by a link, in two classes; an image has one class, so remove "
@@ -187,7 +187,7 @@ def _without_links(
 
 def _hashed(found: tuple[int, int], place: int) -> int:
     device, inode = found
-    if inode <= 0:  # a link to nowhere, or a file system without inodes: like no other
+    if inode <= 0:  # A broken link, or a file system without inodes: a unique number.
         return 2**63 + place
     return (inode + device * 0x9E3779B97F4A7C15) % 2**63
 

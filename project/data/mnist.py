@@ -14,12 +14,12 @@ from project.engine.loading import ImageArray
 
 
 class MNIST(ImageDataModule):
-    """60,000 and 10,000 grey images of handwritten digits, 28x28 pixels.
+    """Grey images of handwritten digits, 28x28 pixels: 60,000 for train, 10,000 for test.
 
     Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits, 1998.
 
     Args:
-        root: Folder of the files: `root/MNIST/raw/*-ubyte`. What is missing is downloaded there.
+        root: Folder of the files: `root/MNIST/raw/*-ubyte`. Missing files are downloaded there.
         options: See `ImageDataModule`.
     """
 
@@ -35,7 +35,7 @@ class MNIST(ImageDataModule):
         self.root = data_root(root)
 
     def prepare_data(self) -> None:
-        """Download what is missing."""
+        """Download missing files."""
         downloaded(self.source, self.root)
 
     def load(self, split: Split) -> ImageArray | None:
@@ -51,12 +51,12 @@ class MNIST(ImageDataModule):
 
 
 class FashionMNIST(MNIST):
-    """60,000 and 10,000 grey images of clothes, 28x28 pixels.
+    """Grey images of clothes, 28x28 pixels: 60,000 for train, 10,000 for test.
 
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv:1708.07747.
 
     Args:
-        root: Folder of the files: `root/FashionMNIST/raw/*-ubyte`. What is missing is downloaded there.
+        root: Folder of the files: `root/FashionMNIST/raw/*-ubyte`. Missing files are downloaded there.
         options: See `ImageDataModule`.
     """
 

@@ -1,13 +1,13 @@
-"""The folder that a dataset is in, as every dataset takes it from `root`."""
+"""The folder of a dataset, from its argument `root`."""
 
 from pathlib import Path
 
 
 def data_root(root: str) -> Path:
-    """The folder that `root` names; `~` stands for the home folder.
+    """Return the folder that `root` names; `~` stands for the home folder.
 
     Raises:
-        ValueError: There is no such home folder.
+        ValueError: The home folder does not exist.
     """
     try:
         return Path(root).expanduser()

@@ -1,4 +1,4 @@
-"""The folders of an image folder: which hold the splits, and which of their subfolders are classes."""
+"""The folders of splits and of classes in an image folder."""
 
 import os
 from pathlib import Path
@@ -23,31 +23,31 @@ _CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's categories of control characters and
 
 
 def is_junk(name: str) -> bool:
-    """Whether a folder is hidden, or one that systems make beside the files of their users."""
+    """Return whether a folder is hidden or made by an operating system."""
     return name.startswith(".") or name.lower() in _JUNK
 
 
 def display_name(name: str) -> str:
-    r"""Name of a file or folder as text of one line, the same in any locale.
+    r"""Return the name of a file or folder as one line of text, the same in any locale.
 
-    Names are read as UTF-8, which the locale may not be. Bytes that are not UTF-8, control characters and line
-    breaks become escapes such as `\xff` and `\n`.
+    Names are decoded as UTF-8, whatever the locale. Bytes that are not UTF-8, control characters and line breaks
+    become escapes such as `\xff` and `\n`.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(ascii(letter)[1:-1] if category(letter) in _CONTROLS else letter for letter in text)
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, in alphabetical order."""
+    """Return the names of the folders in a folder, in alphabetical order."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
 
 
 def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
-    """The folder of each split, by their usual names in any case, and the names of folders that are none.
+    """Return the folder of each split, found by its usual names in any case, and the names of other folders.
 
     Raises:
-        FileNotFoundError: There is no folder of train.
-        ValueError: Two folders are the same split, or one of another name has the classes of train.
+        FileNotFoundError: There is no train folder.
+        ValueError: Two folders are the same split, or another folder has classes of train.
     """
     names = [name for name in subfolders(root) if not is_junk(name)] if root.is_dir() else []
     found: dict[Split, Path] = {}
@@ -71,10 +71,10 @@ def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
 
 
 def class_folders(split: Path) -> list[str]:
-    """Names of the classes in the folder of a split, in alphabetical order.
+    """Return the names of the classes in a split's folder, in alphabetical order.
 
     Raises:
-        ValueError: There are none, or two are the same folder by a link.
+        ValueError: There are no classes, or two are the same folder through a link.
     """
     above = {identity(split), identity(split.parent)}
     by_identity: dict[tuple[int, int], str] = {}
@@ -93,6 +93,6 @@ def class_folders(split: Path) -> list[str]:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Device and inode, which are the same for all links to a file or folder."""
+    """Return device and inode, which are equal for all links to a file or folder."""
     found = path.stat()
     return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""The part of train that is kept for validation when a dataset has none of its own."""
+"""The validation split of datasets that have none: a part of train."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch import Tensor
 def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Choose validation images at random, the same share of each class.
 
-    Of a class with two images or more, at least one is in either part; a single image stays in train. The parts have
-    `fraction` of all images as closely as this allows.
+    Of a class with two or more images, each part has at least one; a single image stays in train. The validation part has
+    `fraction` of all images, as closely as this allows.
 
     Args:
         labels: (N,) int64, 0 or more.
@@ -16,8 +16,8 @@ def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
         seed: Seed of the choice.
 
     Returns:
-        Places of the images of train and of validation, int64, in an order that follows from the seed, so that the
-        labels in this order tell one choice from another.
+        Indices of the images of train and of validation, int64. Their order depends on the seed, so that the labels in
+        this order differ between two choices.
     """
     counts = labels.bincount()
     taken = _counts_per_class(counts, fraction)
@@ -30,7 +30,7 @@ def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
 
 
 def _counts_per_class(counts: Tensor, fraction: float) -> Tensor:
-    """Validation images of each class: rounded down, then the largest remainders first, as seats are apportioned."""
+    """Count the validation images of each class: rounded down, then the largest remainders first."""
     share = counts * fraction
     least, most = (counts > 1).long(), (counts - 1).clamp(min=0)
     taken = share.long().clamp(least, most)

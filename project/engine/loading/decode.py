@@ -1,7 +1,6 @@
-"""From a file to upright RGB pixels: simplejpeg for JPEGs, Pillow for everything else.
+"""Decoding of files to upright RGB pixels: simplejpeg for JPEGs, Pillow for other formats.
 
-JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is enough, and no further down than is needed: both cost
-a fraction of the work.
+To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough, and only down to the last needed row.
 """
 
 import io
@@ -24,35 +23,35 @@ Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
 MOST_PIXELS = 2 * 89_478_485
-"""Of an image; twice Pillow's MAX_IMAGE_PIXELS, where Pillow refuses, too."""
+"""Limit for an image: twice Pillow's MAX_IMAGE_PIXELS, which is also Pillow's limit."""
 
 UNREADABLE = (OSError, ValueError, TypeError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-"""What decoders raise on files that are no images, or damaged ones."""
+"""Exceptions that decoders raise for damaged files and for files that are not images."""
 
 NO_IMAGE = ("no image", "empty")
-"""Why a file of any other kind cannot be decoded."""
+"""Reasons why a file that is not an image cannot be decoded."""
 
-_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow names these formats, and decodes none of them.
-_DRAWN_ELSEWHERE = {"EPS", "WMF"}  # Pillow has Ghostscript or Windows draw them.
-_OWN_RANGE = ("PPM", "JPEG2000")  # Their files state their range, to which Pillow scales them.
-_SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow's; `BGR;16` has no further letter.
-_PNG_BIT_DEPTH = 24  # Offset of the byte that states it.
+_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows these formats, but cannot decode them.
+_DRAWN_ELSEWHERE = {"EPS", "WMF"}  # Pillow calls Ghostscript or Windows to draw them.
+_OWN_RANGE = ("PPM", "JPEG2000")  # These files state their range, and Pillow scales the values to it.
+_SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow. `BGR;16` has no letter after it.
+_PNG_BIT_DEPTH = 24  # Offset of the byte that holds it.
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
 _FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
-_SEQUENTIAL = (0xFFC0, 0xFFC1)  # whose rows come one after the other, unlike those of progressive files
+_SEQUENTIAL = (0xFFC0, 0xFFC1)  # Rows are stored in order, unlike in progressive files.
 _END = b"\xff\xd9"
 
-_Segment = tuple[int, int]  # its marker, and where it begins
+_Segment = tuple[int, int]  # marker and offset
 
 
 class Decoded(NamedTuple):
-    """An image that may have been decoded smaller than it is, and without its lower rows.
+    """An image, possibly decoded at a smaller size and without its lower rows.
 
     pixels: (H / scale or fewer, W / scale, 3) uint8.
     scale: 1, 2, 4 or 8.
-    size: H and W.
-    peak: Largest value of a file of 16 bits; 0 for other files.
+    size: H and W of the whole image.
+    peak: Largest value of a 16-bit file; 0 for other files.
     """
 
     pixels: Pixels
@@ -62,13 +61,13 @@ class Decoded(NamedTuple):
 
 
 class Scratch:
-    """Memory for one image after the other. Fresh memory for each would cost a fifth of decoding it."""
+    """Memory that successive images reuse. New memory for each image would take a fifth of the decoding time."""
 
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def take(self, count: int) -> NDArray[np.uint8]:
-        """The first `count` bytes; what was taken before is overwritten."""
+        """Return the first `count` bytes; earlier contents are overwritten."""
         if len(self._memory) < count:
             self._memory = np.empty(count, np.uint8)
         return self._memory[:count]
@@ -76,7 +75,7 @@ class Scratch:
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are decoded, the common ones first."""
+    """Return Pillow's names of the supported formats, common ones first."""
     Image.init()
     named = set(Image.registered_extensions().values()) - _STUBS - _DRAWN_ELSEWHERE
     return tuple(format_ for format_ in Image.ID if format_ in named)
@@ -84,21 +83,21 @@ def readable_formats() -> tuple[str, ...]:
 
 @cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of files that are decoded, in lower case, such as `.jpg`."""
+    """Return the suffixes of supported files in lower case, such as `.jpg`."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
 
 
 def read_rgb(
     path: Path, enough: int = 1, rows: int | None = None, scratch: Scratch | None = None, bit_depth: int = 16
 ) -> Decoded:
-    """Decode a file as upright RGB. Transparency is dropped, 16 bits become 8, of an animation the first frame counts.
+    """Decode a file as upright RGB: 8 bits, without transparency, the first frame of an animation.
 
     Args:
         path: The file.
-        enough: How many times smaller, in each direction, the image may be; JPEGs use it.
-        rows: How many of its upper rows are needed, in its own size; None is all. JPEGs use it.
-        scratch: Memory that the pixels may be in; then they are valid until it is used again.
-        bit_depth: Bits that the values of 16-bit files have; the upper eight of them are kept.
+        enough: Factor by which the image may be smaller in each direction; used for JPEGs.
+        rows: Number of upper rows that are needed, at full size; None means all. Used for JPEGs.
+        scratch: Memory for the pixels; they are valid until it is used again.
+        bit_depth: Number of bits of the values in 16-bit files; the upper eight are kept.
 
     Raises:
         UNREADABLE: The file is not an image, is damaged, or has more than `MOST_PIXELS`.
@@ -107,7 +106,7 @@ def read_rgb(
     if data.startswith(b"\xff\xd8"):
         try:
             return _decode_jpeg(data, enough, rows, scratch or Scratch())
-        except ValueError:  # CMYK, rotated, or damaged: Pillow reads it, or says what is wrong
+        except ValueError:  # CMYK, rotated or damaged: Pillow decodes it or raises the reason.
             pass
     pixels, peak = _decode_any(data, bit_depth)
     return Decoded(pixels, 1, pixels.shape[:2], peak)
@@ -122,15 +121,15 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
         out: (size, size, C) uint8; gets the result.
     """
     top, left, height, width = box
-    # torch has a fast way for a batch whose pixels lie together, in rows without gaps.
+    # torch has a fast path for a contiguous channels_last batch.
     part = np.ascontiguousarray(pixels[top : top + height, left : left + width]).reshape(1, height, width, -1)
     as_batch = torch.from_numpy(part.transpose(0, 3, 1, 2))
     resized = F.interpolate(as_batch, size=out.shape[:2], mode="bilinear", antialias=True)
-    out[:] = resized.numpy()[0].transpose(1, 2, 0)  # numpy's copy, which unlike torch's starts no threads of its own
+    out[:] = resized.numpy()[0].transpose(1, 2, 0)  # Unlike torch's copy, numpy's starts no threads.
 
 
 def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
-    """The box in an image that was decoded `scale` times smaller."""
+    """Return the box in an image that was decoded `scale` times smaller."""
     top, left, height, width = box
     if scale == 1:
         return box
@@ -155,7 +154,7 @@ def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch)
 def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
     try:
         opened = Image.open(io.BytesIO(data), formats=readable_formats())
-    except UnidentifiedImageError:  # which names the buffer
+    except UnidentifiedImageError:  # Its message names the buffer, not the file.
         raise ValueError(NO_IMAGE[0] if data else NO_IMAGE[1]) from None
     with opened as image:
         _check_pixels(image.width * image.height)
@@ -166,14 +165,14 @@ def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
                 raise ValueError("16 bits a colour, of which Pillow drops the lower eight; convert it to PNG")
             return _to_rgb(_decode_deep_png(data), bit_depth)
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+        if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255.
             grey = np.asarray(image).astype(np.int64).clip(0)[:, :, None]
             return (_to_rgb(grey, 16)[0], 0) if opened.format in _OWN_RANGE else _to_rgb(grey, bit_depth)
         return np.array(image if image.mode == "RGB" else image.convert("RGB")), 0
 
 
 def _decode_deep_png(data: bytes) -> NDArray[Any]:
-    """Values of a colour PNG of 16 bits, (H, W, 1 or 3), without transparency."""
+    """Decode a 16-bit colour PNG to values (H, W, 1 or 3), without transparency."""
     try:
         values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True)
     except RuntimeError as error:
@@ -183,7 +182,7 @@ def _decode_deep_png(data: bytes) -> NDArray[Any]:
 
 
 def _to_rgb(values: NDArray[Any], bit_depth: int) -> tuple[Pixels, int]:
-    """The upper eight bits of values (H, W, 1 or 3), and the largest value."""
+    """Return the upper eight bits of values (H, W, 1 or 3) as RGB, and the largest value."""
     pixels = (values >> (bit_depth - 8)).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), int(values.max(initial=0))
 
@@ -194,12 +193,15 @@ def _check_pixels(count: int) -> None:
 
 
 def _shortened(data: bytes, segments: Sequence[_Segment], needed: int, height: int) -> tuple[bytes, int]:
-    """A JPEG that says it has fewer rows, at which its decoder ends, and their number; as it came where that cannot be.
+    """Patch the header of a JPEG to claim fewer rows, so that the decoder stops early.
 
-    Rows are coded from the top down, in bands of 8 or 16, which depend on nothing below but the colours of the next.
-    What follows behind them is there still, of which a strict decoder would complain.
+    Rows are coded from the top down in bands of 8 or 16. A band depends on nothing below it except the colours of the
+    next band. The data after the last band remain, so a strict decoder would complain.
+
+    Returns:
+        The data and their number of rows; both unchanged if it is impossible.
     """
-    if not data.endswith(_END):  # it may be truncated, which is found by decoding all of it
+    if not data.endswith(_END):  # It may be truncated; only decoding all of it shows that.
         return data, height
     for marker, place in segments:
         if marker in _SEQUENTIAL:
@@ -215,7 +217,7 @@ def _has_exif(data: bytes, segments: Sequence[_Segment]) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[_Segment]:
-    """What comes before the pixels."""
+    """Yield the segments before the pixels."""
     place = 2
     while (marker := int.from_bytes(data[place : place + 2])) != _SCAN:
         if marker == _FILLED:

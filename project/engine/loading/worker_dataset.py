@@ -1,4 +1,4 @@
-"""Any map-style torch dataset, fetched by the worker processes of torch's DataLoader."""
+"""Map-style torch datasets, loaded by the worker processes of torch's DataLoader."""
 
 import shutil
 import signal
@@ -26,17 +26,16 @@ _OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENO
 class TorchDataset:
     """Samples of `dataset[i] -> (image (C, H, W) uint8, label)`, all images of the same size.
 
-    What the dataset draws from torch's generator, such as torchvision's random transforms, follows from
-    seed, epoch and sample, with any number of workers and after a run was interrupted; what it draws from
-    numpy's or Python's does not.
+    Random draws from torch's generator, such as those of torchvision's transforms, depend only on seed, epoch and sample:
+    they are reproducible for any number of workers and after a resume. Draws from numpy's or Python's generators are not.
 
     Args:
         dataset: N samples.
-        labels: (N,) int64, the labels that the samples have.
-        places: Samples that the store has, in its order; None is all, of which the first is looked at.
+        labels: (N,) int64, the labels of all samples.
+        places: Indices of the samples in use, in their order; None uses all, and checks the first.
 
     Raises:
-        ValueError: The first sample is not of this kind, or there are not as many labels as samples.
+        ValueError: The first sample has another form, or the numbers of labels and samples differ.
     """
 
     needs_workers: ClassVar[bool] = True
@@ -61,18 +60,18 @@ class TorchDataset:
         return fetched.images, fetched.labels
 
     def subset(self, indices: Tensor) -> "TorchDataset":
-        """The samples at these positions."""
+        """Return the samples at these positions."""
         return TorchDataset(self.dataset, self.labels[indices], self.places[indices])
 
     def close(self) -> None:
-        """End the processes, which may outlive an epoch."""
+        """End the worker processes, which may outlive an epoch."""
         self._loader = None
 
     def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
-        """The batches of the requests; processes work on the next ones.
+        """Yield the batches of the requests; meanwhile, processes work on the next ones.
 
         Raises:
-            LoadingError: A process died, hangs, or found no room in shared memory.
+            LoadingError: A process died, hangs, or ran out of shared memory.
         """
         self._requests = requests
         if self._loader is None or not workers.persistent_workers:
@@ -84,7 +83,7 @@ class TorchDataset:
                 yield batch
             finished = True
         finally:
-            if not finished:  # the processes are busy with batches that nobody wants, or dead
+            if not finished:  # The processes are dead, or busy with batches that are not needed.
                 self._loader = None
 
     def _new_loader(self, workers: Workers) -> DataLoader[Fetched]:
@@ -102,19 +101,19 @@ class TorchDataset:
 
 
 class _Latest:
-    """The requests of the epoch; a DataLoader keeps its sampler as long as its processes."""
+    """The requests of the current epoch. A DataLoader keeps one sampler while its processes live."""
 
     def __init__(self, store: TorchDataset) -> None:
         self._store = store
 
     def __iter__(self) -> Iterator[tuple[list[int], list[int] | None]]:
         for indices, keys in self._store._requests:
-            # Numbers, as a tensor would be sent through shared memory.
+            # Lists, because tensors would be sent through shared memory.
             yield indices.tolist(), None if keys is None else keys.tolist()
 
 
 class _Samples(Dataset[Fetched]):
-    """Batches of samples by their places and keys."""
+    """Batches of samples by their indices and keys."""
 
     def __init__(self, dataset: Dataset[tuple[Tensor, int]], places: Tensor) -> None:
         self._dataset, self._places = dataset, places
@@ -122,7 +121,7 @@ class _Samples(Dataset[Fetched]):
     def __getitem__(self, request: tuple[list[int], list[int] | None]) -> Fetched:
         indices, keys = request
         samples: list[tuple[Any, int]] = []
-        with torch.random.fork_rng(devices=[]):  # without processes the generator is that of training
+        with torch.random.fork_rng(devices=[]):  # Without processes, this generator is also used by training.
             for number, index in enumerate(indices):
                 if keys is not None:
                     torch.manual_seed(keys[number] % _SEEDS)
@@ -132,7 +131,7 @@ class _Samples(Dataset[Fetched]):
             _check(image, images[0], int(self._places[index]))
         fetched = Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
         if get_worker_info() is not None:
-            # torch would do so later, in a thread whose errors nobody hears.
+            # torch would do so later, in a thread whose errors are lost.
             fetched.images.share_memory_()  # type: ignore[no-untyped-call]
         return fetched
 
@@ -151,7 +150,7 @@ def _check(image: Any, first: Any, place: int) -> None:
 
 
 def _started(loader: DataLoader[Fetched]) -> Iterator[Fetched]:
-    # torch reports a process that died from a signal handler, in the middle of whatever runs; `_next` notices it, too.
+    # torch's signal handler reports a dead process by raising in any code. It is not needed: `_next` notices it too.
     before = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
     if threading.current_thread() is threading.main_thread():
@@ -164,7 +163,7 @@ def _next(batches: Iterator[Fetched], workers: Workers) -> Fetched | None:
     while True:
         try:
             return next(batches, None)
-        except (RuntimeError, OSError, EOFError) as error:  # the last when a process dies while it hands over
+        except (RuntimeError, OSError, EOFError) as error:  # EOFError: a process died while it sent a batch.
             if not str(error).startswith(_TIMED_OUT) or monotonic() >= deadline:
                 if (told := _explained(error, _exit_codes(batches), workers)) is None:
                     raise
@@ -182,7 +181,7 @@ def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> st
     error = str(problem)
     no_room = any(words in error for words in _OUT_OF_SHARED_MEMORY)
     if "in DataLoader worker process" in error and not no_room:
-        return None  # an error of the dataset, which torch hands on
+        return None  # An error of the dataset, which torch re-raises.
     if no_room or -signal.SIGBUS in exit_codes:
         free = (
             f"; {shutil.disk_usage(_SHARED_MEMORY).free / 2**20:,.0f} MiB are free" if _SHARED_MEMORY.is_dir() else ""
