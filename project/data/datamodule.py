@@ -42,7 +42,7 @@ class ImageDataModule(LightningDataModule):
 
     Args:
         batch_size: Images per step and device.
-        val_fraction: Share of the training images, and of each class, kept for validation if there is no val, in (0, 1).
+        val_fraction: Share of the training images, and of each class, kept for validation without val, in (0, 1).
         split_seed: Seed of this choice and of the order of training images.
         image_size: Side of the images in pixels; None keeps the dataset's size.
         channels: Number of channels; 3 repeats grey images into three channels, None keeps the dataset's number.

@@ -132,7 +132,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _no_image(name: str) -> str | None:
-    """Return why a file is left out by its name, or None. A file without a suffix is opened by the check of the files."""
+    """Return why the name of a file excludes it, or None. The check of the files opens files without a suffix."""
     if name.startswith("."):
         return "hidden"
     suffix = Path(name).suffix.lower()

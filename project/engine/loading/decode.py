@@ -1,6 +1,6 @@
 """Decoding of files to upright RGB pixels: simplejpeg for JPEGs, Pillow for other formats.
 
-To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough, and only down to the last needed row.
+To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough, and only to the last needed row.
 """
 
 import io

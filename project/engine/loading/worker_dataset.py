@@ -26,8 +26,9 @@ _OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENO
 class TorchDataset:
     """Samples of `dataset[i] -> (image (C, H, W) uint8, label)`, all images of the same size.
 
-    Random draws from torch's generator, such as those of torchvision's transforms, depend only on seed, epoch and sample:
-    they are reproducible for any number of workers and after a resume. Draws from numpy's or Python's generators are not.
+    Random draws from torch's generator, such as those of torchvision's transforms, depend only on seed, epoch and
+    sample: they are reproducible for any number of workers and after a resume. Draws from numpy's or Python's
+    generators are not.
 
     Args:
         dataset: N samples.
