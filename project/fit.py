@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from lightning import Callback
 
-from project.engine.cli.errors import answered
-from project.engine.runtime.exit import leaving_at_once
+from project.engine.cli.errors import exit_on_bad_input
+from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.output import prepare_output
 from project.engine.tracking.best_effort import best_effort
 from project.engine.training.job import Job
@@ -22,7 +22,7 @@ from project.engine.training.summary import print_summary
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Exit with 2 on bad input, 1 if training fails, 130 or 143 if interrupted."""
     prepare_output()
-    with answered():
+    with exit_on_bad_input():
         job = Job(argv, callbacks)
     with job.run():
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
@@ -34,5 +34,5 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_teardown():
         main(sys.argv[1:])

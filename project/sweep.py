@@ -9,7 +9,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 
 from project.engine.cli import config_groups
-from project.engine.runtime.exit import leaving_at_once
+from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.output import prepare_output
 from project.engine.search.preloading import start_preloading
 
@@ -69,5 +69,5 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_teardown():
         main(sys.argv[1:])

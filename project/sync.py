@@ -8,9 +8,9 @@ from argparse import ArgumentParser
 
 from rich.console import Console
 
-from project.engine.cli.errors import answered
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.terminal import quiet
-from project.engine.runtime.exit import leaving_at_once
+from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.output import prepare_output
 from project.engine.tracking import store
 from project.engine.tracking.recovery import close_without_spool, dead_spools, recover
@@ -23,7 +23,7 @@ def main() -> None:
     ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args()
     quiet()
     console = Console(highlight=False)
-    with answered():
+    with exit_on_bad_input():
         client = store.connect()
     delivered, kept = 0, 0
     for spool in dead_spools():
@@ -43,5 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_without_teardown():
         main()

@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentParser
 from socket import SO_REUSEADDR, SOL_SOCKET, socket
 
-from project.engine.cli.errors import answered
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.store import check_has_database, connect, tracking_uri
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--port", "-p", type=int, default=5000)
     parser.add_argument("--host", "-h", default="127.0.0.1")
     asked, _ = parser.parse_known_args()
-    with answered(), socket() as probe:
+    with exit_on_bad_input(), socket() as probe:
         check_has_database(tracking_uri())
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:

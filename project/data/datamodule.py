@@ -19,7 +19,7 @@ from project.engine.loading import (
     Images,
     LoaderState,
     Workers,
-    check_goes_on,
+    check_same_batches,
     cutmix,
     cutout,
     global_seed,
@@ -199,7 +199,7 @@ class ImageDataModule(LightningDataModule):
         """Return two images of the last split as the model receives them, (2, C, H, W) uint8."""
         split = list(self.splits.values())[-1]
         images, _ = split[torch.tensor([0, min(1, len(split) - 1)])]
-        return self.fit_model(images)
+        return self.to_model_input(images)
 
     def check_batch_size(self, ranks: int) -> None:
         """Raise ValueError if a step of all ranks needs more images than train has."""
@@ -218,7 +218,7 @@ class ImageDataModule(LightningDataModule):
         """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""
         return EpochBatches(len(self.splits[split]), self.batch_size, ranks=ranks)
 
-    def check_goes_on(self, state_dict: dict[str, Any], ranks: int, limit: float) -> None:
+    def check_same_batches(self, state_dict: dict[str, Any], ranks: int, limit: float) -> None:
         """Check that the position of a stopped run fits the current batches.
 
         Args:
@@ -232,7 +232,7 @@ class ImageDataModule(LightningDataModule):
         if state_dict:
             train = self.splits["train"]
             sampler = EpochBatches(len(train), self.batch_size, seed=self.split_seed, ranks=ranks)
-            check_goes_on(cast(LoaderState, state_dict), sampler, train.labels, _batches(limit, len(sampler)))
+            check_same_batches(cast(LoaderState, state_dict), sampler, train.labels, _batches(limit, len(sampler)))
 
     def digest(self) -> str:
         """Return 8 hexadecimal digits that change with image size, labels, and pixels sampled from each split."""
@@ -278,7 +278,7 @@ class ImageDataModule(LightningDataModule):
         """Return the batches of test."""
         return self._loader("test")
 
-    def fit_model(self, images: Tensor) -> Tensor:
+    def to_model_input(self, images: Tensor) -> Tensor:
         """Resize images (N, C, H, W) uint8 to `image_size` and repeat them into `channels`."""
         return self._repeat(self._resize(images))
 
@@ -314,7 +314,7 @@ class ImageDataModule(LightningDataModule):
 
         def finish(batch: Tensor, labels: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
             if keys is None:
-                return self.fit_model(batch), labels
+                return self.to_model_input(batch), labels
             if self.random_resized_crop and not images.crops:
                 batch = random_resized_crop(batch, keys, self.image_size, self.random_resized_crop)
             batch, labels = self.augment(self._resize(batch), labels, keys)

@@ -22,7 +22,7 @@ from project.engine.loading import (
     cache_path,
     cached,
     check_files,
-    made_once,
+    make_once,
     open_table,
     remove_least_used,
     remove_outdated,
@@ -175,7 +175,7 @@ class ImageFolder(ImageDataModule):
             checked = check_files(listing.files, listing.stats, log, self.threads_per_device(), self.worker_timeout_s)
             save_table(unfinished, listing.files, listing.labels, checked)
 
-        path = made_once(cache_path(self.root, f"{split}-files-{listing.digest}.pt"), make)
+        path = make_once(cache_path(self.root, f"{split}-files-{listing.digest}.pt"), make)
         remove_outdated(path.parent, f"{split}-files-*.pt", listing.digest)
         return path
 

@@ -32,7 +32,7 @@ _UNKNOWN = (
 
 
 @contextmanager
-def answered() -> Iterator[None]:
+def exit_on_bad_input() -> Iterator[None]:
     """Turn an error about the input into a message and exit code 2."""
     try:
         yield

@@ -25,7 +25,7 @@ from project.engine.loading.durable import (
     cache_folder,
     cache_path,
     files_digest,
-    made_once,
+    make_once,
     remove_least_used,
     remove_outdated,
 )
@@ -34,7 +34,7 @@ from project.engine.loading.file_list import FileList
 from project.engine.loading.file_table import FileTable, open_table, save_table
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.images import ImageArray, Images, Workers
-from project.engine.loading.loader import BatchLoader, LoaderState, check_goes_on
+from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
 from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.step_seed import StepSeed
 from project.engine.loading.verify import check_files
@@ -58,13 +58,13 @@ __all__ = [
     "cache_path",
     "cached",
     "check_files",
-    "check_goes_on",
+    "check_same_batches",
     "cutmix",
     "cutout",
     "files_digest",
     "global_seed",
     "image_suffixes",
-    "made_once",
+    "make_once",
     "mapped",
     "mixup",
     "open_table",

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from project.engine.loading.durable import made_once, mark_used
+from project.engine.loading.durable import make_once, mark_used
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.images import Request, Workers
 from project.engine.runtime.progress import shown
@@ -32,7 +32,7 @@ def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
         with unfinished.open("wb") as file:
             np.save(file, make())
 
-    return _opened(made_once(path, save))
+    return _opened(make_once(path, save))
 
 
 def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *, channels_last: bool = False) -> Tensor:
@@ -67,7 +67,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
                 images.numpy().tofile(file)
 
     try:
-        made_once(path, decode_all)
+        make_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
     mark_used(path)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from project.engine.atomic import replace_file
 
 
-def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+def make_once(path: Path, make: Callable[[Path], None]) -> Path:
     """Make a file unless it exists; at any moment it is complete or absent, even after a kill while it is made.
 
     Args:

@@ -117,9 +117,9 @@ class BatchLoader:
         """Resume at this position if the next epoch is the epoch of the state.
 
         Raises:
-            ValueError: See `check_goes_on`.
+            ValueError: See `check_same_batches`.
         """
-        check_goes_on(state, self.sampler, self.images.labels, self.limit)
+        check_same_batches(state, self.sampler, self.images.labels, self.limit)
         self._done = self._start_from = state  # A checkpoint may be saved before the next batch.
 
     def _reached(self, epoch: int, batches: int) -> LoaderState:
@@ -138,7 +138,7 @@ class BatchLoader:
         return self.finish(*fetched)
 
 
-def check_goes_on(state: LoaderState, sampler: EpochBatches, labels: Tensor, limit: int | None = None) -> None:
+def check_same_batches(state: LoaderState, sampler: EpochBatches, labels: Tensor, limit: int | None = None) -> None:
     """Refuse to resume with other images, or within an epoch with other batches.
 
     Args:

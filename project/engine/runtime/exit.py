@@ -9,7 +9,7 @@ from project.engine.compat import run_exit_handlers
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
+def exit_without_teardown() -> Iterator[None]:
     """End the process where the block ends or exits, with the same exit code; an error takes Python's own way.
 
     As at Python's own end, threads that are not daemons are waited for, exit handlers run, and what was printed is

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from project.engine.cli import config_groups
-from project.engine.cli.errors import answered
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.terminal import quiet
 from project.engine.runtime.devices import usable_cores
@@ -28,7 +28,7 @@ from project.engine.search.signals import Signals
 from project.engine.search.space import SearchSpace, options, read_space
 from project.engine.search.storage import StorageAwayError, open_storage
 from project.engine.search.study import open_study
-from project.engine.search.study_run import RUN, StudyRun
+from project.engine.search.study_run import MLFLOW_RUN, StudyRun
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
 from project.engine.search.worker import Assignment
@@ -54,7 +54,7 @@ def run(asked: Namespace, fit_options: Sequence[str]) -> int:
     """
     quiet()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with answered():
+    with exit_on_bad_input():
         sweep = Sweep(asked, fit_options)
     return sweep.run()
 
@@ -96,7 +96,7 @@ class Sweep:
         with FileLock(store.HOME / ".studies.lock"):
             self._storage = open_storage(asked.storage)
             self.study = open_study(cast(BaseStorage, self._storage), name, self.space, self._settings)
-        if parent := self.study.user_attrs.get(RUN):
+        if parent := self.study.user_attrs.get(MLFLOW_RUN):
             store.find_run(self._client, parent)
         self._trial_runs = TrialRuns(
             self._client, experiment_id, self.study, self.space.metrics, asked.keep_checkpoints
@@ -171,7 +171,7 @@ class Sweep:
     def _follow(self) -> None:
         """Take the study's run, unless another sweep on this study has it."""
         with self._lock:
-            parent = self.study.user_attrs.get(RUN)
+            parent = self.study.user_attrs.get(MLFLOW_RUN)
             if self._study_run is None and (parent is None or not is_held(parent)):
                 self._study_run = StudyRun(self._client, self._logger, self.study, self.space)
                 self._study_run.start(self._command(), self._settings)

@@ -21,7 +21,7 @@ from project.engine.search.view import best_trials
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
 
-RUN = "mlflow_run"
+MLFLOW_RUN = "mlflow_run"
 
 
 class StudyRun:
@@ -40,12 +40,12 @@ class StudyRun:
 
     def start(self, command: str, settings: Mapping[str, Any]) -> None:
         """Make the study's run, or go on in it."""
-        earlier = self._study.user_attrs.get(RUN)
+        earlier = self._study.user_attrs.get(MLFLOW_RUN)
         if earlier:
             self._logger.resume(self._client, earlier, command, settings)
         else:
             self._logger.start(self._client, {"study": self._study.study_name, "command": command})
-            self._study.set_user_attr(RUN, self._logger.version)
+            self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
             self._logger.log_hyperparams(dict(settings))
             self._logger.log_text(self._space.text, "search.yaml")
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.retention import Keep, keep_best_checkpoints, release_checkpoints
-from project.engine.search.study_run import RUN
+from project.engine.search.study_run import MLFLOW_RUN
 from project.engine.tracking import store
 from project.engine.tracking.recovery import recover
 from project.engine.tracking.secrets import redact, redact_setting
@@ -54,13 +54,13 @@ class TrialRuns:
         return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
 
     def _tags(self, number: int) -> dict[str, str]:
-        tags = {_PARENT: self._study.user_attrs[RUN], "study": self._study.study_name, _TRIAL: str(number)}
+        tags = {_PARENT: self._study.user_attrs[MLFLOW_RUN], "study": self._study.study_name, _TRIAL: str(number)}
         retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get("retry_of")
         return tags if retry_of is None else tags | {"retry_of": str(retry_of)}
 
     def find(self, number: int) -> str | None:
         """The run of a trial, None where it has made none yet."""
-        of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[RUN]}' and tags.`{_TRIAL}` = '{number}'"
+        of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
         with _away_for_now():
             experiments = [one.experiment_id for one in self._client.search_experiments()]  # `data` may vary
             for run in self._client.search_runs(experiments, of_trial, max_results=1):

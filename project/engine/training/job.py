@@ -36,10 +36,10 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import RECOVERED, is_held, recover_all, recover_run
 from project.engine.tracking.secrets import redact, redact_options
-from project.engine.training.restarts import RUN, launch_tag, run_before_restart
-from project.engine.training.run_status import ended_truly
+from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag, run_before_restart
+from project.engine.training.run_status import mlflow_run_status
 from project.engine.training.stop import Interrupted, Interrupts
-from project.engine.training.supervision import Together
+from project.engine.training.supervision import Supervisor
 from project.tasks.classification import ImageClassifier
 from project.tasks.export import save_model
 
@@ -83,8 +83,8 @@ class Job:
         if isinstance(self.trainer.strategy, FSDP2Strategy):
             check_shardable(self.model.net, compiled=self.model.compile_net)
         self._meeting.from_first("checks", self._check)
-        self._together = Together(self.trainer, self._close_run)
-        self._interrupts.on_stuck = lambda signum: self._together.end("interrupted", signum)
+        self._supervisor = Supervisor(self.trainer, self._close_run)
+        self._interrupts.on_stuck = lambda signum: self._supervisor.end("interrupted", signum)
         self._rendezvous = prepare_rendezvous(self.trainer)
 
     def _check(self) -> None:
@@ -116,7 +116,7 @@ class Job:
                 )
             check_fits(self.resume_from, self.model.net, self.model.optimizer)
             state = data_state(self.resume_from, self.datamodule)
-            self.datamodule.check_goes_on(state, self.trainer.world_size, self.trainer.limit_train_batches)
+            self.datamodule.check_same_batches(state, self.trainer.world_size, self.trainer.limit_train_batches)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
         print("\n".join(self.datamodule.found()), flush=True)
@@ -129,20 +129,20 @@ class Job:
             SystemExit: The block was interrupted: 130 after Ctrl-C, 143 after SIGTERM.
         """
         try:
-            with ended_truly(self.logger), self._together:
+            with mlflow_run_status(self.logger), self._supervisor:
                 self._meeting.from_first("run", self._start_run)
                 yield
                 if self.logger and (reason := lost_output()):
                     self.logger.set_tags({"output.error": reason})
         except Interrupted:
             if self.run_id:
-                print(f"\ninterrupted; {self._way_on(self.run_id)}", file=sys.stderr)
+                print(f"\ninterrupted; {self._how_to_resume(self.run_id)}", file=sys.stderr)
             # A process that Lightning started ends well when it ends as agreed.
             if not self.trainer.is_global_zero and self._interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
                 sys.exit(0)
             raise
         finally:
-            self._interrupts.no_longer_listen()
+            self._interrupts.restore_handlers()
 
     def _start_run(self) -> None:
         logger = self.logger
@@ -163,7 +163,7 @@ class Job:
         )
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
-        os.environ[RUN] = logger.version  # for the processes that Lightning starts
+        os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
         use_folder(self.trainer, store.checkpoint_folder(logger.version))
         profiler = self.trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
@@ -185,8 +185,8 @@ class Job:
         if logger is not None and logger.version:
             logger.set_tags({"error": reason})
             logger.end(status)
-        elif logger is not None and RUN in os.environ:  # the first process is no more
-            recover_run(os.environ[RUN], status, reason)
+        elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process is no more
+            recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
 
     @property
     def run_id(self) -> str | None:
@@ -255,7 +255,7 @@ class Job:
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         return model
 
-    def _way_on(self, run_id: str) -> str:
+    def _how_to_resume(self, run_id: str) -> str:
         if self.logger and self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(run_id), required=False):

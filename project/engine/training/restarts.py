@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 TAG = "torchrun"
 RESTART_OF = "PROJECT_RESTART_OF"
-RUN = "PROJECT_RUN_ID"
+RUN_ID_VARIABLE = "PROJECT_RUN_ID"
 
 
 def launch_tag() -> dict[str, str]:

@@ -12,7 +12,7 @@ _LAST_LINES = 20
 
 
 @contextmanager
-def ended_truly(logger: MLflowLogger | None) -> Iterator[None]:
+def mlflow_run_status(logger: MLflowLogger | None) -> Iterator[None]:
     """Close the logger's run as FINISHED, KILLED when interrupted, or FAILED on any other error."""
     status = "FAILED"
     try:

@@ -88,7 +88,7 @@ class Interrupts(Callback):
                 self.on_stuck(signums[0])
         os.close(told)
 
-    def no_longer_listen(self) -> None:
+    def restore_handlers(self) -> None:
         """Give the signals back to what answered them before."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)

@@ -20,7 +20,7 @@ _GRACE_S = 3.0
 _INTERRUPTED = {code: signum for signum in STOP_SIGNALS for code in (128 + signum, -signum)}
 
 
-class Together:
+class Supervisor:
     """Watches the processes that Lightning starts, in place of Lightning's own observer.
 
     That one kills the first process, too, which then cannot close its run. Here the others get a few

@@ -46,7 +46,7 @@ def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[st
         assert stopped.value.code == 143
         assert "Exception ignored" not in capsys.readouterr().err
     finally:
-        interrupts.no_longer_listen()
+        interrupts.restore_handlers()
 
 
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
@@ -62,7 +62,7 @@ def test_a_lost_terminal_stops_training_unless_it_started_under_nohup(before: si
                 signal.raise_signal(signal.SIGHUP)
             assert stopped.value.code == 143
     finally:
-        interrupts.no_longer_listen()
+        interrupts.restore_handlers()
         assert signal.signal(signal.SIGHUP, ours) == before
 
 

@@ -26,7 +26,7 @@ from project.engine.loading import (
     StepSeed,
     TorchDataset,
     Workers,
-    check_goes_on,
+    check_same_batches,
     random_crop,
     random_flip,
 )
@@ -214,7 +214,7 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
     with pytest.raises(ValueError, match=r"an epoch of 7 batches of 50 images on 1 devices .* now would be 13 batches"):
         smaller.load_state_dict(state)
     with pytest.raises(ValueError, match=r"with data.split_seed 0, which now would be .* with data.split_seed 7; use"):
-        check_goes_on(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.labels)
+        check_same_batches(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.labels)
 
 
 def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -> None:
@@ -224,24 +224,24 @@ def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -
         whole = loader("array")
         whole.limit = limit
         list(islice(iter(whole), taken))
-        check_goes_on(whole.state_dict(), other, labels)
+        check_same_batches(whole.state_dict(), other, labels)
     with pytest.raises(ValueError, match="in an epoch of 7 batches"):
-        check_goes_on({**whole.state_dict(), "limit": 4}, other, labels)
+        check_same_batches({**whole.state_dict(), "limit": 4}, other, labels)
 
 
 def test_an_epoch_cannot_end_before_the_batches_that_it_had() -> None:
     whole = loader("array")
     list(islice(iter(whole), 3))
-    check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels, 4)
+    check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels, 4)
     with pytest.raises(ValueError, match=r"after 3 batches of an epoch, .* end after 3; give .*limit_train_batches 4"):
-        check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels, 3)
+        check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels, 3)
 
 
 def test_other_images_cannot_be_gone_on_with_not_even_in_a_new_epoch() -> None:
     whole = loader("array")
     list(whole)
     with pytest.raises(ValueError, match=r"train had 50 images and now has 50, not all of them the same; use the file"):
-        check_goes_on(whole.state_dict(), whole.sampler, whole.images.labels.flip(0))
+        check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels.flip(0))
 
 
 def test_a_checkpoint_before_the_first_batch_has_the_place_that_it_goes_on_from() -> None:

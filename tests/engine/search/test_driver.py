@@ -17,7 +17,7 @@ from project.engine.search.device_pool import Devices
 from project.engine.search.driver import Driver, HopelessError
 from project.engine.search.preloading import start_preloading
 from project.engine.search.space import SearchSpace
-from project.engine.search.study_run import RUN
+from project.engine.search.study_run import MLFLOW_RUN
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.worker import Assignment
 
@@ -34,7 +34,7 @@ class Bench:
         self.study = optuna.create_study(
             storage=f"sqlite:///{folder}/optuna.db", study_name="s", direction="maximize", sampler=sampler
         )
-        self.study.set_user_attr(RUN, self.client.create_run("0").info.run_id)
+        self.study.set_user_attr(MLFLOW_RUN, self.client.create_run("0").info.run_id)
 
         self.ends: dict[int, str] = {}  # of some trials
         self.on_look: Callable[[Driver], None] = lambda _: None
