@@ -21,16 +21,16 @@ class Tagged(Protocol):
 def best_effort(run: Tagged | None, what: str, consequence: str) -> Iterator[None]:
     """Report an error of the block instead of raising it: one line in the terminal, and the tag `WHAT.error`.
 
-    A signal is not an error: what it raises passes.
+    An exception that a signal raises is not caught.
 
     Args:
-        run: Gets the tag; None where nothing is tracked.
+        run: Receives the tag; None if nothing is tracked.
         what: Name of the step, such as `report`.
         consequence: Start of the line, such as `the run has no report`.
     """
     try:
         yield
-    except Exception as error:  # noqa: BLE001  # the libraries that draw and export raise errors of every kind
+    except Exception as error:  # noqa: BLE001  # Libraries that draw and export raise any exception.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:_LONGEST_REASON]
         _log.warning("%s: %s", consequence, reason)
         if run is not None:

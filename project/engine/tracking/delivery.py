@@ -1,6 +1,6 @@
-"""From the spool to the store: in order, in batches, as often as needed.
+"""Delivery from the spool to the store: in order, in batches, repeated if needed.
 
-Replaying a record changes nothing: metrics keep their first timestamps, by which the store knows them.
+Replaying a record changes nothing: metrics keep their first timestamps, by which the store identifies them.
 """
 
 import logging
@@ -25,29 +25,29 @@ _SHARE_OF_TIME = 0.005
 _MOST_OF_A_SERVER_S = 0.1
 _TRY_AGAIN_S = 5.0
 _SHOW_EVERY_S = 0.1
-# The rest of MLflow's errors pass: a server that is overloaded, a wrong password, another store at this address.
+# Other errors of MLflow may be temporary: an overloaded server, a wrong password, another store at this address.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 
 _log = logging.getLogger(__name__)
 
 
 class StoreAwayError(Exception):
-    """The store does not take a record now, but may do so later."""
+    """The store does not take a record now, but may take it later."""
 
 
 def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) -> Iterator[float]:
-    """Send what the store lacks, and yield the seconds that training may have lost by each request.
+    """Send the records that the store lacks; yield the seconds that training may have lost by each request.
 
-    What the store refuses for good is reported and passed over, so that it holds up nothing behind it.
+    A record that the store refuses permanently is reported and skipped, so that it does not block later records.
 
     Raises:
-        StoreAwayError: The store does not take it now. What it has is marked as delivered.
+        StoreAwayError: The store takes no records now. Delivered records are marked.
     """
     trouble: list[Exception] = []
     for lane in lanes:
         try:
             yield from _deliver_lane(spool, client, lane)
-        except Exception as error:  # noqa: BLE001  # stores of artifacts have errors of their own libraries
+        except Exception as error:  # noqa: BLE001  # Artifact stores raise errors of their own libraries.
             trouble.append(error)
             yield 0.0
     if trouble:
@@ -60,13 +60,13 @@ def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[flo
         if records:
             _send(spool, client, records)
         spool.mark_delivered(lane, offset)
-        # Training loses what this thread works, and what a server on the same machine works; a slow one may be far.
+        # Charge our CPU time and the server's, which may share this machine; cap it, since a slow server may be remote.
         yield max(thread_time() - worked, min(monotonic() - began, _MOST_OF_A_SERVER_S))
         began, worked = monotonic(), thread_time()
 
 
 def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
-    """Group consecutive metrics; any other record stands alone."""
+    """Group consecutive metrics; any other record is a batch of its own."""
     batch: list[Record] = []
     count, behind, done = 0, 0, 0
     for record, offset in spool.undelivered(lane):
@@ -92,7 +92,7 @@ def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
         if error.error_code not in _REFUSALS:
             raise
         if parts := _halves(records):
-            # One of them is to blame: a metric whose name MLflow does not take, say.
+            # One of them caused the refusal, for example by a name that MLflow does not accept.
             for part in parts:
                 _send(spool, client, part)
         else:
@@ -100,7 +100,7 @@ def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
 
 
 def _halves(records: list[Record]) -> list[list[Record]]:
-    """Split metrics, parameters or tags in two; empty where there is one alone, or a record of another kind."""
+    """Split metrics, parameters or tags in two; return nothing for a single one, or for a record of another kind."""
     kind = next(iter(records[0]))
     if kind not in ("metrics", "params", "tags"):
         return []
@@ -139,7 +139,7 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             _warn_once(f"{spool.files / record[kind]} is gone, so run {run_id} lacks it")
         case "file":
             folder = record["file"].rpartition("/")[0]
-            client.get_run(run_id)  # a store that is gone shows here, in seconds
+            client.get_run(run_id)  # An unreachable store raises here within seconds.
             follow_folder()
             with patience():
                 client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
@@ -149,7 +149,7 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
         case "model":
             follow_folder()
             for _ in _deliver_lane(spool, client, "metrics"):
-                pass  # The model shows the run's scores, which may have been logged since their lane was delivered.
+                pass  # The model shows the run's scores, which may have been logged after their lane was delivered.
             send_model(client, run_id, spool.files / record["model"])
         case "model_of":
             show_model_of(client, run_id, record["model_of"])
@@ -160,9 +160,9 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
 
 
 class Courier(threading.Thread):
-    """Delivers in the background while the run goes on, in a small share of the time, and all the rest at its end.
+    """Thread that delivers in a small share of the time while the run continues, and the rest at its end.
 
-    `trouble` is why the store does not take what is delivered now; empty when it does.
+    `trouble` is the reason why the store does not take records now; empty if it does.
     """
 
     def __init__(self, spool: Spool, client: MlflowClient) -> None:
@@ -172,7 +172,7 @@ class Courier(threading.Thread):
         self.trouble = ""
 
     def run(self) -> None:
-        """Deliver until everything is delivered after `drain` was called."""
+        """Deliver until `drain` is called and everything is delivered."""
         while not self._draining.wait(_TRY_AGAIN_S if self.trouble else _LOOK_EVERY_S):
             self._deliver()
         self._deliver()
@@ -188,19 +188,19 @@ class Courier(threading.Thread):
             self.trouble = str(error)
 
     def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:
-        """Wait while the rest is delivered at once.
+        """Wait while the rest is delivered without pauses.
 
         Args:
-            progress: Told the share that is delivered, in [0, 1].
+            progress: Called with the share that is delivered, in [0, 1].
             within_s: Longest wait in seconds.
 
         Returns:
-            Whether it is done: with everything, or with what the store takes now. Else a request is under way.
+            True if delivery finished or the store refused the rest; False if a request is still in flight.
         """
         self._spool.beat()
         waiting, deadline = max(1, self._spool.waiting), monotonic() + within_s
         self._draining.set()
-        if self.ident is None:  # a signal came before it was started
+        if self.ident is None:  # A signal arrived before it was started.
             self.start()
         while self.is_alive() and monotonic() < deadline:
             self._spool.beat()

@@ -1,4 +1,4 @@
-"""What the terminal shows while the store catches up at the end of a run."""
+"""The progress bar and the report of delivery at the end of a run."""
 
 from collections.abc import Callable
 from time import monotonic
@@ -13,11 +13,11 @@ _WORTH_A_BAR_S = 1.0
 
 
 class Draining:
-    """A progress bar that appears when delivery takes more than a second, and a report at the end.
+    """Progress bar that appears if delivery takes more than a second, and a report at the end.
 
     Args:
-        spool: What is delivered.
-        trouble: Says why the store does not take it; empty when it does.
+        spool: Spool that is delivered.
+        trouble: Returns the reason why the store does not take it; empty if it does.
     """
 
     def __init__(self, spool: Spool, trouble: Callable[[], str]) -> None:

@@ -1,8 +1,8 @@
-"""The Lightning logger: one MLflow run for a fit, however many processes take part.
+"""The Lightning logger: one MLflow run per fit, however many processes take part.
 
     log_metrics, log_text, ... -> Spool (disk) -> Courier (thread) -> MLflow
 
-Nothing here waits for the store after the run is created, and nothing raises into training.
+After the run is created, no method waits for the store or raises into training.
 """
 
 import json
@@ -43,13 +43,13 @@ _log = logging.getLogger(__name__)
 
 
 class MLflowLogger(Logger):
-    """Writes to the run's spool; on other ranks than the first it does nothing.
+    """Logger that writes to the run's spool; it does nothing on ranks other than the first.
 
     A run lasts from `start` or `resume` to `end`, which may span several calls of the trainer.
 
     Args:
         experiment: Name of the MLflow experiment.
-        run_name: What tells the run apart in the UI's table.
+        run_name: Name of the run in the UI.
 
     Attributes:
         status: How the run ended; None before.
@@ -88,15 +88,15 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
-        """Go on in a run that has ended; settings that are new become tags, as parameters never change."""
-        # The recovery before this may still hold it, for the time of a request.
+        """Continue a run that has ended; changed settings become tags, because MLflow parameters are immutable."""
+        # The preceding recovery may still hold the spool while a request is in flight.
         spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
         run = client.get_run(run_id)
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
-        had_settings = bool(run.data.params)  # else it was killed before it could log them
+        had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
         changed = {f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k)}
-        for tag, value in owner_tags().items():  # before the run is RUNNING, or others take its process for dead
+        for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
             client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
         for tag in {"error", "traceback"} & set(run.data.tags):
@@ -108,7 +108,7 @@ class MLflowLogger(Logger):
             self.log_hyperparams(dict(settings))
 
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
-        # A signal may come between any two of these lines, and `end` must close what there is.
+        # A signal may arrive between any two of these lines; `end` must then close what exists.
         self._courier = Courier(spool, client)
         unwanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() and not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
         self._system = SystemMetrics(spool.beat, self.log_metrics, first_step, kinds=() if unwanted else None)
@@ -137,7 +137,7 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int], source: str) -> None:
-        """Record what the run trained on, as an MLflow dataset input."""
+        """Record the data of the run as an MLflow dataset input."""
         profile = json.dumps({f"num_{split}": size for split, size in sizes.items()})
         uri = json.dumps({"uri": redact(source)})
         self._append(
@@ -161,11 +161,11 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def log_model_of(self, run_id: str) -> None:
-        """Show the model of another run as this one's, too."""
+        """Show the model of another run in this run too."""
         self._append(model_of=run_id)
 
     def model_folder(self, name: str) -> Path | None:
-        """Where to save a model for `log_saved_model`; None if nothing is tracked, or the disk takes no folder."""
+        """Return the folder for a model of `log_saved_model`; None if nothing is tracked or it cannot be created."""
         try:
             return self._file(name)
         except OSError as error:
@@ -179,9 +179,9 @@ class MLflowLogger(Logger):
 
     @rank_zero_only
     def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED, and deliver what is waiting as far as the store answers.
+        """Close the run as FINISHED, FAILED or KILLED, and deliver the remaining records if the store responds.
 
-        A run that fails or is interrupted has seconds for it. Its status goes first.
+        For a failed or interrupted run, this takes a few seconds at most. Its status is delivered first.
         """
         if self.spool is None:
             return
@@ -190,7 +190,7 @@ class MLflowLogger(Logger):
         self.status = status
         with Draining(self.spool, lambda: self._courier.trouble) as progress:
             done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
-        if done:  # else the lock is held until the process ends, and its last request with it
+        if done:  # otherwise the lock is held until the process and its last request end
             self.spool.close(remove=not self.spool.waiting)
         else:
             self.spool.disown()

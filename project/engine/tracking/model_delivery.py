@@ -1,4 +1,4 @@
-"""A saved model on its way to the store: a logged model of its run, made once however often it is tried."""
+"""Delivery of a saved model: it becomes a logged model of its run, created once however often it is retried."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from project.engine.tracking.store import patience
 
 
 def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Log the MLflow model in a folder as the run's, with the run's scores; go on with what an earlier try made."""
+    """Log the MLflow model in a folder with the run's scores; continue what an earlier attempt created."""
     run = client.get_run(run_id)
     description = Model.load(str(folder))
     made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
@@ -28,7 +28,7 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
     with patience():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
-    # With their timestamps. The last point of val/* may be of another epoch than the model's.
+    # Scores keep their timestamps. The last point of val/* may belong to another epoch than the model.
     scores = [m for m in latest_metrics(run) if m.key.startswith(("best/", "test/"))]
     of_model = [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
     client.log_batch(run_id, of_model, synchronous=True)
@@ -36,7 +36,7 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
 
 
 def show_model_of(client: MlflowClient, run_id: str, other_run_id: str) -> None:
-    """Show the newest model of another run as this run's, too."""
+    """Show the newest model of another run in this run too."""
     _show(client, run_id, _models_of(client, other_run_id)[-1:])
 
 

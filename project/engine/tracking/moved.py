@@ -1,4 +1,4 @@
-"""Artifacts that follow their folder: MLflow's store holds absolute paths, which a moved or copied folder leaves."""
+"""The locations of artifacts in a moved or copied folder; MLflow's store holds absolute paths."""
 
 import sqlite3
 from contextlib import closing
@@ -11,13 +11,13 @@ _WAIT_S = 30.0
 
 
 def keep_locations_within(home: Path, database: Path) -> None:
-    """Change the locations of artifacts from where a folder was to where it is.
+    """Change the locations of artifacts from earlier paths of a folder to its current path.
 
-    A folder that is mounted at two places, as in a container, is at both: each command changes them to its own, and
-    does so again before it sends a file.
+    A folder may be mounted at two paths, as in a container. Each command then changes the locations to its own path,
+    and again before it sends a file.
 
     Args:
-        home: The folder of the store, absolute. What is not in an earlier place of it stays as it is.
+        home: Folder of the store, absolute. Locations outside its earlier paths are not changed.
         database: MLflow's SQLite database in this folder.
 
     Raises:
@@ -34,7 +34,7 @@ def keep_locations_within(home: Path, database: Path) -> None:
 
 
 def _earlier_homes(home: Path, database: Path, connection: sqlite3.Connection) -> list[Path]:
-    """Find where the folder was, by the experiments whose place in it is known: MLflow's first, and those of `fit`."""
+    """Find earlier paths of the folder by experiments located in it: MLflow's first, and those of `fit`."""
     homes: set[Path] = set()
     for number, name, location in connection.execute(
         "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location IS NOT NULL"
@@ -43,7 +43,7 @@ def _earlier_homes(home: Path, database: Path, connection: sqlite3.Connection) -
         for place in ("0",) if number == 0 else (f"artifacts/{name}",):
             if path.is_absolute() and str(path).endswith(f"/{home.name}/{place}"):
                 homes.add(Path(str(path).removesuffix(f"/{place}")))
-    # A folder that is there without a database is where the artifacts of this store were put on purpose.
+    # An existing folder without a database was chosen by the user for the artifacts of this store.
     return [
         earlier
         for earlier in homes - {home}

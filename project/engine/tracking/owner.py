@@ -1,4 +1,4 @@
-"""The process that writes a run: tags that name it, and the decision whether it still lives."""
+"""The process that writes a run: the tags that identify it, and the check whether it is alive."""
 
 import os
 import socket
@@ -15,16 +15,16 @@ _BOOT, _NAMESPACE, _PID = "process.boot", "process.pid_namespace", "process.pid"
 _STARTED = "process.started_after_boot_s"
 _BOOT_ID, _OWN_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 _SAME_START_S = 1.5  # The kernel rounds the time of its boot to seconds.
-# A heartbeat comes every two seconds. It may be late under load, or when a file server does not answer.
+# A heartbeat is written every two seconds. It may be late under load, or if a file server does not respond.
 DEAD_AFTER_S = 180.0
 DEAD_AFTER_ON_THIS_KERNEL_S = 15.0
 
 
 def owner_tags(pid: int | None = None) -> dict[str, str]:
-    """Return the tags that name a process of this pid namespace.
+    """Return the tags that identify a process of this pid namespace.
 
     Args:
-        pid: Its id; this process if None.
+        pid: Id of the process; None means this process.
 
     Raises:
         psutil.NoSuchProcess: It does not exist.
@@ -35,20 +35,20 @@ def owner_tags(pid: int | None = None) -> dict[str, str]:
 
 
 def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, holds_lock: bool = False) -> State:
-    """Decide whether the process that these tags name lives.
+    """Decide whether the process that these tags identify is alive.
 
-    The process table decides about a process of this pid namespace. About any other one the heartbeat decides, as
-    names do not: containers share host names, and machines share folders.
+    For a process of this pid namespace, the process table decides. For any other process the heartbeat decides,
+    because names are ambiguous: containers share host names, and machines share folders.
 
     Args:
-        tags: What `owner_tags` returned in that process. Tags of earlier versions, or none, are of another place.
-        heartbeat_age_s: Seconds since the process last gave a sign of life; None if it is not known. It is negative
-            if the clock was set back since then; the next sign of a live process ends that.
-        holds_lock: Whether the caller holds a lock that the process takes for as long as it lives. On one kernel a
-            short silence is then enough; between machines a lock may be invisible.
+        tags: Result of `owner_tags` in that process. Missing or old tags count as another place.
+        heartbeat_age_s: Seconds since the last heartbeat of the process; None if unknown. It is negative if the clock
+            was set back since then, until a live process writes its next heartbeat.
+        holds_lock: Whether the caller holds the lock that the process holds while it lives. On one kernel, a short
+            silence is then enough; between machines, a lock may be invisible.
 
     Returns:
-        "unknown" if nothing shows either. Leave such a process its run.
+        "unknown" if there is no evidence. The run of such a process must not be closed.
     """
     if _is_of_this_table(tags):
         known = _in_process_table(tags)
@@ -62,7 +62,7 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
 
 
 def is_me(tags: Mapping[str, str]) -> bool:
-    """Whether these tags name this process."""
+    """Return whether these tags identify this process."""
     return _is_of_this_table(tags) and tags[_PID] == str(os.getpid()) and state(tags) != "dead"
 
 
@@ -78,9 +78,9 @@ def _place() -> dict[str, str]:
 
 
 def _started_s(pid: int) -> float | None:
-    """Seconds from the boot to the start of a process; None if /proc shows another namespace, as `unshare` leaves it.
+    """Return the seconds from boot to the start of a process; None if /proc shows another namespace (`unshare`).
 
-    The time of the start and that of the boot move when the clock is set, their difference does not.
+    Setting the clock changes the start time and the boot time, but not their difference.
     """
     proc_self = Path("/proc/self")
     if proc_self.is_symlink() and str(proc_self.readlink()) != str(os.getpid()):
@@ -94,7 +94,7 @@ def _in_process_table(tags: Mapping[str, str]) -> State:
         os.kill(pid, 0)
     except ProcessLookupError:
         return "dead"
-    except PermissionError:  # It is another user's.
+    except PermissionError:  # It belongs to another user.
         pass
     try:
         started = _started_s(pid)
@@ -102,7 +102,7 @@ def _in_process_table(tags: Mapping[str, str]) -> State:
             return "unknown"
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return "dead"
-        # The kernel gives an id again to a later process.
+        # The kernel may reuse the id for a later process.
         return "alive" if abs(started - float(tags[_STARTED])) < _SAME_START_S else "dead"
     except psutil.Error:  # It has just ended, or this system hides the processes of other users.
         return "unknown"

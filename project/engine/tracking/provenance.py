@@ -1,4 +1,4 @@
-"""Where a run came from: the code's commit and the installed packages."""
+"""The provenance of a run: the git commit and the installed packages."""
 
 import subprocess
 from functools import cache
@@ -16,10 +16,9 @@ _MOST_BYTES = 1_000_000
 
 
 def git_state() -> tuple[dict[str, str], str]:
-    """Tags `git.commit` and `git.dirty`, and the diff of a dirty tree; both empty outside a repository.
+    """Return the tags `git.commit` and `git.dirty`, and the diff of a dirty tree; both are empty outside a repository.
 
-    The diff includes the files that git does not track and does not ignore, as far as they are small texts, and
-    submodules. Secrets in it are hidden.
+    The diff includes submodules, and small text files that git neither tracks nor ignores. Secrets in it are hidden.
     """
     commit = _git("rev-parse", "HEAD").strip()
     if not commit:
@@ -32,7 +31,7 @@ def git_state() -> tuple[dict[str, str], str]:
 
 
 def _untracked() -> str:
-    """The diff that adds the untracked files, code first; a line names those that are left out."""
+    """Return the diff that adds the untracked files, code first; its last line counts the files that are left out."""
     top = Path(_git("rev-parse", "--show-toplevel").rstrip("\n"))
     names = _git("-C", str(top), "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
     names.sort(key=lambda name: (Path(name).suffix not in _CODE, name))
@@ -43,7 +42,7 @@ def _untracked() -> str:
             left_out += 1
             continue
         size += bytes_
-        # Its exit code is 1, as the files differ.
+        # The exit code is 1 because the files differ.
         parts.append(
             _git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name, code=1)
         )
@@ -54,20 +53,20 @@ def _untracked() -> str:
 
 
 def _size_of_text(path: Path) -> int | None:
-    """Bytes of a file of text; None for any other, a large one, and one that may hold a secret."""
+    """Return the size of a text file in bytes; None for other files, large files and files that may hold a secret."""
     if path.name.startswith(".") or path.suffix in _KEYS or is_secret_name(path.name) or path.is_symlink():
         return None
     try:
         if not path.is_file() or (size := path.stat().st_size) > _MOST_BYTES_OF_ONE:
             return None
         return None if b"\0" in path.read_bytes() else size
-    except OSError:  # it was removed, or may not be read
+    except OSError:  # The file was removed, or is not readable.
         return None
 
 
 @cache
 def packages() -> str:
-    """Installed packages, one `name==version` a line."""
+    """Return the installed packages, one `name==version` per line."""
     return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)) + "\n"
 
 

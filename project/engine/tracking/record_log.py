@@ -1,4 +1,4 @@
-"""An append-only file of JSON records that a full disk delays, and whose name may vanish while it is written."""
+"""An append-only file of JSON records that tolerates a full disk and the removal of its path."""
 
 import json
 import logging
@@ -19,10 +19,10 @@ _log = logging.getLogger(__name__)
 
 
 class RecordLog:
-    """The file, and in memory what the disk has refused. All offsets count bytes of both.
+    """The file, and in memory the bytes that the disk refused. Offsets count the bytes of both.
 
     Args:
-        path: Made when it is not there; a torn last line is cut off.
+        path: Created if it does not exist; an incomplete last line is removed.
 
     Raises:
         OSError: The file cannot be written.
@@ -37,13 +37,13 @@ class RecordLog:
         self._writing = threading.RLock()
 
     def append(self, record: Record) -> None:
-        """Write a record; never raises. What a full disk refuses is kept in memory and tried again."""
+        """Write a record; never raises. Bytes that a full disk refuses are kept in memory and written later."""
         with self._writing:
             self._refused += json.dumps(record).encode() + b"\n"
             self.write_refused()
 
     def write_refused(self) -> None:
-        """Try again to write what the disk has refused; never raises."""
+        """Write again the bytes that the disk refused; never raises."""
         with self._writing:
             try:
                 written = os.write(self._descriptor, self._refused)
@@ -54,13 +54,13 @@ class RecordLog:
                 self._in_trouble = self._in_trouble and bool(self._refused)
 
     def warn(self, error: Exception) -> None:
-        """Report trouble with the disk, once until it is over."""
+        """Report an error of the disk, once until the disk works again."""
         if not self._in_trouble:
             _log.warning("cannot write %s (%s); logging continues in memory", self.path, error)
         self._in_trouble = True
 
     def touch(self) -> None:
-        """Set the time of the last change to now.
+        """Set the modification time to now.
 
         Raises:
             OSError: The disk refuses it.
@@ -69,14 +69,14 @@ class RecordLog:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the open file is the one at `path`."""
+        """Return whether the open file is the one at `path`."""
         try:
             return os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
         except FileNotFoundError:
             return False
 
     def restore(self) -> None:
-        """Write a new file at `path` from the one that is still open, whose name is gone.
+        """Write a new file at `path` from the open file, whose path has vanished.
 
         Raises:
             OSError: The disk refuses it.
@@ -92,7 +92,7 @@ class RecordLog:
             copy.writelines(self._chunks(0, self.size_on_disk))
 
     def lines(self, offset: int) -> Iterator[bytes]:
-        """Yield the whole lines after an offset."""
+        """Yield the complete lines after an offset."""
         with self._writing:
             size, refused = self.size_on_disk, self._refused
         torn = b""
@@ -103,7 +103,7 @@ class RecordLog:
         yield from (line + b"\n" for line in whole)
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
-        """Read from the open file, which may have no name any more, and which several threads read."""
+        """Read from the open file, whose path may have vanished; several threads may read it."""
         descriptor = os.dup(self._descriptor)
         try:
             while start < end and (chunk := os.pread(descriptor, min(_CHUNK_BYTES, end - start), start)):
@@ -113,12 +113,12 @@ class RecordLog:
             os.close(descriptor)
 
     def last_record(self) -> Record | None:
-        """The newest whole record."""
+        """Return the newest complete record."""
         last = deque(self.lines(0), maxlen=1)
         return self.read(last[0]) if last else None
 
     def read(self, line: bytes) -> Record | None:
-        """Parse a line; None if a disk, or a crash of the machine, has damaged it."""
+        """Parse a line; return None if it was damaged by the disk or by a crash of the machine."""
         try:
             record: Record = json.loads(line)
         except ValueError:
@@ -128,7 +128,7 @@ class RecordLog:
 
     @property
     def size(self) -> int:
-        """Bytes written, those included that the disk has refused so far."""
+        """Number of bytes written, including those that the disk refused so far."""
         with self._writing:
             return self.size_on_disk + len(self._refused)
 

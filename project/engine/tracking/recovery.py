@@ -1,4 +1,4 @@
-"""Runs whose process died: closed as KILLED, delivered as far as they were written, half a checkpoint removed."""
+"""Recovery of runs whose process died: close them as KILLED, deliver their records, remove unfinished checkpoints."""
 
 import logging
 import threading
@@ -29,11 +29,11 @@ _log = logging.getLogger(__name__)
 
 
 def dead_spools() -> Iterator[Spool]:
-    """Take hold, one by one, of spools that no process writes any more; one that may be written is left alone."""
+    """Open, one by one, the spools that no process writes any more; skip a spool that may still be written."""
     for folder in sorted(store.spool_folder("").glob("[!.]*/")):
         try:
             spool = Spool(folder, new=False)
-        except (Timeout, FileNotFoundError):  # its process lives, or has just ended
+        except (Timeout, FileNotFoundError):  # Its process is alive, or has just ended.
             continue
         except PermissionError as error:
             _log.warning("%s is left to its user: %s", folder, error)
@@ -44,17 +44,17 @@ def dead_spools() -> Iterator[Spool]:
 def recover(
     client: MlflowClient, spool: Spool, status: str = "KILLED", lanes: Iterable[str] = LANES, deadline: float = inf
 ) -> str:
-    """Deliver a dead run; give it a status where it has none.
+    """Deliver a dead run; set its status if it has none.
 
     Args:
         client: The store.
-        spool: The run's; closed in the end.
-        status: How the run ended, if it could not say so itself.
+        spool: Spool of the run; it is closed at the end.
+        status: Status of the run if it did not record one.
         lanes: Kinds of records to deliver.
-        deadline: Time of `time.monotonic` after which no request is begun, in seconds.
+        deadline: Time of `time.monotonic` after which no request is started, in seconds.
 
     Returns:
-        Why the store does not take it, in which case the spool stays; empty when the store has these lanes.
+        Reason why the store does not take the records, in which case the spool is kept; empty if it has these lanes.
     """
     for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
@@ -77,11 +77,11 @@ def _close_as(spool: Spool, status: str) -> None:
 
 
 def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None:
-    """Close dead runs, then deliver what they left; what is not done in time stays for the next command, or `sync`.
+    """Close dead runs, then deliver their records; the next command or `sync` continues what is not done in time.
 
     Args:
         client: The store.
-        within_s: Longest wait in seconds. A request that is then under way ends in the background.
+        within_s: Longest wait in seconds. A request in flight then ends in the background.
     """
     deadline = monotonic() + within_s
     recovering = threading.Thread(target=_recover_until, args=(client, deadline), name="recovery", daemon=True)
@@ -92,7 +92,7 @@ def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None
 def _recover_until(client: MlflowClient, deadline: float) -> None:
     remove_delivered(store.spool_folder(""))
     try:
-        for lanes in (("state",), tuple(LANES)):  # No run stays RUNNING because the files of another one take long.
+        for lanes in (("state",), tuple(LANES)):  # A slow upload of files must not keep other runs RUNNING.
             for spool in dead_spools():
                 recover(client, spool, lanes=lanes, deadline=deadline)
                 if monotonic() > deadline:
@@ -103,19 +103,19 @@ def _recover_until(client: MlflowClient, deadline: float) -> None:
 
 
 def close_without_spool(client: MlflowClient) -> None:
-    """Close runs whose process died before it had a spool, or whose spool was taken away."""
+    """Close runs whose process died before it had a spool, or whose spool was removed."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{gethostname()}'"
     for run in client.search_runs(experiments, ours):
         if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
             continue
-        now = client.get_run(run.info.run_id)  # its process may have ended it, and itself, since the search
+        now = client.get_run(run.info.run_id)  # Its process may have ended the run and itself since the search.
         if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and state(now.data.tags) == "dead":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
 def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
-    """Whether a process writes the run, or may write it.
+    """Return whether a process writes the run, or may write it.
 
     Args:
         run_id: The run.
@@ -123,7 +123,7 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
     """
     folder = store.spool_folder(run_id)
     try:
-        # Another process may hold it for a moment, to deliver it.
+        # Another process may hold it briefly to deliver it.
         Spool(folder, new=False, wait_s=_A_MOMENT_S, owner_is_gone=owner_is_gone).close(remove=False)
     except Timeout:
         return True
@@ -133,9 +133,9 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
 
 
 def recover_run(run_id: str, status: str, reason: str) -> None:
-    """Close a run whose process has died just now, unless it lives after all."""
+    """Close a run whose process has just died, unless it is alive after all."""
     try:
-        # Another command may be delivering it, as KILLED for want of a reason.
+        # Another command may be delivering it as KILLED, because it does not know the reason.
         spool = Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S)
     except Timeout:
         return
@@ -150,7 +150,7 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
     _close_as(spool, status)
     try:
         client = store.connect()
-    except OSError:  # the store is away, too: the next command, or `sync`, delivers
+    except OSError:  # The store is unavailable too: the next command or `sync` delivers.
         spool.close(remove=False)
     else:
         recover(client, spool)

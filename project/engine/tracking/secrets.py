@@ -1,4 +1,4 @@
-"""What must not leave this machine: passwords in addresses, settings with secret names, tokens of the environment."""
+"""Redaction of secrets: passwords in URIs, settings with secret names, tokens of the environment."""
 
 import os
 import re
@@ -14,7 +14,7 @@ _SECRET_NAME = re.compile(
     r"(?i)SECRET|PASSW|PASSPHRASE|CREDENTIAL|(?:API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|ACCOUNT|AUTH|SSH)_?KEY"
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# Words that say of a token that it is one of a model's input: `class_token`, `token_dim`. Any other token is a secret.
+# Words beside `token` that mark an input token of a model: `class_token`, `token_dim`. Any other token is a secret.
 _BEFORE_TOKEN = {
     "bos", "class", "cls", "dist", "end", "eos", "extra", "global", "image", "mask", "masked", "max", "min", "n",
     "num", "pad", "padding", "patch", "per", "prefix", "prompt", "query", "register", "sep", "sos", "special",
@@ -26,7 +26,7 @@ _AFTER_TOKEN = {
     "mixing", "norm", "num", "pool", "pooling", "pruning", "ratio", "reduction", "size", "std", "type", "types",
     "width",
 }  # fmt: skip
-# Of a service, not of a net.
+# These words mark the tokens of a service, not of a model.
 _BEFORE_TOKENS = {
     "access", "api", "auth", "bearer", "github", "gitlab", "hf", "refresh", "session",
 }  # fmt: skip
@@ -37,7 +37,7 @@ _SHORTEST = 6
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable, a setting or a file is named like something secret, as `api_token` and unlike `token_dim`."""
+    """Return whether a variable, setting or file has the name of a secret, like `api_token` and unlike `token_dim`."""
     if _SECRET_NAME.search(name):
         return True
     words = ["", *(word.lower() for word in _WORD.findall(name)), ""]
@@ -60,7 +60,7 @@ def redact(text: str) -> str:
 
 
 def _secrets_of_environment() -> Iterator[str]:
-    for name in list(os.environ):  # a copy at once: threads of libraries set and remove variables
+    for name in list(os.environ):  # a copy, because threads of libraries set and remove variables
         value = os.environ.get(name, "")
         if is_secret_name(name):
             yield value
@@ -69,14 +69,14 @@ def _secrets_of_environment() -> Iterator[str]:
 
 
 def redact_setting(name: str, value: str) -> str:
-    """Hide a setting's value where its own name, or what it holds, says that it is secret."""
+    """Hide a setting's value if its name or its content marks a secret."""
     last = name.rpartition(".")[2]
     harmless = _NO_SECRET.fullmatch(value) or (_COUNT.fullmatch(value) and not _SECRET_NAME.search(last))
     return HIDDEN if is_secret_name(last) and not harmless else redact(value)
 
 
 def redact_code(text: str) -> str:
-    """Hide the literals that source code assigns to names like those of secrets, and what `redact` hides."""
+    """Hide literals that source code assigns to names of secrets, and everything that `redact` hides."""
     return redact(
         _ASSIGNED.sub(
             lambda found: f"{found[1]}{found[2]}{found[3]}{redact_setting(found[1], found[4])}{found[3]}", text
@@ -85,7 +85,7 @@ def redact_code(text: str) -> str:
 
 
 def redact_options(argv: Sequence[str]) -> list[str]:
-    """Hide the values of a command line's options in the same way."""
+    """Hide secret values of a command line's options."""
     hidden: list[str] = []
     for word in argv:
         option, equals, value = word.partition("=")

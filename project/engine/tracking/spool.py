@@ -1,16 +1,16 @@
-"""The spool: what a run logs, in a folder on disk, until the store has it.
+"""The spool: a folder on disk that holds what a run logs until the store has it.
 
-    append(record) -> mlruns/spool/RUN_ID/log.jsonl         one JSON record a line, appended by one write
+    append(record) -> mlruns/spool/RUN_ID/log.jsonl         one JSON record per line, appended by one write
                       mlruns/spool/RUN_ID/files/            artifacts and the model
                       mlruns/spool/RUN_ID/delivered-LANE    bytes of the log that the store has, of one lane
                       mlruns/spool/RUN_ID/lock              held while the run's process lives
                       mlruns/spool/RUN_ID/owner             tags of that process, while it has not ended the run
 
-A record's first key is its kind. Kinds are delivered in lanes, each in its own time: an artifact that is not taken
-holds up no metric, and a backlog of metrics does not hold up the status.
+A record's first key is its kind. Kinds are delivered in independent lanes: an artifact that the store does not take
+does not delay metrics, and a backlog of metrics does not delay the status.
 
-A record that is in the file survives the death of the process: a torn last line is all that it can lose. The time of
-the log's last change is the heartbeat of the process, for those to whom neither its lock nor its id shows anything.
+A record in the file survives the death of the process; at most an incomplete last line is lost. The modification time
+of the log is the heartbeat of the process, for processes that see neither its lock nor its id.
 """
 
 import json
@@ -40,14 +40,14 @@ class Spool:
     """The records of one run. The folder's name is the run's id.
 
     Args:
-        folder: Made when it is not there, if the spool is a new one.
-        new: Whether the run's own process opens it; else it is opened to be delivered.
-        wait_s: How long to wait for a process that holds it, in seconds.
+        folder: Folder of the spool; created if the spool is new.
+        new: Whether the run's own process opens it; otherwise it is opened for delivery.
+        wait_s: Longest wait for a process that holds it, in seconds.
         owner_is_gone: Whether the caller knows that the run's process has ended, so that a free lock is enough.
 
     Raises:
         filelock.Timeout: Another process holds it, or one whose lock is not visible here writes it.
-        FileNotFoundError: It is not new, and is gone or was never written.
+        FileNotFoundError: It is not new, and was removed or never written.
         OSError: The folder cannot be written.
     """
 
@@ -62,7 +62,9 @@ class Spool:
             raise FileNotFoundError(log)
         self._lock = FileLock(folder / "lock")
         self._lock.acquire(timeout=wait_s)
-        if not new and not log.exists():  # who held it has removed it, and the lock has made the folder again
+        if (
+            not new and not log.exists()
+        ):  # Its holder has removed it, and acquiring the lock has created the folder again.
             with suppress(OSError):
                 (folder / "lock").unlink()
                 folder.rmdir()
@@ -79,11 +81,11 @@ class Spool:
         self._delivered = {lane: _offset_in(folder / f"delivered-{lane}") for lane in LANES}
 
     def append(self, record: Record) -> None:
-        """Write a record; never raises. What a full disk refuses is kept in memory and tried again."""
+        """Write a record; never raises. Bytes that a full disk refuses are kept in memory and written later."""
         self._log.append(record)
 
     def beat(self) -> None:
-        """Give a sign of life, and write again what was refused or has vanished with the folder; never raises."""
+        """Write the heartbeat, and write again what the disk refused or what vanished with the folder; never raises."""
         try:
             if not self._log.is_in_place:
                 self._restore()
@@ -100,29 +102,29 @@ class Spool:
         self._log.restore()
         _log.warning("%s had vanished or was replaced; the run has written it again", self.folder)
         if "status" not in (self._log.last_record() or {}):
-            self.append({"status": "RUNNING"})  # Whoever took the folder for that of a dead run has closed the run.
+            self.append({"status": "RUNNING"})  # A process that considered the run dead may have closed it.
 
     def _own(self) -> None:
         (self.folder / "owner").write_text(json.dumps(owner_tags()))
 
     def disown(self) -> None:
         """Declare that this process writes no more records, though it may still deliver them."""
-        with suppress(OSError):  # If this folder is read-only, the heartbeat shows the same after a while.
+        with suppress(OSError):  # If the folder is read-only, the old heartbeat shows it later.
             (self.folder / "owner").unlink(missing_ok=True)
 
     def delivered(self, lane: str) -> int:
-        """Bytes of the log that the store has, as far as they are of this lane."""
+        """Return the bytes of the log up to which the store has this lane's records."""
         return self._delivered[lane]
 
     def mark_delivered(self, lane: str, offset: int) -> None:
         """Remember that the store has this lane's records in the first `offset` bytes of the log."""
         self._delivered[lane] = offset
         text = str(min(offset, self._log.size_on_disk))
-        with suppress(OSError):  # What is forgotten is delivered again, which changes nothing.
+        with suppress(OSError):  # If this fails, records are delivered again, which changes nothing.
             replace_file(self.folder / f"delivered-{lane}", lambda new: new.write_text(text), flush=False)
 
     def undelivered(self, lane: str) -> Iterator[tuple[Record | None, int]]:
-        """Yield the records that the store lacks, each with the offset behind it, None for those of other lanes."""
+        """Yield the records that the store lacks, each with its end offset; None for records of other lanes."""
         kinds = [f'{{"{kind}"'.encode() for kind in LANES[lane]]
         offset = self.delivered(lane)
         for line in self._log.lines(offset):
@@ -130,23 +132,23 @@ class Spool:
             yield self._log.read(line) if any(map(line.startswith, kinds)) else None, offset
 
     def last_record(self) -> Record | None:
-        """The newest whole record."""
+        """Return the newest complete record."""
         return self._log.last_record()
 
     @property
     def waiting(self) -> int:
-        """Bytes of the log that the store lacks, in the lane that is furthest behind."""
+        """Number of bytes of the log that the store lacks, in the lane that is furthest behind."""
         return max(max(0, self._log.size - self.delivered(lane)) for lane in LANES)
 
     def close(self, *, remove: bool) -> None:
-        """Give the lock back; remove the folder when all of it is delivered."""
+        """Release the lock; remove the folder if everything is delivered."""
         if not remove and (lacking := self._log.size - self._log.size_on_disk):
             _log.warning("%s lacks its last %s bytes: the disk did not take them", self._log.path, lacking)
         self._log.close()
         self.disown()
         if remove:
             try:
-                # Out of sight immediately: what others find is never half of a spool.
+                # Rename it first, so that other processes never find half of a spool.
                 self.folder.rename(self.folder.with_name(f".{self.run_id}"))
                 remove_delivered(self.folder.parent)
             except OSError as error:
@@ -155,9 +157,9 @@ class Spool:
 
 
 def heartbeat_age_s(folder: Path) -> float | None:
-    """Seconds since the process of a spool last gave a sign of life; None if there is no such spool.
+    """Return the seconds since the last heartbeat of a spool's process; None if there is no such spool.
 
-    The clock of a file server differs from that of this machine: the lock is touched to ask for its time.
+    The clock of a file server differs from that of this machine, so the lock is touched to read the server's time.
     """
     log, lock = folder / "log.jsonl", folder / "lock"
     try:
@@ -171,7 +173,7 @@ def heartbeat_age_s(folder: Path) -> float | None:
 
 
 def _may_be_written(folder: Path) -> bool:
-    """Whether the process of a spool may live, as far as the holder of the spool's lock can see."""
+    """Return whether the process of a spool may be alive, for a caller that holds the spool's lock."""
     tags: dict[str, str] = {}
     try:
         tags = json.loads((folder / "owner").read_text())
@@ -185,12 +187,12 @@ def _may_be_written(folder: Path) -> bool:
 def _offset_in(file: Path) -> int:
     try:
         return int(file.read_text())
-    except (FileNotFoundError, ValueError):  # a crash of the machine may leave it empty; replaying changes nothing
+    except (FileNotFoundError, ValueError):  # A crash of the machine may leave it empty; replaying changes nothing.
         return 0
 
 
 def remove_delivered(spools: Path) -> None:
-    """Remove what delivered spools have left in their folder."""
-    for _ in range(3):  # another process that tries the lock of one may put it back, once
+    """Remove the remains of delivered spools."""
+    for _ in range(3):  # Another process that tries its lock may create it again, once.
         for gone in spools.glob(".*/"):
             shutil.rmtree(gone, ignore_errors=True)

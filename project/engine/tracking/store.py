@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, whether it answers, and what this project keeps beside it."""
+"""The MLflow store: its address, its availability, and the project's folders beside it."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from project.engine.tracking.secrets import redact
 HOME = Path("mlruns")
 DATABASE = "mlflow.db"
 CONFIG_FILE = "config.yaml"
-# MLflow reads these at each request; its own patience is seven retries of up to two minutes.
+# MLflow reads these at each request. Its defaults are seven retries of up to two minutes.
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _SQLITE = "sqlite:///"
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
@@ -31,30 +31,30 @@ LONGEST_REQUEST_S = 120
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI` if it is set, else a SQLite file in `mlruns/`."""
+    """Return `MLFLOW_TRACKING_URI` if it is set, otherwise a SQLite file in `mlruns/`."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
 
 
 def checkpoint_folder(run_id: str) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return the folder of a run's checkpoints."""
     return HOME / "checkpoints" / run_id
 
 
 def profile_folder(run_id: str) -> Path:
-    """Where the traces of a profiler are written."""
+    """Return the folder of a profiler's traces."""
     return HOME / "profiles" / run_id
 
 
 def spool_folder(run_id: str) -> Path:
-    """Where a run keeps what the store has not yet."""
+    """Return the folder of the records that the store does not have yet."""
     return HOME / "spool" / run_id
 
 
 def connect() -> MlflowClient:
-    """Open the store and ask it something. From here on MLflow gives up after seconds, unless the user has said else.
+    """Open the store and send a request. MLflow then gives up after seconds, unless the user has set other timeouts.
 
     Raises:
-        OSError: It does not answer within seconds.
+        OSError: The store does not respond within seconds.
     """
     uri = tracking_uri()
     if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -66,7 +66,7 @@ def connect() -> MlflowClient:
         os.environ.setdefault(name, value)
     try:
         HOME.mkdir(exist_ok=True)
-        # MLflow makes a database's tables at the first look; two processes at once would break each other's.
+        # MLflow creates a database's tables at the first request; two processes at the same time would break them.
         lock = FileLock(HOME / ".store.lock").acquire()
     except OSError as error:
         raise OSError(
@@ -87,7 +87,7 @@ def connect() -> MlflowClient:
 
 
 def follow_folder() -> None:
-    """Let the locations of artifacts in the default store follow `mlruns/`, which may have been moved or copied.
+    """Update the locations of artifacts in the default store if `mlruns/` was moved or copied.
 
     Raises:
         sqlite3.Error: The store cannot be written.
@@ -99,7 +99,7 @@ def follow_folder() -> None:
 
 
 def _remedy(uri: str, error: Exception) -> str:
-    """What to do about a store that does not answer."""
+    """Return the remedy for a store that does not respond."""
     if isinstance(error, CommandError) or "out-of-date database schema" in str(error):
         return (
             f"the database {redact(uri)} was made by another version than this MLflow, {mlflow.__version__}; keep a "
@@ -117,7 +117,7 @@ def _remedy(uri: str, error: Exception) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What is behind an error of the store, in one line: `Connection refused` of a dead server, not its addresses."""
+    """Return the root cause of a store's error in one line, such as `Connection refused` of a dead server."""
     while (cause := error.__cause__ or error.__context__) is not None and not isinstance(cause, KeyError):
         error = cause
     lines = str(error).splitlines() or [repr(error)]
@@ -125,7 +125,7 @@ def reason(error: BaseException) -> str:
 
 
 def _check_uri(uri: str) -> None:
-    """Find out at once what MLflow notices after minutes, or too late."""
+    """Check immediately what MLflow would report after minutes or too late."""
     scheme, colon, path = uri.partition(":")
     if scheme == "file" or not (colon or scheme == "databricks"):
         raise ValueError(
@@ -143,7 +143,7 @@ def _check_uri(uri: str) -> None:
                 tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         except (OSError, sqlite3.Error) as error:
             raise OSError(f"MLFLOW_TRACKING_URI: cannot open {path} as a SQLite database: {error}") from error
-        if tables and "experiments" not in tables:  # MLflow would add its own to them
+        if tables and "experiments" not in tables:  # MLflow would add its own tables to them.
             raise ValueError(
                 f"MLFLOW_TRACKING_URI: got {path}, a database of another program; name a new file, or one of MLflow's"
             )
@@ -157,7 +157,7 @@ def _check_uri(uri: str) -> None:
 
 
 def check_has_database(uri: str) -> None:
-    """Raise ValueError for a store that a server holds, whose UI is that server's own."""
+    """Raise ValueError for the store of a server, which serves the UI itself."""
     if uri.startswith(("http://", "https://")):
         raise ValueError(f"MLFLOW_TRACKING_URI: got a server, which has the UI itself; open {redact(uri)} in a browser")
     if uri.startswith("databricks"):
@@ -165,7 +165,7 @@ def check_has_database(uri: str) -> None:
 
 
 def _make_tables(path: Path) -> None:
-    """Make a new database whole or not at all: MLflow cannot repair half of one, as a kill would leave it."""
+    """Create a database completely or not at all; MLflow cannot repair one that a kill left half-created."""
     replace_file(
         path.absolute(),
         lambda unfinished: MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1),
@@ -174,7 +174,7 @@ def _make_tables(path: Path) -> None:
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
-    """Look a run up.
+    """Look up a run.
 
     Raises:
         ValueError: The store has no such run, or it is deleted.
@@ -191,7 +191,7 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
 
 
 def config_of(run_id: str, folder: str) -> Path:
-    """Copy the settings of a run into a folder, from its spool where the store may not have them yet.
+    """Copy the settings of a run into a folder; from its spool if the store may not have them yet.
 
     Raises:
         ValueError: The store has no such run, or the run has no settings.
@@ -210,11 +210,11 @@ def config_of(run_id: str, folder: str) -> Path:
 
 
 def experiment_name(chosen: str | None, default: str) -> str:
-    """Choose the experiment: what `--experiment` names, else MLflow's environment variables, else the default.
+    """Choose the experiment: that of `--experiment`, else that of MLflow's environment variables, else the default.
 
     Raises:
-        ValueError: There is no experiment of the id that is given.
-        OSError: The store does not answer.
+        ValueError: There is no experiment with the given id.
+        OSError: The store does not respond.
     """
     if chosen or (chosen := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
         return chosen
@@ -230,7 +230,7 @@ def experiment_name(chosen: str | None, default: str) -> str:
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """Find the experiment, or make it; artifacts of a local store go to `mlruns/artifacts/`.
+    """Find or create the experiment; artifacts of a local store are in `mlruns/artifacts/`.
 
     Raises:
         ValueError: The experiment is deleted.
@@ -238,14 +238,14 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         local = not tracking_uri().startswith(("http://", "https://", "databricks"))
-        inside = name.replace("/", "-").lstrip(".") or "experiment"  # A name may look like a path elsewhere.
+        inside = name.replace("/", "-").lstrip(".") or "experiment"  # A name may look like a path to another folder.
         folder = (HOME / "artifacts" / inside).absolute().as_uri() if local else None
-        # The UI opens such an experiment as model training, with charts.
+        # With this tag the UI shows the experiment as model training, with charts.
         tags = {"mlflow.experimentKind": "custom_model_development"}
         try:
             return str(client.create_experiment(name, artifact_location=folder, tags=tags))
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # made by another process just now
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # Another process has just created it.
                 raise
             experiment = client.get_experiment_by_name(name)
             assert experiment is not None
@@ -259,7 +259,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """Give MLflow minutes for a request: a server that is handed a large file says nothing until it has stored it."""
+    """Allow minutes for a request, because a server does not respond before it has stored a large file."""
     before = os.environ.get(_TIMEOUT)
     os.environ[_TIMEOUT] = str(max(int(before or 0), LONGEST_REQUEST_S))
     try:

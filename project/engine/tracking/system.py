@@ -1,4 +1,4 @@
-"""System metrics: processor, memory, disk, network and GPU, as MLflow measures them."""
+"""System metrics: processor, memory, disk, network and GPU, measured by MLflow's monitors."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ _EVERY_S = 2.0
 
 
 class SystemMetrics(threading.Thread):
-    """Measures every two seconds. MLflow's own monitor asks the store each time whether the run still runs.
+    """Thread that measures every two seconds. MLflow's own thread would query the store for the run's status each time.
 
     Args:
-        beat: Called before each measurement: it shows others that this process lives.
+        beat: Called before each measurement, to write the heartbeat of this process.
         log: Called with the metrics and their step.
         first_step: Step of the first measurement.
-        kinds: What is measured; by default the GPU, too, where there is one. What cannot be measured here, as the GPU
-            in a container without NVML, is left out with a warning.
+        kinds: Monitors to use; by default all, including the GPU if there is one. A monitor that does not work here,
+            such as that of the GPU in a container without NVML, is left out with a warning.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""How fast training is, and how much of its time it waits for data."""
+"""The throughput of training, and the share of time spent waiting for data."""
 
 from time import perf_counter
 from typing import Any
@@ -7,10 +7,10 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class Throughput(Callback):
-    """Logs images per second over all ranks and the share of the time in which the device waits for data.
+    """Callback that logs images per second of all ranks, and the share of time in which the device waits for data.
 
-    Each value covers the steps since the one before, validation excluded. `images_per_second` and
-    `wait_fraction` hold the figures of the whole training; `advice` is what to try against waiting.
+    Each value covers the steps since the previous value, without validation. `images_per_second` and `wait_fraction`
+    cover the whole training; `advice` is a remedy against waiting.
 
     Args:
         every_n_steps: Steps between two values, the trainer's `log_every_n_steps`.
@@ -36,7 +36,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.advice = getattr(trainer.train_dataloader, "advice", self.advice)
-        # A run that is resumed in the middle of an epoch has no start of it.
+        # A run that resumes mid-epoch has no start of this epoch.
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,7 +61,7 @@ class Throughput(Callback):
             self._window = _Window()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._window.images:  # since the last value; of a short training, all of it
+        if self._window.images:  # the steps since the last value, or all steps of a short training
             for logger in trainer.loggers:
                 logger.log_metrics(self._window.metrics(), trainer.global_step)
 
@@ -82,5 +82,5 @@ class _Window:
 
 
 def _wait_s(trainer: Trainer) -> float:
-    # A loader that does not measure, such as a plain DataLoader, counts as never waited for.
+    # A loader without this measurement, such as a plain DataLoader, counts as no waiting.
     return float(getattr(trainer.train_dataloader, "wait_s", 0.0))
