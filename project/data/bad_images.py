@@ -34,8 +34,10 @@ def refuse_bad_images(
     shown = "; ".join(bad[:_SHOWN])
     if on_bad_image == "fail":
         raise ValueError(
-            f"data.on_bad_image: {found}; mend them, or use skip with --data.max_bad_percent "
+            f"data.on_bad_image: {found}; repair them, or use skip with --data.max_bad_percent "
             f"{-(-100 * len(bad) // count)}: {shown}"
         )
     if 100 * len(bad) > max_bad_percent * count or len(bad) == count:
-        raise ValueError(f"data.max_bad_percent: got {max_bad_percent}, but {found}; mend them, or allow more: {shown}")
+        raise ValueError(
+            f"data.max_bad_percent: got {max_bad_percent}, but {found}; repair them, or allow more: {shown}"
+        )

@@ -116,7 +116,9 @@ class ImageDataModule(LightningDataModule):
         if random_resized_crop is not None and not 0 < random_resized_crop <= 1:
             raise ValueError(f"data.random_resized_crop: got {random_resized_crop}; it must be in (0, 1]")
         if channels == 1 and self.native_channels == 3:
-            raise ValueError(f"data.channels: got 1; {self.name} has colour images, which stay as they are: 3")
+            raise ValueError(
+                f"data.channels: got 1; {self.name} has colour images, which keep their channels; it must be 3"
+            )
         self.batch_size, self.val_fraction, self.split_seed = batch_size, val_fraction, split_seed
         self.image_size = image_size or self.native_size
         self.channels = channels or self.native_channels
@@ -172,7 +174,7 @@ class ImageDataModule(LightningDataModule):
             places = split_off(train.labels, self.val_fraction, self.split_seed)
             if not len(places[1]):
                 raise ValueError(
-                    f"data.val_fraction: no class has two images, so that none of the {len(train):,} images can be "
+                    f"data.val_fraction: no class has two images, so none of the {len(train):,} images can be "
                     "kept for validation; add images"
                 )
             train, val = (train.subset(part) for part in places)
@@ -212,7 +214,9 @@ class ImageDataModule(LightningDataModule):
             )
         for name, split in self.splits.items():
             if len(split) < ranks:
-                raise ValueError(f"--devices: got {ranks}, but {name} has {len(split)} images, one for each at least")
+                raise ValueError(
+                    f"--devices: got {ranks}, but {name} has {len(split)} images; each device needs at least one"
+                )
 
     def batches(self, split: Split, ranks: int) -> EpochBatches:
         """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""

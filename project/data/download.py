@@ -18,5 +18,5 @@ def downloaded(dataset: type[VisionDataset], root: Path) -> None:
     except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
         raise OSError(
             f"data.root: {dataset.__name__} is not complete under {str(root)!r} and cannot be downloaded "
-            f"({' '.join(str(error).split())[:160]}); copy its files there, or name the folder that has them"
+            f"({' '.join(str(error).split())[:160]}); copy its files there, or set data.root to their folder"
         ) from error

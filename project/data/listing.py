@@ -127,7 +127,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise OSError(
-            f"data.root: cannot list {folder} ({error.strerror}); give the right to read it, or move it elsewhere"
+            f"data.root: cannot list {folder} ({error.strerror}); change its permissions, or move it elsewhere"
         ) from error
 
 

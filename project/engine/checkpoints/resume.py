@@ -89,14 +89,14 @@ def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) ->
         name = other[0][0]
         raise ValueError(
             f"--resume: {path} holds another net: {name} is {saved.get(name, 'not there')}, but {now.get(name, 'not')} "
-            "in this one; keep --model and --model.net.* as they were, or start anew without --resume"
+            "in this one; keep --model and --model.net.* as they were, or start again without --resume"
         )
     optimizer = make_optimizer([nn.Parameter(next(net.parameters()).detach().cpu().clone())])
     settings = set(state["optimizer_states"][0]["param_groups"][0]) - {"initial_lr"}
     if settings != set(optimizer.param_groups[0]) - {"initial_lr"}:
         raise ValueError(
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
-            "--model.optimizer as it was, or start anew without --resume"
+            "--model.optimizer as it was, or start again without --resume"
         )
     if lacking := _lacking_state(optimizer, state["optimizer_states"][0]["state"]):
         raise ValueError(

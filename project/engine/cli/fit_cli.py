@@ -217,7 +217,7 @@ class FitCLI(LightningCLI):
     def _check_no_secret_is_missing(self) -> None:
         for key, value in flatten(self.config).items():
             if isinstance(value, str) and HIDDEN in value:
-                raise ValueError(f"--{key}: got {value}, as a run does not keep what is secret; give the value again")
+                raise ValueError(f"--{key}: got {value}: secrets are not stored with a run; pass the value again")
 
     def _run_name(self) -> str:
         chosen = self.config.groups

@@ -119,7 +119,7 @@ def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[s
         if isinstance(callback, EarlyStopping) and callback.strict and early and callback.monitor in logged - early:
             raise ValueError(
                 f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}, which is logged at the end of an "
-                "epoch, but --trainer.val_check_interval lets it look before; monitor a metric of val"
+                "epoch, but --trainer.val_check_interval runs it earlier; monitor a metric of val"
             )
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)

@@ -23,7 +23,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 # Options by the values that they may have here, and the reason.
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "barebones": ((False,), "it trains without the checkpoints and metrics that a run is made of"),
-    "default_root_dir": ((None,), "what a run leaves is in mlruns/ of the current folder"),
+    "default_root_dir": ((None,), "runs are stored in mlruns/ of the current folder"),
     "enable_autolog_hparams": ((True,), "a run's parameters are its settings; --trainer.logger false logs nothing"),
     "enable_checkpointing": ((None, True), "the test takes the best checkpoint, and --resume the last one"),
     "limit_predict_batches": ((None,), "project.fit does not predict"),
@@ -51,7 +51,7 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
         "it changes the learning rate after the settings of the run are logged; project.sweep searches "
         "model.optimizer.lr"
     ),
-    OnExceptionCheckpoint: "the run saves last.ckpt at an exception already",
+    OnExceptionCheckpoint: "the run already saves last.ckpt after an exception",
 }
 _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
@@ -158,9 +158,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     for callback in callbacks:
         name = type(callback).__name__
         if type(callback) in _BASE_CLASSES:
-            raise ValueError(
-                f"--trainer.callbacks: got {name}, a base class that does nothing; give a class made of it"
-            )
+            raise ValueError(f"--trainer.callbacks: got {name}, a base class that does nothing; give a subclass")
         for refused, reason in _REFUSED_CALLBACKS.items():
             if isinstance(callback, refused):
                 raise ValueError(f"--trainer.callbacks: got {name}, but {reason}")

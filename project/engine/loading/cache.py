@@ -81,7 +81,7 @@ def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
         if shape is not None and array.shape != shape:
             raise ValueError(f"its shape is {array.shape}, not {shape}")
     except (ValueError, EOFError) as error:
-        raise OSError(f"{path} is damaged ({error}); remove it, and it is made anew") from error
+        raise OSError(f"{path} is damaged ({error}); remove it; it will be made again") from error
     return torch.from_numpy(array)
 
 

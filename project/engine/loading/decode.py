@@ -141,7 +141,7 @@ def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch)
     _check_pixels(height * width)
     segments = list(_segments(data))
     if colours in ("CMYK", "YCCK") or (_has_exif(data, segments) and _orientation(data) != _UPRIGHT):
-        raise ValueError("not for this decoder")
+        raise ValueError("simplejpeg cannot decode it")
     data, shorter = (data, height) if needed is None else _shortened(data, segments, needed, height)
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
     rows, columns = -(-shorter // scale), -(-width // scale)
@@ -159,10 +159,10 @@ def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
     with opened as image:
         _check_pixels(image.width * image.height)
         if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", *_OWN_RANGE)):
-            raise ValueError(f"32 bits a pixel ({image.mode}), whose range nothing says")
+            raise ValueError(f"32 bits per pixel ({image.mode}), with an unknown range")
         if not image.mode.startswith("I") and _SIXTEEN_BITS.search(str([tile[3] for tile in image.tile])):
             if image.format != "PNG" or data[_PNG_BIT_DEPTH] != 16:
-                raise ValueError("16 bits a colour, of which Pillow drops the lower eight; convert it to PNG")
+                raise ValueError("16 bits per colour, but Pillow drops the lower eight; convert it to PNG")
             return _to_rgb(_decode_deep_png(data), bit_depth)
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):  # Pillow would clip 16 bits at 255.
@@ -189,7 +189,7 @@ def _to_rgb(values: NDArray[Any], bit_depth: int) -> tuple[Pixels, int]:
 
 def _check_pixels(count: int) -> None:
     if count > MOST_PIXELS:
-        raise ValueError(f"{count:,} pixels, a decompression bomb; the most is {MOST_PIXELS:,}")
+        raise ValueError(f"{count:,} pixels, a possible decompression bomb; the limit is {MOST_PIXELS:,}")
 
 
 def _shortened(data: bytes, segments: Sequence[_Segment], needed: int, height: int) -> tuple[bytes, int]:
@@ -224,7 +224,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             place += 1
             continue
         if marker < _FIRST_MARKER:
-            raise ValueError("stray bytes, which decoders pass over in their own ways")
+            raise ValueError("unexpected bytes between JPEG segments")
         yield marker, place + 2
         place += 2 + int.from_bytes(data[place + 2 : place + 4])
 

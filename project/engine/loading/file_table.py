@@ -47,4 +47,4 @@ def open_table(path: Path, root: Path) -> FileTable:
         return FileTable(files, kept["labels"], kept["sizes"], kept["bad"], kept["peak"])
     except (RuntimeError, UnpicklingError, ValueError, EOFError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise OSError(f"{path} is damaged ({reason}); remove it, and it is made again") from error
+        raise OSError(f"{path} is damaged ({reason}); remove it; it will be made again") from error

@@ -155,7 +155,7 @@ def check_same_batches(state: LoaderState, sampler: EpochBatches, labels: Tensor
     if was["labels"] != now["labels"]:
         raise ValueError(
             f"--resume: train had {was['images']:,} images and now has {now['images']:,}, not all of them the same; "
-            "use the files, data.split_seed and data.val_fraction that the run had, or start anew without --resume"
+            "use the files, data.split_seed and data.val_fraction that the run had, or start again without --resume"
         )
     if not 0 < was["batches"] < was["limit"]:
         return  # the next epoch may have other batches
@@ -166,7 +166,7 @@ def check_same_batches(state: LoaderState, sampler: EpochBatches, labels: Tensor
         )
         raise ValueError(
             f"--resume: the run was stopped in an epoch of {then}, which now would be {would}; use the data, "
-            "data.batch_size, data.split_seed and devices that it had"
+            "data.batch_size, data.split_seed and devices of the run"
         )
     if was["batches"] >= now["limit"]:
         raise ValueError(

@@ -70,7 +70,7 @@ def wait_for(call: Future[None], timeout_s: float) -> None:
         call.result(timeout_s)
     except TimeoutError as error:
         raise LoadingError(
-            "a thread hangs in reading files or has too much to do; look at the disk, or allow more with "
+            "a thread hangs in reading files or is overloaded; check the disk, or allow more with "
             "--data.worker_timeout_s N"
         ) from error
 

@@ -132,7 +132,7 @@ def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: i
     if denied:  # Possibly temporary, so it is not recorded.
         raise OSError(
             f"data.root: {len(denied)} of {len(files):,} files cannot be read, damaged or not; give the right to read "
-            f"them, or look at the disk; the first: {denied[0]}"
+            f"them, or check the disk; the first: {denied[0]}"
         )
 
 

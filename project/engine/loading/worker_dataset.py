@@ -194,12 +194,12 @@ def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> st
     if exit_codes or "exited unexpectedly" in error:
         cause = ", ".join(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in exit_codes)
         return (
-            f"a loading process died ({cause}), with SIGKILL most often for lack of memory: use a smaller "
-            "--data.num_workers, or look at the dataset with --data.num_workers 0"
+            f"a loading process died ({cause}); SIGKILL usually means too little memory: use a smaller "
+            "--data.num_workers, or debug the dataset with --data.num_workers 0"
         )
     if error.startswith(_TIMED_OUT):
         return (
-            f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; look at the dataset "
+            f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; debug the dataset "
             "with --data.num_workers 0, or allow more with --data.worker_timeout_s N"
         )
     return None

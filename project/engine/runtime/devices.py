@@ -32,7 +32,7 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
     on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
     if trainer.accelerator in ("gpu", "cuda", "mps", "tpu") and not torch.accelerator.is_available():
         raise ValueError(
-            f"--trainer.accelerator: got {trainer.accelerator}, but torch finds none here; use auto or cpu"
+            f"--trainer.accelerator: got {trainer.accelerator}, but torch finds no such device here; use auto or cpu"
         )
     _check_precision(str(trainer.precision), on_cpu=on_cpu)
     count, started = _count(trainer.devices), launcher()

@@ -19,7 +19,7 @@ def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
         if key.removeprefix("trainer.") in given:
             raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")
         if key in _OF_THE_SWEEP:
-            raise ValueError(f"--search: {key} cannot be varied, as all trials get the same share of the machine")
+            raise ValueError(f"--search: {key} cannot be varied, because all trials get the same share of the machine")
 
 
 def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
@@ -44,8 +44,8 @@ def _check_promises(cli: FitCLI) -> None:
     settings, trainer = cli.config.trainer, cli.trainer
     if settings.fast_dev_run:
         raise ValueError(
-            f"--trainer.fast_dev_run: got {settings.fast_dev_run}, but such a fit logs nothing that a trial could be "
-            "judged by; use --max_epochs 1 and --trainer.limit_train_batches"
+            f"--trainer.fast_dev_run: got {settings.fast_dev_run}, but such a fit logs no metric to judge a trial "
+            "by; use --max_epochs 1 and --trainer.limit_train_batches"
         )
     if not any(isinstance(logger, MLflowLogger) for logger in trainer.loggers):
         raise ValueError(

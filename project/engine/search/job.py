@@ -81,8 +81,8 @@ class Sweep:
             gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
             if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
                 raise ValueError(
-                    f"--devices: got {devices}; a sweep lends GPUs itself: give their number for a trial, and name "
-                    "those that it may lend in CUDA_VISIBLE_DEVICES"
+                    f"--devices: got {devices}, but a sweep assigns GPUs itself; give their number per trial, and name "
+                    "the GPUs to use in CUDA_VISIBLE_DEVICES"
                 )
         self._devices = Devices(asked.n_jobs, built.trainer.num_devices, usable_cores(), gpus)
         self._client = store.connect()
@@ -92,7 +92,9 @@ class Sweep:
         self._settings = _settings(built, self.space)
         name = asked.study or f"{experiment}-{asked.search}"
         if Path(name).name != name or name == "..":
-            raise ValueError(f"--study: got {name!r}; it must be a name without slashes, as a folder gets it, too")
+            raise ValueError(
+                f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"
+            )
         with FileLock(store.HOME / ".studies.lock"):
             self._storage = open_storage(asked.storage)
             self.study = open_study(cast(BaseStorage, self._storage), name, self.space, self._settings)
@@ -187,12 +189,10 @@ class Sweep:
             again = shlex.join(["python", "-m", _MODULE, *self._fit_options, *options(best[0].params)])
             which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
             console.print(f"train {which} again:\n{again}", soft_wrap=True)
-            console.print(
-                f"its run: {best[0].user_attrs['run_id']}; look at it with python -m project.ui", soft_wrap=True
-            )
+            console.print(f"its run: {best[0].user_attrs['run_id']}; view it with python -m project.ui", soft_wrap=True)
         if code not in (0, 1):
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-            waiting = f", {left} of its trials in the middle" if left else ""
+            waiting = f", {left} of its trials are unfinished" if left else ""
             console.print(f"interrupted{waiting}; go on with: {self._command()}", soft_wrap=True)
 
     @staticmethod

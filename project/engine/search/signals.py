@@ -30,6 +30,6 @@ class Signals:
         if self._driver.finishing or signum != signal.SIGINT:
             self._driver.stopping = self.stops_now = True
         else:
-            print("\nfinishing what runs; Ctrl-C again stops now", file=sys.stderr, flush=True)
+            print("\nfinishing the running trials; Ctrl-C again stops immediately", file=sys.stderr, flush=True)
         self._driver.finishing = True
         self.code = exit_code(signum)

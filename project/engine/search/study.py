@@ -36,7 +36,7 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
         key = different[0][0]
         raise ValueError(
             f"--study: {name} has {key} {before.get(key)}, but this sweep has {settings.get(key)}; name another "
-            "study with --study, or leave the options as they were"
+            "study with --study, or keep the options of the study"
         )
     else:
         study.sampler.reseed_rng()  # its first draws are in the study already

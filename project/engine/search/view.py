@@ -92,7 +92,7 @@ def described(trial: FrozenTrial, metrics: list[str]) -> str:
         count = len(trial.intermediate_values)
         said = f"pruned after {count} validation{'s' * (count != 1)}"
     else:
-        said = f"failed: {trial.user_attrs.get('error', 'nobody knows why').partition('; ')[0]}"  # without the advice
+        said = f"failed: {trial.user_attrs.get('error', 'unknown reason').partition('; ')[0]}"  # without the advice
     again = f", {trial.user_attrs['retry_of']} again" if "retry_of" in trial.user_attrs else ""
     return f"trial {trial.number}{again}: {said}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"
 

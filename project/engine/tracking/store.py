@@ -59,7 +59,7 @@ def connect() -> MlflowClient:
     uri = tracking_uri()
     if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get("MLFLOW_TRACKING_URI"):
         raise ValueError(
-            f"got the folder {Path.cwd()}, whose name has a ? or %, which mean something else in the address of a "
+            f"got the folder {Path.cwd()}, whose name has a ? or %, which have another meaning in the URI of a "
             "SQLite database; rename it, or set MLFLOW_TRACKING_URI"
         )
     for name, value in _PATIENCE.items():
@@ -82,7 +82,9 @@ def connect() -> MlflowClient:
         try:
             follow_folder()
         except sqlite3.Error as error:
-            raise OSError(f"cannot write {HOME.absolute() / DATABASE} ({error}); see who else uses it") from error
+            raise OSError(
+                f"cannot write {HOME.absolute() / DATABASE} ({error}); check whether another program uses it"
+            ) from error
     return client
 
 
@@ -150,7 +152,7 @@ def _check_uri(uri: str) -> None:
         for place in (Path(path), Path(path).parent):
             if not os.access(place, os.W_OK):
                 raise OSError(
-                    f"MLFLOW_TRACKING_URI: cannot write {place.absolute()}; get the right to, or name another"
+                    f"MLFLOW_TRACKING_URI: cannot write {place.absolute()}; change its permissions, or name another"
                 )
         if Path(path).stat().st_size == 0:
             _make_tables(Path(path))
@@ -159,7 +161,9 @@ def _check_uri(uri: str) -> None:
 def check_has_database(uri: str) -> None:
     """Raise ValueError for the store of a server, which serves the UI itself."""
     if uri.startswith(("http://", "https://")):
-        raise ValueError(f"MLFLOW_TRACKING_URI: got a server, which has the UI itself; open {redact(uri)} in a browser")
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI: got a server, which serves the UI itself; open {redact(uri)} in a browser"
+        )
     if uri.startswith("databricks"):
         raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
 
@@ -183,10 +187,10 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
         run = client.get_run(run_id)
     except MlflowException as error:
         raise ValueError(
-            f"got run {run_id!r}, which is not in {redact(tracking_uri())}; see them with python -m project.ui"
+            f"got run {run_id!r}, which is not in {redact(tracking_uri())}; list the runs with python -m project.ui"
         ) from error
     if run.info.lifecycle_stage == "deleted":
-        raise ValueError(f"run {run_id} is deleted; restore it with MlflowClient().restore_run, or start anew")
+        raise ValueError(f"run {run_id} is deleted; restore it with MlflowClient().restore_run, or start a new run")
     return run
 
 

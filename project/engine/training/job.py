@@ -100,7 +100,7 @@ class Job:
         if self._earlier_run and is_held(self._earlier_run, owner_is_gone=self._restarted):
             raise ValueError(
                 f"--resume: run {self._earlier_run} is still running; stop it first, with Ctrl-C or SIGTERM "
-                "(a run whose machine was lost can be resumed three minutes after it wrote last)"
+                "(a run of a lost machine can be resumed three minutes after its last heartbeat)"
             )
         if RECOVERED not in os.environ:
             recover_all(client)
@@ -111,7 +111,7 @@ class Job:
             before, now = run.data.params.get("data"), flatten(self._cli.config)["data"]
             if before not in (None, now):
                 raise ValueError(
-                    f"--resume: got the data {now}, but the run is of {before}; keep --data as it was, or start anew "
+                    f"--resume: got the data {now}, but the run used {before}; keep --data as it was, or start again "
                     "without --resume"
                 )
             check_fits(self.resume_from, self.model.net, self.model.optimizer)
@@ -259,8 +259,8 @@ class Job:
         if self.logger and self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(run_id), required=False):
-            return f"go on with: python -m project.fit --resume {run_id}"
-        return "there is no checkpoint yet to go on from"
+            return f"continue with: python -m project.fit --resume {run_id}"
+        return "there is no checkpoint to resume from yet"
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", "project.fit", *redact_options(self._typed)])

@@ -35,7 +35,7 @@ def run_before_restart() -> str | None:
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
         return None
     if not (tag := launch_tag()):
-        _log.warning("torchrun has no --rdzv-id, without which nodes cannot find their run; it starts anew")
+        _log.warning("torchrun has no --rdzv-id, so nodes cannot find their earlier run; a new run starts")
         return None
     client = store.connect()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]

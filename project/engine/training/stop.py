@@ -109,7 +109,7 @@ class Interrupts(Callback):
 
     def _received(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            os.write(2, b"\nleft at once; the next fit, or python -m project.sync, closes the run\n")
+            os.write(2, b"\nexited immediately; the next fit or python -m project.sync closes the run\n")
             os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:
