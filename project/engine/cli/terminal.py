@@ -81,6 +81,7 @@ class ProgressLines(LightningProgressBar):
         super().__init__()
         self._enabled = True
         self._last = 0.0
+        self._has_batches = False
 
     def enable(self) -> None:
         """Print from now on."""
@@ -100,7 +101,9 @@ class ProgressLines(LightningProgressBar):
         self._say_where(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
+        if self._has_batches:  # A resumed run ends once more the epoch that it had completed.
+            self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
+        self._has_batches = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -110,6 +113,7 @@ class ProgressLines(LightningProgressBar):
         self._print("testing the best checkpoint")
 
     def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
+        self._has_batches = True
         if monotonic() - self._last >= _LINE_EVERY_S:
             metrics = _described(self.get_metrics(trainer, pl_module))
             self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())

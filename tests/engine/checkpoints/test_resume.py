@@ -58,13 +58,18 @@ class Dies(Callback):
         raise RuntimeError("dies")
 
 
-def test_a_run_that_dies_before_its_epoch_has_ended_resumes(workplace: Path) -> None:
+def test_a_run_that_dies_before_its_epoch_has_ended_resumes(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(RuntimeError, match="dies"):
         main(["--max_epochs", "2", *FEW], [Dies()])
     run_id = str(Fit(workplace, 1, "").run.info.run_id)
     (best,) = workplace.glob("mlruns/checkpoints/*/best-*.ckpt")
     best.unlink()
+    capsys.readouterr()
     main(["--resume", run_id])
+    epochs = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [epoch[: len("epoch 2 of 2: val 0.")] for epoch in epochs] == ["epoch 2 of 2: val 0."]
     after = Fit(workplace, 0, "")
     assert after.run.info.status == "FINISHED"
     assert [metric.step for metric in after.client.get_metric_history(run_id, "val/accuracy")] == [1, 3]
