@@ -289,6 +289,20 @@ MORE = {
         lambda s: {p.name.split("-")[0] for p in Path("mlruns/profiles", s.fit.run.info.run_id).glob("*.json")},
         {"fit", "test"},
     ),
+    "validation by time": Works(
+        ['--trainer.val_check_interval={"minutes": 9}'], lambda s: s.validated, [BATCHES * EPOCHS]
+    ),
+    "metric of every step": Works(
+        with_callback("EarlyStopping", monitor="lr", stopping_threshold=1, mode="min"), lambda s: s.steps, BATCHES
+    ),
+    "metric that is logged too late": Refused(
+        [*with_callback("EarlyStopping", monitor="lr"), "--trainer.log_every_n_steps=5"], "not before its first"
+    ),
+    "rate with accumulation by epoch": Works(
+        with_callback("GradientAccumulationScheduler", scheduling='{"1": 4}'),
+        lambda s: round(s.trainer.optimizers[0].param_groups[0]["lr"], 9),
+        0,  # at the end of the schedule, which has as many steps as the training
+    ),
     "no test": Works(
         ["--trainer.limit_test_batches=0"], lambda s: (s.batches["test"], s.fit.run.info.status), (0, "FINISHED")
     ),

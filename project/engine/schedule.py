@@ -11,6 +11,7 @@ from functools import partial
 from inspect import signature
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -112,12 +113,21 @@ def move_to(schedule: LRScheduler, step: int) -> None:
 def total_steps(trainer: Trainer) -> int:
     """Count the steps of a whole training: those that are done, and those that remain with its settings."""
     planned = int(trainer.estimated_stepping_batches)  # loads the data if they are not yet loaded
-    if not trainer.global_step or trainer.max_epochs is None or trainer.max_epochs < 0:
+    if trainer.max_epochs is None or trainer.max_epochs < 0:
         return planned
-    accumulate, loop = trainer.accumulate_grad_batches, trainer.fit_loop
+    loop = trainer.fit_loop
     epochs, batches = loop.epoch_progress.state_dict()["current"], loop.epoch_loop.batch_progress
-    per_epoch = math.ceil(trainer.num_training_batches / accumulate)
-    total = int(trainer.global_step + (trainer.max_epochs - epochs["processed"]) * per_epoch)
-    if epochs["started"] > epochs["processed"]:  # this epoch is not finished
-        total -= per_epoch if batches.is_last_batch else min(per_epoch, batches.current.ready // accumulate)
+    accumulated = [batches_per_step(trainer, epoch) for epoch in range(epochs["processed"], trainer.max_epochs)]
+    steps = [math.ceil(trainer.num_training_batches / number) for number in accumulated]
+    total = int(trainer.global_step + sum(steps))
+    if steps and epochs["started"] > epochs["processed"]:  # this epoch is not finished
+        total -= steps[0] if batches.is_last_batch else min(steps[0], batches.current.ready // accumulated[0])
     return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
+
+
+def batches_per_step(trainer: Trainer, epoch: int) -> int:
+    """Return how many batches of an epoch, counted from 0, are accumulated for a step of the optimizer."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            return callback.get_accumulate_grad_batches(epoch)
+    return trainer.accumulate_grad_batches

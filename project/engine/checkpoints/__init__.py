@@ -5,7 +5,7 @@ from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
 from project.engine.checkpoints.finite import FiniteLoss
 from project.engine.checkpoints.newest import newest_checkpoint
-from project.engine.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, data_state
+from project.engine.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, check_version, data_state
 from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "RunCheckpoint",
     "check_fits",
     "check_not_complete",
+    "check_version",
     "data_state",
     "newest_checkpoint",
     "remove_checkpoints",

@@ -10,7 +10,11 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
-from project.engine.schedule import move_to
+from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.schedule import batches_per_step, move_to
+
+_ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
+"""What torch's schedules add to the settings of an optimizer."""
 
 
 class CurrentSettings(Callback):
@@ -37,6 +41,8 @@ class CurrentSettings(Callback):
         """Apply the settings, now that the loops know where training is."""
         for callback, settings in self._settings:
             vars(callback).update(settings)
+        # Lightning's schedule of it is applied at the start of each epoch, which is not repeated.
+        trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
         _finish_epoch(trainer)
         validation = trainer.fit_loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
@@ -67,6 +73,19 @@ def _finish_epoch(trainer: Trainer) -> None:
         batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
 
 
+def check_version(path: Path) -> None:
+    """Refuse a checkpoint whose best one is not known here.
+
+    Raises:
+        ValueError: Another version of this code saved it.
+    """
+    if "validated_metrics" not in _read(path)["callbacks"].get(RunCheckpoint.__qualname__, {}):
+        raise ValueError(
+            f"--resume: {path} was saved by another version of project, which stored the best checkpoint in another "
+            "way; resume the run with the code that it was made by, or start again without --resume"
+        )
+
+
 def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) -> None:
     """Refuse settings that a checkpoint cannot be resumed with.
 
@@ -92,8 +111,7 @@ def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) ->
             "in this one; keep --model and --model.net.* as they were, or start again without --resume"
         )
     optimizer = make_optimizer([nn.Parameter(next(net.parameters()).detach().cpu().clone())])
-    settings = set(state["optimizer_states"][0]["param_groups"][0]) - {"initial_lr"}
-    if settings != set(optimizer.param_groups[0]) - {"initial_lr"}:
+    if set(state["optimizer_states"][0]["param_groups"][0]) - _ADDED_BY_SCHEDULES != set(optimizer.param_groups[0]):
         raise ValueError(
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start again without --resume"

@@ -23,7 +23,13 @@ from project.engine.cli.errors import explain
 from project.engine.cli.parser import FitParser
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
 from project.engine.cli.terminal import progress
-from project.engine.cli.trainer_checks import check_callbacks, check_lengths, check_not_sharded, check_settings
+from project.engine.cli.trainer_checks import (
+    check_callbacks,
+    check_lengths,
+    check_not_sharded,
+    check_settings,
+    steps_before_validation,
+)
 from project.engine.loading import StepSeed
 from project.engine.runtime.devices import devices_for
 from project.engine.tracking import store
@@ -171,8 +177,11 @@ class FitCLI(LightningCLI):
                 own = self.parser.instantiate(self.config)
                 own.data.splits = data.splits
                 callbacks, accelerator = _listed(own.trainer.callbacks), self.config.trainer.accelerator
-                logged, early = rehearse(own.model, own.data, callbacks, accelerator, logged=bool(trainer.loggers))
-            check_monitors(callbacks, logged, None if trainer.val_check_interval == 1.0 else early)
+                often = 0 < trainer.log_every_n_steps <= steps_before_validation(trainer, batches["train"])  # type: ignore[attr-defined]
+                logged, early = rehearse(
+                    own.model, own.data, callbacks, accelerator, logger=bool(trainer.loggers), often=often
+                )
+            check_monitors(callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
 
     def _check_smallest_batch(self) -> None:
         data, ranks = self.datamodule, self.trainer.world_size

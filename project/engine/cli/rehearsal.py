@@ -51,7 +51,13 @@ def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
 
 
 def rehearse(
-    model: LightningModule, data: LightningDataModule, callbacks: Sequence[Callback], accelerator: str, *, logged: bool
+    model: LightningModule,
+    data: LightningDataModule,
+    callbacks: Sequence[Callback],
+    accelerator: str,
+    *,
+    logger: bool,
+    often: bool,
 ) -> tuple[set[str], set[str]]:
     """Train and validate one batch on one device, without files, checkpoints or a run.
 
@@ -60,7 +66,8 @@ def rehearse(
         data: A datamodule of its own.
         callbacks: Instances of their own.
         accelerator: The trainer's.
-        logged: Whether the trainer has a logger.
+        logger: Whether the trainer has a logger.
+        often: Whether what is logged every `log_every_n_steps` is logged before the first validation.
 
     Returns:
         Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
@@ -70,14 +77,16 @@ def rehearse(
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     first = _LoggedAtValidation()
-    own: list[Callback] = [first, Throughput(1), *([LearningRateMonitor()] if logged else [])]
+    every_n_steps = 1 if often else 2  # one step is done
+    own: list[Callback] = [first, Throughput(every_n_steps), *([LearningRateMonitor()] if logger else [])]
     name = "one training step"
     try:
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
             fast_dev_run=1,
-            logger=[CSVLogger("")] if logged else False,  # fast_dev_run replaces it by one that writes nothing
+            log_every_n_steps=every_n_steps,
+            logger=[CSVLogger("")] if logger else False,  # fast_dev_run replaces it by one that writes nothing
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
@@ -125,6 +134,6 @@ def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[s
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
             raise ValueError(
-                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which training does not log; it "
-                f"logs {', '.join(sorted(logged - _ALWAYS_LOGGED))}"
+                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which training does not log, or "
+                f"not before its first validation; it logs {', '.join(sorted(logged - _ALWAYS_LOGGED))}"
             )

@@ -119,9 +119,8 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
                 f"--trainer.{option}: got {limit:g}, which leaves none of the {number} batches of {split}; use a whole "
                 f"number, or {1 / number:.3g} or more"
             )
-    limit = trainer.limit_train_batches
-    trained = min(batches["train"], limit) if isinstance(limit, int) else int(limit * batches["train"])
-    interval = trainer.val_check_interval
+    trained = _batches_of_epoch(trainer, batches["train"])
+    interval = getattr(trainer, "val_check_interval", None)  # not there if it is a time
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
         raise ValueError(
             f"--trainer.val_check_interval: got {interval}, but an epoch has {trained} batches; use that or less, or "
@@ -135,6 +134,26 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
         )
 
 
+def steps_before_validation(trainer: Trainer, batches: int) -> int:
+    """Return the number of steps before the first validation.
+
+    Args:
+        trainer: Built, and not started.
+        batches: Batches of one rank in train.
+    """
+    trained = _batches_of_epoch(trainer, batches)
+    interval = getattr(trainer, "val_check_interval", 1.0)
+    if isinstance(interval, float):
+        epochs = trainer.check_val_every_n_epoch or 1
+        interval = int(interval * trained) if interval < 1 else epochs * trained
+    return -(-interval // trainer.accumulate_grad_batches)
+
+
+def _batches_of_epoch(trainer: Trainer, batches: int) -> int:
+    limit = trainer.limit_train_batches
+    return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
+
+
 def check_not_sharded(trainer: Trainer) -> None:
     """Refuse callbacks that copy the model if it is sharded.
 
@@ -146,6 +165,20 @@ def check_not_sharded(trainer: Trainer) -> None:
             raise ValueError(
                 f"--trainer.callbacks: got {type(callback).__name__}, which copies the model and cannot copy its "
                 "shards; use --strategy ddp"
+            )
+
+
+def check_resumable(callbacks: Sequence[Callback]) -> None:
+    """Refuse to resume with callbacks whose state is in no checkpoint.
+
+    Raises:
+        ValueError: It names the callback and the remedy.
+    """
+    for callback in callbacks:
+        if isinstance(callback, StochasticWeightAveraging):
+            raise ValueError(
+                f"--resume: {type(callback).__name__} stores no averages in a checkpoint; start again without "
+                "--resume, or with EMAWeightAveraging, which stores them"
             )
 
 

@@ -20,6 +20,7 @@ from project.engine.checkpoints import (
     RunCheckpoint,
     check_fits,
     check_not_complete,
+    check_version,
     data_state,
     newest_checkpoint,
     use_folder,
@@ -27,6 +28,7 @@ from project.engine.checkpoints import (
 from project.engine.cli import config_groups
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.terminal import quiet
+from project.engine.cli.trainer_checks import check_resumable
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.runtime.output import lost_output
@@ -114,6 +116,7 @@ class Job:
                     f"--resume: got the data {now}, but the run used {before}; keep --data as it was, or start again "
                     "without --resume"
                 )
+            check_resumable(self._cli.callbacks)
             check_fits(self.resume_from, self.model.net, self.model.optimizer)
             state = data_state(self.resume_from, self.datamodule)
             self.datamodule.check_same_batches(state, self.trainer.world_size, self.trainer.limit_train_batches)
@@ -284,4 +287,6 @@ def _earlier(resumed: str | None) -> tuple[str | None, str | None, str | None]:
         with TemporaryDirectory() as folder:
             config = store.config_of(resumed, folder).read_text(encoding="utf-8")
     checkpoint = newest_checkpoint(store.checkpoint_folder(run), required=bool(resumed))
+    if checkpoint:
+        check_version(checkpoint)
     return run, config, str(checkpoint) if checkpoint else None

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
+from test_interrupt import SignalAt
 
 from project.fit import main
 
@@ -18,6 +19,10 @@ REFUSED = [
     (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
     (["--max_epochs", "3", "--model.optimizer.amsgrad", "true"], "lacks max_exp_avg_sq, which AdamW needs"),
+    (
+        ["--max_epochs=3", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
+        "StochasticWeightAveraging stores no averages",
+    ),
     (["--max_epochs", "3", "--data", "mnist", "--data.batch_size", "8"], "got the data project.data.MNIST"),
 ]
 
@@ -100,3 +105,39 @@ def test_the_last_checkpoint_is_the_last_even_when_the_first_was_best(workplace:
         "best-epoch000.ckpt": 2,
         "last.ckpt": 6,
     }
+
+
+def test_a_checkpoint_of_another_version_is_refused(
+    workplace: Path, run_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (last,) = workplace.glob("mlruns/checkpoints/*/last.ckpt")
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["RunCheckpoint{'monitor': 'val/accuracy'}"] = state["callbacks"].pop("RunCheckpoint")
+    last.unlink()
+    torch.save(state, last)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", run_id, "--max_epochs", "3"])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "was saved by another version of project" in said
+
+
+@pytest.mark.parametrize(
+    ("changing", "steps"),
+    [
+        (["--model.lr_schedule=OneCycleLR", "--model.lr_schedule.max_lr=0.01"], 8),
+        (["--trainer.callbacks=GradientAccumulationScheduler", '--trainer.callbacks.scheduling={"0": 2}'], 4),
+    ],
+    ids=["settings that a schedule adds", "accumulation by epoch"],
+)
+def test_a_run_resumes_within_an_epoch_as_if_it_had_not_stopped(
+    changing: list[str], steps: int, workplace: Path
+) -> None:
+    few = ["--max_epochs=2", "--trainer.limit_train_batches=4", *FEW[1:], *STEPWISE, *changing]
+    main(few)
+    with pytest.raises(SystemExit, match="130"):
+        main(few, [SignalAt("train", 1)])
+    stopped = next(run for run in Fit(workplace, 130, "").runs if run.info.status == "KILLED").info.run_id
+    main(["--resume", stopped])
+    one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"] == steps
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
