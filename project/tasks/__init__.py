@@ -1,1 +1,1 @@
-"""What is learned: a task has its loss, metrics, reports and served model."""
+"""Tasks: each one has a loss, metrics, reports and a served model."""

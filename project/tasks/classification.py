@@ -1,4 +1,4 @@
-"""What training does with a batch: the LightningModule, for any net and any dataset."""
+"""Image classification: the LightningModule, for any net and any dataset."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the best model gets wrong, as artifacts of the run."""
+"""The report on the errors of the best model, stored as artifacts of the run."""
 
 import csv
 import io

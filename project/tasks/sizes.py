@@ -1,4 +1,4 @@
-"""Which image sizes a model takes, found by trying them on the meta device."""
+"""The image sizes that a model accepts, found by trials on the meta device."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""One training step before there is a run: it shows what would end the run after its first step."""
+"""A rehearsal of one training step before a run exists, to find errors that would end the run at its first step."""
 
 import io
 from collections.abc import Sequence

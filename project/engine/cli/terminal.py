@@ -1,4 +1,4 @@
-"""What a person sees in the terminal during training: the progress bar, and no notes of libraries."""
+"""The terminal output during training: the progress bar, without notes of libraries."""
 
 import logging
 import os

@@ -1,20 +1,20 @@
-"""The memory of one training step is there for the next."""
+"""The setting that makes glibc keep freed memory, so that each step does not page-fault it back in."""
 
 import ctypes
 import platform
 
-# Parameters of glibc's malloc.h, and the most that each may be.
+# Parameters of glibc's malloc.h, and the largest value of each.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _ALL = 2**31 - 1
 _LARGEST_ON_THE_HEAP = 32 * 2**20
 
 
 def keep_freed_memory() -> None:
-    """Keep what is freed for what is allocated next, rather than give it back to the system.
+    """Keep freed memory for later allocations instead of returning it to the system.
 
-    Tensors come and go with each step. By default glibc returns the memory and fetches it anew, page by page: up to a
-    quarter of a step of three milliseconds, and it depends on what else the process has imported whether it does.
-    The process holds its peak. Other C libraries are left as they are.
+    Each step allocates and frees tensors. By default glibc may return their memory to the kernel and fault it back in,
+    which can cost a quarter of a 3 ms step. Whether it does depends on what else was imported. With this setting, the
+    process keeps its peak memory. Other C libraries are not changed.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Which devices a strategy gets on this machine, and combinations that cannot work."""
+"""The devices of a strategy on this machine, and the check for impossible combinations."""
 
 import math
 import os

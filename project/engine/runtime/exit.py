@@ -1,4 +1,4 @@
-"""The end of a command: Python's own, without the two seconds in which it puts each object away."""
+"""The exit of a command, without Python's slow object teardown (about two seconds)."""
 
 import os
 import sys
@@ -10,16 +10,15 @@ from project.engine.compat import run_exit_handlers
 
 @contextmanager
 def exit_without_teardown() -> Iterator[None]:
-    """End the process where the block ends or exits, with the same exit code; an error takes Python's own way.
+    """End the process when the block ends or exits, with the same exit code; an error exits Python normally.
 
-    As at Python's own end, threads that are not daemons are waited for, exit handlers run, and what was printed is
-    written.
+    As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
     code = 0
     try:
         yield
     except SystemExit as end:
-        if isinstance(end.code, str):  # Python prints it
+        if isinstance(end.code, str):  # Python prints the text.
             raise
         code = end.code or 0
     run_exit_handlers()

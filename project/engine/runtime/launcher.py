@@ -1,4 +1,4 @@
-"""What started this process together with others: torchrun, SLURM, or nothing."""
+"""The launcher that started this process together with others: torchrun, SLURM, or none."""
 
 import os
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""How the processes of a run find each other: on one machine over loopback alone, and again after a restart.
+"""The rendezvous of a run's processes: on one machine over loopback only, and again after a restart.
 
-torch's store listens on every interface, and gloo on that of the host's name. A store that listens already on
-the port of the rendezvous is used by torch in place of a new one, so it is opened here, where it may be.
+torch's store listens on every interface, and gloo on that of the host's name. torch reuses a store
+that already listens on the port, so this module opens one on the right interface.
 """
 
 import json

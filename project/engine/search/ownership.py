@@ -1,4 +1,4 @@
-"""Which sweep a trial belongs to: attributes of the trial that name processes, and a heartbeat."""
+"""The owner of a trial: attributes that name the processes of a sweep, and a heartbeat."""
 
 from time import monotonic, time
 

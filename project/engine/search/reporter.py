@@ -1,4 +1,4 @@
-"""What a trial tells the sweep while it trains, and what the sweep tells it."""
+"""The messages between a trial and its sweep during training."""
 
 import os
 import signal

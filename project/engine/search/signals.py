@@ -1,4 +1,4 @@
-"""Ctrl-C once finishes what runs, twice stops now, as SIGTERM and the SIGHUP of a lost terminal do."""
+"""The signals of a sweep: Ctrl-C once lets trials finish; a second one, SIGTERM or SIGHUP stops immediately."""
 
 import signal
 import sys

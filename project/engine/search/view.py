@@ -1,4 +1,4 @@
-"""What the terminal shows of a sweep: how far it is, the best so far, and what is left to do."""
+"""The progress of a sweep in the terminal: trials done, the best so far, and the trials left."""
 
 from collections import Counter
 from datetime import timedelta

@@ -1,1 +1,1 @@
-"""One fit, from its checks to its close."""
+"""One fit, from its checks to the end of its run."""

@@ -1,4 +1,4 @@
-"""Processes that are started again, by `torchrun --max-restarts` or a sweep, go on in the run of those before them."""
+"""Restarted processes (`torchrun --max-restarts`, a sweep), which continue the run of their predecessors."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What the terminal shows when a fit has ended."""
+"""The summary that the terminal shows at the end of a fit."""
 
 from collections.abc import Mapping
 
