@@ -24,10 +24,9 @@ def main() -> None:
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:
             probe.bind((asked.host, asked.port))
-        except OSError as error:
-            raise OSError(
-                f"--port: cannot listen on {asked.host}:{asked.port} ({error.strerror}); give --port N"
-            ) from error
+        except (OSError, OverflowError) as error:  # OverflowError: no such port
+            reason = error.strerror if isinstance(error, OSError) else "it must be from 1 to 65535"
+            raise OSError(f"--port: cannot listen on {asked.host}:{asked.port} ({reason}); give --port N") from error
         connect()  # It reports in one line what MLflow's server reports in fifty.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # Any user of the machine could read an option.
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *sys.argv[1:]])

@@ -72,7 +72,11 @@ class ImageClassifier(LightningModule):
                 raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
             raise ValueError(f"model.net: {reason}")
         self.net = net(num_classes, in_channels, image_size)
-        check_schedule(lr_schedule, optimizer(self.net.parameters()))  # before there is a run
+        try:
+            unused = optimizer(self.net.parameters())  # impossible settings show before there is a run
+        except ValueError as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        check_schedule(lr_schedule, unused)
         self.optimizer, self.lr_schedule = optimizer, lr_schedule
         self.label_smoothing, self.compile_net = label_smoothing, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -12,18 +12,18 @@ from typing_extensions import override
 
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
-from project.engine.checkpoints.newest import LAST
+from project.engine.checkpoints.newest import LAST, PREVIOUS
 
 _log = logging.getLogger(__name__)
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps `last.ckpt` and the best checkpoint, `best-epochNNN.ckpt`.
+    """Keeps `last.ckpt`, the one before it, `previous.ckpt`, and the best checkpoint, `best-epochNNN.ckpt`.
 
-    Both are saved after the validation of every `every_n_epochs`-th epoch, and when training ends, for whatever
-    reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among them, it is
-    validated before training ends. Of equal scores the latest is best: a small validation set has many, and training
-    continued.
+    The last and the best one are saved after the validation of every `every_n_epochs`-th epoch, and when training
+    ends, for whatever reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among
+    them, it is validated before training ends. Of equal scores the latest is best: a small validation set has many,
+    and training continued.
 
     Args:
         monitor: Metric that decides which checkpoint is best: the largest accuracy, or the smallest loss.
@@ -181,6 +181,7 @@ class RunCheckpoint(Checkpoint):
             return
         assert self.dirpath is not None
         self._restore_trained_weights(trainer)
+        self._keep_previous(trainer)
         trainer.save_checkpoint(Path(self.dirpath) / LAST)
         self._saved_step = trainer.global_step
 
@@ -222,10 +223,18 @@ class RunCheckpoint(Checkpoint):
         if not isinstance(storage, DurableCheckpointIO):
             self.save_last(trainer)
         elif trainer.is_global_zero:
+            self._keep_previous(trainer)
             storage.link_checkpoint(self.best_model_path, folder / LAST)
         self._saved_step = trainer.global_step
         if before not in ("", self.best_model_path):
             trainer.strategy.remove_checkpoint(before)
+
+    def _keep_previous(self, trainer: Trainer) -> None:
+        """Keep the last checkpoint, under another name, before it is replaced."""
+        storage = trainer.strategy.checkpoint_io
+        if isinstance(storage, DurableCheckpointIO) and trainer.is_global_zero:
+            assert self.dirpath is not None
+            storage.link_checkpoint(Path(self.dirpath) / LAST, Path(self.dirpath) / PREVIOUS)
 
 
 def use_folder(trainer: Trainer, folder: Path) -> None:

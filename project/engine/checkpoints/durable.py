@@ -49,8 +49,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self._submit(lambda: _check_and_write(Path(path), copy))
 
     def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-        """Give a checkpoint that was saved a second name: the best one is often the last one, too."""
-        self._submit(lambda: link_durably(Path(source), Path(path)))
+        """Give a checkpoint a second name, if there is one: the best checkpoint is often the last one, too."""
+        self._submit(lambda: link_durably(Path(source), Path(path)) if Path(source).exists() else None)
 
     @override
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:

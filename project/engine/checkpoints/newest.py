@@ -2,13 +2,20 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from project.engine.checkpoints.durable import read_valid
-from project.engine.checkpoints.retention import holds_weights_only
 
 LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+"""The last checkpoint but one: the best and the last are often one file, which may be damaged."""
 
 _log = logging.getLogger(__name__)
+
+
+def holds_weights_only(state: dict[str, Any]) -> bool:
+    """Whether a state was saved by Lightning, but without what a run needs to resume."""
+    return "loops" in state and "optimizer_states" not in state
 
 
 def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:

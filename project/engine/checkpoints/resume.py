@@ -160,6 +160,11 @@ def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_s
     epoch, last_batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
     # The validation that ends an epoch comes before the epoch counts as done.
     epochs = epoch["ready"] if last_batch else epoch["processed"]
+    if max_epochs is not None and epochs <= max_epochs < epoch["ready"] and max_epochs >= 0:
+        raise ValueError(
+            f"--resume: the run is in epoch {epoch['ready']}, beyond --max_epochs {max_epochs}; give it "
+            f"--max_epochs {epoch['ready']} or more"
+        )
     limits = {"max_epochs": (epochs, max_epochs), "trainer.max_steps": (state["global_step"], max_steps)}
     for option, (done, limit) in limits.items():
         if limit is not None and limit >= 0 and (done > limit or (finished and done == limit)):

@@ -2,24 +2,20 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+from project.engine.checkpoints.newest import PREVIOUS, holds_weights_only
 
 _ONLY_FOR_RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "current_model_state", "averaging_state")
-
-
-def holds_weights_only(state: dict[str, Any]) -> bool:
-    """Whether a state was saved by Lightning, but without what a run needs to resume."""
-    return "loops" in state and "optimizer_states" not in state
 
 
 def strip_optimizer_state(folder: Path) -> None:
     """Reduce the checkpoints of a run to their weights; the run can be tested and served, but not resumed.
 
-    Each file is replaced durably, and names of one file stay names of one file. Damaged files stay as they are.
+    The checkpoint before the last one is removed. Each other file is replaced durably, and names of one file stay
+    names of one file. Damaged files stay as they are.
 
     Args:
         folder: Checkpoint folder of the run.
@@ -27,6 +23,7 @@ def strip_optimizer_state(folder: Path) -> None:
     Raises:
         OSError: A checkpoint cannot be written; it is untouched.
     """
+    (folder / PREVIOUS).unlink(missing_ok=True)
     written: dict[int, Path] = {}  # by inode
     for path in sorted(folder.glob("*.ckpt")):
         inode = path.stat().st_ino

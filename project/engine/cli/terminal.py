@@ -82,6 +82,7 @@ class ProgressLines(LightningProgressBar):
         self._enabled = True
         self._last = 0.0
         self._has_batches = False
+        self._ended_epoch: int | None = None
 
     def enable(self) -> None:
         """Print from now on."""
@@ -101,9 +102,21 @@ class ProgressLines(LightningProgressBar):
         self._say_where(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._has_batches:  # A resumed run ends once more the epoch that it had completed.
-            self._say(trainer, _described(self.get_metrics(trainer, pl_module)))
+        if self._has_batches:  # a resumed run ends once more the epoch that it had completed
+            self._ended_epoch = trainer.current_epoch
         self._has_batches = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_ended_epoch(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._say_ended_epoch(trainer, pl_module)
+
+    def _say_ended_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print an epoch's line: Lightning computes its metrics of training after `on_train_epoch_end`."""
+        if self._ended_epoch is not None:
+            self._say(trainer, _described(self.get_metrics(trainer, pl_module)), self._ended_epoch)
+            self._ended_epoch = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -118,10 +131,11 @@ class ProgressLines(LightningProgressBar):
             metrics = _described(self.get_metrics(trainer, pl_module))
             self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
 
-    def _say(self, trainer: Trainer, what: str) -> None:
+    def _say(self, trainer: Trainer, what: str, epoch: int | None = None) -> None:
         of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         training = trainer.state.fn == TrainerFn.FITTING
-        self._print(f"epoch {trainer.current_epoch + 1}{of}: {what}" if training else what)
+        number = (trainer.current_epoch if epoch is None else epoch) + 1
+        self._print(f"epoch {number}{of}: {what}" if training else what)
 
     def _print(self, line: str) -> None:
         self._last = monotonic()

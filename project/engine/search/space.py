@@ -116,7 +116,10 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
         try:
             accept(options(usual | changed))
         except ValueError as error:
-            raise ValueError(f"--search: {' '.join(options(changed))}: {error}") from error
+            given = " ".join(options(changed))
+            raise ValueError(
+                f"--search: {given}: {error} (a range of the search space has it: change its file in configs/search/)"
+            ) from error
 
 
 def check_metrics(space: SearchSpace, has_test: bool, logged: Callable[[], Sequence[str]]) -> None:

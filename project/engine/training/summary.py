@@ -41,7 +41,9 @@ def print_summary(job: Job, scores: Mapping[str, float]) -> None:
     }
     if search := job.search_command():
         lines["search"] = escape(search)
-    if run_id and trainer.max_epochs:
+    if run_id and 0 <= trainer.max_steps <= trainer.global_step:
+        lines["train on"] = f"python -m project.fit --resume {run_id} --trainer.max_steps {2 * trainer.max_steps}"
+    elif run_id and trainer.max_epochs:
         lines["train on"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
     console = Console(highlight=False)
     for name, value in lines.items():

@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from test_interrupt import SignalAt
 from torchmetrics.functional.classification import multiclass_accuracy
 
+from project.engine.checkpoints import newest_checkpoint
 from project.engine.cli.fit_cli import FitCLI
 from project.fit import main
 
@@ -19,9 +20,23 @@ SMALL = ["--max_epochs=1", "--trainer.limit_train_batches=8", "--trainer.limit_t
 
 
 def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
-    """The checkpoints of the only run, by name."""
-    files = folder.glob("mlruns/checkpoints/*/*.ckpt")
+    """The last and the best checkpoint of the only run, and those of the user, by name."""
+    files = [path for path in folder.glob("mlruns/checkpoints/*/*.ckpt") if path.name != "previous.ckpt"]
     return {path.name: torch.load(path, weights_only=True) for path in files}
+
+
+def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_the_one_before(workplace: Path) -> None:
+    main([*SMALL, "--max_epochs=3", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1",
+          "--checkpoint.monitor=val/loss"])  # fmt: skip
+    (folder,) = Path("mlruns/checkpoints").iterdir()
+    last = folder / "last.ckpt"
+    (best,) = folder.glob("best*.ckpt")
+    assert last.samefile(best)
+    with last.open("r+b") as file:
+        file.truncate(last.stat().st_size // 2)
+    found = newest_checkpoint(folder)
+    assert found is not None
+    assert torch.load(found, weights_only=True)["global_step"] == 8
 
 
 def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -165,6 +180,5 @@ def test_untracked_fits_have_a_folder_each(workplace: Path) -> None:
     few = [*SMALL, "--trainer.logger=false", "--trainer.limit_val_batches=1"]
     main([*few, "--trainer.max_steps=1"])
     main([*few, "--trainer.max_steps=2"])
-    one, two = sorted(workplace.glob("mlruns/checkpoints/untracked-*"))
-    steps = [torch.load(folder / "last.ckpt", weights_only=True)["global_step"] for folder in (one, two)]
-    assert steps == [1, 2]
+    files = workplace.glob("mlruns/checkpoints/untracked-*/last.ckpt")
+    assert sorted(torch.load(file, weights_only=True)["global_step"] for file in files) == [1, 2]

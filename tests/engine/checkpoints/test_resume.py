@@ -103,6 +103,7 @@ def test_the_last_checkpoint_is_the_last_even_when_the_first_was_best(workplace:
     checkpoints = {path.name: torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/*")}
     assert {name: state["global_step"] for name, state in checkpoints.items()} == {
         "best-epoch000.ckpt": 2,
+        "previous.ckpt": 4,
         "last.ckpt": 6,
     }
 
