@@ -324,7 +324,7 @@ def test_ctrl_c_once_finishes_and_twice_stops(tmp_path: Path, sweeps: list[Sweep
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130
-    assert "go on with: python -m project.sweep" in str(process.communicate()[0])
+    assert "continue with: python -m project.sweep" in str(process.communicate()[0])
     sweep.run()
     sweep.check(ended=3)
 

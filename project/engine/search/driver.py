@@ -227,7 +227,7 @@ class Driver:
             case ("pruned",):
                 self._close(one.trial, state=TrialState.PRUNED)
             case ("stopped",) | None if self.stopping:  # None: it had no handler of signals yet
-                pass  # the trial stays as it is, for the next sweep to go on with
+                pass  # the trial stays as it is, and the next sweep continues it
             case ("stopped",):
                 self._fail(one, "stopped by SIGTERM")
             case ("failed", reason):
@@ -297,7 +297,7 @@ class Driver:
         return f"{len(self._failures)} trials in a row failed; the last: {reason}"
 
     def _stop(self) -> None:
-        """End what runs; the trials stay RUNNING in the study, for the next sweep to go on with."""
+        """End what runs; the trials stay RUNNING in the study, and the next sweep continues them."""
         self.stopping = True
         for one in self.running:
             _tell(one.connection, STOP)

@@ -193,7 +193,7 @@ class Sweep:
         if code not in (0, 1):
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             waiting = f", {left} of its trials are unfinished" if left else ""
-            console.print(f"interrupted{waiting}; go on with: {self._command()}", soft_wrap=True)
+            console.print(f"interrupted{waiting}; continue with: {self._command()}", soft_wrap=True)
 
     @staticmethod
     def _command() -> str:

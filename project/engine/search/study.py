@@ -11,7 +11,7 @@ _SETTINGS = "settings"
 
 
 def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
-    """Make the study, or go on with it if it searches the same.
+    """Make the study, or continue it if it searches the same.
 
     Args:
         storage: What `open_storage` returned.
