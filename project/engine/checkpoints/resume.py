@@ -79,7 +79,7 @@ def check_version(path: Path) -> None:
     Raises:
         ValueError: Another version of this code saved it.
     """
-    if "validated_metrics" not in _read(path)["callbacks"].get(RunCheckpoint.__qualname__, {}):
+    if "validated_metrics" not in _read(path).get("callbacks", {}).get(RunCheckpoint.__qualname__, {}):
         raise ValueError(
             f"--resume: {path} was saved by another version of project, which stored the best checkpoint in another "
             "way; resume the run with the code that it was made by, or start again without --resume"

@@ -1,6 +1,6 @@
 """Decoding of files to upright RGB pixels: simplejpeg for JPEGs, Pillow for other formats.
 
-To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough, and only to the last needed row.
+To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough.
 """
 
 import io
@@ -39,16 +39,14 @@ _PNG_BIT_DEPTH = 24  # Offset of the byte that holds it.
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
 _FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
-_SEQUENTIAL = (0xFFC0, 0xFFC1)  # Rows are stored in order, unlike in progressive files.
-_END = b"\xff\xd9"
 
 _Segment = tuple[int, int]  # marker and offset
 
 
 class Decoded(NamedTuple):
-    """An image, possibly decoded at a smaller size and without its lower rows.
+    """An image, possibly decoded at a smaller size.
 
-    pixels: (H / scale or fewer, W / scale, 3) uint8.
+    pixels: (H / scale, W / scale, 3) uint8.
     scale: 1, 2, 4 or 8.
     size: H and W of the whole image.
     peak: Largest value of a 16-bit file; 0 for other files.
@@ -87,15 +85,12 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
 
 
-def read_rgb(
-    path: Path, enough: int = 1, rows: int | None = None, scratch: Scratch | None = None, bit_depth: int = 16
-) -> Decoded:
+def read_rgb(path: Path, enough: int = 1, scratch: Scratch | None = None, bit_depth: int = 16) -> Decoded:
     """Decode a file as upright RGB: 8 bits, without transparency, the first frame of an animation.
 
     Args:
         path: The file.
         enough: Factor by which the image may be smaller in each direction; used for JPEGs.
-        rows: Number of upper rows that are needed, at full size; None means all. Used for JPEGs.
         scratch: Memory for the pixels; they are valid until it is used again.
         bit_depth: Number of bits of the values in 16-bit files; the upper eight are kept.
 
@@ -105,7 +100,7 @@ def read_rgb(
     data = path.read_bytes()
     if data.startswith(b"\xff\xd8"):
         try:
-            return _decode_jpeg(data, enough, rows, scratch or Scratch())
+            return _decode_jpeg(data, enough, scratch or Scratch())
         except ValueError:  # CMYK, rotated or damaged: Pillow decodes it or raises the reason.
             pass
     pixels, peak = _decode_any(data, bit_depth)
@@ -136,17 +131,16 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
     return top // scale, left // scale, max(1, height // scale), max(1, width // scale)
 
 
-def _decode_jpeg(data: bytes, enough: int, needed: int | None, scratch: Scratch) -> Decoded:
+def _decode_jpeg(data: bytes, enough: int, scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
     segments = list(_segments(data))
     if colours in ("CMYK", "YCCK") or (_has_exif(data, segments) and _orientation(data) != _UPRIGHT):
         raise ValueError("simplejpeg cannot decode it")
-    data, shorter = (data, height) if needed is None else _shortened(data, segments, needed, height)
     scale = next((scale for scale in _SCALES if scale <= enough), 1)
-    rows, columns = -(-shorter // scale), -(-width // scale)
+    rows, columns = -(-height // scale), -(-width // scale)
     pixels: Pixels = simplejpeg.decode_jpeg(
-        data, min_height=rows, min_width=columns, buffer=scratch.take(rows * columns * 3), strict=shorter == height
+        data, min_height=rows, min_width=columns, buffer=scratch.take(rows * columns * 3)
     )
     return Decoded(pixels, scale, (height, width))
 
@@ -190,26 +184,6 @@ def _to_rgb(values: NDArray[Any], bit_depth: int) -> tuple[Pixels, int]:
 def _check_pixels(count: int) -> None:
     if count > MOST_PIXELS:
         raise ValueError(f"{count:,} pixels, a possible decompression bomb; the limit is {MOST_PIXELS:,}")
-
-
-def _shortened(data: bytes, segments: Sequence[_Segment], needed: int, height: int) -> tuple[bytes, int]:
-    """Patch the header of a JPEG to claim fewer rows, so that the decoder stops early.
-
-    Rows are coded from the top down in bands of 8 or 16. A band depends on nothing below it except the colours of the
-    next band. The data after the last band remain, so a strict decoder would complain.
-
-    Returns:
-        The data and their number of rows; both unchanged if it is impossible.
-    """
-    if not data.endswith(_END):  # It may be truncated; only decoding all of it shows that.
-        return data, height
-    for marker, place in segments:
-        if marker in _SEQUENTIAL:
-            band = 8 * max(data[place + 9 + 3 * colour] & 15 for colour in range(data[place + 7]))
-            rows = (-(-needed // band) + 1) * band
-            if rows < height:
-                return data[: place + 3] + rows.to_bytes(2) + data[place + 5 :], rows
-    return data, height
 
 
 def _has_exif(data: bytes, segments: Sequence[_Segment]) -> bool:

@@ -136,7 +136,7 @@ def _decode(
     for (path, box), target in zip(places, out[first:], strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, min(box[2:]) // len(target), box[0] + box[2], scratch, bit_depth)
+                image = read_rgb(path, min(box[2:]) // len(target), scratch, bit_depth)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)
