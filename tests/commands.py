@@ -130,7 +130,8 @@ def _run(
     os.environ.update(environment)
     ours = {str(_HERE), str(_HERE.parent)}
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:] = [folder, *paths, *(path for path in sys.path if path and path not in ours)]
+    # The project is last, as an installed one would be: a copy that PYTHONPATH names wins.
+    sys.path[:] = [folder, *paths, *(path for path in sys.path if path and path not in ours), str(_HERE.parent)]
     sys.argv = ["-m", *argv]
     for name in [name for name in sys.modules if re.match(r"(project|conftest|commands)(\.|$)", name)]:
         del sys.modules[name]

@@ -145,13 +145,15 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
         process = started(folder, "--max_epochs", "2", *options)
         try:
             time.sleep(dice.uniform(0.5, 16))
-            others = [c.pid for c in psutil.Process(process.pid).children() if "project.fit" in " ".join(c.cmdline())]
             signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
             start = time.monotonic()
-            if process.poll() is None and dice.random() < 0.5:
-                os.killpg(process.pid, signum)
-            elif process.poll() is None:
-                os.kill(dice.choice([process.pid, *others]), signum)
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended
+                children = psutil.Process(process.pid).children()
+                others = [child.pid for child in children if "project.fit" in " ".join(child.cmdline())]
+                if dice.random() < 0.5:
+                    os.killpg(process.pid, signum)
+                else:
+                    os.kill(dice.choice([process.pid, *others]), signum)
             output = process.communicate(timeout=60)[0]
             while left_of(process.pid) and time.monotonic() - start < 10:
                 time.sleep(0.1)

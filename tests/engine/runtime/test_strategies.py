@@ -145,4 +145,5 @@ def test_the_memory_of_a_large_model_is_divided(tmp_path: Path) -> None:
     ddp, fsdp = (held(run_pair(tmp_path, f"large-{name}"), f"large-{name}") for name in ("ddp", "fsdp"))
     for rank in (0, 1):
         total = ddp[rank]["parameters"] + ddp[rank]["gradients"] + ddp[rank]["states"]
-        assert fsdp[rank]["resident"] < ddp[rank]["resident"] - 0.4 * total
+        # Half of it by arithmetic; allocators keep a part of what is freed, and replicas would save nothing.
+        assert fsdp[rank]["resident"] < ddp[rank]["resident"] - 0.25 * total
