@@ -148,7 +148,7 @@ def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_s
 
     Args:
         path: The checkpoint.
-        finished: Whether the run came to its end; one that was stopped behind its last epoch has a test left.
+        finished: Whether the run came to its end; one that was stopped after its last epoch has a test left.
         max_epochs: Epochs to train in all; None and -1 are no limit.
         max_steps: Steps to train in all; -1 is no limit.
 

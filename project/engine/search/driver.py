@@ -60,7 +60,7 @@ class Driver:
     Args:
         study: Its storage is the truth.
         space: What is searched.
-        assignment: Makes the work of a trial: parameters, number, run to go on in, environment, threads.
+        assignment: Makes the work of a trial: parameters, number, run to continue, environment, threads.
         devices: What trials run on.
         n_trials: Trials in all, those of other drivers and earlier sweeps included.
         max_retries: How often a failed trial is run again with the same parameters.
@@ -233,7 +233,7 @@ class Driver:
             case ("failed", reason):
                 self._fail(one, reason)
             case _ if (values := self._finished(one.trial)) is not None:
-                self._complete(one, values)  # it died behind its end
+                self._complete(one, values)  # it died after finishing
             case _:
                 code = one.process.exitcode or 0
                 self._fail(
@@ -241,7 +241,7 @@ class Driver:
                 )
 
     def _complete(self, one: Running, values: Sequence[float | None]) -> None:
-        if None in values:  # it was resumed behind its last validation, say
+        if None in values:  # for example, it was resumed after its last validation
             values = self._finished(one.trial) or values
         lost = [metric for metric, value in zip(self._space.metrics, values, strict=True) if value is None]
         if lost or any(value != value for value in values):
@@ -283,7 +283,7 @@ class Driver:
             self._failures.append((str(one.trial.params), reason))
 
     def _hopeless(self) -> str | None:
-        """Why no more trials are started; what runs goes on, and may go well."""
+        """Return the reason to start no more trials, or None. Running trials continue."""
         if not self._failures:
             return None
         settings = len({setting for setting, _ in self._failures})

@@ -58,7 +58,7 @@ class Job:
         logger: The MLflow logger among those of the trainer; None if there is none.
         model: The classifier.
         datamodule: On the first rank its splits are loaded.
-        resume_from: Checkpoint to go on from, or None.
+        resume_from: Checkpoint to resume from, or None.
 
     Raises:
         ValueError, OSError, MisconfigurationException: The input is at fault; there is no run yet.
@@ -188,7 +188,7 @@ class Job:
         if logger is not None and logger.version:
             logger.set_tags({"error": reason})
             logger.end(status)
-        elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process is no more
+        elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process has ended
             recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
 
     @property
