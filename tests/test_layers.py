@@ -13,8 +13,9 @@ LAYERS = [
     ("engine.training",),
     ("engine.cli",),
     ("tasks", "data"),
+    ("engine.task",),
     ("engine.loading", "engine.tracking", "engine.checkpoints"),
-    ("models", "engine.runtime", "engine.schedule", "engine.compat", "engine.atomic"),
+    ("models", "engine.runtime", "engine.data", "engine.schedule", "engine.compat", "engine.atomic"),
 ]
 COMMANDS = {path.stem for path in (ROOT / "project").glob("*.py") if path.stem != "__init__"}
 

@@ -1,0 +1,87 @@
+"""What the engine asks of data, with a default for each answer, so that any LightningDataModule works."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lightning import LightningDataModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+
+class BatchCount(NamedTuple):
+    """Number of batches in an epoch, and of samples in the smallest of them."""
+
+    batches: int
+    smallest: int
+
+
+class DescribedDataModule(LightningDataModule):
+    """Data that the engine can check before a run, record with it, and resume in the middle of an epoch.
+
+    Each method has a default that declares nothing. The splits are known after `setup`.
+
+    Attributes:
+        name: Name of the data, of its MLflow experiment and of its dataset input.
+        source: Where the data is, such as a folder.
+        skipped: Number of samples left out, by split.
+    """
+
+    name: str
+    source: str = ""
+    skipped: Mapping[Any, int]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split."""
+        return True
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of samples in each split."""
+        return {}
+
+    def digest(self) -> str:
+        """Return a text that changes with the data; empty if it is unknown."""
+        return ""
+
+    def found(self) -> list[str]:
+        """Return lines for the terminal about the data."""
+        return []
+
+    def examples(self) -> Tensor | None:
+        """Return two or more samples as the model receives them, (N, ...); None if there are none."""
+        return None
+
+    def batch_counts(self, ranks: int) -> dict[str, BatchCount]:
+        """Return the batches that each of `ranks` processes has in an epoch, by split."""
+        return {}
+
+    def check_batch_size(self, ranks: int) -> None:
+        """Raise ValueError if a step of all ranks needs more samples than train has."""
+
+    def check_same_batches(self, state: dict[str, Any], ranks: int, limit: float) -> None:
+        """Raise ValueError if a run that was stopped at `state` would resume with other batches.
+
+        Args:
+            state: State of the data from a checkpoint; empty if it has none.
+            ranks: Number of processes.
+            limit: The trainer's `limit_train_batches`.
+        """
+
+    def share_splits(self, other: "DescribedDataModule") -> None:
+        """Use the splits that another instance with the same settings has loaded."""
+
+
+class _Undeclared(DescribedDataModule):
+    def __init__(self, datamodule: LightningDataModule) -> None:
+        super().__init__()
+        self.name, self.skipped = type(datamodule).__name__, {}
+        self._has_test = is_overridden("test_dataloader", datamodule, LightningDataModule)
+
+    @property
+    def has_test(self) -> bool:
+        return self._has_test
+
+
+def described(datamodule: LightningDataModule) -> DescribedDataModule:
+    """Return the datamodule itself if it describes its data, else answers that declare only its name."""
+    return datamodule if isinstance(datamodule, DescribedDataModule) else _Undeclared(datamodule)
