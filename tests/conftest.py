@@ -1,8 +1,10 @@
-import atexit
+import json
 import os
 import pickle
+import random
 import re
 import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -11,18 +13,36 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
+import mlflow
 import numpy as np
 import psutil
 import pytest
 from commands import Command
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
 ROOT = Path(__file__).parent.parent
+MOST_WORKERS = 4  # each has the libraries in memory twice, in itself and in the process that its commands fork from
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    seed = random.randrange(10**6)
+    parser.addoption("--seed", type=int, default=seed, help="of the moments that tests draw; a failed test prints it")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Divide all tests among a worker per core, file by file, with pytest-xdist; tests that are named run here."""
+    given, is_worker = config.option, "PYTEST_XDIST_WORKER" in os.environ
+    is_all = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not given.keyword
+    if is_all and not (is_worker or given.usepdb) and getattr(given, "numprocesses", 0) is None:
+        given.numprocesses = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+        given.dist = "loadfile"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclass
@@ -108,15 +128,39 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def moments(request: pytest.FixtureRequest) -> random.Random:
+    """Random moments, other ones for each test; `--seed` repeats those of an earlier run."""
+    seed = request.config.option.seed
+    print(f"--seed {seed}")  # pytest shows it if the test fails
+    return random.Random(f"{seed} {request.node.nodeid}")
+
+
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """The README's main job with nothing changed, started as its users do, trained once for all tests."""
-    folder = tmp_path_factory.mktemp("main_job")
-    done = subprocess.run(
-        [sys.executable, "-m", "project.fit"],
-        cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
-    return Fit(folder, done.returncode, without_colours(done.stdout))
+    """The first command of the README with nothing changed, trained once for all workers."""
+    command = re.search(r"^pip install uv && uv run python (.*?) *#", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert command is not None
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if is_worker else tmp_path_factory.getbasetemp()
+    folder, done = shared / "main_job", shared / "main_job.json"
+    with FileLock(f"{folder}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            fitted = subprocess.run(
+                [sys.executable, *command[1].split()],
+                cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                check=False,
+            )  # fmt: skip
+            done.write_text(json.dumps([fitted.returncode, without_colours(fitted.stdout)]))
+    return Fit(folder, *json.loads(done.read_text()))
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield f"http://127.0.0.1:{silent.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")
@@ -127,10 +171,15 @@ def empty_store() -> Path:
 
 @cache
 def new_store() -> Path:
-    """Make a store without runs, once for all tests."""
-    path = Path(mkdtemp(prefix="store-"), "mlflow.db")
-    atexit.register(shutil.rmtree, path.parent)
-    MlflowClient(f"sqlite:///{path}").search_experiments()
+    """A store without runs, which is made once for each version of MLflow."""
+    path = ROOT / ".pytest_cache" / f"mlflow-{mlflow.__version__}" / "mlflow.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            unfinished = path.with_suffix(".tmp")
+            unfinished.unlink(missing_ok=True)
+            MlflowClient(f"sqlite:///{unfinished}").search_experiments()
+            unfinished.rename(path)
     return path
 
 

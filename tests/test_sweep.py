@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import optuna
 import psutil
@@ -330,10 +330,9 @@ def test_ctrl_c_once_finishes_and_twice_stops(tmp_path: Path, sweeps: list[Sweep
 
 
 @pytest.mark.faults
-def test_a_sweep_that_is_killed_ten_times_ends_with_its_trials(tmp_path: Path, sweeps: list[Sweep]) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
+def test_a_sweep_that_is_killed_ten_times_ends_with_its_trials(
+    tmp_path: Path, sweeps: list[Sweep], moments: Random
+) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "6", "--n_jobs", "2", "--max_epochs", "4")
     sweeps.append(sweep)
     for _ in range(10):

@@ -1,7 +1,6 @@
 """Signals and kills while a real fit trains: the exit code, the run's status, the checkpoint, and nothing left."""
 
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -11,12 +10,14 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import psutil
 import pytest
 import torch
 from commands import Command
 from conftest import Fit, clean_environment, fit, listening
+from servers import free_port
 
 from project.engine.checkpoints.durable import is_valid
 from project.fit import main
@@ -135,25 +136,22 @@ def read_all(terminal: int) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("options", [ONE, DDP, FSDP], ids=["one", "ddp", "fsdp"])
-def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path: Path) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    dice = random.Random(seed)
+def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path: Path, moments: Random) -> None:
     for attempt in range(8):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         process = started(folder, "--max_epochs", "2", *options)
         try:
-            time.sleep(dice.uniform(0.5, 16))
-            signum = dice.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+            time.sleep(moments.uniform(0.5, 16))
+            signum = moments.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
             start = time.monotonic()
             with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended
                 children = psutil.Process(process.pid).children()
                 others = [child.pid for child in children if "project.fit" in " ".join(child.cmdline())]
-                if dice.random() < 0.5:
+                if moments.random() < 0.5:
                     os.killpg(process.pid, signum)
                 else:
-                    os.kill(dice.choice([process.pid, *others]), signum)
+                    os.kill(moments.choice([process.pid, *others]), signum)
             output = process.communicate(timeout=60)[0]
             while left_of(process.pid) and time.monotonic() - start < 10:
                 time.sleep(0.1)
@@ -226,13 +224,11 @@ def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> N
 
 @pytest.mark.faults
 def test_what_slurm_starts_on_one_node_stops_together(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
     host = socket.gethostname()
     job = {
         "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": host, "SLURM_JOB_NODELIST": host,
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_port()),
     }  # fmt: skip
     tasks = [
         started(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "1000",

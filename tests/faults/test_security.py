@@ -2,17 +2,13 @@
 
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import clean_environment, listening
+from conftest import listening
 from mlflow import MlflowClient
+from servers import serving
 
 from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.engine.tracking import store
@@ -92,23 +88,9 @@ def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytes
 
 @pytest.mark.faults
 def test_the_ui_listens_on_loopback_alone(workplace: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ui = subprocess.Popen(
-        [sys.executable, "-m", "project.ui", "--port", str(port)],
-        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 180
-        while not (addresses := listening(ui.pid)):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        assert addresses <= {"127.0.0.1", "::1"}
-    finally:
-        os.killpg(ui.pid, signal.SIGKILL)
-        ui.wait()
+    environment = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    with serving("project.ui", folder=workplace, environment=environment) as ui:
+        assert listening(ui.pid) <= {"127.0.0.1", "::1"}
 
 
 def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -27,6 +27,7 @@ from project.tasks.export import save_model
 WRITER = """
 import os, sys, time
 from pathlib import Path
+from random import Random
 from project.engine.tracking.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for step in range(10**9):
@@ -36,9 +37,7 @@ for step in range(10**9):
 
 
 @pytest.mark.parametrize("attempt", range(3))
-def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
+def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path, moments: Random) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     folder = Path("mlruns/spool", run_id)
@@ -47,7 +46,7 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path) -> 
     )
     assert process.stdout is not None
     process.stdout.readline()
-    time.sleep(random.Random(seed).uniform(0, 0.3))
+    time.sleep(moments.uniform(0, 0.3))
     process.kill()
     written = 1 + len(process.stdout.read().splitlines())
     process.wait()

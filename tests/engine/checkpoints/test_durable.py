@@ -1,11 +1,11 @@
 import multiprocessing
 import os
-import random
 import resource
 import signal
 import tempfile
 import time
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -25,10 +25,9 @@ def _write_for_ever(path: Path) -> None:
         write_durably(path, STATE | {"epoch": epoch})
 
 
-def _survives_kills(path: Path, kills: int) -> None:
-    seed = random.randrange(10**6)
-    print(f"seed {seed}")
-    moments = random.Random(seed)
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.faults)])
+def test_kill_9_during_a_save_leaves_a_whole_checkpoint(kills: int, tmp_path: Path, moments: Random) -> None:
+    path = tmp_path / "last.ckpt"
     write_durably(path, STATE)
     for _ in range(kills):
         writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=[path])
@@ -41,17 +40,7 @@ def _survives_kills(path: Path, kills: int) -> None:
         assert torch.equal(
             torch.load(path, weights_only=True)["state_dict"]["weight"], STATE["state_dict"]["weight"]  # type: ignore[index]
         )  # fmt: skip
-
-
-def test_kill_9_during_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
-    _survives_kills(tmp_path / "last.ckpt", 10)
-    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"  # and not what a kill left unfinished
-
-
-@pytest.mark.faults
-def test_fifty_kills_during_a_save(tmp_path: Path) -> None:
-    _survives_kills(tmp_path / "last.ckpt", 50)
-    assert newest_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+    assert newest_checkpoint(tmp_path) == path  # and not what a kill left unfinished
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied"])

@@ -1,6 +1,5 @@
 """Fits that are stopped and resumed, against one that is not."""
 
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, clean_environment
 from lightning import Callback, LightningModule, Trainer
+from servers import free_port
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -173,12 +173,9 @@ for name, stops in (("whole", []), ("stopped", [1, 3])):
 
 
 def test_two_ranks_see_what_is_left_once_and_end_with_the_same_weights(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = clean_environment() | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/engine/loading'}",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     ranks = [

@@ -1,7 +1,6 @@
 """What torchrun and SLURM started is what a run uses, and its processes wait for the first one, however long."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import Fit, clean_environment, new_store
 from jsonargparse import Namespace
+from servers import free_port
 
 from project.engine.runtime.devices import CPU_CORES, devices_for, usable_cores
 
@@ -112,11 +112,6 @@ def test_a_container_has_the_cores_of_its_quota(
     assert usable_cores(tmp_path) == 5
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return str(free.getsockname()[1])
-
-
 def started(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, *command],
@@ -128,7 +123,7 @@ def started(command: list[str], folder: Path, environment: dict[str, str]) -> su
 def tasks_of_slurm(command: list[str], folder: Path) -> list[subprocess.Popen[str]]:
     """Start a command as both tasks of a SLURM job on this machine."""
     job = TWO_TASKS | {"SLURM_JOB_ID": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
-    port = free_port()
+    port = str(free_port())
     return [
         started(command, folder, job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "MASTER_PORT": port})
         for rank in "01"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import two_ranks
 from commands import Command
 from conftest import ROOT, clean_environment
+from servers import free_port
 from torch import Tensor, nn
 
 from project.engine.cli.fit_cli import FitCLI
@@ -22,10 +22,8 @@ FITS = ("plain", "accumulated", "bfloat", "batchnorm")
 
 def run_pair(folder: Path, *cases: str) -> Path:
     """Train cases in two processes, as a launcher starts them; return the folder of what they wrote."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1",
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "pair",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "pair",
               "OMP_NUM_THREADS": "1"}  # fmt: skip
     paths = f"{ROOT}:{Path(two_ranks.__file__).parent}"
     ranks = [

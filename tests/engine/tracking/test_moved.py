@@ -1,18 +1,14 @@
 """Artifacts follow their folder, and a store is named by where it is."""
 
 import shutil
-import socket
 import sqlite3
-import subprocess
-import sys
-import time
 from contextlib import closing
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from conftest import clean_environment
 from mlflow import MlflowClient
+from servers import serving
 
 from project.engine.compat import MLFLOW_LOCATIONS
 from project.engine.tracking import store
@@ -97,25 +93,11 @@ def test_places_that_are_not_an_earlier_one_of_the_folder_stay(project: Path) ->
 @pytest.mark.faults
 def test_the_ui_of_a_moved_folder_shows_its_artifacts(project: Path) -> None:
     moved = project.rename(project.with_name("moved"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "project.ui", "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(
-        command, cwd=moved, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as ui:
-        try:
-            deadline = time.monotonic() + 120
-            with socket.socket() as probe:
-                while probe.connect_ex(("127.0.0.1", port)):
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
-            (run,) = MlflowClient(f"sqlite:///{moved}/mlruns/mlflow.db").search_runs(["1"])
-            page = f"http://127.0.0.1:{port}/get-artifact?path={store.CONFIG_FILE}&run_uuid={run.info.run_id}"
-            with urlopen(page, timeout=60) as answer:
-                assert answer.read() == b"first"
-        finally:
-            ui.terminate()
+    (run,) = MlflowClient(f"sqlite:///{moved}/mlruns/mlflow.db").search_runs(["1"])
+    with serving("project.ui", folder=moved) as ui:
+        page = f"{ui.uri}/get-artifact?path={store.CONFIG_FILE}&run_uuid={run.info.run_id}"
+        with urlopen(page, timeout=60) as answer:
+            assert answer.read() == b"first"
 
 
 @pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "日本 ü", "a?b"])
