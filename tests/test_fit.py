@@ -55,7 +55,7 @@ def test_a_fit_is_one_finished_run_with_everything_in_it(main_job: Fit) -> None:
     assert run.info.run_name == "digits-cnn-single"
     assert main_job.client.get_experiment(run.info.experiment_id).name == "digits"
     assert run.data.params["model.optimizer.lr"] == "0.002"
-    assert run.data.params["data.crop_padding"] == "2"
+    assert run.data.params["data.augmentation.crop_padding"] == "2"
     assert len(run.data.tags["git.commit"]) == 40
     assert run.data.tags["git.dirty"] in ("true", "false")
     assert run.data.tags["strategy"] == "single"

@@ -17,14 +17,14 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from torch import Tensor, nn
 
-from project.data.datamodule import ImageDataModule, Split
-from project.engine.loading import ImageArray
+from project.data import LabelledImages
+from project.engine.loading import ImageArray, Split
 from project.fit import main
 
 BATCHES, EPOCHS = 4, 2
 
 
-class Tiny(ImageDataModule):
+class Tiny(LabelledImages):
     """16 images of 8x8 pixels in four batches, 8 for each of the other splits in two."""
 
     name = "tiny"
@@ -53,7 +53,7 @@ class TinyNet(nn.Module):
 
 
 FAST = [
-    "--data.class_path=test_trainer.Tiny", "--data.crop_padding=0", "--data.batch_size=4",
+    "--data.class_path=test_trainer.Tiny", "--data.augmentation.crop_padding=0", "--data.batch_size=4",
     "--model.net=test_trainer.TinyNet", f"--max_epochs={EPOCHS}", "--trainer.log_every_n_steps=1",
     "--trainer.enable_progress_bar=false",
 ]  # fmt: skip

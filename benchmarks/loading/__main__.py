@@ -44,7 +44,7 @@ from benchmarks.loading.peers import (
     installed,
     torchvision_folder,
 )
-from benchmarks.loading.small import Small, SmallByImage
+from benchmarks.loading.small import SHIFTED, Small, SmallByImage
 from benchmarks.turns import Measure, in_turn
 
 ROWS = JPEG, CACHE, SMALL, TRAINING, WAITING, MEMORY = "JPEG", "cache", "small", "training", "wait", "memory"
@@ -75,7 +75,7 @@ def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
     decoding = {"ours": partial(folder, root, "off")} | {name: partial(make, root) for name, make in JPEGS.items()}
     decoded = {"ours": partial(folder, root, "on")} | {name: partial(make, root) for name, make in CACHED.items()}
     small = {
-        "ours": partial(ours, Small(batch_size=SMALL_BATCH, crop_padding=4, horizontal_flip=True)),
+        "ours": partial(ours, Small(batch_size=SMALL_BATCH, augmentation=SHIFTED)),
         "DataLoader": partial(by_dataloader, SmallByImage(10_000), SMALL_BATCH),
     }
     return {

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.loading.peers import BATCH, MEAN, MIN_AREA, SIZE, STD, WORKERS, Epoch
-from project.data import ImageDataModule, ImageFolder
+from project.data import ImageFolder
+from project.engine.loading import Augmentation, ImageDataModule, Workers
 from project.engine.runtime.allocator import keep_freed_memory
 
 CROPS: dict[str, Any] = {
-    "image_size": SIZE, "batch_size": BATCH, "random_resized_crop": MIN_AREA, "horizontal_flip": True,
-    "num_workers": WORKERS,
+    "image_size": SIZE, "batch_size": BATCH, "workers": Workers(num=WORKERS),
+    "augmentation": Augmentation(random_resized_crop=MIN_AREA, horizontal_flip=True),
 }  # fmt: skip
 
 

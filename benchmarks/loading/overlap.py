@@ -33,7 +33,7 @@ def overlap(steps: int = 50) -> dict[str, float]:
         return logits
 
     def copied() -> Iterator[Batch]:
-        return on_device(iter([fetched] * steps), lambda batch: (batch.images, batch.labels), device)
+        return on_device(iter([fetched] * steps), lambda batch: (batch.images, batch.targets), device)
 
     for _ in range(2):  # the first time warms up
         measured = {

@@ -14,15 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.loading.peers import BATCH, MEAN, STD, WORKERS
-from project.data import ImageDataModule
-from project.data.datamodule import Split
-from project.engine.loading import ImageArray
+from project.data import LabelledImages
+from project.engine.loading import Augmentation, ImageArray, Split
 from project.engine.tracking.throughput import Throughput
 from project.models import CNN
 from project.tasks.classification import ImageClassifier
 
+SHIFTED = Augmentation(crop_padding=4, horizontal_flip=True)
 
-class Small(ImageDataModule):
+
+class Small(LabelledImages):
     """Noise of CIFAR-10's size."""
 
     name = "small"
@@ -80,7 +81,7 @@ class Waiting:
 
 def trained(*, peer: bool) -> Throughput:
     """Train a CNN at 32x32 for an epoch on the CPU."""
-    data = Small(batch_size=BATCH, crop_padding=4, horizontal_flip=True)
+    data = Small(batch_size=BATCH, augmentation=SHIFTED)
     data.count = 4096
     data.setup("fit")
     throughput = Throughput(10)

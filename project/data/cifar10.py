@@ -7,21 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
 from project.data.in_memory import shared
+from project.data.labelled import LabelledImages
 from project.data.root import data_root
-from project.engine.loading import ImageArray
+from project.engine.loading import ImageArray, Split
 
 
-class CIFAR10(ImageDataModule):
+class CIFAR10(LabelledImages):
     """Colour images of ten classes, 32x32 pixels: 50,000 for train, 10,000 for test.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
     Args:
         root: Folder of the files: `root/cifar-10-batches-py/`. Missing files are downloaded there.
-        options: See `ImageDataModule`.
+        options: See `LabelledImages`.
     """
 
     name = "cifar10"
@@ -32,6 +32,7 @@ class CIFAR10(ImageDataModule):
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
         self.root = data_root(root)
+        self.source = str(self.root)
 
     def prepare_data(self) -> None:
         """Download missing files."""

@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from project.data.datamodule import ImageDataModule, Split
-from project.engine.loading import ImageArray
+from project.data.labelled import LabelledImages
+from project.engine.loading import ImageArray, Split
 
 
-class Digits(ImageDataModule):
+class Digits(LabelledImages):
     """1,797 grey images of handwritten digits, resized from 8x8 to 32x32 pixels; 360 of them are for test.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning

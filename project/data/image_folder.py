@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from project.data.bad_images import refuse_bad_images
-from project.data.datamodule import ImageDataModule, Split
+from project.data.labelled import LabelledImages
 from project.data.left_out import LeftOut
 from project.data.listing import Listing, list_split
 from project.data.root import data_root
@@ -18,10 +18,12 @@ from project.engine.loading import (
     FileTable,
     ImageArray,
     ImageFiles,
+    Split,
     cache_folder,
     cache_path,
     cached,
     check_files,
+    check_range,
     make_once,
     open_table,
     remove_least_used,
@@ -29,13 +31,11 @@ from project.engine.loading import (
     save_table,
 )
 
-_MARGIN = 256 / 224
-"""Cached images are this much larger than the model's input, to leave room for random crops."""
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per value of cameras and scanners that write 16-bit files."""
 
 
-class ImageFolder(ImageDataModule):
+class ImageFolder(LabelledImages):
     """Images under `root/train/CLASS/`, with `root/val/` and `root/test/` if they exist.
 
     Classes are the subfolders of train in alphabetical order. Without val, a part of train is used for validation;
@@ -60,7 +60,7 @@ class ImageFolder(ImageDataModule):
             of 8, 10, 12, 14 and 16 that holds the values of all splits.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
         max_bad_percent: Largest share of a split's files that may be skipped, in percent.
-        options: See `ImageDataModule`.
+        options: See `LabelledImages`.
 
     Raises:
         FileNotFoundError: There is no `root/train`.
@@ -90,13 +90,11 @@ class ImageFolder(ImageDataModule):
         if len(self.class_names) < 2:
             raise ValueError(f"data.root: {self._folders['train']} has one class; classification needs two; {LAYOUT}")
         super().__init__(image_size=image_size, **options)
-        if not 0 <= max_bad_percent <= 100:
-            raise ValueError(f"data.max_bad_percent: got {max_bad_percent}; it must be in [0, 100]")
-        for option, value in (("cache_limit_mib", cache_limit_mib), ("cache_total_mib", cache_total_mib)):
-            if value < 0:
-                raise ValueError(f"data.{option}: got {value}; it must be 0 or more")
-        if bit_depth is not None and not 8 <= bit_depth <= 16:
-            raise ValueError(f"data.bit_depth: got {bit_depth}; it must be from 8 to 16")
+        self.source = str(self.root)
+        check_range("data.max_bad_percent", max_bad_percent, 0, 100)
+        check_range("data.cache_limit_mib", cache_limit_mib, 0)
+        check_range("data.cache_total_mib", cache_total_mib, 0)
+        check_range("data.bit_depth", 8 if bit_depth is None else bit_depth, 8, 16)
         self.cache, self.cache_limit_mib, self.bit_depth = cache, cache_limit_mib, bit_depth
         self.cache_total_mib = cache_total_mib
         self._caches: list[Path] = []
@@ -128,26 +126,26 @@ class ImageFolder(ImageDataModule):
         depth = self._value_bits()
         table = tables[split]
         good, digest = self._good(split, table)
-        files = ImageFiles(
-            table.files, table.labels, table.sizes, self.image_size, self.random_resized_crop, depth, good
-        )
-        side = round(_MARGIN * self.image_size) if self.random_resized_crop else self.image_size
+        files = ImageFiles(table.files, table.labels, table.sizes, depth, good)
+        side = self.crop.cached_size
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
-        crops = self.random_resized_crop is not None
-        kind = f"{side}px-{'hwc' if crops else 'chw'}" + (f"-{depth}bit" if table.peak else "")
-        kept = cache_path(self.root, f"{split}-{kind}-{digest}.npy")
-        whole = ImageFiles(table.files, table.labels, table.sizes, side, bit_depth=depth, rows=good)
-        images = cached(whole, kept, self.threads_per_device(), self.worker_timeout_s, channels_last=crops)
+        kind = f"{side}px-{'chw' if self.crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if table.peak else "")
+        return self._cached(split, files, cache_path(self.root, f"{split}-{kind}-{digest}.npy"), digest)
+
+    def _cached(self, split: Split, files: ImageFiles, kept: Path, digest: str) -> ImageFiles | ImageArray:
+        """Open the decoded images of a split, which are made unless they exist."""
+        side = self.crop.cached_size
+        is_cropped = self.crop.min_area is None
+        images = cached(files, kept, side, self.workers, channels_last=not is_cropped)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(kept.parent, pattern, digest)
         self._caches.append(kept)
         remove_least_used(kept.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
-        if not crops:
-            return ImageArray(images, files.labels)
-        squares = torch.tensor([[side, side]]).expand(len(files), 2)
-        return ImageFiles(images.numpy(), files.labels, squares, self.image_size, self.random_resized_crop)
+        if is_cropped:
+            return ImageArray(images, files.targets)
+        return ImageFiles(images.numpy(), files.targets, torch.tensor([[side, side]]).expand(len(files), 2))
 
     def found(self) -> list[str]:
         """Return lines on the images found, and on the files left out with the reasons."""
@@ -172,7 +170,7 @@ class ImageFolder(ImageDataModule):
     def _table(self, split: Split, listing: Listing) -> Path:
         def make(unfinished: Path) -> None:
             log = cache_folder(self.root) / f"{split}-checked.jsonl"
-            checked = check_files(listing.files, listing.stats, log, self.threads_per_device(), self.worker_timeout_s)
+            checked = check_files(listing.files, listing.stats, log, self.workers.count(), self.workers.timeout_s)
             save_table(unfinished, listing.files, listing.labels, checked)
 
         path = make_once(cache_path(self.root, f"{split}-files-{listing.digest}.pt"), make)

@@ -6,21 +6,21 @@ from typing import Any, ClassVar
 from numpy.typing import NDArray
 from torchvision import datasets
 
-from project.data.datamodule import ImageDataModule, Split
 from project.data.download import downloaded
 from project.data.in_memory import shared
+from project.data.labelled import LabelledImages
 from project.data.root import data_root
-from project.engine.loading import ImageArray
+from project.engine.loading import ImageArray, Split
 
 
-class MNIST(ImageDataModule):
+class MNIST(LabelledImages):
     """Grey images of handwritten digits, 28x28 pixels: 60,000 for train, 10,000 for test.
 
     Source: LeCun, Cortes and Burges, The MNIST database of handwritten digits, 1998.
 
     Args:
         root: Folder of the files: `root/MNIST/raw/*-ubyte`. Missing files are downloaded there.
-        options: See `ImageDataModule`.
+        options: See `LabelledImages`.
     """
 
     name = "mnist"
@@ -28,15 +28,16 @@ class MNIST(ImageDataModule):
     native_mean: tuple[float, ...] = (0.131,)
     native_std: tuple[float, ...] = (0.308,)
     class_names: tuple[str, ...] = tuple("0123456789")
-    source: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+    files: ClassVar[type[datasets.MNIST]] = datasets.MNIST
 
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
         self.root = data_root(root)
+        self.source = str(self.root)
 
     def prepare_data(self) -> None:
         """Download missing files."""
-        downloaded(self.source, self.root)
+        downloaded(self.files, self.root)
 
     def load(self, split: Split) -> ImageArray | None:
         """Map train or test into memory."""
@@ -44,10 +45,10 @@ class MNIST(ImageDataModule):
             return None
 
         def read() -> tuple[NDArray[Any], NDArray[Any]]:
-            source = self.source(self.root, train=split == "train")
+            source = self.files(self.root, train=split == "train")
             return source.data.unsqueeze(1).numpy(), source.targets.numpy()
 
-        return shared(Path(self.root, self.source.__name__, "raw"), split, read)
+        return shared(Path(self.root, self.files.__name__, "raw"), split, read)
 
 
 class FashionMNIST(MNIST):
@@ -57,10 +58,10 @@ class FashionMNIST(MNIST):
 
     Args:
         root: Folder of the files: `root/FashionMNIST/raw/*-ubyte`. Missing files are downloaded there.
-        options: See `ImageDataModule`.
+        options: See `LabelledImages`.
     """
 
     name = "fashion_mnist"
     native_mean, native_std = (0.286,), (0.353,)
     class_names = tuple(datasets.FashionMNIST.classes)
-    source = datasets.FashionMNIST
+    files = datasets.FashionMNIST

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from unicodedata import category
 
-from project.data.datamodule import Split
+from project.engine.loading import Split
 
 LAYOUT = "expected ROOT/train/CLASS/*.jpg, and if you have them ROOT/val/CLASS/* and ROOT/test/CLASS/*"
 

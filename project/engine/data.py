@@ -1,7 +1,7 @@
 """What the engine asks of data, with a default for each answer, so that any LightningDataModule works."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -24,7 +24,10 @@ class DescribedDataModule(LightningDataModule):
         name: Name of the data, of its MLflow experiment and of its dataset input.
         source: Where the data is, such as a folder.
         skipped: Number of samples left out, by split.
+        earlier_names: Current names of arguments by their earlier names, which settings may still use.
     """
+
+    earlier_names: ClassVar[Mapping[str, str]] = {}
 
     name: str
     source: str = ""

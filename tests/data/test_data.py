@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision import datasets
 
-from project.data import MNIST, Digits, ImageDataModule, ImageFolder
-from project.engine.loading import ImageArray
+from project.data import MNIST, Digits, ImageFolder, LabelledImages
+from project.engine.loading import Augmentation, ImageArray, Workers
 
 
 def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
-    def images(data: ImageDataModule, split: str) -> set[bytes]:
+    def images(data: LabelledImages, split: str) -> set[bytes]:
         data.setup("fit")
         stored = data.splits[split].images  # type: ignore[attr-defined, index]
         return {image.numpy().tobytes() for image in stored}
@@ -38,7 +38,7 @@ def test_the_digest_tells_images_with_the_same_labels_apart() -> None:
     data = Digits()
     data.setup("fit")
     before, test = data.digest(), data.splits["test"]
-    data.splits["test"] = ImageArray(255 - test[torch.arange(len(test))][0], test.labels)
+    data.splits["test"] = ImageArray(255 - data.fetch("test", torch.arange(len(test)))[0], test.targets)
     assert data.digest() != before
 
 
@@ -84,17 +84,17 @@ def test_an_image_folder_is_read_rightly(tmp_path: Path) -> None:
     write_folder(tmp_path)
     Image.new("L", (30, 90), 128).save(tmp_path / "train/red/grey.png")
     Image.new("RGBA", (90, 30), (0, 255, 0, 255)).save(tmp_path / "train/red/see-through.png")
-    data = ImageFolder(root=str(tmp_path), image_size=32, num_workers=0)
+    data = ImageFolder(root=str(tmp_path), image_size=32, workers=Workers(num=0))
     data.setup("fit")
     assert data.class_names == ("blue", "red")
     assert [len(data.splits[split]) for split in ("train", "val", "test")] == [23, 3, 24]
-    images, labels = data.splits["test"][torch.arange(24)]
+    images, labels = data.fetch("test", torch.arange(24))
     assert images.shape == (24, 3, 32, 32)
     assert images.dtype == torch.uint8
     channel_means = images.float().mean((2, 3))
     assert (channel_means[labels == 1, 0] > 150).all()
     assert (channel_means[labels == 0, 2] > 150).all()
-    assert len(data.splits["train"][torch.arange(23)][0]) == 23
+    assert len(data.fetch("train", torch.arange(23))[0]) == 23
 
 
 def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None:
@@ -106,16 +106,18 @@ def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None
     assert not data.has_test
 
 
-@pytest.mark.parametrize("options", [{"cache": "off"}, {"cache": "on"}, {"cache": "off", "num_workers": 0}])
+@pytest.mark.parametrize("options", [{"cache": "off"}, {"cache": "on"}, {"cache": "off", "workers": Workers(num=0)}])
 def test_train_images_are_the_same_with_any_loading_and_new_in_each_epoch(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
     write_folder(tmp_path)
     Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "train/red/detail.jpg")
-    augment: dict[str, Any] = {"image_size": 32, "random_resized_crop": 0.3, "horizontal_flip": True, "cutout": 4}
+    augmentation = Augmentation(random_resized_crop=0.3, horizontal_flip=True, cutout=4)
 
     def epoch(number: int, batch_size: int) -> dict[bytes, int]:
-        data = ImageFolder(root=str(tmp_path), batch_size=batch_size, **augment, **options)
+        data = ImageFolder(
+            root=str(tmp_path), image_size=32, batch_size=batch_size, augmentation=augmentation, **options
+        )
         data.setup("fit")
         loader = data.train_dataloader()
         loader.sampler.set_epoch(number)
@@ -128,7 +130,7 @@ def test_train_images_are_the_same_with_any_loading_and_new_in_each_epoch(
 
 
 def test_mixed_labels_reach_the_model_as_shares() -> None:
-    data = Digits(batch_size=100, mixup=0.4, cutmix=1.0)
+    data = Digits(batch_size=100, augmentation=Augmentation(mixup=0.4, cutmix=1.0))
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
     assert (images.dtype, images.shape[1:]) == (torch.uint8, (1, 32, 32))
@@ -150,7 +152,7 @@ def test_a_home_folder_is_found_and_its_changed_files_are_read_again(
     def first_image(root: str) -> Tensor:
         data = MNIST(root=root)
         data.setup("fit")
-        return data.splits["test"][torch.tensor([0])][0]
+        return data.fetch("test", torch.tensor([0]))[0]
 
     write_mnist(raw, np.random.default_rng(0))
     before = first_image("~/data")

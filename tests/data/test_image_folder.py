@@ -41,7 +41,7 @@ def opened(root: Path, **options: Any) -> ImageFolder:
 
 def sizes(data: ImageFolder) -> dict[str, list[int]]:
     """Images of each class in each split."""
-    return {split: images.labels.bincount().tolist() for split, images in data.splits.items()}
+    return {split: images.targets.bincount().tolist() for split, images in data.splits.items()}
 
 
 def loop(root: Path) -> None:
@@ -140,8 +140,8 @@ def test_what_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
         (root / "train/cat" / name).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     (root / "train/labels.csv").touch()
     data = opened(root, val_fraction=0.3)
-    assert data.splits["train"].labels.bincount().tolist() == [6, 2]
-    assert data.splits["val"].labels.bincount().tolist() == [2, 1]
+    assert data.splits["train"].targets.bincount().tolist() == [6, 2]
+    assert data.splits["val"].targets.bincount().tolist() == [2, 1]
     assert data.found() == [
         f"{tmp_path.name}: 2 classes, train 8 (cat 6, dog 2), val 3 taken from train (cat 2, dog 1), "
         "no test (scored on val)",
@@ -188,7 +188,7 @@ def test_sixteen_bit_files_keep_their_grey_levels(bits: int, cache: str, suffix:
     png(ramp, root / f"val/a/bright.{suffix}")
     data = ImageFolder(root=str(root), image_size=16, cache=cache)  # type: ignore[arg-type]
     data.setup("fit")
-    dark, bright = data.splits["train"][torch.tensor([1])][0], data.splits["val"][torch.tensor([0])][0]
+    dark, bright = data.fetch("train", torch.tensor([1]))[0], data.fetch("val", torch.tensor([0]))[0]
     assert (len(bright.unique()), int(bright.max())) == (256, 255)
     assert (len(dark.unique()), int(dark.max())) == (64, 63)
     assert data.found()[0].endswith(f"; 16-bit files hold {bits} bits (largest value {ramp.max():,})")
@@ -240,7 +240,7 @@ def test_names_are_the_same_in_any_locale_and_of_one_line(tmp_path: Path) -> Non
     code = (
         "from project.data import ImageFolder\n"
         "import os; data = ImageFolder(root=os.listdir()[0], image_size=12); data.setup('fit')\n"
-        "print(ascii([data.name, *data.class_names, *data.found(), data.splits['val'].labels.tolist()]))"
+        "print(ascii([data.name, *data.class_names, *data.found(), data.splits['val'].targets.tolist()]))"
     )
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)

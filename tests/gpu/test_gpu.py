@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from project.engine.loading import ImageArray, Workers
+from project.engine.loading import Crop, ImageArray, Workers
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.search.device_pool import Devices, gpu_ids
@@ -76,7 +76,7 @@ def test_batches_are_pinned_for_a_gpu(workplace: Path) -> None:
     def look(trainer: Trainer, module: Any) -> None:
         loader = trainer.train_dataloader
         requests = iter([Request(torch.arange(4), None)])
-        pinned = next(loader.images.stream(requests, loader.workers)).images.is_pinned()
+        pinned = next(loader.images.stream(requests, loader.workers, loader.crop)).images.is_pinned()
         seen.append((pinned, next(module.parameters()).device.type))
 
     main([*SHORT, *SMALL, "--trainer.limit_train_batches=2"], [Probe(look)])
@@ -102,10 +102,10 @@ def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
     def copied() -> Iterator[Fetched]:
         stored = ImageArray(images, torch.zeros(256, dtype=torch.int64))
         requests = (Request(torch.arange(256), None) for _ in range(count))
-        yield from stored.stream(requests, Workers(pin_memory=True))
+        yield from stored.stream(requests, Workers(), Crop(512))
 
     def train() -> None:
-        for _ in on_device(iter(batches), lambda fetched: (fetched.images.float(), fetched.labels), DEVICE):
+        for _ in on_device(iter(batches), lambda fetched: (fetched.images.float(), fetched.targets), DEVICE):
             step()
 
     batches = list(copied())

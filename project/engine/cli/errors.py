@@ -104,7 +104,8 @@ def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
     """The nearest option, or those that there are: a far match is not a match."""
     names = list(known)
     parent, dot, name = option.rpartition(".")
-    if owner := re.search(r"class_path[= ]'([\w.]+)'", text):
+    owner = re.search(r"class_path[= ]'([\w.]+)'", text)
+    if owner and parent in names:  # Otherwise, the option is in a group of the class's options.
         siblings = _options_of_class(owner[1], called="callable class" in text)
         names = [other for other in names if other.rpartition(".")[0] != parent]
     else:

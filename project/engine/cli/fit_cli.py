@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from project.data import ImageDataModule
+from project.data import LabelledImages
 from project.engine.checkpoints import DurableCheckpointIO, FiniteLoss, RunCheckpoint
 from project.engine.cli import config_groups
 from project.engine.cli.errors import explain
@@ -56,7 +56,7 @@ class FitCLI(LightningCLI):
         ValueError, OSError, MisconfigurationException: The input is at fault.
     """
 
-    datamodule: ImageDataModule
+    datamodule: LabelledImages
     model: ImageClassifier
     trainer: Trainer
 
@@ -65,7 +65,7 @@ class FitCLI(LightningCLI):
         self._more_callbacks = callbacks
         super().__init__(
             ImageClassifier,
-            ImageDataModule,
+            LabelledImages,
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,

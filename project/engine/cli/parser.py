@@ -1,21 +1,28 @@
 """The parser of the command line: options come from signatures, those of schedules without what the training gives."""
 
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from project.engine.data import DescribedDataModule
 from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
 
 class FitParser(LightningArgumentParser):
     """Makes the length of a schedule optional, as it is the length of the training unless another one is given.
 
+    Arguments of a datamodule may have their earlier names.
+
     Raises:
         ValueError: A schedule cannot work here.
     """
+
+    _renamed: Mapping[str, str] = {}
 
     @override
     def add_class_arguments(
@@ -34,4 +41,27 @@ class FitParser(LightningArgumentParser):
                 f"--{option}", type=int | None, default=None, help="Steps; null is those of the training."
             )
             added.append(option)
+        if isinstance(class_type, type) and issubclass(class_type, DescribedDataModule):
+            self._renamed = {old: new for old, new in class_type.earlier_names.items() if old not in added}
         return added
+
+    @override
+    def parse_args(  # type: ignore[override]  # argparse has overloads, jsonargparse has none
+        self, args: Sequence[str] | None = None, *more: Any, **options: Any
+    ) -> Namespace:
+        """Parse options such as `--cutout=8`, also those of a class inside of `--data`."""
+        if args is not None and self._renamed:
+            pairs = [arg.removeprefix("--").partition("=") for arg in args]
+            args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
+        parsed: Namespace = super().parse_args(args, *more, **options)
+        return parsed
+
+    @override
+    def parse_object(self, obj: Namespace | dict[str, Any], *more: Any, **options: Any) -> Namespace:
+        """Parse settings such as `{cutout: 8}`, also those of a class inside of `data`."""
+        if self._renamed:
+            obj = Namespace(obj)  # type: ignore[no-untyped-call]
+            for old in self._renamed.keys() & vars(obj).keys():
+                obj[self._renamed[old]] = obj.pop(old)
+        parsed: Namespace = super().parse_object(obj, *more, **options)
+        return parsed

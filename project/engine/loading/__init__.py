@@ -1,25 +1,32 @@
 """Batches on their way from storage to the model.
 
+ImageDataModule      the splits, their loaders, and the position of a resumed training
+    |
 EpochBatches         the images of each rank and step; in an interrupted epoch, those that are left
     |                indices -> Request: with a key for each image, from (seed, epoch, index)
     v
 store.stream         ImageArray    in memory, or a decoded cache on disk: one gather
-    |                ImageFiles    threads decode into the memory of the batch
+    |                ImageFiles    threads decode, crop and resize into the memory of the batch
     |                TorchDataset  your own map-style dataset: DataLoader's processes
-    v                Fetched: uint8 (N, C, H, W), int64 (N,), keys
+    v                Fetched: images uint8 (N, C, H, W), targets (N, ...), keys
 on_device            copied on a separate stream while the model works on the batch before; nothing on a CPU
     v
-finish               crop, flip, ..., mixup: whole batches on the device, with random draws per image from its key
+Crop                 images in memory are cropped and resized to squares, whole batches on the device
+    v
+Augmentation         shift, flip, ..., mixup: whole batches on the device, with random draws per image from its key
     v
 BatchLoader          the trainer iterates over it: measures waiting, and resumes an epoch where it was stopped
 
 Before the first training on a folder of files, `check_files` finds damaged ones, and `cached` decodes what fits.
 """
 
-from project.engine.loading.augment import cutout, random_crop, random_flip, random_resized_crop
+from project.engine.loading.augment import cutout, random_crop, random_flip
+from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.cache import cached, mapped
 from project.engine.loading.counter_rng import global_seed, sample_keys
+from project.engine.loading.crop import Crop
+from project.engine.loading.datamodule import ImageDataModule, Split
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
 from project.engine.loading.durable import (
     cache_folder,
@@ -33,24 +40,31 @@ from project.engine.loading.errors import LoadingError
 from project.engine.loading.file_list import FileList
 from project.engine.loading.file_table import FileTable, open_table, save_table
 from project.engine.loading.image_files import ImageFiles
-from project.engine.loading.images import ImageArray, Images, Workers
+from project.engine.loading.images import ImageArray, Images
 from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
 from project.engine.loading.mixup import cutmix, mixup
+from project.engine.loading.ranges import check_range
 from project.engine.loading.step_seed import StepSeed
+from project.engine.loading.validation import split_off
 from project.engine.loading.verify import check_files
 from project.engine.loading.worker_dataset import TorchDataset
+from project.engine.loading.workers import Workers
 
 __all__ = [
     "NO_IMAGE",
+    "Augmentation",
     "BatchLoader",
+    "Crop",
     "EpochBatches",
     "FileList",
     "FileTable",
     "ImageArray",
+    "ImageDataModule",
     "ImageFiles",
     "Images",
     "LoaderState",
     "LoadingError",
+    "Split",
     "StepSeed",
     "TorchDataset",
     "Workers",
@@ -58,6 +72,7 @@ __all__ = [
     "cache_path",
     "cached",
     "check_files",
+    "check_range",
     "check_same_batches",
     "cutmix",
     "cutout",
@@ -70,9 +85,9 @@ __all__ = [
     "open_table",
     "random_crop",
     "random_flip",
-    "random_resized_crop",
     "remove_least_used",
     "remove_outdated",
     "sample_keys",
     "save_table",
+    "split_off",
 ]

@@ -4,17 +4,12 @@ The CPU computes the draws from the images' keys, so that they are the same on e
 own range of a key's draws, so that two functions never use the same number.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from project.engine.loading.counter_rng import integers, uniform
-from project.engine.loading.crop_boxes import random_boxes
-from project.engine.loading.decode import write_resized
-from project.engine.loading.threads import one_core_a_thread
 
 _IN_CACHE = 2**18
 """Bytes that fit into the cache of a core."""
@@ -80,61 +75,6 @@ def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:
         for axis in (0, 1)
     )
     return images.masked_fill((rows[:, :, None] & columns[:, None, :]).unsqueeze(1), 0)
-
-
-def random_resized_crop(images: Tensor, keys: Tensor, size: int, min_area: float) -> Tensor:
-    """Resize a random part of each image to a square, with antialiasing.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        keys: (N,) int64, on the CPU.
-        size: Side of the square in pixels.
-        min_area: Smallest share of the image that the part covers, in (0, 1].
-
-    Returns:
-        (N, C, size, size) uint8.
-    """
-    boxes = random_boxes(keys, torch.tensor(images.shape[2:]).expand(len(images), 2), min_area)
-    if images.device.type == "cpu":
-        return _resized_by_image(images, boxes, size)
-    return resized_by_matrix(images, boxes, size)
-
-
-def resized_by_matrix(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """Resize a part of each image by two matrix products with the weights of the antialiasing filter.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        boxes: (N, 4) int64: top, left, height, width.
-        size: Side of the result in pixels.
-
-    Returns:
-        (N, C, size, size) uint8.
-    """
-    top, left, height, width = boxes.to(images.device).unbind(1)
-    rows = _triangle_filter(top, height, images.shape[2], size)
-    columns = _triangle_filter(left, width, images.shape[3], size)
-    resized = rows.unsqueeze(1) @ images.float() @ columns.unsqueeze(1).transpose(2, 3)
-    return resized.round().clamp(0, 255).byte()
-
-
-def _triangle_filter(first: Tensor, length: Tensor, available: int, size: int) -> Tensor:
-    # (N, size, available): each row holds the weights of the input pixels for one pixel of the result.
-    scale = (length / size).view(-1, 1, 1)
-    reach = scale.clamp(min=1.0)
-    centre = (torch.arange(size, device=first.device).view(1, -1, 1) + 0.5) * scale
-    offset = torch.arange(available, device=first.device).view(1, 1, -1) - first.view(-1, 1, 1)
-    weights = (1 - (offset + 0.5 - centre).abs() / reach).clamp(min=0.0)
-    weights = weights * ((offset >= 0) & (offset < length.view(-1, 1, 1)))
-    return weights / weights.sum(2, keepdim=True)
-
-
-def _resized_by_image(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    out = torch.empty((len(images), size, size, images.shape[1]), dtype=torch.uint8)
-    sources, targets = images.permute(0, 2, 3, 1).numpy(), out.numpy()
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core_a_thread) as threads:
-        list(threads.map(write_resized, sources, map(tuple, boxes.tolist()), targets))
-    return out.permute(0, 3, 1, 2)
 
 
 def _covered(centre: Tensor, side: int, length: int) -> Tensor:

@@ -5,6 +5,7 @@ The file is a plain .npy, uint8.
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from project.engine.loading.crop import Crop
 from project.engine.loading.durable import make_once, mark_used
 from project.engine.loading.image_files import ImageFiles
-from project.engine.loading.images import Request, Workers
+from project.engine.loading.images import Request
+from project.engine.loading.workers import Workers
 from project.engine.runtime.progress import shown
 
 _BATCH = 64
@@ -35,14 +38,14 @@ def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
     return _opened(make_once(path, save))
 
 
-def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *, channels_last: bool = False) -> Tensor:
+def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channels_last: bool = False) -> Tensor:
     """Decode all files into the array at `path` unless it exists, and open it.
 
     Args:
         files: N files; the centre square of each is taken.
         path: The cache. Other processes wait while it is made.
-        threads: Threads that decode.
-        timeout_s: Longest time for a batch, in seconds.
+        size: Side of the squares in pixels.
+        workers: Threads that decode.
         channels_last: Store (N, size, size, 3) instead of (N, 3, size, size); parts of it are resized faster.
 
     Returns:
@@ -52,8 +55,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
         OSError: There is no room for it.
         LoadingError: A read hangs, or a file has changed.
     """
-    side = (files.image_size, files.image_size)
-    shape = (len(files), *side, 3) if channels_last else (len(files), 3, *side)
+    shape = (len(files), size, size, 3) if channels_last else (len(files), 3, size, size)
 
     def decode_all(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
@@ -61,7 +63,7 @@ def cached(files: ImageFiles, path: Path, threads: int, timeout_s: int = 120, *,
             # Reserve the space: a full disk raises an error here, but kills the process later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
-            batches = files.stream(_in_order(len(files)), Workers(num_workers=threads, timeout_s=timeout_s))
+            batches = files.stream(_in_order(len(files)), replace(workers, pin_memory=False), Crop(size))
             for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
                 images = batch.images.permute(0, 2, 3, 1) if channels_last else batch.images.contiguous()
                 images.numpy().tofile(file)

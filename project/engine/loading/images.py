@@ -1,10 +1,13 @@
 """The protocol of image stores, and the simplest store, an array in memory."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
+
+from project.engine.loading.crop import Crop, are_masks
+from project.engine.loading.workers import Workers
 
 Batch = tuple[Tensor, Tensor]
 
@@ -17,52 +20,36 @@ class Request(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """The result of a request: images (N, C, H, W) uint8, labels (N,) int64 and the keys of the request."""
+    """The result of a request.
 
-    images: Tensor
-    labels: Tensor
-    keys: Tensor | None
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Threads or processes that fetch batches before they are needed.
-
-    Args:
-        num_workers: Threads or processes; 0 fetches in the training thread when a batch is requested.
-        prefetch_factor: Batches kept ready, by all threads together or by each process.
-        persistent_workers: Keep processes between epochs.
-        pin_memory: Put batches into page-locked memory.
-        timeout_s: Longest wait for a batch in seconds.
+    images: (N, C, H, W) uint8.
+    targets: (N, ...).
+    keys: Those of the request.
+    crop: The crop that is still to be done, on the device; None if the images are cropped.
     """
 
-    num_workers: int = 0
-    prefetch_factor: int = 2
-    persistent_workers: bool = True
-    pin_memory: bool = False
-    timeout_s: int = 120
+    images: Tensor
+    targets: Tensor
+    keys: Tensor | None
+    crop: Crop | None = None
+
+    def cropped(self) -> Batch:
+        """Return the images as squares, and their targets."""
+        return (self.images, self.targets) if self.crop is None else self.crop(self.images, self.targets, self.keys)
 
 
 class Images(Protocol):
-    """Labelled images that are fetched in batches."""
+    """Images with targets, which are fetched in batches."""
 
-    labels: Tensor
-    """(N,) int64."""
-    needs_workers: ClassVar[bool]
-    """Whether fetching is so slow that workers should do it in advance."""
-    crops: bool
-    """Whether `stream` takes random resized crops itself, because this is cheaper before or during decoding."""
+    targets: Tensor
+    """(N, ...): such as labels (N,) int64, numbers (N, K) float, or masks (N, H, W) uint8."""
     advice: ClassVar[str]
     """Advice for a training that waits for batches."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return images (N, C, H, W) uint8 and labels (N,) int64."""
-        ...
-
-    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
-        """Yield the batches of the requests, in their order."""
+    def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
+        """Yield the batches of the requests, in their order; each is cropped, or has the crop to do on the device."""
         ...
 
     def subset(self, indices: Tensor) -> "Images":
@@ -74,21 +61,44 @@ class Images(Protocol):
         ...
 
 
+def fetch(images: Images, indices: Tensor, crop: Crop) -> Batch:
+    """Return the images at these positions, without randomness.
+
+    Args:
+        images: The store.
+        indices: (N,) int64.
+        crop: The crop; random parts are not used.
+
+    Returns:
+        Images (N, C, size, size) uint8, and targets (N, ...).
+    """
+    part = images.subset(indices)  # A subset has buffers of its own.
+    (fetched,) = part.stream(iter([Request(torch.arange(len(indices)), None)]), Workers(num=0, pin_memory=False), crop)
+    return fetched.cropped()
+
+
 class ImageArray:
     """Images in memory, or in a file that is mapped into memory; a batch is one gather.
 
     Args:
         images: (N, C, H, W) uint8.
-        labels: (N,) int64.
+        targets: (N, ...): labels (N,) int64, numbers (N,) or (N, K) float, or masks (N, H, W) uint8.
         rows: Rows of `images` in use, in their order; None uses all. Subsets share the array.
+
+    Raises:
+        ValueError: The numbers of images and targets, or the sizes of images and masks, differ.
     """
 
-    needs_workers: ClassVar[bool] = False
-    crops: bool = False
     advice: ClassVar[str] = "making batches takes it: try a larger --data.batch_size, or less augmentation"
 
-    def __init__(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> None:
-        self._all, self.labels, self._rows = images, labels, rows
+    def __init__(self, images: Tensor, targets: Tensor, rows: Tensor | None = None) -> None:
+        self._all, self.targets, self._rows = images, targets, rows
+        if len(targets) != len(images if rows is None else rows):
+            raise ValueError(f"ImageArray: got {len(targets):,} targets for {len(images):,} images")
+        if are_masks(targets) and targets.shape[1:] != images.shape[2:]:
+            raise ValueError(
+                f"ImageArray: got masks of {tuple(targets.shape[1:])} pixels for images of {tuple(images.shape[2:])}"
+            )
 
     @property
     def images(self) -> Tensor:
@@ -96,22 +106,19 @@ class ImageArray:
         return self._all if self._rows is None else self._all[self._rows]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
-    def __getitem__(self, indices: Tensor) -> Batch:
-        rows = indices if self._rows is None else self._rows[indices]
-        return self._all.index_select(0, rows), self.labels.index_select(0, indices)
-
-    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+    def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
         """Yield the batches of the requests; each is gathered on demand."""
         for indices, keys in requests:
-            images, labels = self[indices]
-            yield Fetched(images.pin_memory() if workers.pin_memory else images, labels, keys)
+            images = self._all.index_select(0, indices if self._rows is None else self._rows[indices])
+            targets = self.targets.index_select(0, indices)
+            yield Fetched(images.pin_memory() if workers.pin_memory else images, targets, keys, crop)
 
     def subset(self, indices: Tensor) -> "ImageArray":
         """Return the images at these positions without copying them."""
         rows = indices if self._rows is None else self._rows[indices]
-        return ImageArray(self._all, self.labels[indices], rows)
+        return ImageArray(self._all, self.targets[indices], rows)
 
     def close(self) -> None:
         """Do nothing: there are no workers."""

@@ -1,6 +1,7 @@
 """The loader that the trainer iterates over: the batches of each epoch, on the device."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any, TypedDict
 from zlib import crc32
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.counter_rng import sample_keys
-from project.engine.loading.images import Batch, Fetched, Images, Request, Workers
+from project.engine.loading.crop import Crop
+from project.engine.loading.images import Batch, Fetched, Images, Request
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.loading.wait import Clock, WaitTime, clock_of
+from project.engine.loading.workers import Workers
 
 Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
-"""Maps images (N, C, H, W) and labels (N,), both on the device, and keys to the input of the model."""
+"""Maps cropped images and targets, both on the device, and keys to the input of the model."""
 
 
 class LoaderState(TypedDict):
@@ -28,7 +31,7 @@ class LoaderState(TypedDict):
     images: Number of images in train.
     ranks: Number of processes.
     seed: Seed of the order.
-    labels: Checksum of the labels of train; it changes if train has other images.
+    labels: Checksum of the targets of train; it changes if train has other images.
     """
 
     epoch: int
@@ -47,7 +50,8 @@ class BatchLoader:
     Args:
         images: The store.
         sampler: Selects the images of each batch. Lightning sets its epoch.
-        finish: Last step on the device: resizing and augmentation.
+        crop: The part of each image that the model receives.
+        finish: Last step on the device: augmentation.
         seed: Seed of all random draws for an image; None for no randomness.
         workers: Threads or processes that fetch batches in advance.
         device: Device of the model.
@@ -59,6 +63,7 @@ class BatchLoader:
         self,
         images: Images,
         sampler: EpochBatches,
+        crop: Crop,
         finish: Finish,
         *,
         seed: int | None = None,
@@ -67,12 +72,13 @@ class BatchLoader:
         limit: int | None = None,
         clock: Clock[Any] | None = None,
     ) -> None:
-        self.images, self.sampler, self.finish, self.seed = images, sampler, finish, seed
-        self.workers, self.device = workers or Workers(), device or torch.device("cpu")
+        self.images, self.sampler, self.crop, self.finish, self.seed = images, sampler, crop, finish, seed
+        self.device, workers = device or torch.device("cpu"), workers or Workers(num=0)
+        self.workers = replace(workers, pin_memory=workers.pin_memory and self.device.type == "cuda")
         self.limit = limit
         self.batch_sampler = None  # Lightning expects both attributes, because torch's DataLoader has them.
         self._wait = WaitTime(clock or clock_of(self.device))
-        self._labels = _checksum(images.labels)
+        self._checksum = _checksum(images.targets)
         self._done: LoaderState | None = None
         self._start_from: LoaderState | None = None
 
@@ -88,7 +94,7 @@ class BatchLoader:
         """Yield the batches of the sampler's epoch, beginning at the position of `load_state_dict`."""
         epoch = self.sampler.epoch
         first = self._first_batch(epoch)
-        fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers)
+        fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers, self.crop)
         self._wait.asked()
         for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
             self._wait.handed_over()
@@ -119,11 +125,11 @@ class BatchLoader:
         Raises:
             ValueError: See `check_same_batches`.
         """
-        check_same_batches(state, self.sampler, self.images.labels, self.limit)
+        check_same_batches(state, self.sampler, self.images.targets, self.limit)
         self._done = self._start_from = state  # A checkpoint may be saved before the next batch.
 
     def _reached(self, epoch: int, batches: int) -> LoaderState:
-        return _state(self.sampler, self._labels, epoch, batches, self.limit)
+        return _state(self.sampler, self._checksum, epoch, batches, self.limit)
 
     def _first_batch(self, epoch: int) -> int:
         start, self._start_from = self._start_from, None
@@ -135,22 +141,22 @@ class BatchLoader:
             yield Request(indices, None if keys is None else keys[indices])
 
     def _finished(self, fetched: Fetched) -> Batch:
-        return self.finish(*fetched)
+        return self.finish(*fetched.cropped(), fetched.keys)
 
 
-def check_same_batches(state: LoaderState, sampler: EpochBatches, labels: Tensor, limit: int | None = None) -> None:
+def check_same_batches(state: LoaderState, sampler: EpochBatches, targets: Tensor, limit: int | None = None) -> None:
     """Refuse to resume with other images, or within an epoch with other batches.
 
     Args:
         state: Where training was stopped.
         sampler: Batches as they would be now.
-        labels: Labels of train, (N,) int64.
+        targets: Targets of train, (N, ...).
         limit: Number of batches after which an epoch would end now; None means all.
 
     Raises:
         ValueError: It says what is other.
     """
-    now = _state(sampler, _checksum(labels), state["epoch"], state["batches"], limit)
+    now = _state(sampler, _checksum(targets), state["epoch"], state["batches"], limit)
     was = now | state
     if was["labels"] != now["labels"]:
         raise ValueError(
@@ -175,13 +181,13 @@ def check_same_batches(state: LoaderState, sampler: EpochBatches, labels: Tensor
         )
 
 
-def _checksum(labels: Tensor) -> int:
-    return crc32(labels.numpy().tobytes())
+def _checksum(targets: Tensor) -> int:
+    return crc32(targets.numpy().tobytes())
 
 
-def _state(sampler: EpochBatches, labels: int, epoch: int, batches: int, limit: int | None) -> LoaderState:
+def _state(sampler: EpochBatches, checksum: int, epoch: int, batches: int, limit: int | None) -> LoaderState:
     of = len(sampler)
     return {
         "epoch": epoch, "batches": batches, "of": of, "limit": of if limit is None else min(of, limit),
-        "images": sampler.size, "ranks": sampler.ranks, "seed": sampler.seed, "labels": labels,
+        "images": sampler.size, "ranks": sampler.ranks, "seed": sampler.seed, "labels": checksum,
     }  # fmt: skip

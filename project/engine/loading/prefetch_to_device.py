@@ -57,5 +57,5 @@ def _handed_over(batch: Batch, copied: torch.cuda.Event, source: Fetched) -> Ite
 def _moved(batch: Fetched, device: torch.device) -> Fetched:
     ahead = device.type == "cuda"  # An event marks the end of the copy.
     return batch._replace(
-        images=batch.images.to(device, non_blocking=ahead), labels=batch.labels.to(device, non_blocking=ahead)
+        images=batch.images.to(device, non_blocking=ahead), targets=batch.targets.to(device, non_blocking=ahead)
     )

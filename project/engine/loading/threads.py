@@ -71,7 +71,7 @@ def wait_for(call: Future[None], timeout_s: float) -> None:
     except TimeoutError as error:
         raise LoadingError(
             "a thread hangs in reading files or is overloaded; check the disk, or allow more with "
-            "--data.worker_timeout_s N"
+            "--data.workers.timeout_s N"
         ) from error
 
 
@@ -95,7 +95,7 @@ class Buffers:
     """
 
     def __init__(self, shape: tuple[int, ...], *, pin_memory: bool = False) -> None:
-        self._shape, self._pin_memory = shape, pin_memory
+        self.shape, self._pin_memory = shape, pin_memory
         self._all: list[tuple[NDArray[np.uint8], weakref.ref[NDArray[np.uint8]]]] = []
 
     def take(self, count: int) -> tuple[NDArray[np.uint8], Tensor]:
@@ -109,6 +109,6 @@ class Buffers:
 
     def _new(self, count: int) -> NDArray[np.uint8]:
         memory: NDArray[np.uint8] = torch.empty(
-            (count, *self._shape), dtype=torch.uint8, pin_memory=self._pin_memory
+            (count, *self.shape), dtype=torch.uint8, pin_memory=self._pin_memory
         ).numpy()
         return memory

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from project.engine.loading.crop import Crop
 from project.engine.loading.errors import LoadingError
-from project.engine.loading.images import Batch, Fetched, Request, Workers
+from project.engine.loading.images import Fetched, Request
+from project.engine.loading.workers import Workers
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SEEDS = 2**63
@@ -24,7 +26,9 @@ _OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENO
 
 
 class TorchDataset:
-    """Samples of `dataset[i] -> (image (C, H, W) uint8, label)`, all images of the same size.
+    """Samples of `dataset[i] -> (image (C, H, W) uint8, target)`, all images of the same size.
+
+    A target is an integer, or a tensor, such as a mask (H, W).
 
     Random draws from torch's generator, such as those of torchvision's transforms, depend only on seed, epoch and
     sample: they are reproducible for any number of workers and after a resume. Draws from numpy's or Python's
@@ -32,70 +36,64 @@ class TorchDataset:
 
     Args:
         dataset: N samples.
-        labels: (N,) int64, the labels of all samples.
+        targets: (N, ...), the targets of all samples; a checksum of them identifies the data in `--resume`.
         places: Indices of the samples in use, in their order; None uses all, and checks the first.
 
     Raises:
-        ValueError: The first sample has another form, or the numbers of labels and samples differ.
+        ValueError: The first sample has another form, or the numbers of targets and samples differ.
     """
 
-    needs_workers: ClassVar[bool] = True
-    crops: bool = False
-    advice: ClassVar[str] = "try more loading processes: --data.num_workers N"
+    advice: ClassVar[str] = "try more loading processes: --data.workers.num N"
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], labels: Tensor, places: Tensor | None = None) -> None:
-        self.dataset, self.labels = dataset, labels
-        self.places = torch.arange(len(labels)) if places is None else places
+    def __init__(self, dataset: Dataset[tuple[Tensor, Any]], targets: Tensor, places: Tensor | None = None) -> None:
+        self.dataset, self.targets = dataset, targets
+        self.places = torch.arange(len(targets)) if places is None else places
         if places is None:
-            if isinstance(dataset, Sized) and len(dataset) != len(labels):
-                raise ValueError(f"TorchDataset: got {len(labels):,} labels for {len(dataset):,} samples")
-            self[self.places[:1]]  # raises
+            if isinstance(dataset, Sized) and len(dataset) != len(targets):
+                raise ValueError(f"TorchDataset: got {len(targets):,} targets for {len(dataset):,} samples")
+            _Samples(dataset, self.places)[[0], None]  # raises
         self._requests: Iterator[Request] = iter(())
         self._loader: DataLoader[Fetched] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        fetched = _Samples(self.dataset, self.places)[indices.tolist(), None]
-        return fetched.images, fetched.labels
+        return len(self.targets)
 
     def subset(self, indices: Tensor) -> "TorchDataset":
         """Return the samples at these positions."""
-        return TorchDataset(self.dataset, self.labels[indices], self.places[indices])
+        return TorchDataset(self.dataset, self.targets[indices], self.places[indices])
 
     def close(self) -> None:
         """End the worker processes, which may outlive an epoch."""
         self._loader = None
 
-    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+    def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
         """Yield the batches of the requests; meanwhile, processes work on the next ones.
 
         Raises:
             LoadingError: A process died, hangs, or ran out of shared memory.
         """
         self._requests = requests
-        if self._loader is None or not workers.persistent_workers:
+        if self._loader is None or not workers.persistent:
             self._loader = self._new_loader(workers)
         batches = _started(self._loader)
         finished = False
         try:
             while (batch := _next(batches, workers)) is not None:
-                yield batch
+                yield batch._replace(crop=crop)
             finished = True
         finally:
             if not finished:  # The processes are dead, or busy with batches that are not needed.
                 self._loader = None
 
     def _new_loader(self, workers: Workers) -> DataLoader[Fetched]:
-        processes = workers.num_workers
+        processes = workers.count()
         return DataLoader(
             _Samples(self.dataset, self.places),
             sampler=_Latest(self),
             batch_size=None,  # a request is a whole batch
             num_workers=processes,
             prefetch_factor=workers.prefetch_factor if processes else None,
-            persistent_workers=workers.persistent_workers and processes > 0,
+            persistent_workers=workers.persistent and processes > 0,
             pin_memory=workers.pin_memory,
             timeout=_POLL_S if processes else 0,
         )
@@ -116,21 +114,22 @@ class _Latest:
 class _Samples(Dataset[Fetched]):
     """Batches of samples by their indices and keys."""
 
-    def __init__(self, dataset: Dataset[tuple[Tensor, int]], places: Tensor) -> None:
+    def __init__(self, dataset: Dataset[tuple[Tensor, Any]], places: Tensor) -> None:
         self._dataset, self._places = dataset, places
 
     def __getitem__(self, request: tuple[list[int], list[int] | None]) -> Fetched:
         indices, keys = request
-        samples: list[tuple[Any, int]] = []
+        samples: list[tuple[Any, Any]] = []
         with torch.random.fork_rng(devices=[]):  # Without processes, this generator is also used by training.
             for number, index in enumerate(indices):
                 if keys is not None:
                     torch.manual_seed(keys[number] % _SEEDS)
                 samples.append(self._dataset[int(self._places[index])])
-        images, labels = zip(*samples, strict=True)
+        images, targets = zip(*samples, strict=True)
         for index, image in zip(indices, images, strict=True):
             _check(image, images[0], int(self._places[index]))
-        fetched = Fetched(torch.stack(images), torch.tensor(labels), None if keys is None else torch.tensor(keys))
+        stacked = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
+        fetched = Fetched(torch.stack(images), stacked, None if keys is None else torch.tensor(keys))
         if get_worker_info() is not None:
             # torch would do so later, in a thread whose errors are lost.
             fetched.images.share_memory_()  # type: ignore[no-untyped-call]
@@ -188,18 +187,18 @@ def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> st
             f"; {shutil.disk_usage(_SHARED_MEMORY).free / 2**20:,.0f} MiB are free" if _SHARED_MEMORY.is_dir() else ""
         )
         return (
-            f"loading processes ran out of shared memory ({_SHARED_MEMORY}{free}): use a smaller --data.num_workers, "
-            "--data.prefetch_factor or --data.batch_size, or in a container a larger --shm-size"
+            f"loading processes ran out of shared memory ({_SHARED_MEMORY}{free}): use a smaller --data.workers.num, "
+            "--data.workers.prefetch_factor or --data.batch_size, or in a container a larger --shm-size"
         )
     if exit_codes or "exited unexpectedly" in error:
         cause = ", ".join(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in exit_codes)
         return (
             f"a loading process died ({cause}); SIGKILL usually means too little memory: use a smaller "
-            "--data.num_workers, or debug the dataset with --data.num_workers 0"
+            "--data.workers.num, or debug the dataset with --data.workers.num 0"
         )
     if error.startswith(_TIMED_OUT):
         return (
             f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; debug the dataset "
-            "with --data.num_workers 0, or allow more with --data.worker_timeout_s N"
+            "with --data.workers.num 0, or allow more with --data.workers.timeout_s N"
         )
     return None

@@ -39,7 +39,7 @@ from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.restarts import RESTART_OF
 
 _MODULE = "project.fit"
-_OF_NO_CONSEQUENCE = (".root", ".num_workers", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
+_OF_NO_CONSEQUENCE = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 
 
 def run(asked: Namespace, fit_options: Sequence[str]) -> int:

@@ -7,16 +7,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from project.engine.loading import (
+    Crop,
     cutmix,
     cutout,
     mixup,
     random_crop,
     random_flip,
-    random_resized_crop,
     sample_keys,
 )
-from project.engine.loading.augment import resized_by_matrix
 from project.engine.loading.crop_boxes import center_squares, random_boxes
+from project.engine.loading.resize import resized_by_matrix
 
 KEYS = sample_keys(0, 0, torch.arange(64))
 
@@ -55,7 +55,7 @@ def test_a_resized_crop_is_torchvisions(size: int, channels: int) -> None:
             for image, box in zip(pictures, boxes.tolist(), strict=True)
         ]
     )
-    assert torch.equal(random_resized_crop(pictures, KEYS, size, 0.08), expected)
+    assert torch.equal(Crop(size, 0.08)(pictures, KEYS, KEYS)[0], expected)
     by_matrix = resized_by_matrix(pictures, boxes, size)  # what a GPU does
     assert (by_matrix.int() - expected.int()).abs().max() <= 1
 
@@ -123,7 +123,7 @@ def test_a_batch_of_other_images_changes_nothing() -> None:
         lambda x, k: random_crop(x, k, 4),
         random_flip,
         lambda x, k: cutout(x, k, 8),
-        lambda x, k: random_resized_crop(x, k, 24, 0.3),
+        lambda x, k: Crop(24, 0.3)(x, k, k)[0],
     ):
         whole = change(pictures.clone(), KEYS)
         part = torch.tensor([40, 3, 17])

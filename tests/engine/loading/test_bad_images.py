@@ -77,7 +77,7 @@ def test_what_stands_in_a_class_folder_counts_unless_it_is_hidden(tmp_path: Path
     )
     data = ImageFolder(root=str(root), image_size=16)
     data.setup("fit")
-    assert data.splits["train"].labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert data.splits["train"].targets.tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
 def test_skipped_images_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -86,4 +86,4 @@ def test_skipped_images_are_counted_and_left_out(tmp_path: Path) -> None:
     data.setup("fit")
     assert data.skipped == {"train": 7}
     assert len(data.splits["train"]) == 80
-    assert data.splits["train"][torch.arange(80)][0].shape == (80, 3, 64, 64)
+    assert data.fetch("train", torch.arange(80))[0].shape == (80, 3, 64, 64)

@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from project.data import ImageFolder
-from project.engine.loading import ImageFiles
+from project.engine.loading import Augmentation, ImageFiles, Workers
 
 
 def use_cache(root: Path, said: "Queue[tuple[str, int]] | None" = None) -> None:
     torch.set_num_threads(1)  # the threads of torch do not survive a fork
-    data = ImageFolder(root=str(root), image_size=32, num_workers=2)
+    data = ImageFolder(root=str(root), image_size=32, workers=Workers(num=2))
     data.setup("fit")
     if said is not None:
         train = data.splits["train"]
-        said.put((type(train).__name__, int(train[torch.arange(len(train))][0].long().sum())))
+        said.put((type(train).__name__, int(data.fetch("train", torch.arange(len(train)))[0].long().sum())))
 
 
 def caches(root: Path) -> list[str]:
@@ -55,7 +55,7 @@ def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_
             process.kill()
     files = ImageFolder(root=str(root), image_size=32, cache="off")
     files.setup("fit")
-    assert answers == {("ImageArray", int(files.splits["train"][torch.arange(400)][0].long().sum()))}
+    assert answers == {("ImageArray", int(files.fetch("train", torch.arange(400))[0].long().sum()))}
     assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
 
 
@@ -63,7 +63,13 @@ def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_
 @pytest.mark.parametrize("min_area", [None, 0.3])
 def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_path: Path) -> None:
     root = image_folder(tmp_path, 40)
-    data = ImageFolder(root=str(root), image_size=32, batch_size=8, random_resized_crop=min_area, num_workers=2)
+    data = ImageFolder(
+        root=str(root),
+        image_size=32,
+        batch_size=8,
+        augmentation=Augmentation(random_resized_crop=min_area),
+        workers=Workers(num=2),
+    )
     data.setup("fit")
     assert sum(len(images) for images, _ in data.train_dataloader()) == 40
     maps = {Path(one.path).suffix: one for one in psutil.Process().memory_maps() if f"{root}/.cache/train" in one.path}
@@ -78,7 +84,7 @@ def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path
     def first_image() -> Tensor:
         data = ImageFolder(root=str(root), image_size=32)
         data.setup("fit")
-        return data.splits["train"][torch.tensor([0])][0]
+        return data.fetch("train", torch.tensor([0]))[0]
 
     before, names = first_image(), caches(root)
     made = [(root / ".cache" / name).stat().st_mtime_ns for name in names]

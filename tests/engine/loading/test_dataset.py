@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from project.engine.loading import LoadingError, TorchDataset, Workers
-from project.engine.loading.images import Request
+from project.engine.loading import Crop, LoadingError, TorchDataset, Workers
+from project.engine.loading.images import Request, fetch
+
+CROP = Crop(4)
 
 
 class Faulty(Dataset[tuple[Tensor, int]]):
@@ -42,17 +44,17 @@ class Faulty(Dataset[tuple[Tensor, int]]):
 @pytest.mark.parametrize(
     ("fault", "answer"),
     [
-        ("killed", "a loading process died .SIGKILL.* a smaller --data.num_workers"),
+        ("killed", "a loading process died .SIGKILL.* a smaller --data.workers.num"),
         ("bus error", "out of shared memory .* --shm-size"),
-        ("no space", "out of shared memory .* --data.prefetch_factor"),
-        ("hangs", "no batch in 1 s: .* --data.worker_timeout_s"),
+        ("no space", "out of shared memory .* --data.workers.prefetch_factor"),
+        ("hangs", "no batch in 1 s: .* --data.workers.timeout_s"),
     ],
 )
 def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
     store = TorchDataset(Faulty(fault), torch.arange(8))
     requests = iter([Request(torch.tensor([index]), None) for index in range(8)])
     with pytest.raises(LoadingError, match=answer):
-        list(store.stream(requests, Workers(num_workers=1, timeout_s=1 if fault == "hangs" else 30)))
+        list(store.stream(requests, Workers(pin_memory=False, num=1, timeout_s=1 if fault == "hangs" else 30), CROP))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -60,7 +62,7 @@ def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
 def test_an_error_of_the_dataset_stays_what_it_is(fault: str, error: type[Exception], workers: int) -> None:
     store = TorchDataset(Faulty(fault), torch.arange(8))
     with pytest.raises(error, match=r"the dataset's own|The read operation timed out"):
-        list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(num_workers=workers)))
+        list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(pin_memory=False, num=workers), CROP))
 
 
 PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
@@ -73,26 +75,25 @@ PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
         ([PIXELS[0]], r"sample 0 is torch.uint8 of shape \(4, 5\); TorchDataset takes uint8 tensors"),
         ([PIXELS.numpy()], "sample 0 is a ndarray; .* as torchvision's pil_to_tensor gives"),
         ([PIXELS, PIXELS[:, 1:]], r"sample 1 has the shape \(3, 3, 5\), another one of its batch \(3, 4, 5\)"),
-        ([PIXELS, PIXELS, PIXELS], "got 2 labels for 3 samples"),
+        ([PIXELS, PIXELS, PIXELS], "got 2 targets for 3 samples"),
     ],
 )
 def test_samples_of_another_kind_are_refused(samples: list[Tensor], answer: str) -> None:
+    labelled, labels = [(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64)
     with pytest.raises(ValueError, match=answer):
-        TorchDataset([(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64))[
-            torch.arange(2)
-        ]
+        fetch(TorchDataset(labelled, labels), torch.arange(2), CROP)
 
 
 def test_an_epoch_that_ends_early_leaves_nothing_to_the_next(tmp_path: Path) -> None:
     store = TorchDataset(Faulty("hangs"), torch.arange(8))
-    workers = Workers(num_workers=1, timeout_s=30)
-    batches = store.stream(iter([Request(torch.tensor([index]), None) for index in (0, 2, 1)]), workers)
+    workers = Workers(pin_memory=False, num=1, timeout_s=30)
+    batches = store.stream(iter([Request(torch.tensor([index]), None) for index in (0, 2, 1)]), workers, CROP)
     next(batches)
     batches.close()  # while the process has seconds of work left
-    again = store.stream(iter([Request(torch.tensor([index]), None) for index in (3, 4)]), workers)
-    assert [int(batch.labels) for batch in again] == [3, 4]
+    again = store.stream(iter([Request(torch.tensor([index]), None) for index in (3, 4)]), workers, CROP)
+    assert [int(batch.targets) for batch in again] == [3, 4]
 
 
 def test_a_subset_has_its_samples_and_labels() -> None:
     part = TorchDataset(Faulty("none"), torch.arange(8)).subset(torch.tensor([7, 4, 0])).subset(torch.tensor([2, 1]))
-    assert part[torch.arange(2)][1].tolist() == part.labels.tolist() == [0, 4]
+    assert fetch(part, torch.arange(2), CROP)[1].tolist() == part.targets.tolist() == [0, 4]

@@ -25,7 +25,7 @@ def reused(buffers: Buffers) -> Iterator[Fetched]:
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_batch_is_written_over_before_it_is_copied(device: str) -> None:
     buffers = Buffers((3, 64, 64), pin_memory=device == "cuda")
-    moved = on_device(reused(buffers), lambda batch: (batch.images.clone(), batch.labels), torch.device(device))
+    moved = on_device(reused(buffers), lambda batch: (batch.images.clone(), batch.targets), torch.device(device))
     for number, (images, labels) in enumerate(moved):
         assert images.device.type == device
         assert (images == number).all()

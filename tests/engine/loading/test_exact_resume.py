@@ -19,6 +19,7 @@ from torchvision.transforms import v2
 
 from project.engine.loading import (
     BatchLoader,
+    Crop,
     EpochBatches,
     ImageArray,
     ImageFiles,
@@ -100,15 +101,16 @@ def loader(kind: str, rank: int = 0, ranks: int = 1) -> BatchLoader:
                 0, 256, (COUNT, 20, 30, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
             ).numpy()
         )
-        store = ImageFiles(pixels, labels, torch.tensor([[20, 30]] * COUNT), 8, min_area=0.3)
+        store = ImageFiles(pixels, labels, torch.tensor([[20, 30]] * COUNT))
     else:
         store = TorchDataset(Samples(), labels)
     return BatchLoader(
         store,
         EpochBatches(COUNT, BATCH, shuffle=True, rank=rank, ranks=ranks),
+        Crop(8, 0.3 if kind == "two threads" else None),
         augmented if kind == "array" else lambda *batch: batch[:2],
         seed=0,
-        workers=Workers(num_workers=2 if kind.startswith("two") else 0),
+        workers=Workers(num=2 if kind.startswith("two") else 0),
     )
 
 
@@ -211,7 +213,7 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
     with pytest.raises(ValueError, match=r"an epoch of 7 batches of 50 images on 1 devices .* now would be 13 batches"):
         smaller.load_state_dict(state)
     with pytest.raises(ValueError, match=r"with data.split_seed 0, which now would be .* with data.split_seed 7; use"):
-        check_same_batches(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.labels)
+        check_same_batches(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.targets)
 
 
 def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -> None:
@@ -229,16 +231,16 @@ def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -
 def test_an_epoch_cannot_end_before_the_batches_that_it_had() -> None:
     whole = loader("array")
     list(islice(iter(whole), 3))
-    check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels, 4)
+    check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets, 4)
     with pytest.raises(ValueError, match=r"after 3 batches of an epoch, .* end after 3; give .*limit_train_batches 4"):
-        check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels, 3)
+        check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets, 3)
 
 
 def test_other_images_cannot_be_gone_on_with_not_even_in_a_new_epoch() -> None:
     whole = loader("array")
     list(whole)
     with pytest.raises(ValueError, match=r"train had 50 images and now has 50, not all of them the same; use the file"):
-        check_same_batches(whole.state_dict(), whole.sampler, whole.images.labels.flip(0))
+        check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets.flip(0))
 
 
 def test_a_checkpoint_before_the_first_batch_has_the_place_that_it_goes_on_from() -> None:

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,26 +11,29 @@ import torch
 from pictures import picture
 from torch import Tensor
 
-from project.engine.loading import FileList, ImageFiles, LoadingError, Workers, check_files, sample_keys
+from project.engine.loading import Crop, FileList, ImageFiles, LoadingError, Workers, check_files, sample_keys
 from project.engine.loading.decode import Pixels, write_resized
-from project.engine.loading.images import Request
+from project.engine.loading.images import Request, fetch
 from project.engine.loading.threads import Buffers
 
+CROP = Crop(24, min_area=0.3)
+HERE = Workers(num=0, pin_memory=False)
 
-def files(folder: Path, count: int = 30, size: int = 24, min_area: float | None = 0.3) -> ImageFiles:
+
+def files(folder: Path, count: int = 30) -> ImageFiles:
     random = np.random.default_rng(0)
     for index in range(count):
         height, width = random.integers(30, 200, 2)
         picture(int(height), int(width)).save(folder / f"{index}.jpg")
     paths = FileList.of(folder, [f"{index}.jpg" for index in range(count)])
     sizes = check_files(paths, torch.zeros((count, 2), dtype=torch.int64), folder / "checked.jsonl", 2).sizes
-    return ImageFiles(paths, torch.arange(count), sizes, size, min_area)
+    return ImageFiles(paths, torch.arange(count), sizes)
 
 
 def streamed(store: ImageFiles, workers: int) -> list[Tensor]:
     batches = [torch.tensor(rows) for rows in ([1, 2, 3] * 5, [29, 0], list(range(20)))]
     requests = [Request(rows, sample_keys(0, 0, rows)) for rows in batches]
-    return [batch.images.clone() for batch in store.stream(iter(requests), Workers(num_workers=workers))]
+    return [batch.images.clone() for batch in store.stream(iter(requests), replace(HERE, num=workers), CROP)]
 
 
 def test_threads_change_nothing_and_a_batch_that_is_held_stays_as_it_is(tmp_path: Path) -> None:
@@ -37,8 +41,8 @@ def test_threads_change_nothing_and_a_batch_that_is_held_stays_as_it_is(tmp_path
     alone, together = streamed(store, 0), streamed(store, 3)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     requests = [Request(torch.tensor([index]), None) for index in range(20)]
-    held = [batch.images for batch in store.stream(iter(requests), Workers(num_workers=2))]
-    assert all(torch.equal(images, store[torch.tensor([index])][0]) for index, images in enumerate(held))
+    held = [batch.images for batch in store.stream(iter(requests), replace(HERE, num=2), CROP)]
+    assert all(torch.equal(images, fetch(store, torch.tensor([index]), CROP)[0]) for index, images in enumerate(held))
 
 
 def test_memory_is_used_again_when_nothing_holds_it() -> None:
@@ -57,17 +61,19 @@ def test_a_call_that_outlives_its_epoch_writes_into_no_later_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, rows = files(tmp_path), torch.arange(30)
-    (expected,) = (batch.images.clone() for batch in store.stream(iter([Request(rows, None)]), Workers()))
+    (expected,) = (batch.images.clone() for batch in store.stream(iter([Request(rows, None)]), HERE, CROP))
 
     def slowly(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -> None:
         time.sleep(0.02)
         write_resized(pixels, box, out)
 
     monkeypatch.setattr("project.engine.loading.image_files.write_resized", slowly)
-    early = store.stream(iter([Request(torch.tensor([29] * 30), None)] * 4), Workers(num_workers=2, prefetch_factor=1))
+    early = store.stream(
+        iter([Request(torch.tensor([29] * 30), None)] * 4), replace(HERE, num=2, prefetch_factor=1), CROP
+    )
     next(early)
     early.close()
-    (later,) = store.stream(iter([Request(rows, None)]), Workers())
+    (later,) = store.stream(iter([Request(rows, None)]), HERE, CROP)
     time.sleep(0.2)
     assert torch.equal(later.images, expected)
 
@@ -91,5 +97,5 @@ def test_a_read_that_hangs_ends_with_the_option_to_change(tmp_path: Path) -> Non
     store = files(tmp_path)
     (tmp_path / "3.jpg").unlink()
     os.mkfifo(tmp_path / "3.jpg")  # opening it waits for a writer
-    with pytest.raises(LoadingError, match=r"a thread hangs in reading files .* --data\.worker_timeout_s"):
-        list(store.stream(iter([Request(torch.tensor([3]), None)]), Workers(num_workers=1, timeout_s=1)))
+    with pytest.raises(LoadingError, match=r"a thread hangs in reading files .* --data\.workers\.timeout_s"):
+        list(store.stream(iter([Request(torch.tensor([3]), None)]), replace(HERE, num=1, timeout_s=1), CROP))

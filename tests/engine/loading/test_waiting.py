@@ -10,9 +10,8 @@ from conftest import Fit
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from project.data import ImageDataModule
-from project.data.datamodule import Split
-from project.engine.loading import BatchLoader, EpochBatches, ImageArray, TorchDataset, Workers
+from project.data import LabelledImages
+from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray, Split, TorchDataset, Workers
 from project.engine.loading.images import Fetched, Request
 from project.fit import main
 
@@ -27,7 +26,7 @@ class Sleepy(Dataset[tuple[Tensor, int]]):
         return torch.full((1, 16, 16), index, dtype=torch.uint8), index % 2
 
 
-class Slow(ImageDataModule):
+class Slow(LabelledImages):
     """Images that come slowly."""
 
     name = "slow"
@@ -65,9 +64,9 @@ class Gathered(ImageArray):
     device: Device
     gather_s: float
 
-    def stream(self, requests: Iterator[Request], workers: Workers) -> Iterator[Fetched]:
+    def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
         """The batches of the requests."""
-        for batch in super().stream(requests, workers):
+        for batch in super().stream(requests, workers, crop):
             self.device.now += self.gather_s
             yield batch
 
@@ -83,7 +82,7 @@ class Gathered(ImageArray):
 def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, waited_s: float) -> None:
     images, device = Gathered(torch.zeros((20, 1, 2, 2), dtype=torch.uint8), torch.zeros(20)), Device()
     images.device, images.gather_s = device, gather_s
-    loader = BatchLoader(images, EpochBatches(20, 1), lambda *batch: batch[:2], clock=device)
+    loader = BatchLoader(images, EpochBatches(20, 1), Crop(2), lambda *batch: batch[:2], clock=device)
     for _ in loader:
         device.step(step_s)
     device.now = device.idle_from
@@ -91,11 +90,11 @@ def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, wai
 
 
 def test_a_training_that_waits_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.num_workers=0", *FEW])
+    main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.workers.num=0", *FEW])
     assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] > 0.5
     said = capsys.readouterr().out
     assert "waited for data" in said
-    assert "--data.num_workers N" in said
+    assert "--data.workers.num N" in said
 
 
 def test_a_training_that_does_not_wait_does_not(main_job: Fit) -> None:

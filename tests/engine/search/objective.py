@@ -23,7 +23,7 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
     if end == "slow":
         time.sleep(2)
     elif end == "shares":
-        print("shares", torch.get_num_threads(), usable_cores(), Digits().threads_per_device(devices=2))
+        print("shares", torch.get_num_threads(), usable_cores(), Digits().workers.count(devices=2))
         time.sleep(0.3)
     elif end.startswith("fails with "):
         assert given["y"] != end.rpartition(" ")[2]

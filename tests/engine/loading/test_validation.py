@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from project.data.validation import split_off
+from project.engine.loading.validation import split_off
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""The augmentation of training images: its options, and the order in which they are applied."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from project.engine.loading.augment import cutout, random_crop, random_flip
+from project.engine.loading.crop import are_masks
+from project.engine.loading.images import Batch
+from project.engine.loading.mixup import cutmix, mixup
+from project.engine.loading.ranges import check_range
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images; a field is an option, such as `--data.augmentation.cutout 8`.
+
+    Args:
+        crop_padding: Largest random shift in pixels; 0 disables it.
+        horizontal_flip: Mirror each image with probability one half.
+        random_resized_crop: Take a random part of each image, of at least this share of its area, in (0, 1]; ImageNet's
+            usual 0.08 is for long trainings. None disables it.
+        cutout: Side in pixels of a square that is blacked out in each image; 0 disables it.
+        mixup: Blend images in pairs, with ratios from Beta(mixup, mixup); 0 disables it.
+        cutmix: Paste boxes between images, with areas from Beta(cutmix, cutmix); if mixup is also set, mixup comes
+            first; 0 disables it.
+    """
+
+    crop_padding: int = 0
+    horizontal_flip: bool = False
+    random_resized_crop: float | None = None
+    cutout: int = 0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout", "mixup", "cutmix"):
+            check_range(f"data.augmentation.{name}", getattr(self, name), 0)
+        if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
+            raise ValueError(
+                f"data.augmentation.random_resized_crop: got {self.random_resized_crop}; it must be in (0, 1]"
+            )
+
+    @property
+    def mixed_by(self) -> str | None:
+        """Name of an option that mixes images and targets; None if they are not mixed."""
+        return "mixup" if self.mixup else "cutmix" if self.cutmix else None
+
+    def __call__(self, images: Tensor, targets: Tensor, keys: Tensor) -> Batch:
+        """Augment a batch on its device. The random crop comes before, when images are cropped and resized.
+
+        Args:
+            images: (N, C, H, W) uint8.
+            targets: (N, ...); masks (N, H, W) are shifted and mirrored with their images. Mixed targets are float.
+            keys: (N,) int64, on the CPU; see `sample_keys`.
+
+        Returns:
+            Images and targets, of the shapes and dtypes that were given.
+        """
+        if self.crop_padding:
+            images, targets = _with_masks(random_crop, images, targets, keys, self.crop_padding)
+        if self.horizontal_flip:
+            images, targets = _with_masks(random_flip, images, targets, keys)
+        if self.cutout:
+            images = cutout(images, keys, self.cutout)
+        if self.mixup:
+            images, targets = mixup(images, targets, keys, self.mixup)
+        if self.cutmix:
+            images, targets = cutmix(images, targets, keys, self.cutmix)
+        return images, targets
+
+
+def _with_masks(change: Callable[..., Tensor], images: Tensor, targets: Tensor, keys: Tensor, *options: int) -> Batch:
+    """Move images and, by the same draws, their masks; new pixels are 0."""
+    if are_masks(targets):
+        targets = change(targets.unsqueeze(1), keys, *options).squeeze(1)
+    return change(images, keys, *options), targets

@@ -1,0 +1,80 @@
+"""The part of each image that is cut out and resized; wherever images come from, this decides it.
+
+Files are cropped by the threads that decode them, from the boxes of `Crop.boxes`. Images in memory are cropped as a
+whole batch, on the device, by `Crop.__call__`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2.functional import resize
+
+from project.engine.loading.crop_boxes import center_squares, random_boxes
+from project.engine.loading.resize import nearest_parts, resized_parts
+
+_MARGIN = 256 / 224
+"""Cached images are this much larger than random crops of them."""
+
+
+def are_masks(targets: Tensor) -> bool:
+    """Return whether targets are masks (N, H, W), which are moved with their images."""
+    return targets.ndim == 3
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cut a part out of each image and resize it to a square, with antialiasing.
+
+    The part is random for images with keys if `min_area` is given; otherwise, it is the largest square in the middle.
+
+    Args:
+        size: Side of the square in pixels.
+        min_area: Smallest share of the image's area that a random part covers, in (0, 1]; None disables random parts.
+    """
+
+    size: int
+    min_area: float | None = None
+
+    @property
+    def cached_size(self) -> int:
+        """Side of the squares to store if these parts will be cut from them."""
+        return self.size if self.min_area is None else round(_MARGIN * self.size)
+
+    def boxes(self, sizes: Tensor, keys: Tensor | None) -> Tensor:
+        """Choose the part of each image.
+
+        Args:
+            sizes: (N, 2) int64, height and width.
+            keys: (N,) int64, on the CPU; None for no randomness.
+
+        Returns:
+            (N, 4) int64: top, left, height, width.
+        """
+        if keys is None or self.min_area is None:
+            return center_squares(sizes)
+        return random_boxes(keys, sizes, self.min_area)
+
+    def __call__(self, images: Tensor, targets: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Crop a batch of images of one size on its device; masks are cropped alike, by nearest neighbour.
+
+        Args:
+            images: (N, C, H, W) uint8.
+            targets: (N, ...); masks are (N, H, W).
+            keys: (N,) int64, on the CPU; None for no randomness.
+
+        Returns:
+            Images (N, C, size, size) uint8, and targets.
+        """
+        is_random = keys is not None and self.min_area is not None
+        if not is_random and images.shape[2:] == (self.size, self.size):
+            return images, targets
+        boxes = self.boxes(torch.tensor(images.shape[2:]).expand(len(images), 2), keys)
+        if are_masks(targets):
+            targets = nearest_parts(targets, boxes, self.size)
+        if is_random:
+            return resized_parts(images, boxes, self.size), targets
+        top, left, height, width = boxes[0].tolist()
+        part = images[:, :, top : top + height, left : left + width]
+        resized: Tensor = resize(part, [self.size, self.size], antialias=True)
+        return resized, targets
