@@ -26,7 +26,7 @@ from project.engine.loading.batches import EpochBatches
 from project.engine.loading.cache import cached, mapped
 from project.engine.loading.counter_rng import global_seed, sample_keys
 from project.engine.loading.crop import Crop
-from project.engine.loading.datamodule import ImageDataModule, Split
+from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
 from project.engine.loading.durable import (
     cache_folder,
@@ -40,6 +40,7 @@ from project.engine.loading.errors import LoadingError
 from project.engine.loading.file_list import FileList
 from project.engine.loading.file_table import FileTable, open_table, save_table
 from project.engine.loading.image_files import ImageFiles
+from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
 from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
 from project.engine.loading.mixup import cutmix, mixup

@@ -1,6 +1,6 @@
 """The images of each rank in each step of an epoch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -67,3 +67,35 @@ class EpochBatches(Sampler[Tensor]):
     def set_epoch(self, epoch: int) -> None:
         """Select the epoch, which determines the order; Lightning calls this at the start of each epoch."""
         self.epoch = epoch
+
+
+def check_batch_size(batch_size: int, sizes: Mapping[str, int], ranks: int) -> None:
+    """Check that each step has enough images.
+
+    Args:
+        batch_size: Images per step and process.
+        sizes: Number of images in each split.
+        ranks: Number of processes.
+
+    Raises:
+        ValueError: A step of all processes needs more images than train has, or a process has no image of a split.
+    """
+    images = sizes["train"]
+    if batch_size * ranks > images:
+        each = f" on each of {ranks} devices" if ranks > 1 else ""
+        raise ValueError(
+            f"data.batch_size: got {batch_size}{each}, but train has {images:,} images; use {images // ranks} or less"
+        )
+    for split, size in sizes.items():
+        if size < ranks:
+            raise ValueError(f"--devices: got {ranks}, but {split} has {size} images; each device needs at least one")
+
+
+def batches_taken(limit: float, of: int) -> int:
+    """Return how many of `of` batches the trainer takes per epoch.
+
+    Args:
+        limit: The trainer's `limit_train_batches`: a number of batches, or as a float a share of them.
+        of: Number of batches.
+    """
+    return min(of, limit) if isinstance(limit, int) else int(of * limit)

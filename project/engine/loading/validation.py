@@ -11,7 +11,7 @@ def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tenso
     has `fraction` of all images, as closely as this allows.
 
     Args:
-        labels: (N,) int64, 0 or more.
+        labels: (N,) int64, 0 or more; zeros if the images have no classes.
         fraction: Share of the images that is kept for validation, in (0, 1).
         seed: Seed of the choice.
 
