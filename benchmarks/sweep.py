@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from io import StringIO
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from time import perf_counter, process_time, time
 from typing import Any
@@ -35,11 +36,12 @@ from rich.console import Console
 
 from project.engine.search.device_pool import Devices
 from project.engine.search.driver import Driver
-from project.engine.search.preloading import start_preloading
 from project.engine.search.space import SearchSpace
+from project.engine.search.trial_process import TrialLauncher
+from project.engine.search.trial_queue import TrialQueue
+from project.engine.search.trial_results import TrialResults
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View
-from project.engine.search.worker import Assignment
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--max_epochs", "1", "--model.net.widths", "[8,8,16,16]", "--model.net.hidden", "64"]
@@ -72,9 +74,8 @@ class FirstStep(Callback):
     """Writes when a trial's first training step starts, into a file named after the trial."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        number = json.loads(os.environ["MLFLOW_RUN_CONTEXT"])["trial"]
-        file = Path(f"first-step-{number}")
-        if not file.exists():
+        context = os.environ.get("MLFLOW_RUN_CONTEXT")  # the sweep itself also tries a training step
+        if context and not (file := Path(f"first-step-{json.loads(context)['trial']}")).exists():
             file.write_text(str(time()))
 
 
@@ -159,30 +160,17 @@ def trivial(folder: Path) -> dict[str, Any]:
         storage=f"sqlite:///{folder}/trivial.db", direction="maximize", sampler=optuna.samplers.RandomSampler(0)
     )
     space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, "")
-
-    def assignment(parameters: Any, _number: int, _run: str | None, lent: dict[str, str], threads: int) -> Assignment:
-        return Assignment(
-            "benchmarks.trivial", [f"--x={parameters['x']}"], space.metrics, lent, threads, folder / "log"
-        )
-
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     runs = TrialRuns(client, "0", study, space.metrics)
-    start_preloading(["project.engine.search.job", "benchmarks.trivial"])
+    launcher = TrialLauncher("benchmarks.trivial", [], space.metrics, Devices(2, 1, 2, []), runs, folder)
+    set_forkserver_preload(["project.engine.search.job", "benchmarks.trivial"])
     readings = []
     for n_trials in range(100, 501, 100):
-        driver = Driver(
-            study,
-            space,
-            assignment,
-            Devices(2, 1, 2, []),
-            n_trials,
-            0,
-            FileLock(folder / "lock"),
-            runs,
-        )
+        queue = TrialQueue(study, space, n_trials, FileLock(folder / "lock"))
+        driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries=0))
         before = process_time()
         with View(study, space.metrics, n_trials, Console(file=StringIO(), force_terminal=True)) as view:
-            driver.run(view.look)
+            driver.run(view.update)
         memory = psutil.Process().memory_info().rss / 2**20
         readings.append({"trials": n_trials, "cpu_ms": (process_time() - before) * 10, "memory_mib": memory})
     return {"cpu_ms_a_trial_and_memory": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}

@@ -7,24 +7,27 @@ python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mni
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from project.engine.cli import config_groups
+from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.output import prepare_output
-from project.engine.search.preloading import start_preloading
+from project.engine.search.sweep_options import Keep, SweepOptions
 
-_KEEP = ("weights", "best", "all")
+_KEEP = get_args(Keep)
 _STORAGE = "sqlite:///mlruns/optuna.db"
 
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 if the trials fail, 130 or 143 if interrupted."""
     prepare_output()
-    asked, fit_options = _parser().parse_known_args(argv)
-    start_preloading(["project.engine.search.preload"])
-    from project.engine.search.job import run  # imported late, in parallel with the forkserver's imports
+    own, fit_options = _parser().parse_known_args(argv)
+    options = SweepOptions(argv=argv, fit_options=fit_options, **vars(own))
+    with preloaded_forkserver("project.engine.search.preload"):
+        from project.engine.search.job import run  # imported here, while the forkserver imports the same
 
-    sys.exit(run(asked, fit_options))
+        sys.exit(run(options))
 
 
 def _parser() -> ArgumentParser:

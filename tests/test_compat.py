@@ -188,3 +188,24 @@ def test_signals_are_ours_and_a_step_that_ends_training_is_logged(tmp_path: Path
         trainer.fit(Logged())
     assert handlers.calls == 1
     assert "loss" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()  # type: ignore[union-attr,arg-type]
+
+
+def test_a_preloaded_forkserver_ends_with_its_block_and_leaves_a_running_one() -> None:
+    code = """
+import multiprocessing, psutil
+from project.engine.compat import preloaded_forkserver
+servers = lambda: [one.pid for one in psutil.Process().children() if "forkserver" in one.cmdline()[-1]]
+with preloaded_forkserver("fractions"):
+    context = multiprocessing.get_context("forkserver")
+    before = servers()
+    with preloaded_forkserver("fractions"):
+        pass
+    assert servers() == before and len(before) == 1
+    process = context.Process(target=print, args=["ran"])
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+assert not servers()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("ran\n", "", 0)

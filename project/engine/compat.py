@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
@@ -39,6 +42,27 @@ def run_exit_handlers() -> None:
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
+
+
+@contextmanager
+def preloaded_forkserver(module: str) -> Iterator[None]:
+    """Run the server of multiprocessing's start method `forkserver`, which imports a module, for a block of code.
+
+    A server that runs already is left as it is. multiprocessing has no public call that starts or ends its server:
+    https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods
+    """
+    from multiprocessing import forkserver
+
+    server: Any = vars(forkserver)["_forkserver"]
+    pid_before = server._forkserver_pid
+    forkserver.set_forkserver_preload([module])
+    forkserver.ensure_running()
+    try:
+        yield
+    finally:
+        if server._forkserver_pid not in (None, pid_before):
+            os.kill(server._forkserver_pid, signal.SIGTERM)  # it may still be importing
+            server._stop()
 
 
 def set_signal_handlers(trainer: Trainer, register: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""The share of the machine that each trial gets: GPUs of its own, and a part of the CPU cores."""
+"""The parts of the machine that trials get: GPUs of their own, and an equal number of CPU cores."""
 
 from collections.abc import Sequence
 
@@ -9,19 +9,19 @@ _MIG = "MIG-"
 
 
 class Devices:
-    """Devices for trials that run at the same time.
+    """The machine, divided among trials that run at the same time.
 
     Args:
-        n_jobs: Trials at the same time.
-        per_trial: Processes, and so GPUs, of one trial.
-        cores: CPU cores to divide.
-        gpus: Names of the GPUs; empty on a machine without.
+        n_jobs: Number of trials that run at the same time.
+        per_trial: Number of processes of one trial; each has a GPU if there are any.
+        cores: Number of CPU cores to divide.
+        gpus: Names of the GPUs; empty if the machine has none.
 
     Attributes:
         threads: CPU threads of each process of a trial.
 
     Raises:
-        ValueError: There are not enough GPUs for so many trials at the same time.
+        ValueError: There are not enough GPUs.
     """
 
     def __init__(self, n_jobs: int, per_trial: int, cores: int, gpus: Sequence[str]) -> None:
@@ -38,31 +38,32 @@ class Devices:
 
     @property
     def free(self) -> int:
-        """Trials that can start now."""
+        """Number of trials that can start now."""
         return len(self._free)
 
-    def lend(self) -> dict[str, str]:
-        """Environment variables that give a trial its share; there must be a free one."""
+    def acquire(self) -> dict[str, str]:
+        """Return the environment variables that give a trial its part of the machine; one must be free."""
         return self._free.pop()
 
-    def give_back(self, lent: dict[str, str]) -> None:
-        """Take back what `lend` gave."""
-        self._free.append(lent)
+    def release(self, share: dict[str, str]) -> None:
+        """Free a part of the machine that `acquire` returned."""
+        self._free.append(share)
 
 
 def gpu_ids(visible: str | None, count: int) -> list[str]:
-    """Name the GPUs that trials may use, as `CUDA_VISIBLE_DEVICES` of a trial takes them.
+    """Return the names of the GPUs that trials may use, for `CUDA_VISIBLE_DEVICES` of a trial.
 
-    CUDA ignores the variable from its first name on that does not exist, and takes none if one is repeated.
+    CUDA ignores the first name in the variable that does not exist, and all names after it. It uses no GPU if a name
+    is repeated.
 
     Args:
         visible: `CUDA_VISIBLE_DEVICES` of this process; None if it is not set.
-        count: GPUs that CUDA shows to this process.
+        count: Number of GPUs that CUDA shows to this process.
     """
     if visible is None:
         return [str(gpu) for gpu in range(count)]
     names = [name.strip() for name in visible.split(",")]
     if names[0].startswith(_MIG) and count:
-        # CUDA shows the first MIG device alone, but another process can have the next one.
+        # CUDA shows only the first MIG device to a process, but another process can use the next one.
         return [name for name in dict.fromkeys(names) if name.startswith(_MIG)]
     return names[:count]

@@ -1,17 +1,17 @@
-"""A sweep from its checks to its last table."""
+"""A sweep from its checks to its final table."""
 
 import os
 import shlex
-import sys
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import optuna
 import torch
 from filelock import FileLock
+from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from rich.console import Console
@@ -23,189 +23,183 @@ from project.engine.cli.terminal import quiet
 from project.engine.runtime.devices import usable_cores
 from project.engine.search.checks import check_no_overlap, checked_fit
 from project.engine.search.device_pool import Devices, gpu_ids
-from project.engine.search.driver import DONE, Driver, HopelessError
-from project.engine.search.signals import Signals
-from project.engine.search.space import SearchSpace, options, read_space
-from project.engine.search.storage import StorageAwayError, open_storage
-from project.engine.search.study import open_study
-from project.engine.search.study_run import MLFLOW_RUN, StudyRun
+from project.engine.search.driver import Driver
+from project.engine.search.failures import HopelessError
+from project.engine.search.signals import SweepSignals
+from project.engine.search.space import SearchSpace, fit_options, read_space
+from project.engine.search.storage import PatientStorage, StorageAwayError, open_storage
+from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RUN_ID, open_study
+from project.engine.search.study_run import StudyRun
+from project.engine.search.sweep_options import SweepOptions
+from project.engine.search.trial_process import TrialLauncher
+from project.engine.search.trial_queue import TrialQueue
+from project.engine.search.trial_results import TrialResults
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
-from project.engine.search.worker import Assignment
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.recovery import RECOVERED, is_held, recover_all
+from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.secrets import redact_options, redact_setting
-from project.engine.training.restarts import RESTART_OF
 
 _MODULE = "project.fit"
-_OF_NO_CONSEQUENCE = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
+# Settings that may differ between two sweeps of one study.
+_WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 
 
-def run(asked: Namespace, fit_options: Sequence[str]) -> int:
-    """Check everything, run the trials, and say how it ended.
-
-    Args:
-        asked: Options of the sweep.
-        fit_options: Options that all trials share.
-
-    Returns:
-        The exit code.
-    """
+def run(options: SweepOptions) -> int:
+    """Check everything, run the trials, and return the exit code."""
     quiet()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with exit_on_bad_input():
-        sweep = Sweep(asked, fit_options)
-    return sweep.run()
+    with ExitStack() as stack:
+        with exit_on_bad_input():
+            sweep = stack.enter_context(open_sweep(options))
+        return sweep.run()
 
 
-class Sweep:
-    """A study, checked before any trial starts.
-
-    Args:
-        asked: Options of the sweep.
-        fit_options: Options that all trials share.
+@contextmanager
+def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
+    """Check the options, and open the study for a block of code.
 
     Raises:
-        ValueError, OSError, MisconfigurationException: The input is at fault; there is no study yet.
+        ValueError, OSError, MisconfigurationException: The input is at fault; the study is not created or changed.
+    """
+    space = read_space(config_groups.file_of("search", options.search))
+    check_no_overlap(space, options.fit_options)
+    built = checked_fit(space, options.fit_options)
+    print("\n".join(built.datamodule.found()), flush=True)
+    devices = _divide_machine(built, options.n_jobs)
+    client = store.connect()
+    recover_all(client)
+    experiment = store.experiment_name(built.config.groups.experiment, built.datamodule.name)
+    experiment_id = store.experiment_id(client, experiment)
+    name = options.study or f"{experiment}-{options.search}"
+    if Path(name).name != name or name == "..":
+        raise ValueError(
+            f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"
+        )
+    settings = _settings(built, space)
+    with ExitStack() as stack:
+        with FileLock(store.HOME / ".studies.lock"):  # Only one sweep creates the tables and the study.
+            storage = stack.enter_context(open_storage(options.storage))
+            study = open_study(cast(BaseStorage, storage), name, space, settings)
+        if parent := study.user_attrs.get(MLFLOW_RUN):
+            store.find_run(client, parent)
+        logs = store.HOME / "sweeps" / name
+        logs.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(logs / ".lock")
+        runs = TrialRuns(client, experiment_id, study, space.metrics, options.keep_checkpoints)
+        # Optuna's grid returns each point once, and refuses a point that it did not return.
+        max_retries = 0 if isinstance(space.sampler, GridSampler) else options.max_retries
+        queue = TrialQueue(study, space, options.n_trials, lock)
+        launcher = TrialLauncher(_MODULE, built.argv, space.metrics, devices, runs, logs)
+        driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
+        command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
+        study_run = StudyRun(client, MLflowLogger(experiment, f"study {name}"), study, space, lock, command, settings)
+        yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
+
+
+@dataclass
+class Sweep:
+    """A study with its driver, after all checks and before the first trial.
+
+    Attributes:
+        command: The command that continues the study.
+        space: The search space.
+        storage: The study's storage.
+        study: The study.
+        queue: The trials to run.
+        launcher: Starts trials.
+        driver: Runs the trials.
+        study_run: The study's MLflow run.
     """
 
-    def __init__(self, asked: Namespace, fit_options: Sequence[str]) -> None:
-        self.space = read_space(config_groups.file_of("search", asked.search))
-        check_no_overlap(self.space, fit_options)
-        built = checked_fit(self.space, fit_options)
-        print("\n".join(built.datamodule.found()), flush=True)
-        self._fit_options = built.argv
-        gpus: list[str] = []
-        if built.trainer.strategy.root_device.type == "cuda":
-            gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
-            if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
-                raise ValueError(
-                    f"--devices: got {devices}, but a sweep assigns GPUs itself; give their number per trial, and name "
-                    "the GPUs to use in CUDA_VISIBLE_DEVICES"
-                )
-        self._devices = Devices(asked.n_jobs, built.trainer.num_devices, usable_cores(), gpus)
-        self._client = store.connect()
-        recover_all(self._client)
-        experiment = store.experiment_name(built.config.groups.experiment, built.datamodule.name)
-        experiment_id = store.experiment_id(self._client, experiment)
-        self._settings = _settings(built, self.space)
-        name = asked.study or f"{experiment}-{asked.search}"
-        if Path(name).name != name or name == "..":
-            raise ValueError(
-                f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"
-            )
-        with FileLock(store.HOME / ".studies.lock"):
-            self._storage = open_storage(asked.storage)
-            self.study = open_study(cast(BaseStorage, self._storage), name, self.space, self._settings)
-        if parent := self.study.user_attrs.get(MLFLOW_RUN):
-            store.find_run(self._client, parent)
-        self._trial_runs = TrialRuns(
-            self._client, experiment_id, self.study, self.space.metrics, asked.keep_checkpoints
-        )
-        self._logger = MLflowLogger(experiment, f"study {self.study.study_name}")
-        self._study_run: StudyRun | None = None
-        self._log = store.HOME / "sweeps" / self.study.study_name
-        self._log.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self._log / ".lock")
-        # Optuna's grid gives each of its points once, and does not take one that it did not give.
-        max_retries = 0 if isinstance(self.space.sampler, optuna.samplers.GridSampler) else asked.max_retries
-        self.driver = Driver(
-            self.study, self.space, self._assignment, self._devices, asked.n_trials, max_retries,
-            self._lock, self._trial_runs,
-        )  # fmt: skip
-
-    def _assignment(
-        self, parameters: Mapping[str, Any], number: int, run_id: str | None, lent: dict[str, str], threads: int
-    ) -> Assignment:
-        environment = self._trial_runs.environment(number) | {"MLFLOW_TRACKING_URI": store.tracking_uri(), **lent}
-        environment[RECOVERED] = "by the sweep"
-        if run_id:
-            environment[RESTART_OF] = run_id
-        argv = [*self._fit_options, *options(parameters)]
-        return Assignment(_MODULE, argv, self.space.metrics, environment, threads, self._log / f"trial-{number}.log")
+    command: str
+    space: SearchSpace
+    storage: PatientStorage
+    study: optuna.Study
+    queue: TrialQueue
+    launcher: TrialLauncher
+    driver: Driver
+    study_run: StudyRun
 
     def run(self) -> int:
-        """Run the trials; the exit code says how it ended."""
+        """Run the trials, and return the exit code."""
         console = Console(highlight=False, markup=False)
-        signals = Signals(self.driver)
-        signals.listen()
-        self._storage.is_stopping = lambda: signals.stops_now
-        try:
-            return self._run(console, signals)
-        except StorageAwayError as error:
-            console.print(f"interrupted while {error}; continue with: {self._command()}", soft_wrap=True)
-            return signals.code
+        with SweepSignals(self.driver) as signals:
+            self.storage.is_stopping = lambda: signals.stops_now
+            try:
+                return self._run(console, signals)
+            except StorageAwayError as error:
+                console.print(f"interrupted while {error}; continue with: {self.command}", soft_wrap=True)
+                return signals.code
 
-    def _run(self, console: Console, signals: Signals) -> int:
-        self._follow()
-        console.print(self._beginning(), soft_wrap=True)
+    def _run(self, console: Console, signals: SweepSignals) -> int:
+        self.study_run.start()
+        console.print(self._introduction(), soft_wrap=True)
         code, status = 1, "FAILED"
         try:
-            with View(self.study, self.space.metrics, self.driver.n_trials, console) as view:
+            with View(self.study, self.space.metrics, self.queue.n_trials, console) as view:
                 try:
-                    self.driver.run(lambda: self._look(view))
+                    self.driver.run(lambda: self._show_progress(view))
                     code, status = 0, "FINISHED"
                 except HopelessError as error:
-                    console.print(f"error: {error}; their output is in {self._log}", soft_wrap=True)
-                self._look(view)
-            if signals.code and not self.driver.enough():
+                    console.print(f"error: {error}; their output is in {self.launcher.logs}", soft_wrap=True)
+                self._show_progress(view)
+            if signals.code and not self.queue.has_enough():
                 code, status = signals.code, "KILLED"
         except StorageAwayError:
             status = "KILLED"
             raise
         finally:
             with suppress(StorageAwayError):
-                self._follow()  # another sweep may have had it, and have ended
-            if self._study_run:
-                self._study_run.end(status)
+                self.study_run.start()  # The sweep that wrote the run may have ended.
+            self.study_run.end(status)
         self._report(console, code)
         return code
 
-    def _beginning(self) -> str:
-        wanted = self.driver.n_trials
-        of_grid = " (the whole grid)" if wanted == self.space.most_trials else ""
-        done = len(self.study.get_trials(deepcopy=False, states=DONE))
-        return (
-            f"study {self.study.study_name}: {done} of {wanted} trials{of_grid} are done; they print into {self._log}"
-        )
+    def _introduction(self) -> str:
+        wanted = self.queue.n_trials
+        grid = " (the whole grid)" if wanted == self.space.most_trials else ""
+        done = len(self.study.get_trials(deepcopy=False, states=DONE_STATES))
+        logs = self.launcher.logs
+        return f"study {self.study.study_name}: {done} of {wanted} trials{grid} are done; their output is in {logs}"
 
-    def _follow(self) -> None:
-        """Take the study's run, unless another sweep on this study has it."""
-        with self._lock:
-            parent = self.study.user_attrs.get(MLFLOW_RUN)
-            if self._study_run is None and (parent is None or not is_held(parent)):
-                self._study_run = StudyRun(self._client, self._logger, self.study, self.space)
-                self._study_run.start(self._command(), self._settings)
-
-    def _look(self, view: View) -> None:
-        view.look()
-        if self._study_run:
-            self._study_run.look()
+    def _show_progress(self, view: View) -> None:
+        view.update()
+        self.study_run.update()
 
     def _report(self, console: Console, code: int) -> None:
         if best := best_trials(self.study):
             console.print(table_of_best(self.study, self.space.metrics))
-            again = shlex.join(["python", "-m", _MODULE, *self._fit_options, *options(best[0].params)])
+            again = shlex.join(["python", "-m", _MODULE, *self.launcher.argv, *fit_options(best[0].params)])
             which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
             console.print(f"train {which} again:\n{again}", soft_wrap=True)
-            console.print(f"its run: {best[0].user_attrs['run_id']}; view it with python -m project.ui", soft_wrap=True)
+            console.print(f"its run: {best[0].user_attrs[RUN_ID]}; view it with python -m project.ui", soft_wrap=True)
         if code not in (0, 1):
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-            waiting = f", {left} of its trials are unfinished" if left else ""
-            console.print(f"interrupted{waiting}; continue with: {self._command()}", soft_wrap=True)
+            unfinished = f", {left} of its trials are unfinished" if left else ""
+            console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
 
-    @staticmethod
-    def _command() -> str:
-        return shlex.join(["python", "-m", "project.sweep", *redact_options(sys.argv[1:])])
+
+def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:
+    """Divide GPUs and cores among `n_jobs` trials."""
+    gpus: list[str] = []
+    if built.trainer.strategy.root_device.type == "cuda":
+        gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+        if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
+            raise ValueError(
+                f"--devices: got {devices}, but a sweep assigns GPUs itself; give their number per trial, and name "
+                "the GPUs to use in CUDA_VISIBLE_DEVICES"
+            )
+    return Devices(n_jobs, built.trainer.num_devices, usable_cores(), gpus)
 
 
 def _settings(built: FitCLI, space: SearchSpace) -> dict[str, str]:
-    """What all trials share; a study that has other settings is another study."""
+    """Return the settings that all trials share; a study with other settings is another study."""
     ranges = {f"search.{key}": str(d) for key, d in space.distributions.items()}
     fixed = {
         key: redact_setting(key, str(value))
         for key, value in flatten(built.config).items()
-        if key not in space.distributions and not key.endswith(_OF_NO_CONSEQUENCE)
+        if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
     }
     return {"search.metric": str(space.directions), **ranges, **fixed, "data.digest": built.datamodule.digest()}

@@ -1,4 +1,4 @@
-"""The owner of a trial: attributes that name the processes of a sweep, and a heartbeat."""
+"""The owner of a trial: attributes that identify the processes of a sweep, and a heartbeat."""
 
 from time import monotonic, time
 
@@ -13,12 +13,12 @@ _SILENT_FOR_S = 60.0
 
 
 def claim(trial: optuna.Trial) -> None:
-    """Say that this process runs a trial, and lives; to be repeated as a heartbeat."""
+    """Record that this process runs a trial and is alive. Called again, it renews the heartbeat."""
     trial.set_user_attr(_OWNER, owner_tags() | {_HEARTBEAT: f"{time():.0f}"})
 
 
 def name_worker(trial: optuna.Trial, pid: int) -> None:
-    """Say in which process of this sweep a trial trains.
+    """Record the process in which a trial trains.
 
     Raises:
         psutil.NoSuchProcess: It has ended already.
@@ -27,23 +27,26 @@ def name_worker(trial: optuna.Trial, pid: int) -> None:
 
 
 def had_worker(trial: optuna.Trial) -> bool:
-    """Whether a process of the trial was started, which may have made an MLflow run."""
+    """Return whether a process of the trial was started. If so, it may have created an MLflow run."""
     return _WORKER in trial.user_attrs
 
 
-class Watch:
-    """Decides which trials nobody runs any more; if in doubt, somebody does.
+class AbandonmentCheck:
+    """The check whether any process still runs a trial. If in doubt, one does.
 
-    The process table decides about processes of this pid namespace. About others, which may be of another container
-    or machine, the heartbeat decides: it is old, and this process has not seen it change for a minute. A heartbeat
-    that is old alone may be one that a locked database has held up, or that of a clock that is wrong.
+    For a process of this pid namespace, the process table decides. For another process, which may be in another
+    container or on another machine, the heartbeat decides: it must be old, and must not have changed for a minute. The
+    age alone does not decide, because a locked database delays heartbeats, and clocks may differ.
     """
 
     def __init__(self) -> None:
         self._old_since: dict[tuple[int, str], float] = {}
 
     def is_abandoned(self, trial: FrozenTrial) -> bool:
-        """Whether the processes that have run a trial are dead; this one does not count, as it knows what it runs."""
+        """Return whether the processes that have run a trial are dead.
+
+        This process does not count, because the caller knows which trials it runs.
+        """
         owners = [trial.user_attrs[role] for role in (_OWNER, _WORKER) if role in trial.user_attrs]
         others = [owner for owner in owners if not is_me(owner)]
         if {state(owner) for owner in others} <= {"dead"}:

@@ -1,17 +1,15 @@
 """The checkpoints that trials keep once their study has what it needs of them."""
 
 import logging
-from typing import Literal
 
 import optuna
 from optuna.trial import TrialState
 
 from project.engine.checkpoints import remove_checkpoints, strip_optimizer_state
 from project.engine.checkpoints.newest import LAST
+from project.engine.search.study import RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking import store
-
-Keep = Literal["weights", "best", "all"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,5 +36,5 @@ def keep_best_checkpoints(study: optuna.Study) -> None:
     best = best_trials(study)
     kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:1])}
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        if trial.number not in kept and (run_id := trial.user_attrs.get("run_id")):
+        if trial.number not in kept and (run_id := trial.user_attrs.get(RUN_ID)):
             release_checkpoints(run_id, TrialState.PRUNED)

@@ -3,17 +3,18 @@
 import signal
 import sys
 from types import FrameType
+from typing import Self
 
 from project.engine.search.driver import Driver
 from project.engine.training.stop import exit_code, stop_signals
 
 
-class Signals:
-    """Answers signals while a driver runs.
+class SweepSignals:
+    """Signal handlers that finish or stop a driver, for a block of code.
 
     Attributes:
-        code: The exit code that the last signal asks for; 0 before.
-        stops_now: Whether a signal asks to stop without waiting for anything.
+        code: Exit code of the last signal; 0 before.
+        stops_now: Whether a signal asked to stop immediately.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -21,12 +22,15 @@ class Signals:
         self.code = 0
         self.stops_now = False
 
-    def listen(self) -> None:
-        """Take over the signals."""
-        for signum in stop_signals():
-            signal.signal(signum, self._received)
+    def __enter__(self) -> Self:
+        self._before = {signum: signal.signal(signum, self._handle) for signum in stop_signals()}
+        return self
 
-    def _received(self, signum: int, frame: FrameType | None) -> None:
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self._driver.finishing or signum != signal.SIGINT:
             self._driver.stopping = self.stops_now = True
         else:

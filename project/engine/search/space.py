@@ -114,9 +114,9 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
     tried = [usual, *({key: value} for key, one in space.distributions.items() for value in _extremes(one)[1:])]
     for changed in tried:
         try:
-            accept(options(usual | changed))
+            accept(fit_options(usual | changed))
         except ValueError as error:
-            given = " ".join(options(changed))
+            given = " ".join(fit_options(changed))
             raise ValueError(
                 f"--search: {given}: {error} (a range of the search space has it: change its file in configs/search/)"
             ) from error
@@ -135,8 +135,8 @@ def check_metrics(space: SearchSpace, has_test: bool, logged: Callable[[], Seque
             raise ValueError(f"--search: no run logs the metric {metric!r}; {hint}")
 
 
-def options(parameters: Mapping[str, object]) -> list[str]:
-    """Settings as options of `fit`."""
+def fit_options(parameters: Mapping[str, object]) -> list[str]:
+    """Return settings as options of `fit`."""
     return [f"--{key}={'null' if value is None else value}" for key, value in parameters.items()]
 
 

@@ -1,8 +1,9 @@
-"""The database of a study: opened, checked, and waited for while it is away."""
+"""The database of a study: opening it, checking its version, and waiting while it does not respond."""
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from time import sleep
 from typing import Any, TypeVar
@@ -19,21 +20,21 @@ from project.engine.tracking.secrets import redact
 T = TypeVar("T")
 _TRY_AGAIN_S = 1.0
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-# These end without help from this process, as a full disk does.
-_AWAY = (*_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL)
+# Faults that can end without help from this process, such as a full disk.
+_TEMPORARY = (*_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL)
 
 _log = logging.getLogger(__name__)
 
 
 class StorageAwayError(Exception):
-    """The database of a study does not answer, and nobody waits for it any more."""
+    """The database of a study does not respond, and the sweep no longer waits for it."""
 
 
 class PatientStorage:
-    """An Optuna storage whose calls are repeated while its database is locked or does not answer.
+    """An Optuna storage whose calls are repeated while its database is locked or does not respond.
 
-    A call whose answer was lost may be done twice. Values are then written again; a second new trial has no owner, and
-    is run like one whose sweep has died.
+    If a response is lost, the call is executed twice. Values are then written again. A second new trial has no owner,
+    so that it is run like a trial of a sweep that has died.
 
     Args:
         storage: The storage.
@@ -51,16 +52,17 @@ class PatientStorage:
         return partial(self._repeat, found) if callable(found) else found
 
     def _repeat(self, call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        return _repeat(partial(call, *args, **kwargs), is_away, self.is_stopping)
+        return _repeat(partial(call, *args, **kwargs), is_temporary, self.is_stopping)
 
 
-def open_storage(url: str) -> PatientStorage:
-    """Open the database, and make its tables if it has none. A database that is locked is waited for.
+@contextmanager
+def open_storage(url: str) -> Iterator[PatientStorage]:
+    """Open the database for a block of code. Create its tables if it has none; wait for it if it is locked.
 
     Raises:
-        ValueError: It cannot be opened, or its tables are those of another version.
+        ValueError: It cannot be opened, or its tables are those of another version of Optuna.
     """
-    # SQLite waits in C, where Ctrl-C is not answered: it waits for a moment, and `_repeat` for the rest.
+    # SQLite waits in C code, where Ctrl-C has no effect: it waits for a moment, and `_repeat` for the rest.
     arguments = {"connect_args": {"timeout": _TRY_AGAIN_S}} if url.startswith("sqlite") else {}
     open_it = partial(RDBStorage, url, {"pool_pre_ping": True, **arguments}, skip_compatibility_check=True)
     try:
@@ -69,6 +71,14 @@ def open_storage(url: str) -> PatientStorage:
     except (SQLAlchemyError, StorageInternalError, ImportError) as error:
         reason = redact(str(error).splitlines()[0])
         raise ValueError(f"--storage: cannot open {redact(url)} for Optuna: {reason}") from error
+    try:
+        _check_version(storage, version, url)
+        yield PatientStorage(cached_storage(storage))
+    finally:
+        storage.engine.dispose()
+
+
+def _check_version(storage: RDBStorage, version: str, url: str) -> None:
     if version in set(storage.get_all_versions()) - {storage.get_head_version()}:
         raise ValueError(
             f"--storage: {redact(url)} has the tables of an earlier Optuna, {version}; keep a copy of it, then upgrade "
@@ -79,42 +89,43 @@ def open_storage(url: str) -> PatientStorage:
             f"--storage: {redact(url)} has tables of version {version}, unknown to Optuna {optuna.__version__}; "
             "install the later Optuna that made them, or name another database"
         )
-    return PatientStorage(cached_storage(storage))
 
 
-def is_away(error: BaseException) -> bool:
-    """Whether a database may answer later what it does not answer now."""
+def is_temporary(error: BaseException) -> bool:
+    """Return whether the database may respond if the call is repeated later."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     if (code := _sqlite_code(error)) is not None:
-        return code in _AWAY
+        return code in _TEMPORARY
     lost = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return lost or isinstance(cause, OperationalError | InterfaceError | PoolTimeoutError)
 
 
 def _sqlite_code(error: BaseException) -> int | None:
-    """SQLite's primary result code; None if the database is another one."""
+    """Return SQLite's primary result code; None if it is another database."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     origin = cause.orig if isinstance(cause, DBAPIError) else None
     return getattr(origin, "sqlite_errorcode", 0) & 0xFF if isinstance(origin, sqlite3.Error) else None
 
 
-def _repeat(call: Callable[[], T], is_worth_it: Callable[[BaseException], bool], is_stopping: Callable[[], bool]) -> T:
+def _repeat(
+    call: Callable[[], T], may_succeed_later: Callable[[BaseException], bool], is_stopping: Callable[[], bool]
+) -> T:
     waits = False
     while True:
         try:
             result = call()
         except (StorageInternalError, SQLAlchemyError) as error:
-            if not is_worth_it(error):
+            if not may_succeed_later(error):
                 raise
             cause = error.__cause__ if isinstance(error, StorageInternalError) else error
             reason = redact(str(cause).splitlines()[0])
             if is_stopping():
-                raise StorageAwayError(f"the study's storage does not answer: {reason}") from error
+                raise StorageAwayError(f"the study's storage does not respond: {reason}") from error
             if not waits:
-                _log.warning("the study's storage does not answer: %s; waiting for it, while trials train on", reason)
+                _log.warning("the study's storage does not respond: %s; waiting for it, while trials continue", reason)
             waits = True
             sleep(_TRY_AGAIN_S)
         else:
             if waits:
-                _log.warning("the study's storage answers again")
+                _log.warning("the study's storage responds again")
             return result

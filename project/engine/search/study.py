@@ -1,26 +1,31 @@
-"""A study in its storage, made or gone on with."""
+"""A study in its storage, and the names of what it holds."""
 
 from collections.abc import Mapping
 
 import optuna
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from project.engine.search.space import SearchSpace
 
-_SETTINGS = "settings"
+# The trials that count; failed ones are run again or replaced by others.
+DONE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+# User attributes: of the study, and of its trials.
+MLFLOW_RUN, _SETTINGS = "mlflow_run", "settings"
+RUN_ID, ERROR, RETRIES, RETRY_OF = "run_id", "error", "retries", "retry_of"
 
 
 def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
-    """Make the study, or continue it if it searches the same.
+    """Create the study, or load it if it has the same settings.
 
     Args:
-        storage: What `open_storage` returned.
-        name: Of the study.
-        space: What is searched.
-        settings: What all trials share.
+        storage: The storage.
+        name: Name of the study.
+        space: The search space.
+        settings: Settings that all trials share.
 
     Raises:
-        ValueError: The storage has a study of that name that searches something else.
+        ValueError: The storage has a study of this name with other settings.
     """
     directions = list(space.directions.values())
     study = optuna.create_study(
@@ -29,7 +34,7 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
     )  # fmt: skip
     before = study.user_attrs.get(_SETTINGS)
     if (other := [direction.name.lower() for direction in study.directions]) != directions:
-        raise ValueError(f"--study: {name} is to {', '.join(other)}; name another study with --study")
+        raise ValueError(f"--study: {name} has the directions {', '.join(other)}; name another study with --study")
     if before is None:
         study.set_user_attr(_SETTINGS, dict(settings))
     elif different := sorted(before.items() ^ settings.items()):
@@ -39,5 +44,5 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
             "study with --study, or keep the options of the study"
         )
     else:
-        study.sampler.reseed_rng()  # its first draws are in the study already
+        study.sampler.reseed_rng()  # The study has the first draws of this seed already.
     return study

@@ -1,4 +1,4 @@
-"""The study's own MLflow run: parent of its trials' runs, with the best of them, the plots and the table."""
+"""The MLflow run of a study: parent of its trials' runs, with the best trial, the plots and the table."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,58 +18,72 @@ from optuna.visualization import matplotlib as pictures
 
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.space import METRICS, SearchSpace
+from project.engine.search.study import MLFLOW_RUN, RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
-
-MLFLOW_RUN = "mlflow_run"
+from project.engine.tracking.recovery import is_held
 
 
 class StudyRun:
-    """Follows the study in MLflow. Of several sweeps on one study one has the run, the others leave it alone.
+    """The MLflow run of a study. One of the sweeps that share the study writes it.
 
     Args:
-        client: The store.
-        logger: Of the experiment that the trials are in.
-        study: The study; its run is named in its attributes.
-        space: What is searched.
+        client: Client of the MLflow store.
+        logger: Logger of the trials' experiment.
+        study: The study; an attribute holds the id of its run.
+        space: The search space.
+        lock: The lock of the sweeps that share the study.
+        command: The command that continues the study.
+        settings: Settings that all trials share.
     """
 
-    def __init__(self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace) -> None:
+    def __init__(
+        self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace, lock: FileLock,
+        command: str, settings: Mapping[str, Any],
+    ) -> None:  # fmt: skip
         self._client, self._logger, self._study, self._space = client, logger, study, space
-        self._told = 0
+        self._lock, self._command, self._settings = lock, command, settings
+        self._is_started = False
+        self._logged_trials = 0
 
-    def start(self, command: str, settings: Mapping[str, Any]) -> None:
-        """Make the study's run, or go on in it."""
-        earlier = self._study.user_attrs.get(MLFLOW_RUN)
-        if earlier:
-            self._logger.resume(self._client, earlier, command, settings)
-        else:
-            self._logger.start(self._client, {"study": self._study.study_name, "command": command})
-            self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
-            self._logger.log_hyperparams(dict(settings))
-            self._logger.log_text(self._space.text, "search.yaml")
+    def start(self) -> None:
+        """Create or resume the run, unless this or another sweep writes it already."""
+        with self._lock:
+            earlier = self._study.user_attrs.get(MLFLOW_RUN)
+            if self._is_started or (earlier and is_held(earlier)):
+                return
+            self._is_started = True
+            if earlier:
+                self._logger.resume(self._client, earlier, self._command, self._settings)
+            else:
+                self._logger.start(self._client, {"study": self._study.study_name, "command": self._command})
+                self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
+                self._logger.log_hyperparams(dict(self._settings))
+                self._logger.log_text(self._space.text, "search.yaml")
 
-    def look(self) -> None:
-        """Log how many trials there are, and the best values so far."""
+    def update(self) -> None:
+        """Log the number of complete trials, and the best values so far."""
         complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if len(complete) == self._told:
+        if not self._is_started or len(complete) == self._logged_trials:
             return
-        self._told = len(complete)
-        several = len(self._space.metrics) > 1  # the best values are then not those of one trial
+        self._logged_trials = len(complete)
+        several = len(self._space.metrics) > 1  # If so, the best values are not those of one trial.
         best = {
             f"{direction[:3] if several else 'best'}/{metric}": (max if direction == "maximize" else min)(
                 trial.values[place] for trial in complete
             )
             for place, (metric, direction) in enumerate(self._space.directions.items())
         }
-        self._logger.log_metrics({"trials/complete": self._told, **best}, self._told)
+        self._logger.log_metrics({"trials/complete": self._logged_trials, **best}, self._logged_trials)
 
     def end(self, status: str) -> None:
-        """Log the best trial, the plots and the table, and close the run. An error in one of them ends no sweep."""
+        """Log the best trial, the plots and the table, and end the run. An error in one of them does not raise."""
+        if not self._is_started:
+            return
         try:
             with self._best_effort("report"):
-                self.look()
+                self.update()
                 trials = self._study.get_trials(deepcopy=False)
                 counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
                 self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
@@ -83,24 +98,24 @@ class StudyRun:
             self._logger.end(status)
 
     def _best_effort(self, what: str) -> AbstractContextManager[None]:
-        return best_effort(self._logger, what, f"the study's run lacks (part of) its {what}")
+        return best_effort(self._logger, what, f"the study's run lacks all or part of its {what}")
 
     def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
         if len(self._space.metrics) > 1:
             self._logger.set_tags({"pareto.trials": ", ".join(str(trial.number) for trial in best)})
             return
-        run_id = best[0].user_attrs["run_id"]
+        run_id = best[0].user_attrs[RUN_ID]
         found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
         self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
         metrics = metrics_of_run(self._client, run_id, set(METRICS) - set(self._space.metrics))
-        self._logger.log_metrics({f"best/{name}": value for name, value in metrics.items()}, self._told)
+        self._logger.log_metrics({f"best/{name}": value for name, value in metrics.items()}, self._logged_trials)
         if with_model:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
-        # A dollar in a choice is a dollar, and starts no formula.
+        # A dollar sign in a choice must not start a formula.
         with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
-            for category in (ExperimentalWarning, UserWarning):  # the latter: axes of a single value
+            for category in (ExperimentalWarning, UserWarning):  # UserWarning: an axis has a single value
                 warnings.simplefilter("ignore", category)
             with self._best_effort("plots"):
                 plots = self._plots(optuna.visualization).values()
@@ -111,7 +126,7 @@ class StudyRun:
                 self._logger.log_figure(partial(_figure, axes), f"study/{name}.png", "plots")
 
     def _plots(self, library: Any) -> dict[str, Any]:
-        """Optuna's plots of the first metric; those that need more trials or other metrics are left out."""
+        """Return Optuna's plots of the first metric, without those that need more trials or other metrics."""
         study, names = self._study, self._space.metrics
         several = len(names) > 1
         first = (
@@ -134,7 +149,7 @@ class StudyRun:
 
 
 def _figure(axes: Any) -> Figure:
-    """The figure of a plot of Optuna's, which returns its axes, or an array of them."""
+    """Return the figure of axes, or of an array of axes, as Optuna's plots return them."""
     figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
     assert isinstance(figure, Figure)
     figure.set_size_inches(10, 6)

@@ -14,8 +14,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from optuna.trial import TrialState
 
 from project.engine.search.moment import metrics_of_run
-from project.engine.search.retention import Keep, keep_best_checkpoints, release_checkpoints
-from project.engine.search.study_run import MLFLOW_RUN
+from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
+from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF, RUN_ID
+from project.engine.search.sweep_options import Keep
 from project.engine.tracking import store
 from project.engine.tracking.recovery import recover
 from project.engine.tracking.secrets import redact, redact_setting
@@ -55,8 +56,8 @@ class TrialRuns:
 
     def _tags(self, number: int) -> dict[str, str]:
         tags = {_PARENT: self._study.user_attrs[MLFLOW_RUN], "study": self._study.study_name, _TRIAL: str(number)}
-        retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get("retry_of")
-        return tags if retry_of is None else tags | {"retry_of": str(retry_of)}
+        retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get(RETRY_OF)
+        return tags if retry_of is None else tags | {RETRY_OF: str(retry_of)}
 
     def find(self, number: int) -> str | None:
         """The run of a trial, None where it has made none yet."""
@@ -90,7 +91,7 @@ class TrialRuns:
 
     def make_failed(self, trial: optuna.Trial, reason: str) -> None:
         """Make the run of a trial that failed before it had one."""
-        tags = self._tags(trial.number) | {"error": redact(reason)}
+        tags = self._tags(trial.number) | {ERROR: redact(reason)}
         params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
         with _away_for_now():
             run = self._client.create_run(
@@ -99,7 +100,7 @@ class TrialRuns:
             run_id: str = run.info.run_id
             self._client.log_batch(run_id, params=params)
             self._client.set_terminated(run_id, "FAILED")
-            trial.set_user_attr("run_id", run_id)
+            trial.set_user_attr(RUN_ID, run_id)
 
 
 @contextmanager

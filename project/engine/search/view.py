@@ -1,4 +1,4 @@
-"""The progress of a sweep in the terminal: trials done, the best so far, and the trials left."""
+"""The progress of a sweep in the terminal: trials done, the best trial so far, and the time left."""
 
 from collections import Counter
 from datetime import timedelta
@@ -11,18 +11,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from project.engine.search.study import ERROR, RETRY_OF
+
 _SHOWN = 5
 _STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
 
 
 class View:
-    """Lines that stay in place in a terminal; elsewhere a line for each trial that ends.
+    """A line for each trial that ends; in a terminal also a summary below them, which is updated in place.
 
     Args:
         study: The study.
         metrics: Its metrics.
-        n_trials: Trials that are wanted in all.
-        console: Where to.
+        n_trials: Number of trials to reach.
+        console: Output.
     """
 
     def __init__(self, study: optuna.Study, metrics: list[str], n_trials: int, console: Console) -> None:
@@ -46,13 +48,13 @@ class View:
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
-    def look(self) -> None:
-        """Show what is new."""
+    def update(self) -> None:
+        """Print trials that have ended, and update the summary."""
         trials = self._trials()
         for trial in trials:
             if trial.state.is_finished() and trial.number not in self._seen:
                 self._seen.add(trial.number)
-                self._console.print(described(trial, self._metrics), highlight=False, soft_wrap=True)
+                self._console.print(describe_trial(trial, self._metrics), highlight=False, soft_wrap=True)
         if self._live:
             self._live.update(self._summary(trials))
 
@@ -65,7 +67,7 @@ class View:
             self._compared = counts[TrialState.COMPLETE]
             self._best = best_trials(self._study)[0]
         if self._best:
-            lines.append(Text(f"best so far: {described(self._best, self._metrics)}"))
+            lines.append(Text(f"best so far: {describe_trial(self._best, self._metrics)}"))
         return Group(*lines)
 
     def _time_left(self, counts: Counter[TrialState]) -> str:
@@ -77,28 +79,28 @@ class View:
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Complete trials, the best first; of several metrics the Pareto front."""
+    """Return complete trials, the best first; if there are several metrics, the Pareto front."""
     if len(study.directions) > 1:
         return study.best_trials
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return sorted(complete, key=lambda trial: trial.values[0], reverse=study.direction.name == "MAXIMIZE")
 
 
-def described(trial: FrozenTrial, metrics: list[str]) -> str:
-    """A trial in one line."""
+def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
+    """Describe a trial in one line."""
     if trial.state == TrialState.COMPLETE:
-        said = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
+        result = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED:
         count = len(trial.intermediate_values)
-        said = f"pruned after {count} validation{'s' * (count != 1)}"
+        result = f"pruned after {count} validation{'s' * (count != 1)}"
     else:
-        said = f"failed: {trial.user_attrs.get('error', 'unknown reason').partition('; ')[0]}"  # without the advice
-    again = f", {trial.user_attrs['retry_of']} again" if "retry_of" in trial.user_attrs else ""
-    return f"trial {trial.number}{again}: {said}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"
+        result = f"failed: {trial.user_attrs.get(ERROR, 'unknown reason').partition('; ')[0]}"  # without the remedy
+    again = f", {trial.user_attrs[RETRY_OF]} again" if RETRY_OF in trial.user_attrs else ""
+    return f"trial {trial.number}{again}: {result}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"
 
 
 def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
-    """The best five trials, or the Pareto front."""
+    """Return a table of the best five trials, or of the Pareto front."""
     trials = best_trials(study)
     names = list(trials[0].params)
     several = len(metrics) > 1

@@ -1,4 +1,4 @@
-"""A trial's process: forked from a server that has the imports already, it runs `fit` with the trial's settings."""
+"""The work of a trial's process: it runs `fit` with the trial's settings and reports the result."""
 
 import importlib
 import importlib.util
@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,21 +13,22 @@ from pathlib import Path
 import torch
 
 from project.engine.runtime.output import prepare_output
+from project.engine.search.messages import Done, Failed, Outcome, Pruned, Stopped, send
 from project.engine.search.reporter import Reporter
 from project.engine.tracking.secrets import redact
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a trial's process is given.
+    """The work of a trial's process.
 
     Attributes:
-        module: Its `main(argv, callbacks)` is called, as `python -m MODULE ARGV` would.
-        argv: Options, the trial's among them.
+        module: Its `main(argv, callbacks)` is called, like `python -m MODULE ARGV`.
+        argv: Options, including those of the trial.
         metrics: The study's metrics.
-        environment: Variables for this process and those it starts.
-        threads: Threads of each process of the trial on the CPU.
-        log: File for what it prints.
+        environment: Variables for this process and those that it starts.
+        threads: Number of CPU threads of each process of the trial.
+        log: File for the output.
     """
 
     module: str
@@ -39,52 +39,50 @@ class Assignment:
     log: Path
 
 
-def run_trial(connection: Connection, work: Assignment) -> None:
-    """Train, and say how it ended: done with values, pruned, stopped, or failed with a reason."""
-    os.setsid()  # Ctrl-C in the terminal is for the sweep, which decides
-    _print_to(work.log)
+def run_trial(connection: Connection, assignment: Assignment) -> None:
+    """Train, and send the outcome to the sweep."""
+    os.setsid()  # Ctrl-C in the terminal is a signal to the sweep alone, which decides what its trials do.
+    _redirect_output(assignment.log)
     prepare_output()
-    os.environ.update(work.environment, OMP_NUM_THREADS=str(work.threads))
-    torch.set_num_threads(work.threads)
-    _appear_as(work.module, work.argv)
-    reporter = Reporter(connection, work.metrics)
-    reporter.listen()
+    os.environ.update(assignment.environment, OMP_NUM_THREADS=str(assignment.threads))
+    torch.set_num_threads(assignment.threads)
+    _set_command_line(assignment.module, assignment.argv)
+    reporter = Reporter(connection, assignment.metrics)
+    reporter.start_receiving()
     try:
-        importlib.import_module(work.module).main(work.argv, [reporter])
+        importlib.import_module(assignment.module).main(assignment.argv, [reporter])
     except SystemExit as end:
-        if reporter.pruned:
-            print("pruned by the study", file=sys.stderr)
-        ends = {0: ("done", reporter.values()), 143: ("pruned",) if reporter.pruned else ("stopped",)}
-        _say(connection, ends.get(int(end.code or 0), ("failed", f"exit code {end.code}: {_last_line(work.log)}")))
+        send(connection, _outcome_of_exit(int(end.code or 0), reporter, assignment.log))
     except BaseException as error:
         print(redact(traceback.format_exc()), file=sys.stderr)
-        _say(connection, ("failed", redact(f"{type(error).__name__}: {' '.join(str(error).split())}")))
+        send(connection, Failed(redact(f"{type(error).__name__}: {' '.join(str(error).split())}")))
         raise SystemExit(1) from error
     else:
-        _say(connection, ("done", reporter.values()))
+        send(connection, Done(reporter.values()))
 
 
-def _say(connection: Connection, message: tuple[object, ...]) -> None:
-    with suppress(OSError):  # the sweep is no more; the next one asks the run
-        connection.send(message)
+def _outcome_of_exit(code: int, reporter: Reporter, log: Path) -> Outcome:
+    if reporter.pruned:
+        print("pruned by the study", file=sys.stderr)
+    if code == 0:
+        return Done(reporter.values())
+    if code == 143:
+        return Pruned() if reporter.pruned else Stopped()
+    sys.stderr.flush()
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return Failed(f"exit code {code}: {lines[-1] if lines else 'there is no output'}")
 
 
-def _print_to(log: Path) -> None:
+def _redirect_output(log: Path) -> None:
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
     os.close(file)
 
 
-def _appear_as(module: str, argv: Sequence[str]) -> None:
-    """Lightning starts the other processes of a trial with this one's command line."""
+def _set_command_line(module: str, argv: Sequence[str]) -> None:
+    """Set the command line of this process, with which Lightning starts the other processes of a trial."""
     spec = importlib.util.find_spec(module)
     assert spec is not None
     sys.modules["__main__"].__spec__ = spec
     sys.argv = [str(spec.origin), *argv]
-
-
-def _last_line(log: Path) -> str:
-    sys.stderr.flush()
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"

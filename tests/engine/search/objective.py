@@ -1,5 +1,6 @@
-"""An objective that takes no time: x, unless the environment says how its process ends."""
+"""An objective that takes no time: it returns x, unless the options name another end of its process."""
 
+import json
 import os
 import signal
 import time
@@ -13,9 +14,10 @@ from project.engine.runtime.devices import usable_cores
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
-    """What a trial's process runs in place of `project.fit`."""
+    """Take the place of `project.fit` in a trial's process."""
     given = dict(option.removeprefix("--").split("=") for option in argv)
-    end = os.environ["END"]
+    ends, number = json.loads(given["ends"]), json.loads(os.environ["MLFLOW_RUN_CONTEXT"])["trial"]
+    end = ends.get(number, ends.get("-1", ""))
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if end == "random":

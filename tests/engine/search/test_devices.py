@@ -1,4 +1,4 @@
-"""What a trial gets of the machine."""
+"""The part of the machine that a trial gets."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from project.engine.search.device_pool import Devices, gpu_ids
 FOUR = ["3", "5", "6", "7"]
 
 
-def test_gpus_are_lent_to_one_trial_at_a_time() -> None:
+def test_a_gpu_is_assigned_to_one_trial_at_a_time() -> None:
     devices = Devices(n_jobs=2, per_trial=2, cores=8, gpus=FOUR)
-    first, second = devices.lend(), devices.lend()
+    first, second = devices.acquire(), devices.acquire()
     assert {one["CUDA_VISIBLE_DEVICES"] for one in (first, second)} == {"3,5", "6,7"}
     assert devices.free == 0
-    devices.give_back(first)
-    assert devices.lend() == first
+    devices.release(first)
+    assert devices.acquire() == first
     assert devices.threads == 2
 
 
@@ -23,7 +23,7 @@ def test_as_many_trials_as_jobs_divide_the_cores(n_jobs: int, cores: int, thread
         devices = Devices(n_jobs, per_trial=1, cores=cores, gpus=gpus)
         assert devices.free == n_jobs
         assert devices.threads == threads
-        assert devices.lend()["PROJECT_CPU_CORES"] == str(threads)
+        assert devices.acquire()["PROJECT_CPU_CORES"] == str(threads)
 
 
 def test_more_trials_than_gpus_are_refused() -> None:
@@ -32,7 +32,7 @@ def test_more_trials_than_gpus_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "count", "lent"),
+    ("visible", "count", "names"),
     [
         (None, 2, ["0", "1"]),
         ("", 0, []),
@@ -45,5 +45,5 @@ def test_more_trials_than_gpus_are_refused() -> None:
         ("MIG-5c89,MIG-5c89,MIG-91a0", 1, ["MIG-5c89", "MIG-91a0"]),  # CUDA shows one MIG device to a process
     ],
 )
-def test_gpus_are_named_as_cuda_reads_the_variable(visible: str | None, count: int, lent: list[str]) -> None:
-    assert gpu_ids(visible, count) == lent
+def test_gpus_have_the_names_that_cuda_reads_in_the_variable(visible: str | None, count: int, names: list[str]) -> None:
+    assert gpu_ids(visible, count) == names

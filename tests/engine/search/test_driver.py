@@ -1,7 +1,9 @@
-"""The owner of a study, with real processes whose objective takes no time."""
+"""The driver of a study, with real processes whose objective takes no time."""
 
+import json
 import logging
 from collections.abc import Callable
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import optuna
@@ -14,12 +16,14 @@ from optuna.samplers import GridSampler
 from optuna.trial import TrialState
 
 from project.engine.search.device_pool import Devices
-from project.engine.search.driver import Driver, HopelessError
-from project.engine.search.preloading import start_preloading
+from project.engine.search.driver import Driver
+from project.engine.search.failures import HopelessError
 from project.engine.search.space import SearchSpace
-from project.engine.search.study_run import MLFLOW_RUN
+from project.engine.search.study import MLFLOW_RUN
+from project.engine.search.trial_process import TrialLauncher
+from project.engine.search.trial_queue import TrialQueue
+from project.engine.search.trial_results import TrialResults
 from project.engine.search.trial_runs import TrialRuns
-from project.engine.search.worker import Assignment
 
 XY: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1), "y": IntDistribution(1, 3)}
 
@@ -37,31 +41,25 @@ class Bench:
         self.study.set_user_attr(MLFLOW_RUN, self.client.create_run("0").info.run_id)
 
         self.ends: dict[int, str] = {}  # of some trials
-        self.on_look: Callable[[Driver], None] = lambda _: None
+        self.on_progress: Callable[[Driver], None] = lambda _: None
 
     def run(self, n_trials: int, n_jobs: int = 2, max_retries: int = 0, devices: Devices | None = None) -> int:
         """Run trials; the largest number of them that ran at the same time."""
-        start_preloading(["project.engine.search.worker"])
-        driver = Driver(
-            self.study, self.space, self._assignment, devices or Devices(n_jobs, 1, 2, []), n_trials, max_retries,
-            FileLock(self.folder / "lock"), TrialRuns(self.client, "0", self.study, ["val/accuracy"]),
-        )  # fmt: skip
+        set_forkserver_preload(["project.engine.search.worker"])
+        metrics = ["val/accuracy"]
+        runs = TrialRuns(self.client, "0", self.study, metrics)
+        argv = [f"--ends={json.dumps(self.ends)}"]
+        launcher = TrialLauncher("objective", argv, metrics, devices or Devices(n_jobs, 1, 2, []), runs, self.folder)
+        queue = TrialQueue(self.study, self.space, n_trials, FileLock(self.folder / "lock"))
+        driver = Driver(self.study, queue, launcher, TrialResults(self.study, metrics, runs, max_retries))
         counts = [0]
 
-        def look() -> None:
+        def show_progress() -> None:
             counts.append(len(driver.running))
-            self.on_look(driver)
+            self.on_progress(driver)
 
-        driver.run(look)
+        driver.run(show_progress)
         return max(counts)
-
-    def _assignment(
-        self, parameters: object, number: int, run: str | None, lent: dict[str, str], threads: int
-    ) -> Assignment:
-        assert isinstance(parameters, dict)
-        argv = [f"--{name}={value}" for name, value in parameters.items()]
-        environment = lent | {"END": self.ends.get(number, self.ends.get(-1, ""))}
-        return Assignment("objective", argv, ["val/accuracy"], environment, threads, self.folder / "log")
 
     @property
     def states(self) -> list[TrialState]:
@@ -77,16 +75,16 @@ def bench(workplace: Path) -> Bench:
     return Bench(workplace, XY, optuna.samplers.RandomSampler(0))
 
 
-def test_a_trial_that_was_asked_for_by_halves_gets_all_its_parameters(bench: Bench) -> None:
+def test_a_trial_that_lacks_a_parameter_gets_it(bench: Bench) -> None:
     half = bench.study.ask()
-    half.suggest_float("x", 0, 1)  # and here its sweep was killed
+    half.suggest_float("x", 0, 1)  # its sweep was killed here
     bench.run(2)
     first, second = bench.study.trials
     assert first.state == second.state == TrialState.COMPLETE
     assert first.params == {"x": half.params["x"], "y": first.params["y"]}
 
 
-def test_failures_have_their_reason_in_a_run_of_their_own(bench: Bench) -> None:
+def test_the_reason_of_a_failure_is_in_the_run_of_the_trial(bench: Bench) -> None:
     bench.ends = {0: "killed", 1: "out of memory"}
     bench.run(3, max_retries=1)
     failed = [trial for trial in bench.study.trials if trial.state == TrialState.FAIL]
@@ -101,14 +99,14 @@ def test_failures_have_their_reason_in_a_run_of_their_own(bench: Bench) -> None:
     assert bench.states.count(TrialState.COMPLETE) == 3
 
 
-def test_settings_that_fail_alike_end_it_and_retries_are_no_new_settings(bench: Bench) -> None:
+def test_settings_that_fail_in_the_same_way_end_the_sweep_and_retries_do_not_count(bench: Bench) -> None:
     bench.ends = {-1: "out of memory"}
     with pytest.raises(HopelessError, match=r"3 settings in a row failed in the same way: ValueError: out of memory"):
         bench.run(8, n_jobs=1, max_retries=2)
     assert bench.states == [TrialState.FAIL] * 9
 
 
-def test_one_choice_that_fails_again_and_again_is_one_setting(workplace: Path) -> None:
+def test_one_setting_that_fails_repeatedly_does_not_end_the_sweep(workplace: Path) -> None:
     bench = Bench(workplace, {"y": IntDistribution(1, 2)}, optuna.samplers.RandomSampler(4))  # 2 2 2 2 2 1
     bench.ends = {-1: "fails with 2"}
     bench.run(1, n_jobs=1)
@@ -124,7 +122,7 @@ def test_a_trial_that_another_sweep_ends_does_not_end_this_one(bench: Bench, cap
         if study.trials[0].state == TrialState.RUNNING:
             study.tell(0, 0.5)
 
-    bench.ends, bench.on_look = {0: "slow"}, end_first
+    bench.ends, bench.on_progress = {0: "slow"}, end_first
     with caplog.at_level(logging.WARNING, "project"):
         bench.run(2, n_jobs=1)
     assert bench.states == [TrialState.COMPLETE] * 2
@@ -132,30 +130,31 @@ def test_a_trial_that_another_sweep_ends_does_not_end_this_one(bench: Bench, cap
     assert "trial 0 was ended by another sweep" in caplog.text
 
 
-def test_no_more_trials_run_than_jobs_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
+def test_n_jobs_trials_run_at_the_same_time_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
     bench.ends = {0: "shares", 1: "killed", -1: "shares"}
     devices = Devices(n_jobs=2, per_trial=2, cores=12, gpus=[str(gpu) for gpu in range(8)])
     assert bench.run(4, devices=devices) == 2
-    said = [line for line in (bench.folder / "log").read_text().splitlines() if line.startswith("shares")]
-    assert said == ["shares 3 6 3"] * 4  # threads of torch, cores, and threads that decode for each of two devices
+    logs = [log.read_text() for log in bench.folder.glob("trial-*.log")]
+    lines = [line for log in logs for line in log.splitlines() if line.startswith("shares")]
+    assert lines == ["shares 3 6 3"] * 4  # threads of torch, cores, and threads that decode for each of two devices
     assert devices.free == 2
 
 
-def test_what_runs_goes_on_while_others_fail(bench: Bench) -> None:
+def test_running_trials_continue_while_others_fail(bench: Bench) -> None:
     bench.ends = {-1: "out of memory", 0: "slow"}
-    with pytest.raises(HopelessError, match=r"1[01] settings in a row failed in the same way"):  # 10 after one was well
+    with pytest.raises(HopelessError, match=r"1[01] settings in a row failed in the same way"):  # 10 after one success
         bench.run(20)
     assert bench.states[0] == TrialState.COMPLETE
     assert set(bench.states[1:]) == {TrialState.FAIL}
 
 
-def test_settings_that_fail_each_in_its_way_end_it_too(bench: Bench) -> None:
+def test_twenty_failures_in_any_way_end_the_sweep(bench: Bench) -> None:
     bench.ends = {-1: "random"}
     with pytest.raises(HopelessError, match=r"20 trials in a row failed; the last: ValueError: cannot read /tmp"):
         bench.run(30, n_jobs=1)
 
 
-def test_a_grid_is_searched_once_and_no_more(workplace: Path) -> None:
+def test_a_grid_is_searched_only_once(workplace: Path) -> None:
     grid = Bench(workplace, {"y": IntDistribution(1, 3)}, GridSampler({"y": [1, 2, 3]}))
     grid.run(8)
     grid.run(8)

@@ -1,4 +1,4 @@
-"""A trial that somebody may run is left alone."""
+"""A trial that another process may still run is not taken."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from project.engine.search import ownership
-from project.engine.search.ownership import Watch, claim
+from project.engine.search.ownership import AbandonmentCheck, claim
 from project.engine.tracking.owner import owner_tags
 
 
@@ -16,26 +16,26 @@ def trial(tmp_path: Path) -> optuna.Trial:
     return optuna.create_study(storage=f"sqlite:///{tmp_path}/optuna.db").ask()
 
 
-def is_abandoned(trial: optuna.Trial, watch: Watch) -> bool:
+def is_abandoned(trial: optuna.Trial, watch: AbandonmentCheck) -> bool:
     return watch.is_abandoned(trial.study.trials[0])
 
 
-def test_the_process_table_decides_here(trial: optuna.Trial) -> None:
-    assert is_abandoned(trial, Watch())  # its sweep was killed before it could say who it is
+def test_the_process_table_decides_in_this_pid_namespace(trial: optuna.Trial) -> None:
+    assert is_abandoned(trial, AbandonmentCheck())  # its sweep was killed before it recorded an owner
     trial.set_user_attr("owner", owner_tags(1))
-    assert not is_abandoned(trial, Watch())
+    assert not is_abandoned(trial, AbandonmentCheck())
     dead = next(pid for pid in range(2, 2**22) if not psutil.pid_exists(pid))
     trial.set_user_attr("owner", owner_tags() | {"process.pid": str(dead)})
-    assert is_abandoned(trial, Watch())
+    assert is_abandoned(trial, AbandonmentCheck())
     claim(trial)
-    assert is_abandoned(trial, Watch())  # this process knows what it runs itself
+    assert is_abandoned(trial, AbandonmentCheck())  # the caller knows which trials this process runs
 
 
 @pytest.mark.parametrize("elsewhere", ["process.pid_namespace", "process.boot", "process.host"])
 def test_elsewhere_the_heartbeat_decides_after_a_minute_of_silence(
     elsewhere: str, trial: optuna.Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = Watch()
+    watch = AbandonmentCheck()
     claim(trial)
     claimed = trial.user_attrs["owner"] | {elsewhere: "another"}
     trial.set_user_attr("owner", claimed)
@@ -44,5 +44,5 @@ def test_elsewhere_the_heartbeat_decides_after_a_minute_of_silence(
     assert not is_abandoned(trial, watch)
     monkeypatch.setattr(ownership, "_SILENT_FOR_S", 0.0)
     assert is_abandoned(trial, watch)
-    trial.set_user_attr("owner", claimed)  # it lives after all, and was only late
+    trial.set_user_attr("owner", claimed)  # it is alive; its heartbeat was late
     assert not is_abandoned(trial, watch)

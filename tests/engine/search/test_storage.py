@@ -1,17 +1,25 @@
-"""The database of a study: of another version, locked, and let go."""
+"""The database of a study: with tables of another version, locked, and without tables."""
 
 import logging
 import sqlite3
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 
-from project.engine.search.storage import StorageAwayError, is_away, open_storage
+from project.engine.search.storage import StorageAwayError, is_temporary, open_storage
 from project.sweep import main
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.mark.parametrize(
@@ -21,18 +29,19 @@ from project.sweep import main
 def test_tables_of_another_version_are_refused_with_the_remedy(
     version: str, remedy: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    open_storage("sqlite:///mlruns/optuna.db")
+    with open_storage("sqlite:///mlruns/optuna.db"):
+        pass
     with sqlite3.connect("mlruns/optuna.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (version,))
     with pytest.raises(SystemExit, match="2"):
         main(["--search", "cnn"])
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert remedy in said and version in said
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert remedy in error and version in error
 
 
-def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+def test_a_call_waits_for_a_locked_database(tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    storage = stack.enter_context(open_storage(f"sqlite:///{tmp_path}/optuna.db"))
     locked = sqlite3.connect(tmp_path / "optuna.db", isolation_level=None, check_same_thread=False)
     locked.execute("BEGIN EXCLUSIVE")
     threading.Timer(4, locked.execute, ["COMMIT"]).start()
@@ -45,7 +54,7 @@ def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize(
-    ("error", "comes_back"),
+    ("error", "temporary"),
     [
         (sqlalchemy.exc.OperationalError("SELECT 1", {}, OSError("server closed the connection")), True),
         (sqlalchemy.exc.InterfaceError("SELECT 1", {}, OSError("connection already closed")), True),
@@ -53,23 +62,23 @@ def test_a_locked_database_is_waited_for_and_nothing_is_lost(tmp_path: Path, cap
         (sqlalchemy.exc.IntegrityError("INSERT", {}, ValueError("twice")), False),
     ],
 )
-def test_a_server_that_restarts_is_away_and_a_wrong_statement_is_wrong(error: Exception, comes_back: bool) -> None:
-    assert is_away(error) == comes_back
+def test_a_lost_connection_is_temporary_and_a_wrong_statement_is_not(error: Exception, temporary: bool) -> None:
+    assert is_temporary(error) == temporary
     wrapped = StorageInternalError("An exception is raised during the commit.")
     wrapped.__cause__ = error
-    assert is_away(wrapped) == comes_back
+    assert is_temporary(wrapped) == temporary
 
 
-def test_a_database_without_its_tables_is_not_waited_for(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+def test_a_call_does_not_wait_for_a_database_without_its_tables(tmp_path: Path, stack: ExitStack) -> None:
+    storage = stack.enter_context(open_storage(f"sqlite:///{tmp_path}/optuna.db"))
     with sqlite3.connect(tmp_path / "optuna.db") as database:
         database.execute("DROP TABLE studies")
     with pytest.raises(StorageInternalError):
         storage.get_all_studies()
 
 
-def test_a_sweep_that_stops_no_longer_waits(tmp_path: Path) -> None:
-    storage = open_storage(f"sqlite:///{tmp_path}/optuna.db")
+def test_a_stopping_sweep_does_not_wait_for_a_locked_database(tmp_path: Path, stack: ExitStack) -> None:
+    storage = stack.enter_context(open_storage(f"sqlite:///{tmp_path}/optuna.db"))
     storage.is_stopping = lambda: True
     with sqlite3.connect(tmp_path / "optuna.db") as locked:
         locked.execute("BEGIN EXCLUSIVE")

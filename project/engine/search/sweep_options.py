@@ -1,0 +1,34 @@
+"""The options of a sweep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Keep = Literal["weights", "best", "all"]
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The command line of a sweep.
+
+    Attributes:
+        argv: The command line as it was typed.
+        fit_options: Options of `fit` that all trials share.
+        search: Name of the search space in configs/search.
+        n_trials: Number of trials, including those of earlier sweeps of the study.
+        n_jobs: Number of trials that run at the same time.
+        max_retries: How often a failed trial is run again.
+        study: Name of the study; None for EXPERIMENT-SEARCH.
+        keep_checkpoints: Checkpoints to keep when trials end.
+        storage: URL of the Optuna storage.
+    """
+
+    argv: Sequence[str]
+    fit_options: Sequence[str]
+    search: str
+    n_trials: int
+    n_jobs: int
+    max_retries: int
+    study: str | None
+    keep_checkpoints: Keep
+    storage: str

@@ -1,0 +1,95 @@
+"""The process of a trial: its start, its messages and its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import optuna
+
+from project.engine.search.device_pool import Devices
+from project.engine.search.messages import Outcome
+from project.engine.search.space import fit_options
+from project.engine.search.trial_runs import TrialRuns
+from project.engine.search.worker import Assignment, run_trial
+from project.engine.tracking import store
+from project.engine.tracking.recovery import RECOVERED
+from project.engine.training.restarts import RESTART_OF
+
+
+@dataclass
+class TrialProcess:
+    """A trial and the process that trains it.
+
+    Attributes:
+        trial: The trial.
+        process: The process.
+        connection: Pipe for messages, both ways.
+        share: Environment variables that give the trial its part of the machine.
+        outcome: The process's report of how the training ended; None before, or if it died without one.
+    """
+
+    trial: optuna.Trial
+    process: BaseProcess
+    connection: Connection
+    share: dict[str, str]
+    outcome: Outcome | None = None
+
+    def exit_reason(self) -> str:
+        """Describe how the process ended."""
+        code = self.process.exitcode or 0
+        return f"its process was killed by signal {-code}" if code < 0 else f"its process ended with code {code}"
+
+
+@dataclass(frozen=True)
+class TrialLauncher:
+    """Starts the processes of a study's trials.
+
+    Attributes:
+        module: Module whose `main(argv, callbacks)` trains.
+        argv: Options that all trials share.
+        metrics: The study's metrics.
+        devices: The parts of the machine.
+        runs: The trials' MLflow runs.
+        logs: Folder for the output of trials.
+    """
+
+    module: str
+    argv: Sequence[str]
+    metrics: Sequence[str]
+    devices: Devices
+    runs: TrialRuns
+    logs: Path
+
+    def launch(self, trial: optuna.Trial, run_id: str | None) -> TrialProcess:
+        """Start the process of a trial. There must be a free part of the machine.
+
+        Args:
+            trial: The trial; it has all its parameters.
+            run_id: MLflow run to resume, or None.
+        """
+        share = self.devices.acquire()
+        assignment = self._assignment(trial, run_id, share)
+        context = get_context("forkserver")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=run_trial, args=(theirs, assignment), name=f"trial {trial.number}")
+        process.start()
+        theirs.close()
+        return TrialProcess(trial, process, ours, share)
+
+    def release(self, ended: TrialProcess) -> None:
+        """Wait for the end of a process that has closed its pipe, and free its part of the machine."""
+        ended.process.join()
+        ended.connection.close()
+        self.devices.release(ended.share)
+
+    def _assignment(self, trial: optuna.Trial, run_id: str | None, share: dict[str, str]) -> Assignment:
+        environment = self.runs.environment(trial.number) | {"MLFLOW_TRACKING_URI": store.tracking_uri(), **share}
+        environment[RECOVERED] = "by the sweep"
+        if run_id:
+            environment[RESTART_OF] = run_id
+        argv = [*self.argv, *fit_options(trial.params)]
+        log = self.logs / f"trial-{trial.number}.log"
+        return Assignment(self.module, argv, self.metrics, environment, self.devices.threads, log)

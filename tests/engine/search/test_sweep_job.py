@@ -1,0 +1,46 @@
+"""A sweep that is called in this process: it leaves nothing behind in it."""
+
+import multiprocessing.resource_tracker
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+
+from project.engine.tracking import store
+from project.sweep import main
+
+
+def state() -> dict[str, set[Any]]:
+    """What belongs to this process, except for MLflow's connections to its store and the thread that counts its use."""
+    files = {str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+    return {
+        "handlers": {(signum, signal.getsignal(signum)) for signum in signal.valid_signals()},
+        "threads": {one.name for one in threading.enumerate() if not one.name.startswith("MLflowTelemetry")},
+        "files": {file for file in files if not file.endswith(("/fd", "mlflow.db"))},
+        "children": {child.pid for child in psutil.Process().children()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max_epochs", "few"], "--trainer.max_epochs: got 'few'"),
+        (["--study", "other"], "name another study with --study"),  # after the study is opened
+    ],
+)
+def test_bad_input_leaves_no_handler_thread_file_or_process(
+    options: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    optuna.create_study(storage="sqlite:///mlruns/optuna.db", study_name="other").set_user_attr("settings", {})
+    store.connect()
+    multiprocessing.resource_tracker.ensure_running()  # one for all uses of multiprocessing in this process
+    before = state()
+    with pytest.raises(SystemExit, match="2"):
+        main(["--search", "cnn", *options])
+    assert message in capsys.readouterr().err
+    left = {kind: now - before[kind] for kind, now in state().items()}
+    assert not any(left.values()), left
