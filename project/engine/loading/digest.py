@@ -17,6 +17,6 @@ def images_digest(header: str, splits: Iterable[Images], crop: Crop) -> str:
     with torch.random.fork_rng(devices=[]):  # A user's dataset may draw random numbers.
         torch.manual_seed(0)
         for split in splits:
-            images, _ = fetch(split, torch.arange(0, len(split), -(-len(split) // _IMAGES_OF_SPLIT)), crop)
-            hashed.update(split.targets.numpy().tobytes() + images.numpy().tobytes())
+            fetched = fetch(split, torch.arange(0, len(split), -(-len(split) // _IMAGES_OF_SPLIT)), crop)
+            hashed.update(split.targets.numpy().tobytes() + fetched.images.numpy().tobytes())
     return hashed.hexdigest()[:8]

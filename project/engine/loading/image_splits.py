@@ -147,7 +147,7 @@ class ImageSplits(DescribedDataModule):
 
     def fetch(self, split: Split, indices: Tensor) -> Batch:
         """Return images of a split as the model receives them, and their targets, without augmentation."""
-        images, targets = fetch(self.splits[split], indices, self.crop)
+        images, targets = fetch(self.splits[split], indices, self.crop).cropped()
         return self.repeat(images), targets
 
     @override

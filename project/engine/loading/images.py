@@ -61,20 +61,17 @@ class Images(Protocol):
         ...
 
 
-def fetch(images: Images, indices: Tensor, crop: Crop) -> Batch:
+def fetch(images: Images, indices: Tensor, crop: Crop) -> Fetched:
     """Return the images at these positions, without randomness.
 
     Args:
         images: The store.
         indices: (N,) int64.
         crop: The crop; random parts are not used.
-
-    Returns:
-        Images (N, C, size, size) uint8, and targets (N, ...).
     """
     part = images.subset(indices)  # A subset has buffers of its own.
     (fetched,) = part.stream(iter([Request(torch.arange(len(indices)), None)]), Workers(num=0, pin_memory=False), crop)
-    return fetched.cropped()
+    return fetched
 
 
 class ImageArray:

@@ -42,7 +42,9 @@ def test_threads_change_nothing_and_a_batch_that_is_held_stays_as_it_is(tmp_path
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
     requests = [Request(torch.tensor([index]), None) for index in range(20)]
     held = [batch.images for batch in store.stream(iter(requests), replace(HERE, num=2), CROP)]
-    assert all(torch.equal(images, fetch(store, torch.tensor([index]), CROP)[0]) for index, images in enumerate(held))
+    assert all(
+        torch.equal(images, fetch(store, torch.tensor([index]), CROP).images) for index, images in enumerate(held)
+    )
 
 
 def test_memory_is_used_again_when_nothing_holds_it() -> None:
