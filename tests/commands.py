@@ -31,10 +31,10 @@ _HERE = Path(__file__).parent
 
 
 class Command:
-    """A running `python -m MODULE ARGV`.
+    """A running `python -m MODULE ARGV`, or `python -c CODE ARGV`.
 
     Args:
-        module: Has an `if __name__ == "__main__"` block.
+        module: Has an `if __name__ == "__main__"` block; "-c" if the first of the options is code.
         argv: Its options.
         folder: Current folder of the command.
         environment: All of its environment; `PYTHONPATH` says which project is run.
@@ -136,4 +136,7 @@ def _run(
     for name in [name for name in sys.modules if re.match(r"(project|conftest|commands)(\.|$)", name)]:
         del sys.modules[name]
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module == "-c":
+        exec(argv[0], {"__name__": "__main__"})
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -26,6 +26,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 ROOT = Path(__file__).parent.parent
+SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # for fits whose score does not count
 MOST_WORKERS = 4  # each has the libraries in memory twice, in itself and in the process that its commands fork from
 
 
@@ -47,7 +48,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @dataclass
 class Fit:
-    """A finished `python -m project.fit` in a folder of its own."""
+    """A finished command in a folder, and the runs there."""
 
     folder: Path
     code: int

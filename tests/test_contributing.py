@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from conftest import copy_of_the_project
+from commands import Command
+from conftest import clean_environment, copy_of_the_project
 
 ROOT = Path(__file__).parent.parent
 SHORT_RUN = (
@@ -60,21 +61,10 @@ def followed(folder: Path) -> Path:
     return folder
 
 
-def fit(folder: Path, options: list[str]) -> subprocess.Popen[str]:
+def fit(folder: Path, options: list[str]) -> Command:
     """Start a short `fit` of the project in this folder, and of no other."""
-    command = [sys.executable, "-m", "project.fit", *options, *SHORT_RUN]
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")
-    }
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    environment = clean_environment() | {"PYTHONPATH": str(folder)}
+    return Command("project.fit", *options, *SHORT_RUN, folder=folder, environment=environment, new_session=True)
 
 
 def fit_options(subject: str) -> list[str]:
@@ -90,8 +80,8 @@ def a_value(parameter: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, subprocess.Popen[str]]]:
-    """The two commands that train, at once and in copies of their own: they spend their time on imports."""
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Command]]:
+    """The two commands that train, at the same time and in copies of their own."""
     searched = [f"--{key}={a_value(parameter)}" for key, parameter in SEARCH_SPACE["space"].items()]
     options = {
         "model, dataset, search space": [*fit_options("model"), *fit_options("dataset"), *searched],
@@ -122,10 +112,10 @@ def test_a_recipe_adds_these_files_and_changes_none(subject: str, files: list[st
 
 
 @pytest.mark.parametrize("followed_in_it", ["model, dataset, search space", "strategy"])
-def test_what_was_added_trains_to_a_test_accuracy(runs: dict[str, subprocess.Popen[str]], followed_in_it: str) -> None:
+def test_what_was_added_trains_to_a_test_accuracy(runs: dict[str, Command], followed_in_it: str) -> None:
     process = runs[followed_in_it]
-    output, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
     assert TEST_ACCURACY.search(output), output
 
 

@@ -12,7 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
-from conftest import Fit
+from conftest import SMALL_NET, Fit
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
@@ -49,7 +49,7 @@ def photos(*names: str, splits: tuple[str, ...] = ("train",), count: int = 20) -
 
 def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos("green", "red", count=40)
-    main([*SMALL, "--max_epochs", "3"])
+    main([*SMALL, *SMALL_NET, "--max_epochs", "3"])
     done = Fit(workplace, 0, "")
     metrics, history = done.run.data.metrics, done.client.get_metric_history
     rows = list(csv.DictReader(done.text("val/per_class_accuracy.csv").splitlines()))
@@ -78,7 +78,7 @@ def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, caps
 
 def test_class_names_that_look_like_formulas_are_printed_as_they_are(workplace: Path) -> None:
     photos("cost_$_us", "price_$_eu", splits=("train", "test"))
-    main([*SMALL, *FEW])
+    main([*SMALL, *SMALL_NET, *FEW])
     done = Fit(workplace, 0, "")
     assert done.run.info.status == "FINISHED"
     assert "report.error" not in done.run.data.tags
@@ -213,7 +213,7 @@ def write_font(path: Path, letters: str) -> None:
 
 def test_loggers_of_the_user_are_added(workplace: Path) -> None:
     csv_logger = "{class_path: CSVLogger, init_args: {save_dir: %s}}"
-    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *FEW])
+    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *FEW, *SMALL_NET])
     done = Fit(workplace, 0, "")
     assert done.run.info.status == "FINISHED"
     accuracy = done.run.data.metrics["test/accuracy"]

@@ -3,13 +3,12 @@
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Fit, clean_environment
+from conftest import ROOT, Fit, fit
 
 
 @pytest.fixture
@@ -22,18 +21,7 @@ def installed(tmp_path: Path) -> Path:
 
 
 def fit_elsewhere(site: Path, folder: Path, *options: str) -> Fit:
-    folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "project.fit", *options, "--trainer.fast_dev_run=1"],
-        cwd=folder,
-        env=clean_environment() | {"PYTHONPATH": str(site)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Fit(folder, done.returncode, done.stdout)
+    return fit(folder, *options, "--trainer.fast_dev_run=1", environment={"PYTHONPATH": str(site)})
 
 
 def test_an_installed_package_has_its_configurations_and_takes_those_of_the_folder(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command
-from conftest import ROOT, Fit, clean_environment
+from conftest import ROOT, SMALL_NET, Fit, clean_environment
 from test_endings import FEW
 
 
@@ -55,7 +55,9 @@ def test_output_that_is_not_taken_is_dropped_with_one_line(full: bool) -> None:
 
 
 def test_a_fit_whose_output_is_closed_goes_on_to_its_end(workplace: Path) -> None:
-    command = Command("project.fit", *FEW, "--max_epochs", "3", folder=workplace, environment=clean_environment())
+    command = Command(
+        "project.fit", *FEW, *SMALL_NET, "--max_epochs", "3", folder=workplace, environment=clean_environment()
+    )
     lines = []
     while not (lines and lines[-1].startswith("epoch 1 of 3: ")):
         lines.append(command.stdout.readline())

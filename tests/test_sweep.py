@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from commands import Command
-from conftest import Fit, clean_environment, copy_of_the_project, fit, listening
+from conftest import SMALL_NET, Fit, clean_environment, copy_of_the_project, fit, listening
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -128,7 +128,8 @@ def sweeps() -> Iterator[list[Sweep]]:
 @pytest.fixture(scope="module")
 def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sweep, str]]:
     """A sweep of which a trial was killed, then the sweep itself; and what it printed when it was run again."""
-    sweep = Sweep(tmp_path_factory.mktemp("sweep"), "--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3")
+    few = ["--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3", *SMALL_NET]
+    sweep = Sweep(tmp_path_factory.mktemp("sweep"), *few)
     try:
         process = sweep.start()
         sweep.wait_for(lambda: sweep.began(0))

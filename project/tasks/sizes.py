@@ -1,6 +1,7 @@
 """The image sizes that a model accepts, found by trials on the meta device."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import nn
@@ -30,6 +31,7 @@ def accepted_sizes(build: Callable[[int], nn.Module], channels: int) -> str:
     bisection measures it.
     """
 
+    @cache
     def takes(size: int) -> bool:
         return refusal(build, channels, size) is None
 

@@ -166,7 +166,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
         if (folder / "mlruns/mlflow.db").exists():
             finished = ended or "the run is finished" in output
             if finished and (folder / "mlruns/spool").exists():  # it was stopped while it delivered its end
-                subprocess.run([sys.executable, "-m", "project.sync"], cwd=folder, env=clean_environment(), check=True)
+                Command("project.sync", folder=folder, environment=clean_environment()).wait()
             expected = "FINISHED" if finished else "KILLED"
             assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from conftest import clean_environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -47,11 +48,9 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     logger = MLflowLogger("faults", "run")
     logger.start(client, {})
     closer = "import os; from mlflow import MlflowClient; from project.engine.tracking.recovery import recover_all; "
-    subprocess.run(
-        [sys.executable, "-c", closer + "recover_all(MlflowClient(os.environ['MLFLOW_TRACKING_URI']))"],
-        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
-        check=True,
-    )  # fmt: skip
+    closer += "recover_all(MlflowClient(os.environ['MLFLOW_TRACKING_URI']))"
+    environment = clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    assert Command("-c", closer, folder=workplace, environment=environment).wait() == 0
     assert client.get_run(str(logger.version)).info.status == "RUNNING"
     logger.end("FINISHED")
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
@@ -141,17 +140,16 @@ def running_in_a_container(folder: Path) -> Iterator[str]:
         process.communicate()
 
 
-def test_a_live_run_of_another_container_is_left_alone(workplace: Path) -> None:
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    with running_in_a_container(workplace / "container") as run_id:
+def test_a_run_of_another_container_is_closed_when_its_heartbeat_is_over_and_not_before(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, container = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]), workplace / "container"
+    with running_in_a_container(container) as run_id:
         recover_all(client)  # from a folder that shares the store, not the spool
         assert client.get_run(run_id).info.status == "RUNNING"
-
-
-def test_a_killed_container_is_closed_by_the_next_when_its_heartbeat_is_over(workplace: Path) -> None:
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    with running_in_a_container(workplace) as run_id:
-        pass
+        monkeypatch.chdir(container)
+        recover_all(client)
+        assert client.get_run(run_id).info.status == "RUNNING"
     log = Path("mlruns/spool", run_id, "log.jsonl")
     recover_all(client)
     assert client.get_run(run_id).info.status == "RUNNING"
@@ -181,7 +179,7 @@ def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -
         deadline = time.monotonic() + 10
         while log.stat().st_mtime == an_hour_ago and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert synced(workplace).stdout.startswith("0 delivered")
+        assert synced(workplace).output.startswith("0 delivered")
         assert log.exists()
     logger.end("FINISHED")
     assert client.get_run(str(logger.version)).info.status == "FINISHED"

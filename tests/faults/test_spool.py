@@ -149,9 +149,9 @@ def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.M
     (spool.folder / "owner").write_text('{"process.host": "a container that is no more"}')
     os.utime(spool.folder / "log.jsonl", (0, time.time() - DEAD_AFTER_S - 1))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/other.db")
-    assert synced(workplace).returncode == 1
+    assert synced(workplace).code == 1
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/mlruns/mlflow.db")
-    assert "1 delivered, 0 kept" in synced(workplace).stdout
+    assert "1 delivered, 0 kept" in synced(workplace).output
     assert points(client, run_id, "loss") == [(0, 1.0)]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Fit
+from conftest import SMALL_NET, Fit
 from lightning import Callback, LightningModule, Trainer
 from test_interrupt import SignalAt
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -16,7 +16,7 @@ from project.fit import main
 
 # Eight steps an epoch, all of the validation images, and a rate at which each step changes the score.
 SMALL = ["--max_epochs=1", "--trainer.limit_train_batches=8", "--trainer.limit_test_batches=1", "--data.batch_size=16",
-         "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.02"]  # fmt: skip
+         "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.02", *SMALL_NET]  # fmt: skip
 
 
 def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Fit, fit
+from conftest import ROOT, SMALL_NET, Fit, fit
 from lightning import Callback, LightningModule, Trainer
 
 from project.engine.training.stop import Interrupted, Interrupts
@@ -22,6 +22,7 @@ FEW = [
     "--trainer.log_every_n_steps",
     "1",
     *(f"--trainer.limit_{split}_batches=3" for split in ("train", "val", "test")),
+    *SMALL_NET,
 ]
 
 
@@ -139,7 +140,7 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumulate: int, workplace: Path) -> None:
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
-               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"]  # fmt: skip
+               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", *SMALL_NET]  # fmt: skip
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
           "--trainer.callbacks.batch=1"]  # fmt: skip
     main(options)

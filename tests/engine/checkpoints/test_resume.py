@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Fit
+from conftest import SMALL_NET, Fit
 from lightning import Callback, LightningModule, Trainer
 from test_interrupt import SignalAt
 
 from project.fit import main
 
-FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *SMALL_NET]
 STEPWISE = ["--trainer.log_every_n_steps=1"]
 
 REFUSED = [

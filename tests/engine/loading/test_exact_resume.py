@@ -1,7 +1,5 @@
 """Fits that are stopped and resumed, against one that is not."""
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import Command
 from conftest import ROOT, clean_environment
 from lightning import Callback, LightningModule, Trainer
 from servers import free_port
@@ -181,17 +180,11 @@ def test_two_ranks_see_what_is_left_once_and_end_with_the_same_weights(tmp_path:
         "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK],
-            cwd=tmp_path,
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
+        Command("-c", RANK, folder=tmp_path, environment=environment | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in "01"
     ]
     try:
-        said = [rank.communicate(timeout=120)[1] for rank in ranks]
+        said = [rank.communicate(timeout=120)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

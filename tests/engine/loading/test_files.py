@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import Command
+from conftest import ROOT, clean_environment
 from pictures import picture
 from torch import Tensor
 
@@ -83,7 +83,8 @@ def test_a_call_that_outlives_its_epoch_writes_into_no_later_batch(
 def test_threads_of_loading_leave_the_training_thread_its_cores() -> None:
     def threads(code: str) -> int:
         code = f"from project.engine.loading.threads import Threads, torch; {code}; print(torch.get_num_threads())"
-        return int(subprocess.check_output([sys.executable, "-c", code], text=True))
+        environment = clean_environment() | {"OMP_NUM_THREADS": "2"}
+        return int(Command("-c", code, folder=ROOT, environment=environment).communicate()[0])
 
     assert threads("Threads(2).submit(lambda: None).result()") == threads("pass")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import Command
 from conftest import Fit, clean_environment, new_store
 from jsonargparse import Namespace
 from servers import free_port
@@ -120,14 +121,19 @@ def started(command: list[str], folder: Path, environment: dict[str, str]) -> su
     )  # fmt: skip
 
 
-def tasks_of_slurm(command: list[str], folder: Path) -> list[subprocess.Popen[str]]:
+def tasks_of_slurm(folder: Path, *command: str) -> list[Command]:
     """Start a command as both tasks of a SLURM job on this machine."""
     job = TWO_TASKS | {"SLURM_JOB_ID": "1", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost"}
     port = str(free_port())
     return [
-        started(command, folder, job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "MASTER_PORT": port})
+        Command(
+            *command, folder=folder,
+            environment=clean_environment()
+            | job
+            | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank, "MASTER_PORT": port},
+        )
         for rank in "01"
-    ]
+    ]  # fmt: skip
 
 
 MEET = """
@@ -150,7 +156,7 @@ meeting.from_first("killed", killed)
 
 @pytest.mark.faults
 def test_the_others_wait_for_the_first_process_as_long_as_it_lives(tmp_path: Path) -> None:
-    first, second = tasks_of_slurm(["-c", MEET], tmp_path)
+    first, second = tasks_of_slurm(tmp_path, "-c", MEET)
     try:
         assert first.communicate(timeout=120)[0] == "made\n"
         output = second.communicate(timeout=20)[0]
@@ -163,7 +169,7 @@ def test_the_others_wait_for_the_first_process_as_long_as_it_lives(tmp_path: Pat
 
 def test_input_that_the_first_process_refuses_ends_the_others(tmp_path: Path) -> None:
     options = ["--strategy", "ddp", "--data", "mnist", "--data.root", "nowhere"]
-    tasks = tasks_of_slurm(["-m", "project.fit", *options], tmp_path)
+    tasks = tasks_of_slurm(tmp_path, "project.fit", *options)
     try:
         outputs = [task.communicate(timeout=120)[0] for task in tasks]
     finally:

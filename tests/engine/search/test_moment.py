@@ -4,6 +4,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
+from conftest import SMALL_NET
 from mlflow import MlflowClient
 
 from project.engine.search.moment import metrics_at_best, metrics_of_run
@@ -38,7 +39,13 @@ def test_a_validation_of_an_earlier_process_has_no_metrics_of_training_here() ->
 def test_a_trial_reports_points_of_one_step_of_its_run(monitor: str, workplace: Path) -> None:
     """The rate makes the metrics get worse after their best, each at its own epoch."""
     reporter = Reporter(Pipe()[0], METRICS)
-    options = ["--max_epochs=6", "--model.optimizer.lr=0.02", "--data.batch_size=32", f"--checkpoint.monitor={monitor}"]
+    options = [
+        "--max_epochs=6",
+        "--model.optimizer.lr=0.02",
+        "--data.batch_size=32",
+        f"--checkpoint.monitor={monitor}",
+        *SMALL_NET,
+    ]
     main([*options, "--trainer.limit_train_batches=8", "--trainer.log_every_n_steps=3"], [reporter])
     client = MlflowClient()
     (run,) = client.search_runs(["1"])
