@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from project.engine.checkpoints import CurrentSettings, RunCheckpoint
 from project.engine.cli.fit_cli import FitCLI
-from project.engine.loading import BatchLoader, EpochBatches, ImageArray
+from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray
 from project.engine.schedule import WarmupCosine, make_schedule, total_steps
 from project.fit import main
 
@@ -120,7 +120,8 @@ def rates(
         enable_progress_bar=False,
     )  # fmt: skip
     images = ImageArray(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8), torch.arange(IMAGES) % 2)
-    loader = BatchLoader(images, EpochBatches(IMAGES, batch_size, ranks=ranks), lambda *batch: batch[:2])
+    batches = EpochBatches(IMAGES, batch_size, ranks=ranks)
+    loader = BatchLoader(images, batches, Crop(4), lambda *batch: batch[:2])
     with suppress(StopError):
         trainer.fit(net, loader, DataLoader([(torch.zeros(3, 4, 4), 0)]), ckpt_path=ckpt_path)
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
