@@ -18,7 +18,7 @@ from project.engine.tracking.secrets import redact
 
 
 def main() -> None:
-    """Exit with 1 if the store did not take everything, 2 if it does not respond."""
+    """Exit with 1 if some records remain, 2 if the store does not respond."""
     prepare_output()
     ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args()
     quiet()
@@ -29,7 +29,7 @@ def main() -> None:
     for spool in dead_spools():
         if trouble := recover(client, spool):
             kept += 1
-            console.print(f"run {spool.run_id}: kept in {spool.folder}; the store says: {trouble}", soft_wrap=True)
+            console.print(f"run {spool.run_id}: kept in {spool.folder}; the store reports: {trouble}", soft_wrap=True)
         else:
             delivered += 1
             console.print(f"run {spool.run_id}: delivered", soft_wrap=True)

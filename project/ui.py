@@ -14,19 +14,21 @@ from project.engine.tracking.store import check_has_database, connect, tracking_
 
 
 def main() -> None:
-    """Become `mlflow ui` on 127.0.0.1:5000, with any options it has. Exit with 2 if the port is taken."""
+    """Replace this process by `mlflow ui` on 127.0.0.1:5000, with any of its options. Exit with 2 on bad input."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--port", "-p", type=int, default=5000)
     parser.add_argument("--host", "-h", default="127.0.0.1")
-    asked, _ = parser.parse_known_args()
+    options, _ = parser.parse_known_args()
     with exit_on_bad_input(), socket() as probe:
         check_has_database(tracking_uri())
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:
-            probe.bind((asked.host, asked.port))
-        except (OSError, OverflowError) as error:  # OverflowError: no such port
+            probe.bind((options.host, options.port))
+        except (OSError, OverflowError) as error:  # OverflowError: the port is out of range
             reason = error.strerror if isinstance(error, OSError) else "it must be from 1 to 65535"
-            raise OSError(f"--port: cannot listen on {asked.host}:{asked.port} ({reason}); give --port N") from error
+            raise OSError(
+                f"--port: cannot listen on {options.host}:{options.port} ({reason}); give --port N"
+            ) from error
         connect()  # It reports in one line what MLflow's server reports in fifty.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # Any user of the machine could read an option.
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *sys.argv[1:]])

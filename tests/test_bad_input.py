@@ -214,8 +214,8 @@ def test_a_bad_image_folder_is_answered_in_one_breath(
 @pytest.mark.parametrize(
     ("uri", "answer"),
     [
-        ("mlruns", "got the folder mlruns, where MLflow tracks no more; use sqlite:///mlruns/mlflow.db"),
-        ("sqlite://", "which is gone with the process"),
+        ("mlruns", "got the folder mlruns, but MLflow no longer tracks in folders; use sqlite:///mlruns/mlflow.db"),
+        ("sqlite://", "which is lost when the process ends"),
         ("sqlite:////proc/nowhere/x.db", "cannot open /proc/nowhere/x.db"),
         ("sqlite:///text.txt", "file is not a database"),
         ("postgresql://me:secret@127.0.0.1/x", "got postgresql://me:***@127.0.0.1/x, whose driver is not installed"),

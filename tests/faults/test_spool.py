@@ -201,7 +201,7 @@ def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: 
 
 
 def is_held_by_others(folder: Path, run_id: str) -> bool:
-    program = "import sys; from project.engine.tracking import recovery; recovery._A_MOMENT_S = 0; "
+    program = "import sys; from project.engine.tracking import recovery; recovery._SHORT_WAIT_S = 0; "
     program += f"sys.exit(recovery.is_held({run_id!r}))"
     return bool(subprocess.run([sys.executable, "-c", program], env=clean_environment(), cwd=folder).returncode)
 

@@ -19,7 +19,7 @@ from project.engine.loading.durable import make_once, mark_used
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.images import Request
 from project.engine.loading.workers import Workers
-from project.engine.runtime.progress import shown
+from project.engine.runtime.progress import with_progress_bar
 
 _BATCH = 64
 
@@ -64,7 +64,7 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
             batches = files.stream(_in_order(len(files)), replace(workers, pin_memory=False), Crop(size))
-            for batch in shown(batches, -(-len(files) // _BATCH), "decoding images"):
+            for batch in with_progress_bar(batches, -(-len(files) // _BATCH), "decoding images"):
                 images = batch.images.permute(0, 2, 3, 1) if channels_last else batch.images.contiguous()
                 images.numpy().tofile(file)
 

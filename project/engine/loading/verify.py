@@ -19,7 +19,7 @@ from project.engine.atomic import replace_file
 from project.engine.loading.decode import UNREADABLE, read_rgb
 from project.engine.loading.file_list import FileList
 from project.engine.loading.threads import Threads, wait_for
-from project.engine.runtime.progress import shown
+from project.engine.runtime.progress import with_progress_bar
 
 _AS_SMALL_AS_CAN_BE = 8
 _FILES_A_CALL = 16
@@ -124,7 +124,7 @@ def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: i
     try:
         parts = [places[first : first + _FILES_A_CALL] for first in range(0, len(places), _FILES_A_CALL)]
         calls = [threads.submit(partial(_check, files, part, found, denied)) for part in parts]
-        for part, call in zip(parts, shown(calls, len(calls), "checking images"), strict=True):
+        for part, call in zip(parts, with_progress_bar(calls, len(calls), "checking images"), strict=True):
             wait_for(call, timeout_s)
             yield from ((place, found.pop(place)) for place in part if place in found)
     finally:

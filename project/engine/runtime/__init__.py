@@ -1,1 +1,1 @@
-"""The processes of a run: their devices, how they find each other, and what happens when one of them dies."""
+"""The processes of a run: memory, output, devices, rendezvous and exit."""

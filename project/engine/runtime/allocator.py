@@ -1,11 +1,11 @@
-"""The setting that makes glibc keep freed memory, so that each step does not page-fault it back in."""
+"""The setting that makes glibc keep freed memory, so that steps do not page-fault it back in."""
 
 import ctypes
 import platform
 
 # Parameters of glibc's malloc.h, and the largest value of each.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_ALL = 2**31 - 1
+_LARGEST = 2**31 - 1
 _LARGEST_ON_THE_HEAP = 32 * 2**20
 
 
@@ -18,5 +18,5 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_TRIM_THRESHOLD, _ALL)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_ON_THE_HEAP)

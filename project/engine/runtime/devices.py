@@ -18,16 +18,16 @@ _ALL = ("auto", "-1", -1)
 
 
 def devices_for(trainer: Namespace) -> dict[str, Any]:
-    """Arguments of the trainer that depend on the machine, and on what torchrun or SLURM started.
+    """Return the arguments of the trainer that depend on the machine, and on what torchrun or SLURM started.
 
-    The settings stay as they are, so that a run's configuration holds on another machine too. Without a
-    GPU the strategies of several processes get two processes on the CPU.
+    The settings are not changed, so that the configuration of a run is also valid on another machine. Without a GPU,
+    strategies with several processes get two processes on the CPU.
 
     Args:
         trainer: The settings of the trainer.
 
     Raises:
-        ValueError: The devices do not exist, cannot do what is asked of them, or are not those that were started.
+        ValueError: The devices do not exist, do not support a setting, or differ from those that were started.
     """
     on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not torch.cuda.is_available())
     if trainer.accelerator in ("gpu", "cuda", "mps", "tpu") and not torch.accelerator.is_available():
@@ -41,7 +41,7 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
     if trainer.strategy == "auto":
         return _one_device(trainer, count, started, on_cpu=on_cpu)
     if started is not None:
-        _check_agrees(trainer, count, started)
+        _check_matches_launcher(trainer, count, started)
         count, nodes = started.devices, started.nodes
     else:
         nodes = trainer.num_nodes
@@ -59,10 +59,10 @@ def devices_for(trainer: Namespace) -> dict[str, Any]:
 
 
 def _count(devices: Any) -> int | None:
-    """The number of devices that a setting asks for, None if it asks for all of them.
+    """Return the number of devices in a setting; None for all devices.
 
     Raises:
-        ValueError: It is neither a number nor a list of indices.
+        ValueError: The setting is neither a number nor a list of indices.
     """
     if devices in _ALL:
         return None
@@ -74,12 +74,12 @@ def _count(devices: Any) -> int | None:
     if is_list and len({int(index) for index in indices}) == len(indices):
         return len(indices)
     raise ValueError(
-        f"--devices: got {devices}; give how many, 1 or more, or auto, or different indices of GPUs such as [0,1]"
+        f"--devices: got {devices}; give a number, 1 or more, or auto, or different indices of GPUs such as [0,1]"
     )
 
 
 def _one_device(trainer: Namespace, count: int | None, started: Launcher | None, *, on_cpu: bool) -> dict[str, Any]:
-    """The device of `--strategy single`."""
+    """Return the device of `--strategy single`."""
     if started is not None and started.processes > 1:
         raise ValueError(
             f"--strategy single: is one process, but {started.name} started {started.processes}; use --strategy ddp or "
@@ -96,8 +96,8 @@ def _one_device(trainer: Namespace, count: int | None, started: Launcher | None,
     return {"devices": trainer.devices if index else 1}
 
 
-def _check_agrees(trainer: Namespace, count: int | None, started: Launcher) -> None:
-    """Refuse settings that contradict what was started."""
+def _check_matches_launcher(trainer: Namespace, count: int | None, started: Launcher) -> None:
+    """Raise ValueError for settings that contradict the processes that were started."""
     if count not in (None, started.devices):
         raise ValueError(
             f"--devices: got {trainer.devices}, but {started.name} started {started.devices} process(es) on each node; "
@@ -123,10 +123,10 @@ def _check_precision(precision: str, *, on_cpu: bool) -> None:
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPU cores that this process may use: its share in a sweep, else those of its affinity and its container's quota.
+    """Return the number of CPU cores for this process: its share in a sweep, else its affinity and container quota.
 
     Args:
-        cgroups: Where control groups are mounted; a container sees its own there.
+        cgroups: Folder in which the control groups of this container are mounted.
     """
     if share := os.environ.get(CPU_CORES):
         return int(share)
@@ -135,7 +135,7 @@ def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _cpu_quota(cgroups: Path) -> float:
-    """Cores' worth of time that a control group grants, by version 2 or 1; infinite without a quota."""
+    """Return the quota of a control group, version 2 or 1, in CPU cores; infinite without a quota."""
     try:
         if (file := cgroups / "cpu.max").exists():
             quota, period = file.read_text().split()

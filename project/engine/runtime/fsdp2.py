@@ -1,4 +1,4 @@
-"""FSDP2: the strategy of `configs/strategy/fsdp.yaml` and how a net is cut into shards."""
+"""FSDP2: the strategy of `configs/strategy/fsdp.yaml` and the division of a net into shards."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType, fully_shard
 
-_SMALLEST_BLOCK = 100_000  # Parameters; gathering fewer costs a round trip and frees no memory worth it.
+_SMALLEST_BLOCK = 100_000  # Parameters. Gathering a smaller block costs a round trip and saves little memory.
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -34,7 +34,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Shard over every process (Lightning's `auto` means one shard a node), and apply `sync_batchnorm`."""
+        """Shard over every process (Lightning's `auto` means one shard per node), and apply `sync_batchnorm`."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
         module = self.lightning_module
@@ -44,7 +44,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             self._layer_sync.apply(module)  # Lightning does this for DDP alone.
 
     def setup_optimizers(self, trainer: Trainer) -> None:
-        """Give the optimizers the shards, and not the whole weights that a forward leaves in the outermost module."""
+        """Give the optimizers the shards instead of the whole weights, which the outermost module keeps."""
         assert self.model is not None
         for part in self.model.modules():
             if isinstance(part, FSDPModule):
@@ -52,28 +52,28 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_optimizers(trainer)
 
     def on_validation_start(self) -> None:
-        """Evaluate one model on all ranks."""
+        """Evaluate the same model on all ranks."""
         self._broadcast_buffers()
 
     def on_test_start(self) -> None:
-        """Evaluate one model on all ranks."""
+        """Evaluate the same model on all ranks."""
         self._broadcast_buffers()
 
     def on_predict_start(self) -> None:
-        """Evaluate one model on all ranks."""
+        """Evaluate the same model on all ranks."""
         self._broadcast_buffers()
 
     def _broadcast_buffers(self) -> None:
-        """Give all ranks the running statistics of rank 0, which a checkpoint holds; DDP does this in each forward."""
+        """Copy the running statistics of rank 0, which a checkpoint holds, to all ranks. DDP does so in each forward."""
         assert self.lightning_module is not None
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, src=0)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Give each rank its part of a checkpoint, which is read as with any other strategy.
+        """Load on each rank its part of a checkpoint, which is read in the same way as with any other strategy.
 
-        Lightning's own reads the file on each rank, which another node need not have, and fails for an optimizer
-        without a state, such as SGD without momentum.
+        Lightning's method reads the file on each rank, although another node may not have it. It fails for an optimizer
+        without state, such as SGD without momentum.
         """
         assert self.model is not None and self.lightning_module is not None
         checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
@@ -86,16 +86,16 @@ class FSDP2Strategy(ModelParallelStrategy):
         return checkpoint
 
     def teardown(self) -> None:
-        """Wait for what is being saved, which Lightning's strategy does not."""
+        """Wait until checkpoints are saved; Lightning's strategy does not wait."""
         super().teardown()
         self.checkpoint_io.teardown()
 
 
 def check_shardable(net: nn.Module, *, compiled: bool = False) -> None:
-    """Raise ValueError for a parameter that FSDP2 cannot cut, or if the net is to be compiled."""
+    """Raise ValueError for a parameter that FSDP2 cannot shard, or if the net is to be compiled."""
     if compiled:
         raise ValueError(
-            "--model.compile: got true, but torch.compile leaves a sharded net as it is; leave it out, or use "
+            "--model.compile: got true, but torch.compile does not change a sharded net; leave it out, or use "
             "--strategy ddp"
         )
     for name, parameter in net.named_parameters():
@@ -107,18 +107,18 @@ def check_shardable(net: nn.Module, *, compiled: bool = False) -> None:
 
 
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard all parameters of a net in place, its blocks one by one; a net that is sharded stays as it is.
+    """Shard all parameters of a net in place, its blocks one by one; a sharded net is not changed.
 
     Args:
         net: Its parameters are contiguous.
-        mesh: Lightning's. Its second dimension, `tensor_parallel`, is left out: `fully_shard` takes a mesh of two
-            dimensions for hybrid sharding, which replicates over the first one.
+        mesh: Lightning's mesh. Its second dimension, `tensor_parallel`, is left out, because `fully_shard` interprets
+            two dimensions as hybrid sharding, which replicates over the first one.
     """
     if isinstance(net, FSDPModule):
         return
     for block in list(_blocks(net)):
         fully_shard(block, mesh=mesh["data_parallel"])
-    fully_shard(net, mesh=mesh["data_parallel"])  # what is in no block
+    fully_shard(net, mesh=mesh["data_parallel"])  # the parameters outside of blocks
 
 
 def _blocks(net: nn.Module) -> Iterator[nn.Module]:
@@ -141,5 +141,5 @@ def _elements(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_list(module: nn.Module) -> bool:
-    """Whether a module only holds others: a Sequential, or one that is never called, such as a ModuleList."""
+    """Return whether a module only holds others: a Sequential, or one that is never called, such as a ModuleList."""
     return type(module) is nn.Sequential or type(module).forward is nn.Module.forward

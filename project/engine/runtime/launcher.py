@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_INTERACTIVE = ("bash", "interactive")  # SLURM jobs in which nothing is started by srun, as Lightning takes it
+_INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which, for Lightning, srun starts nothing
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Launcher:
 
     Attributes:
         name: `torchrun` or `SLURM`.
-        devices: Processes on each node, one for each device.
+        devices: Number of processes on each node, one for each device.
         nodes: Number of nodes.
     """
 
@@ -23,19 +23,19 @@ class Launcher:
 
     @property
     def processes(self) -> int:
-        """Processes on all nodes."""
+        """Number of processes on all nodes."""
         return self.devices * self.nodes
 
 
 def launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
-    """Read from the environment what started this process; None if no launcher did.
+    """Return the launcher of this process from the environment; None if there is none.
 
     Raises:
         ValueError: Its nodes have different numbers of processes.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         devices, processes = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
-        return _even("torchrun", "--nproc-per-node", devices, processes, processes // devices)
+        return _with_equal_nodes("torchrun", "--nproc-per-node", devices, processes, processes // devices)
     if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in _INTERACTIVE:
         return None
     processes, nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
@@ -45,10 +45,10 @@ def launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
             f"--ntasks-per-node={processes // nodes}"
         )
     devices = int(environment.get("SLURM_NTASKS_PER_NODE", processes))
-    return _even("SLURM", "--ntasks-per-node", devices, processes, nodes)
+    return _with_equal_nodes("SLURM", "--ntasks-per-node", devices, processes, nodes)
 
 
-def _even(name: str, option: str, devices: int, processes: int, nodes: int) -> Launcher:
+def _with_equal_nodes(name: str, option: str, devices: int, processes: int, nodes: int) -> Launcher:
     if devices * nodes != processes:
         raise ValueError(
             f"{name}: got {processes} processes, {devices} of them on this node; each node must have the same number: "

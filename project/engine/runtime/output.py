@@ -1,4 +1,4 @@
-"""Standard output and error of a command: written line by line, in any encoding, and never a reason to end a run."""
+"""Standard output and error of a command: written line by line, in any encoding; errors do not end the run."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ _STDERR = 2
 
 
 class _Output(FileIO):
-    """A file descriptor. What it does not take, as a closed pipe or a full disk, is dropped."""
+    """A file descriptor that drops what cannot be written, for example to a closed pipe or a full disk."""
 
     lost: str | None = None
 
@@ -26,23 +26,23 @@ class _Output(FileIO):
         except OSError as error:
             if self.lost is None:
                 self.lost = str(error.strerror)
-                self._complain()
+                self._report_loss()
             return size
         return size if written is None else written
 
-    def _complain(self) -> None:
+    def _report_loss(self) -> None:
         if self.fileno() != _STDERR:
             try:
                 os.write(_STDERR, f"standard output cannot be written ({self.lost}); the rest is dropped\n".encode())
-            except OSError:  # there is nobody left to tell
+            except OSError:  # no stream is left for the message
                 self.lost = f"{self.lost}, neither can standard error"
 
 
 def prepare_output() -> None:
-    """Replace the process's standard streams by ones that survive a closed pipe, a full disk and any character.
+    """Replace the standard streams by streams that tolerate a closed pipe, a full disk and any character.
 
-    A character that the encoding lacks becomes a question mark. Each line is written when it is complete, also into
-    a file. Streams that something else has replaced before, such as a test, stay.
+    A character that the encoding lacks becomes a question mark. Each line is written when it is complete, also to a
+    file. Streams that were replaced before, for example by a test, are not changed.
     """
     for name, stream, original in (("stdout", sys.stdout, sys.__stdout__), ("stderr", sys.stderr, sys.__stderr__)):
         if stream is original and isinstance(stream, TextIOWrapper):
@@ -52,6 +52,6 @@ def prepare_output() -> None:
 
 
 def lost_output() -> str | None:
-    """Why standard output could not be written; None if it could."""
+    """Return why standard output could not be written; None if it could."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return raw.lost if isinstance(raw, _Output) else None

@@ -12,15 +12,15 @@ _WORTH_A_BAR_S = 1.0
 Item = TypeVar("Item")
 
 
-def shown(items: Iterable[Item], total: int, words: str) -> Iterator[Item]:
-    """Yield the items; from the first second on a bar says how many of `total` are done."""
+def with_progress_bar(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
+    """Yield the items; after a second, a progress bar shows how many of `total` are done."""
     start, progress = monotonic(), None
     try:
         for done, item in enumerate(items, 1):
             yield item
             if progress is None and monotonic() - start > _WORTH_A_BAR_S:
                 progress = Progress(console=Console(stderr=True), transient=True)
-                progress.add_task(words, total=total)
+                progress.add_task(description, total=total)
                 progress.start()
             if progress is not None:
                 progress.update(progress.task_ids[0], completed=done)

@@ -1,7 +1,7 @@
-"""The rendezvous of a run's processes: on one machine over loopback only, and again after a restart.
+"""The rendezvous of a run's processes: over loopback on one machine, and repeated after a restart.
 
-torch's store listens on every interface, and gloo on that of the host's name. torch reuses a store
-that already listens on the port, so this module opens one on the right interface.
+By default, torch's store listens on every interface, and gloo on the interface of the host's name. torch reuses a store
+that already listens on the port. This module therefore opens one on the right interface.
 """
 
 import json
@@ -27,16 +27,16 @@ T = TypeVar("T")
 _LOOPBACK = "127.0.0.1"
 _INTERFACE = "lo" if sys.platform == "linux" else "lo0"
 _BAD_INPUT = 2
-_LOOK_EVERY_S = 0.2
+_POLL_EVERY_S = 0.2
 _CONNECT_WITHIN_S = 1800.0
-_OTHERS_LISTEN_WITHIN_S = 30.0
+_OTHERS_READ_WITHIN_S = 30.0
 
 
 class Meeting:
-    """A place where the processes that torchrun or SLURM started wait for the first one, before they train.
+    """The wait of processes that torchrun or SLURM started for values of the first process, before training.
 
-    The first process looks at data and store alone, which may take hours; the rendezvous of `torch.distributed`
-    gives up after half an hour. This wait has no limit, and ends when the first process ends.
+    Only the first process checks data and store, which may take hours. The rendezvous of `torch.distributed` fails
+    after half an hour. This wait has no limit, and ends when the first process ends.
 
     Raises:
         OSError: The first process cannot be reached.
@@ -51,24 +51,24 @@ class Meeting:
             TorchElasticEnvironment() if started.name == "torchrun" else SLURMEnvironment()
         )
         self._first, self._others = environment.global_rank() == 0, started.processes - 1
-        self._names_reason = environment.local_rank() == 0
+        self._prints_reason = environment.local_rank() == 0
         self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if started.name == "SLURM" and started.nodes == 1:
-            os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM's own is the host's name
+            os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM sets the host's name
         if self._first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             self._store = _serve(_LOOPBACK if started.nodes == 1 else "", environment.main_port)
         else:
             self._store = _connect(environment.main_address, environment.main_port)
 
     def from_first(self, name: str, make: Callable[[], T]) -> T:
-        """Have the first process make a value, and the others wait for it; without a launcher, make it here.
+        """Return a value that the first process computes. Without a launcher, this process computes it.
 
         Args:
-            name: Of the value; each is made once.
-            make: Returns what JSON can hold.
+            name: Name of the value; each name is used once.
+            make: Computes the value, which JSON can hold.
 
         Raises:
-            SystemExit: The first process ended or raised an error, on the others, with its exit code.
+            SystemExit: In the other processes, if the first one ended or raised an error; with its exit code.
         """
         if self._store is None:
             return make()
@@ -80,15 +80,15 @@ class Meeting:
         except BaseException as error:
             code = error.code if isinstance(error, SystemExit) else _BAD_INPUT
             self._store.set(key, json.dumps([code, " ".join(str(error).split())]))
-            self._let_others_read(self._store, key)
+            self._wait_for_readers(self._store, key)
             raise
         self._store.set(key, json.dumps([0, value]))
         return value
 
-    def _wait(self, store: TCPStore, key: str) -> T:  # type: ignore[type-var]  # what `make` returns on the first
+    def _wait(self, store: TCPStore, key: str) -> T:  # type: ignore[type-var]  # the type of the value of `make`
         try:
-            while not store.check([key]):  # and not `wait`, during which Python answers no signal
-                sleep(_LOOK_EVERY_S)
+            while not store.check([key]):  # unlike `wait`, this lets Python handle signals
+                sleep(_POLL_EVERY_S)
             code, value = json.loads(store.get(key))
             if code:
                 store.add(f"{key}, read", 1)
@@ -96,24 +96,24 @@ class Meeting:
             print("error: the first process of the run has ended", file=sys.stderr)
             raise SystemExit(1) from error
         if code:
-            if code == _BAD_INPUT and self._names_reason:
+            if code == _BAD_INPUT and self._prints_reason:
                 print(f"error: the first process refuses the input: {value[:300]}", file=sys.stderr)
             raise SystemExit(code)
         result: T = value
         return result
 
-    def _let_others_read(self, store: TCPStore, key: str) -> None:
-        """Stay for a while, as the store may end with this process."""
-        deadline = monotonic() + _OTHERS_LISTEN_WITHIN_S
+    def _wait_for_readers(self, store: TCPStore, key: str) -> None:
+        """Wait until the others have read the value, because the store may end with this process."""
+        deadline = monotonic() + _OTHERS_READ_WITHIN_S
         while store.add(f"{key}, read", 0) < self._others and monotonic() < deadline:
-            sleep(_LOOK_EVERY_S)
+            sleep(_POLL_EVERY_S)
 
 
 def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:
-    """Set up what `torch.distributed` will find when training starts.
+    """Set the addresses and open the store that `torch.distributed` uses when training starts.
 
     Returns:
-        The store, in the process that serves it; it must live until training starts.
+        The store, in the process that serves it; it must not be closed before training starts.
     """
     if trainer.world_size == 1:
         return None
@@ -127,12 +127,12 @@ def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:
         os.environ["MASTER_ADDR"] = _LOOPBACK
         return _serve(_LOOPBACK, environment.main_port) if trainer.is_global_zero else None
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-        return _leave_store_of_torchrun(trainer.num_nodes)
+        return _replace_store_of_torchrun(trainer.num_nodes)
     return None
 
 
-def _leave_store_of_torchrun(nodes: int) -> TCPStore | None:
-    """Agree on another store: torchrun's still has the addresses of processes that died, and gloo calls them."""
+def _replace_store_of_torchrun(nodes: int) -> TCPStore | None:
+    """Open a new store, because torchrun's store has addresses of dead processes, to which gloo would connect."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     shared = TCPStore(address, port, is_master=False)
     key = f"port of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
@@ -161,9 +161,9 @@ def _serve(address: str, port: int) -> TCPStore:
 
 def _connect(address: str, port: int) -> TCPStore:
     deadline = monotonic() + _CONNECT_WITHIN_S
-    while True:  # in short calls, between which Python answers signals
+    while True:  # in short calls, between which Python handles signals
         try:
             return TCPStore(address, port, is_master=False, timeout=timedelta(seconds=5))
         except DistError as error:
             if monotonic() > deadline:
-                raise OSError(f"the first process of the run does not answer at {address}:{port}: {error}") from error
+                raise OSError(f"the first process of the run does not respond at {address}:{port}: {error}") from error

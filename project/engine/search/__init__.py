@@ -1,6 +1,7 @@
-"""Optuna studies: what is searched, who runs the trials, and what of it is in MLflow.
+"""Optuna studies: search spaces, trials in parallel processes, and their runs in MLflow.
 
-space -> Driver  ask -> a trial's process: fit, with the trial's settings, as a child run of the study's run
-                 tell <- values, reports (pruning), or the reason why it failed
-         View    what the terminal shows           StudyRun    what MLflow shows
+TrialQueue -> Driver -> TrialLauncher -> a process per trial: `fit`, as a child run of the study's run
+              Driver <- messages: reports (answered by pruning), values, or the reason of a failure
+              Driver -> TrialResults -> the study in Optuna's storage
+              View shows the study in the terminal, StudyRun in MLflow
 """

@@ -14,7 +14,7 @@ def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
     """Raise ValueError for a setting that is given and varied, or that no trial can have for itself."""
     given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
     if "resume" in given:
-        raise ValueError("--resume: a sweep goes on by its own command, given once more; --study names which one")
+        raise ValueError("--resume: a sweep is continued by its own command; --study names the study")
     for key in space.distributions:
         if key.removeprefix("trainer.") in given:
             raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")

@@ -27,7 +27,7 @@ from project.engine.search.driver import Driver
 from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
 from project.engine.search.space import SearchSpace, fit_options, read_space
-from project.engine.search.storage import PatientStorage, StorageAwayError, open_storage
+from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
 from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
@@ -129,7 +129,7 @@ class Sweep:
             self.storage.is_stopping = lambda: signals.stops_now
             try:
                 return self._run(console, signals)
-            except StorageAwayError as error:
+            except StorageUnavailableError as error:
                 console.print(f"interrupted while {error}; continue with: {self.command}", soft_wrap=True)
                 return signals.code
 
@@ -147,11 +147,11 @@ class Sweep:
                 self._show_progress(view)
             if signals.code and not self.queue.has_enough():
                 code, status = signals.code, "KILLED"
-        except StorageAwayError:
+        except StorageUnavailableError:
             status = "KILLED"
             raise
         finally:
-            with suppress(StorageAwayError):
+            with suppress(StorageUnavailableError):
                 self.study_run.start()  # The sweep that wrote the run may have ended.
             self.study_run.end(status)
         self._report(console, code)

@@ -1,4 +1,4 @@
-"""The metrics of one moment of a run: that of the checkpoint which it keeps as the best."""
+"""The metrics of a run at one moment: when its best checkpoint was validated."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ _BEST, _OF_THE_BEST = "best/", "test/"
 
 
 class History(Logger):
-    """Remembers what the other loggers are given.
+    """A logger that keeps all metrics in memory.
 
     Attributes:
         points: Step and value of each point, by metric.
@@ -39,19 +39,20 @@ def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, floa
     """Return one value of each metric, all of the same checkpoint.
 
     Metrics of the test are those of the best checkpoint. Other metrics, such as those of training, have the value
-    that was logged last when the best checkpoint was validated; one that is logged only later has its first value.
+    that was logged last when the best checkpoint was validated. A metric that was logged only later has its first
+    value.
 
     Args:
         points: Step and value of each point, by metric.
         best: All metrics of the best checkpoint's validation.
 
     Returns:
-        The metrics by name; without those of training if the validation is not among the points.
+        The metrics by name. Those of training are missing if the validation is not among the points.
     """
     steps = [{step for step, value in points.get(name, ()) if value == score} for name, score in best.items()]
     found = {name: values[-1][1] for name, values in points.items() if name.startswith(_OF_THE_BEST)}
     if steps and (common := set.intersection(*steps)):
-        at = max(common)  # of equals the latest is best
+        at = max(common)  # the latest of equal values
         for name, values in points.items():
             earlier = [value for step, value in values if step <= at]
             found.setdefault(name, earlier[-1] if earlier else values[0][1])
@@ -62,12 +63,12 @@ def metrics_of_run(client: MlflowClient, run_id: str, names: Iterable[str]) -> d
     """Return metrics of a run that has ended, all of its best checkpoint.
 
     Args:
-        client: The store.
+        client: Client of the MLflow store.
         run_id: The run.
         names: Metrics to look for.
 
     Raises:
-        MlflowException: The store does not answer.
+        MlflowException: The store does not respond.
     """
     latest = client.get_run(run_id).data.metrics
     best = {name.removeprefix(_BEST): value for name, value in latest.items() if name.startswith(_BEST)}

@@ -1,4 +1,4 @@
-"""The checkpoints that trials keep once their study has what it needs of them."""
+"""The checkpoints that trials keep after their end."""
 
 import logging
 
@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 
 
 def release_checkpoints(run_id: str, state: TrialState) -> None:
-    """Remove what a trial that ends leaves on disk: all of it, or everything but the weights if it is complete.
+    """Remove checkpoints of a trial that ends: all of them, or all but the best weights if it is complete.
 
-    A trial that is pruned or failed is never resumed: its retry is another run.
+    A pruned or failed trial is never resumed; its retry is another run.
     """
     folder = store.checkpoint_folder(run_id)
     try:
@@ -26,8 +26,8 @@ def release_checkpoints(run_id: str, state: TrialState) -> None:
             return
         strip_optimizer_state(folder)
         if len(list(folder.glob("*.ckpt"))) > 1:
-            (folder / LAST).unlink(missing_ok=True)  # It was there to resume from.
-    except OSError as error:  # The sweep does not need the space.
+            (folder / LAST).unlink(missing_ok=True)  # It is only needed to resume.
+    except OSError as error:  # The sweep can continue without the space.
         _log.warning("checkpoints in %s are kept: %s", folder, error)
 
 

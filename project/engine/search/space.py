@@ -1,4 +1,4 @@
-"""A search space is one YAML: a dotted setting of `fit` -> an Optuna distribution, and what is judged."""
+"""Search spaces: YAML files with a distribution for each setting to vary, and the metrics to optimize."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
 
 T = TypeVar("T")
-_TRIED = 12  # trials; TPE, Optuna's own choice, draws the first ten at random
+_TRIVIAL_TRIALS = 12  # TPE, Optuna's default, draws the first ten at random
 _KEYS = {"metric", "direction", "space", "sampler", "pruner"}
 _DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "float": FloatDistribution,
@@ -42,13 +42,14 @@ METRICS = (
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What a study varies, what it judges by, and how it chooses.
+    """The settings that a study varies, its metrics, its sampler and its pruner.
 
     Attributes:
-        directions: `maximize` or `minimize` for each metric; two or more give a Pareto front.
+        directions: `maximize` or `minimize` for each metric; several metrics give a Pareto front.
         distributions: The range of each setting.
-        sampler: None is Optuna's own choice, as is None for the pruner.
-        text: The YAML as it is in the file.
+        sampler: The sampler; None for Optuna's default.
+        pruner: The pruner; None for Optuna's default.
+        text: The content of the YAML file.
     """
 
     directions: dict[str, Literal["maximize", "minimize"]]
@@ -59,14 +60,14 @@ class SearchSpace:
 
     @property
     def most_trials(self) -> int:
-        """Points of a grid; other samplers have no end."""
+        """Number of points of a grid; unlimited for other samplers."""
         if not isinstance(self.sampler, GridSampler):
             return sys.maxsize
         return prod(map(len, yaml.safe_load(self.text)["sampler"]["search_space"].values()))
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics, in the order of a trial's values."""
+        """Names of the metrics, in the order of a trial's values."""
         return list(self.directions)
 
 
@@ -74,14 +75,14 @@ def read_space(path: Path) -> SearchSpace:
     """Read a search space and check what can be checked without the model.
 
     Raises:
-        ValueError: The file is malformed, or a distribution, the sampler or the pruner is impossible.
-        OSError: It cannot be read.
+        ValueError: The file is malformed, or a distribution, the sampler or the pruner is not valid.
+        OSError: The file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
         content: Any = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--search: {path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"--search: {path} is not a valid YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not content.get("space") or not isinstance(content["space"], dict):
         raise ValueError(f"--search: {path} must have the keys metric, direction and space")
     for key in set(content) - _KEYS:
@@ -92,11 +93,11 @@ def read_space(path: Path) -> SearchSpace:
     space = SearchSpace(
         directions=directions,
         distributions={key: _distribution(path, key, settings) for key, settings in content["space"].items()},
-        sampler=_made(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
-        pruner=_made(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
+        sampler=_optuna_component(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
+        pruner=_optuna_component(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
         text=text,
     )
-    _try_out(path, space)
+    _check_with_trivial_trials(path, space)
     return space
 
 
@@ -105,10 +106,10 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
 
     Args:
         space: The search space.
-        accept: Builds a fit with these options; raises ValueError for what it cannot take.
+        accept: Builds a fit with these options; raises ValueError for an invalid one.
 
     Raises:
-        ValueError: A setting is unknown, or does not take a value of its range.
+        ValueError: A setting is unknown, or a value of its range is not valid.
     """
     usual = {key: _extremes(distribution)[0] for key, distribution in space.distributions.items()}
     tried = [usual, *({key: value} for key, one in space.distributions.items() for value in _extremes(one)[1:])]
@@ -118,7 +119,7 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
         except ValueError as error:
             given = " ".join(fit_options(changed))
             raise ValueError(
-                f"--search: {given}: {error} (a range of the search space has it: change its file in configs/search/)"
+                f"--search: {given}: {error} (a range of the search space has it; change its file in configs/search/)"
             ) from error
 
 
@@ -178,7 +179,7 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
             or (isinstance(value, float) and not isfinite(value))
         ):
             raise ValueError(
-                f"--search: {path}: {key}: got {name}: {value!r}, which a range of type {kind} does not take"
+                f"--search: {path}: {key}: got {name}: {value!r}, which is not valid in a range of type {kind}"
             )
     for choice in arguments.get("choices", []):
         if not isinstance(choice, bool | int | float | str | None):
@@ -188,7 +189,9 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
             )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a step that does not reach the end: refused below
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # for a step that does not reach `high`, which is refused below
             made = _DISTRIBUTIONS[kind](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--search: {path}: {key}: {error}") from error
@@ -202,8 +205,8 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
     return made
 
 
-def _made(path: Path, key: str, settings: Any, module: Any, base: Callable[..., T]) -> T | None:
-    """The sampler or pruner that a YAML names, such as `{type: TPESampler, seed: 0}`."""
+def _optuna_component(path: Path, key: str, settings: Any, module: Any, base: Callable[..., T]) -> T | None:
+    """Return the sampler or pruner that a YAML file names, such as `{type: TPESampler, seed: 0}`."""
     if settings is None:
         return None
     settings = {"type": settings} if not isinstance(settings, dict) else dict(settings)
@@ -213,31 +216,31 @@ def _made(path: Path, key: str, settings: Any, module: Any, base: Callable[..., 
         raise ValueError(f"--search: {path}: got {key} {name!r}; optuna has {', '.join(names)}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # whoever names one knows
+            warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it by name
             made: T = getattr(module, name)(**settings)
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise ValueError(f"--search: {path}: {key} {name}: {error}") from error
     return made
 
 
-def _try_out(path: Path, space: SearchSpace) -> None:
-    """Let copies of sampler and pruner go through trials of nothing: much of what they refuse shows only there."""
+def _check_with_trivial_trials(path: Path, space: SearchSpace) -> None:
+    """Run copies of the sampler and the pruner with trivial trials, because they check many arguments only then."""
     study = optuna.create_study(
         directions=list(space.directions.values()), sampler=deepcopy(space.sampler), pruner=deepcopy(space.pruner)
     )
     named = " or ".join(type(one).__name__ for one in (space.sampler, space.pruner) if one) or "Optuna"
     try:
-        for number in range(min(_TRIED, space.most_trials)):
+        for number in range(min(_TRIVIAL_TRIALS, space.most_trials)):
             trial = study.ask(space.distributions)
-            for step in range(_TRIED if len(space.metrics) == 1 else 0):
-                trial.report(number / _TRIED, step)
+            for step in range(_TRIVIAL_TRIALS if len(space.metrics) == 1 else 0):
+                trial.report(number / _TRIVIAL_TRIALS, step)
                 trial.should_prune()
-            with suppress(RuntimeError):  # a grid says so that it is at its end
-                study.tell(trial, [number / _TRIED] * len(space.metrics))
+            with suppress(RuntimeError):  # a grid raises it after its last point
+                study.tell(trial, [number / _TRIVIAL_TRIALS] * len(space.metrics))
     except ImportError as error:
         raise ValueError(f"--search: {path}: {named} needs a package that is not installed: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise ValueError(f"--search: {path}: {named} does not take its arguments: {error}") from error
+        raise ValueError(f"--search: {path}: the arguments of {named} are not valid: {error}") from error
 
 
 def _extremes(distribution: BaseDistribution) -> list[object]:

@@ -26,7 +26,7 @@ _TEMPORARY = (*_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLIT
 _log = logging.getLogger(__name__)
 
 
-class StorageAwayError(Exception):
+class StorageUnavailableError(Exception):
     """The database of a study does not respond, and the sweep no longer waits for it."""
 
 
@@ -40,7 +40,7 @@ class PatientStorage:
         storage: The storage.
 
     Attributes:
-        is_stopping: Whether to raise `StorageAwayError` instead of waiting.
+        is_stopping: Whether to raise `StorageUnavailableError` instead of waiting.
     """
 
     def __init__(self, storage: BaseStorage) -> None:
@@ -120,7 +120,7 @@ def _repeat(
             cause = error.__cause__ if isinstance(error, StorageInternalError) else error
             reason = redact(str(cause).splitlines()[0])
             if is_stopping():
-                raise StorageAwayError(f"the study's storage does not respond: {reason}") from error
+                raise StorageUnavailableError(f"the study's storage does not respond: {reason}") from error
             if not waits:
                 _log.warning("the study's storage does not respond: %s; waiting for it, while trials continue", reason)
             waits = True

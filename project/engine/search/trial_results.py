@@ -98,7 +98,7 @@ class TrialResults:
         retries = trial.user_attrs.get(RETRIES, 0)
         trial.set_user_attr(ERROR, reason)
         if (run_id := self.run_of(trial)) is None:
-            self._runs.make_failed(trial, reason)
+            self._runs.create_failed(trial, reason)
         elif ended.outcome is None:
             recover_run(run_id, "FAILED", reason)
         self._close(trial, state=TrialState.FAIL)

@@ -1,4 +1,4 @@
-"""The trials' runs in MLflow, found by their tags: what a sweep knows of trials that ended while none listened."""
+"""The MLflow runs of trials. They are found by their tags, also if a trial ended while no sweep was running."""
 
 import json
 import logging
@@ -28,15 +28,15 @@ _PARENT, _TRIAL = "mlflow.parentRunId", "trial"
 
 
 class TrialRuns:
-    """The child runs of a study's run, one a trial.
+    """The child runs of a study's run, one per trial.
 
     Args:
-        client: The store.
-        experiment_id: Where most of the runs are.
+        client: Client of the MLflow store.
+        experiment_id: Experiment of the study.
         study: The study, whose own run is their parent.
         metrics: The study's metrics.
-        keep: Checkpoints that stay of trials that have ended: "weights" of complete ones, those of the "best" alone,
-            or "all" of all trials.
+        keep: Checkpoints that are kept of ended trials: "weights" of complete ones, only those of the "best", or
+            "all" of all trials.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrialRuns:
         self._keep = keep
 
     def environment(self, number: int) -> dict[str, str]:
-        """Variables by which a trial's run gets its tags in the request that makes it."""
+        """Return the environment variables by which a trial's run gets its tags when it is created."""
         return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
 
     def _tags(self, number: int) -> dict[str, str]:
@@ -60,19 +60,21 @@ class TrialRuns:
         return tags if retry_of is None else tags | {RETRY_OF: str(retry_of)}
 
     def find(self, number: int) -> str | None:
-        """The run of a trial, None where it has made none yet."""
+        """Return the run of a trial; None if it has not created one yet."""
         of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
-        with _away_for_now():
-            experiments = [one.experiment_id for one in self._client.search_experiments()]  # `data` may vary
+        with _tolerate_errors_of_the_store():
+            experiments = [
+                one.experiment_id for one in self._client.search_experiments()
+            ]  # they differ if the sweep varies `data`
             for run in self._client.search_runs(experiments, of_trial, max_results=1):
                 return str(run.info.run_id)
         return None
 
     def values(self, run_id: str) -> list[float] | None:
-        """The metrics of a run that has finished, all of its best checkpoint; None for one that has not."""
-        with suppress(Timeout, FileNotFoundError):  # it is written, or delivered
+        """Return the metrics of a finished run, all of its best checkpoint; None for another run."""
+        with suppress(Timeout, FileNotFoundError):  # another process writes it, or it is delivered already
             recover(self._client, Spool(store.spool_folder(run_id), new=False))
-        with _away_for_now():
+        with _tolerate_errors_of_the_store():
             if self._client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.FINISHED):
                 found = metrics_of_run(self._client, run_id, self._metrics)
                 if found.keys() >= set(self._metrics):
@@ -80,20 +82,20 @@ class TrialRuns:
         return None
 
     def before_end(self, run_id: str, state: TrialState) -> None:
-        """Free disk space before the study is told how a trial ended: a sweep that is killed here does it again."""
+        """Free disk space before a result is recorded in the study. After a kill at this point, it is done again."""
         if self._keep != "all":
             release_checkpoints(run_id, state)
 
     def after_end(self) -> None:
-        """Free disk space after the study was told how a trial ended."""
+        """Free disk space after a result is recorded in the study."""
         if self._keep == "best":
             keep_best_checkpoints(self._study)
 
-    def make_failed(self, trial: optuna.Trial, reason: str) -> None:
-        """Make the run of a trial that failed before it had one."""
+    def create_failed(self, trial: optuna.Trial, reason: str) -> None:
+        """Create the run of a trial that failed before it had one."""
         tags = self._tags(trial.number) | {ERROR: redact(reason)}
         params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
-        with _away_for_now():
+        with _tolerate_errors_of_the_store():
             run = self._client.create_run(
                 self._experiment_id, run_name=f"trial {trial.number}", tags=resolve_tags(tags)
             )
@@ -104,8 +106,8 @@ class TrialRuns:
 
 
 @contextmanager
-def _away_for_now() -> Iterator[None]:
+def _tolerate_errors_of_the_store() -> Iterator[None]:
     try:
         yield
-    except MlflowException as error:  # a sweep does not end because of it
-        _log.warning("the MLflow store does not answer: %s", store.reason(error))
+    except MlflowException as error:  # the sweep continues
+        _log.warning("the MLflow store does not respond: %s", store.reason(error))

@@ -17,13 +17,13 @@ from mlflow.exceptions import MlflowException
 from project.engine.tracking.model_delivery import send_model, show_model_of
 from project.engine.tracking.record_log import Record
 from project.engine.tracking.spool import LANES, Spool
-from project.engine.tracking.store import follow_folder, patience, reason
+from project.engine.tracking.store import follow_folder, long_timeout, reason
 
-_METRICS_A_BATCH = 1000
-_LOOK_EVERY_S = 1.0
+_METRICS_PER_BATCH = 1000
+_POLL_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.005
-_MOST_OF_A_SERVER_S = 0.1
-_TRY_AGAIN_S = 5.0
+_LONGEST_CHARGE_FOR_A_SERVER_S = 0.1
+_RETRY_EVERY_S = 5.0
 _SHOW_EVERY_S = 0.1
 # Other errors of MLflow may be temporary: an overloaded server, a wrong password, another store at this address.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
@@ -31,7 +31,7 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 _log = logging.getLogger(__name__)
 
 
-class StoreAwayError(Exception):
+class StoreUnavailableError(Exception):
     """The store does not take a record now, but may take it later."""
 
 
@@ -41,7 +41,7 @@ def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) ->
     A record that the store refuses permanently is reported and skipped, so that it does not block later records.
 
     Raises:
-        StoreAwayError: The store takes no records now. Delivered records are marked.
+        StoreUnavailableError: The store takes no records now. Delivered records are marked.
     """
     trouble: list[Exception] = []
     for lane in lanes:
@@ -51,7 +51,7 @@ def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) ->
             trouble.append(error)
             yield 0.0
     if trouble:
-        raise StoreAwayError(reason(trouble[0])) from trouble[0]
+        raise StoreUnavailableError(reason(trouble[0])) from trouble[0]
 
 
 def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[float]:
@@ -61,18 +61,18 @@ def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[flo
             _send(spool, client, records)
         spool.mark_delivered(lane, offset)
         # Charge our CPU time and the server's, which may share this machine; cap it, since a slow server may be remote.
-        yield max(thread_time() - worked, min(monotonic() - began, _MOST_OF_A_SERVER_S))
+        yield max(thread_time() - worked, min(monotonic() - began, _LONGEST_CHARGE_FOR_A_SERVER_S))
         began, worked = monotonic(), thread_time()
 
 
 def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
     """Group consecutive metrics; any other record is a batch of its own."""
     batch: list[Record] = []
-    count, behind, done = 0, 0, 0
+    count, read, done = 0, 0, 0
     for record, offset in spool.undelivered(lane):
         if record is not None:
-            if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_A_BATCH):
-                yield batch, behind
+            if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_PER_BATCH):
+                yield batch, read
                 batch, count = [], 0
             if "metrics" in record:
                 batch.append(record)
@@ -80,9 +80,9 @@ def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
             else:
                 yield [record], offset
                 done = offset
-        behind = offset
-    if behind > done:
-        yield batch, behind
+        read = offset
+    if read > done:
+        yield batch, read
 
 
 def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:
@@ -136,12 +136,12 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             tags = [RunTag(key, value) for key, value in record["tags"].items()]
             client.log_batch(run_id, tags=tags, synchronous=True)
         case "file" | "model" as kind if not (spool.files / record[kind]).exists():
-            _warn_once(f"{spool.files / record[kind]} is gone, so run {run_id} lacks it")
+            _warn_once(f"{spool.files / record[kind]} does not exist, so run {run_id} lacks it")
         case "file":
             folder = record["file"].rpartition("/")[0]
             client.get_run(run_id)  # An unreachable store raises here within seconds.
             follow_folder()
-            with patience():
+            with long_timeout():
                 client.log_artifact(run_id, str(spool.files / record["file"]), folder or None)
         case "dataset":
             dataset = Dataset(**record["dataset"])
@@ -173,7 +173,7 @@ class Courier(threading.Thread):
 
     def run(self) -> None:
         """Deliver until `drain` is called and everything is delivered."""
-        while not self._draining.wait(_TRY_AGAIN_S if self.trouble else _LOOK_EVERY_S):
+        while not self._draining.wait(_RETRY_EVERY_S if self.trouble else _POLL_EVERY_S):
             self._deliver()
         self._deliver()
 
@@ -184,7 +184,7 @@ class Courier(threading.Thread):
                 if self._given_up.is_set():
                     return
             self.trouble = ""
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             self.trouble = str(error)
 
     def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:

@@ -1,4 +1,4 @@
-"""The Lightning logger: one MLflow run per fit, however many processes take part.
+"""The Lightning logger: one MLflow run per fit, for any number of processes.
 
     log_metrics, log_text, ... -> Spool (disk) -> Courier (thread) -> MLflow
 
@@ -34,10 +34,10 @@ from project.engine.tracking.spool import Spool
 from project.engine.tracking.system import SystemMetrics
 
 _CHANGED = "resumed."
-_PARAMS_A_RECORD = 100
+_PARAMS_PER_RECORD = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
-_LONGEST_GOODBYE_S = 4.0
+_LONGEST_FINAL_DELIVERY_S = 4.0
 
 _log = logging.getLogger(__name__)
 
@@ -124,8 +124,8 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         items = list((params if isinstance(params, dict) else vars(params)).items())
-        for start in range(0, len(items), _PARAMS_A_RECORD):
-            part = items[start : start + _PARAMS_A_RECORD]
+        for start in range(0, len(items), _PARAMS_PER_RECORD):
+            part = items[start : start + _PARAMS_PER_RECORD]
             self._append(params={key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in part})
 
     @override
@@ -147,12 +147,12 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_text(self, text: str, path: str, what: str = "artifact") -> None:
         """Store a text as an artifact of the run; an error becomes the tag `WHAT.error`."""
-        self._keep(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
+        self._write_artifact(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
 
     @rank_zero_only
     def log_figure(self, draw: Callable[[], Figure], path: str, what: str = "artifact") -> None:
         """Draw a picture and store it as an artifact of the run; an error becomes the tag `WHAT.error`."""
-        self._keep(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
+        self._write_artifact(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
 
     @rank_zero_only
     def log_saved_model(self, name: str) -> None:
@@ -167,7 +167,7 @@ class MLflowLogger(Logger):
     def model_folder(self, name: str) -> Path | None:
         """Return the folder for a model of `log_saved_model`; None if nothing is tracked or it cannot be created."""
         try:
-            return self._file(name)
+            return self._artifact_file(name)
         except OSError as error:
             _log.warning("the artifact %s cannot be written: %s", name, error)
             return None
@@ -189,20 +189,20 @@ class MLflowLogger(Logger):
         self._append(status=status, time_ms=int(time() * 1000))
         self.status = status
         with Draining(self.spool, lambda: self._courier.trouble) as progress:
-            done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_GOODBYE_S)
+            done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_FINAL_DELIVERY_S)
         if done:  # otherwise the lock is held until the process and its last request end
             self.spool.close(remove=not self.spool.waiting)
         else:
             self.spool.disown()
         self.spool = None
 
-    def _keep(self, path: str, what: str, write: Callable[[Path], object]) -> None:
+    def _write_artifact(self, path: str, what: str, write: Callable[[Path], object]) -> None:
         with best_effort(self, what, f"the artifact {path} cannot be written"):
-            if (file := self._file(path)) is not None:
+            if (file := self._artifact_file(path)) is not None:
                 write(file)
                 self._append(file=path)
 
-    def _file(self, path: str) -> Path | None:
+    def _artifact_file(self, path: str) -> Path | None:
         if self.spool is None:
             return None
         file = self.spool.files / path

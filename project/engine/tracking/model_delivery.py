@@ -1,4 +1,4 @@
-"""Delivery of a saved model: it becomes a logged model of its run, created once however often it is retried."""
+"""Delivery of a saved model: it becomes a logged model of its run, and a retry does not create another."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +10,22 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 
 from project.engine.atomic import replace_file
 from project.engine.compat import latest_metrics
-from project.engine.tracking.store import patience
+from project.engine.tracking.store import long_timeout
 
 
 def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
     """Log the MLflow model in a folder with the run's scores; continue what an earlier attempt created."""
     run = client.get_run(run_id)
-    description = Model.load(str(folder))
-    made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    begun = (m for m in made if m.model_id == description.model_id or m.status == LoggedModelStatus.PENDING)
+    model = Model.load(str(folder))
+    existing = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    begun = (m for m in existing if m.model_id == model.model_id or m.status == LoggedModelStatus.PENDING)
     logged = next(begun, None) or client.create_logged_model(
         run.info.experiment_id, name=folder.name, source_run_id=run_id, params=run.data.params
     )
-    description.run_id, description.model_id = run_id, logged.model_id
-    description.artifact_path = logged.artifact_location
-    replace_file(folder / MLMODEL_FILE_NAME, lambda new: description.save(str(new)), flush=False)
-    with patience():
+    model.run_id, model.model_id = run_id, logged.model_id
+    model.artifact_path = logged.artifact_location
+    replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
+    with long_timeout():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     # Scores keep their timestamps. The last point of val/* may belong to another epoch than the model.

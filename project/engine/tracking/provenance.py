@@ -11,7 +11,7 @@ _HERE = str(Path(__file__).parent)
 _CODE = (".py", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".md")
 _KEYS = (".pem", ".key", ".p12", ".pfx")
 _MOST_FILES = 100
-_MOST_BYTES_OF_ONE = 200_000
+_MOST_BYTES_PER_FILE = 200_000
 _MOST_BYTES = 1_000_000
 
 
@@ -57,7 +57,7 @@ def _size_of_text(path: Path) -> int | None:
     if path.name.startswith(".") or path.suffix in _KEYS or is_secret_name(path.name) or path.is_symlink():
         return None
     try:
-        if not path.is_file() or (size := path.stat().st_size) > _MOST_BYTES_OF_ONE:
+        if not path.is_file() or (size := path.stat().st_size) > _MOST_BYTES_PER_FILE:
             return None
         return None if b"\0" in path.read_bytes() else size
     except OSError:  # The file was removed, or is not readable.

@@ -30,10 +30,10 @@ class RecordLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _drop_torn_line(path)
+        _remove_incomplete_line(path)
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         self._refused = b""
-        self._in_trouble = False
+        self._is_failing = False
         self._writing = threading.RLock()
 
     def append(self, record: Record) -> None:
@@ -51,13 +51,13 @@ class RecordLog:
                 self.warn(error)
             else:
                 self._refused = self._refused[written:]
-                self._in_trouble = self._in_trouble and bool(self._refused)
+                self._is_failing = self._is_failing and bool(self._refused)
 
     def warn(self, error: Exception) -> None:
         """Report an error of the disk, once until the disk works again."""
-        if not self._in_trouble:
+        if not self._is_failing:
             _log.warning("cannot write %s (%s); logging continues in memory", self.path, error)
-        self._in_trouble = True
+        self._is_failing = True
 
     def touch(self) -> None:
         """Set the modification time to now.
@@ -95,11 +95,11 @@ class RecordLog:
         """Yield the complete lines after an offset."""
         with self._writing:
             size, refused = self.size_on_disk, self._refused
-        torn = b""
+        incomplete = b""
         for chunk in self._chunks(offset, size):
-            *whole, torn = (torn + chunk).split(b"\n")
+            *whole, incomplete = (incomplete + chunk).split(b"\n")
             yield from (line + b"\n" for line in whole)
-        *whole, _ = (torn + refused[max(0, offset - size) :]).split(b"\n")
+        *whole, _ = (incomplete + refused[max(0, offset - size) :]).split(b"\n")
         yield from (line + b"\n" for line in whole)
 
     def _chunks(self, start: int, end: int) -> Iterator[bytes]:
@@ -134,7 +134,7 @@ class RecordLog:
 
     @property
     def size_on_disk(self) -> int:
-        """Bytes in the file."""
+        """Number of bytes in the file."""
         return os.fstat(self._descriptor).st_size
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class RecordLog:
         os.close(self._descriptor)
 
 
-def _drop_torn_line(log: Path) -> None:
+def _remove_incomplete_line(log: Path) -> None:
     if not log.exists():
         return
     content = log.read_bytes()

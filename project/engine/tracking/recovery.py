@@ -15,14 +15,14 @@ from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
 from project.engine.tracking import store
-from project.engine.tracking.delivery import StoreAwayError, deliver
+from project.engine.tracking.delivery import StoreUnavailableError, deliver
 from project.engine.tracking.owner import HOST, state
 from project.engine.tracking.spool import LANES, Spool, remove_delivered
 
 RECOVERED = "PROJECT_RECOVERED"
 """Set in the environment of processes whose parent has called `recover_all`."""
 
-_A_MOMENT_S = 5.0
+_SHORT_WAIT_S = 5.0
 _LONGEST_WAIT_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def recover(
         for _ in deliver(spool, client, lanes):
             if monotonic() > deadline:
                 break
-    except StoreAwayError as error:
+    except StoreUnavailableError as error:
         trouble = str(error)
     spool.close(remove=not spool.waiting)
     return trouble
@@ -73,7 +73,7 @@ def recover(
 def _close_as(spool: Spool, status: str) -> None:
     last = spool.last_record() or {}
     if last.get("status", "RUNNING") == "RUNNING":
-        spool.append({"status": status, "time_ms": int(_last_sign_of_life(spool.folder) * 1000)})
+        spool.append({"status": status, "time_ms": int(_last_written_s(spool.folder) * 1000)})
 
 
 def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None:
@@ -99,7 +99,7 @@ def _recover_until(client: MlflowClient, deadline: float) -> None:
                     return
             close_without_spool(client)
     except MlflowException as error:
-        _log.warning("the MLflow store does not answer: %s", store.reason(error))
+        _log.warning("the MLflow store does not respond: %s", store.reason(error))
 
 
 def close_without_spool(client: MlflowClient) -> None:
@@ -124,7 +124,7 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
     folder = store.spool_folder(run_id)
     try:
         # Another process may hold it briefly to deliver it.
-        Spool(folder, new=False, wait_s=_A_MOMENT_S, owner_is_gone=owner_is_gone).close(remove=False)
+        Spool(folder, new=False, wait_s=_SHORT_WAIT_S, owner_is_gone=owner_is_gone).close(remove=False)
     except Timeout:
         return True
     except FileNotFoundError:
@@ -133,10 +133,10 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
 
 
 def recover_run(run_id: str, status: str, reason: str) -> None:
-    """Close a run whose process has just died, unless it is alive after all."""
+    """Close a run whose process has just died, unless the process is alive."""
     try:
         # Another command may be delivering it as KILLED, because it does not know the reason.
-        spool = Spool(store.spool_folder(run_id), new=False, wait_s=_A_MOMENT_S)
+        spool = Spool(store.spool_folder(run_id), new=False, wait_s=_SHORT_WAIT_S)
     except Timeout:
         return
     except FileNotFoundError:
@@ -156,6 +156,6 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
         recover(client, spool)
 
 
-def _last_sign_of_life(folder: Path) -> float:
+def _last_written_s(folder: Path) -> float:
     log = folder / "log.jsonl"
     return min(log.stat().st_mtime, time()) if log.stat().st_size else time()

@@ -25,7 +25,7 @@ CONFIG_FILE = "config.yaml"
 # MLflow reads these at each request. Its defaults are seven retries of up to two minutes.
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _SQLITE = "sqlite:///"
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
+_SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
 _NO_DRIVER = (ImportError, NoSuchModuleError)
 LONGEST_REQUEST_S = 120
 
@@ -62,7 +62,7 @@ def connect() -> MlflowClient:
             f"got the folder {Path.cwd()}, whose name has a ? or %, which have another meaning in the URI of a "
             "SQLite database; rename it, or set MLFLOW_TRACKING_URI"
         )
-    for name, value in _PATIENCE.items():
+    for name, value in _SHORT_TIMEOUTS.items():
         os.environ.setdefault(name, value)
     try:
         HOME.mkdir(exist_ok=True)
@@ -104,8 +104,8 @@ def _remedy(uri: str, error: Exception) -> str:
     """Return the remedy for a store that does not respond."""
     if isinstance(error, CommandError) or "out-of-date database schema" in str(error):
         return (
-            f"the database {redact(uri)} was made by another version than this MLflow, {mlflow.__version__}; keep a "
-            f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer one made it, install that one"
+            f"the database {redact(uri)} was created by another version than this MLflow, {mlflow.__version__}; keep a "
+            f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer MLflow created it, install that"
         )
     if isinstance(error, _NO_DRIVER):
         return (
@@ -113,7 +113,7 @@ def _remedy(uri: str, error: Exception) -> str:
             "unset the variable to track in mlruns/"
         )
     return (
-        f"MLFLOW_TRACKING_URI: no MLflow store answers at {redact(uri)} ({reason(error)}); "
+        f"MLFLOW_TRACKING_URI: no MLflow store responds at {redact(uri)} ({reason(error)}); "
         "start it, or unset the variable to track in mlruns/"
     )
 
@@ -131,13 +131,13 @@ def _check_uri(uri: str) -> None:
     scheme, colon, path = uri.partition(":")
     if scheme == "file" or not (colon or scheme == "databricks"):
         raise ValueError(
-            f"MLFLOW_TRACKING_URI: got the folder {uri}, where MLflow tracks no more; use sqlite:///{uri}/mlflow.db"
+            f"MLFLOW_TRACKING_URI: got the folder {uri}, but MLflow no longer tracks in folders; use sqlite:///{uri}/mlflow.db"
         )
     if scheme == "sqlite":
         path = path.removeprefix("///").partition("?")[0]
         if path in ("", "//", ":memory:"):
             raise ValueError(
-                f"MLFLOW_TRACKING_URI: got {uri}, which is gone with the process; use sqlite:///mlruns/mlflow.db"
+                f"MLFLOW_TRACKING_URI: got {uri}, which is lost when the process ends; use sqlite:///mlruns/mlflow.db"
             )
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def _check_uri(uri: str) -> None:
                     f"MLFLOW_TRACKING_URI: cannot write {place.absolute()}; change its permissions, or name another"
                 )
         if Path(path).stat().st_size == 0:
-            _make_tables(Path(path))
+            _create_tables(Path(path))
 
 
 def check_has_database(uri: str) -> None:
@@ -168,7 +168,7 @@ def check_has_database(uri: str) -> None:
         raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
 
 
-def _make_tables(path: Path) -> None:
+def _create_tables(path: Path) -> None:
     """Create a database completely or not at all; MLflow cannot repair one that a kill left half-created."""
     replace_file(
         path.absolute(),
@@ -228,7 +228,7 @@ def experiment_name(chosen: str | None, default: str) -> str:
         except MlflowException as error:
             raise ValueError(
                 f"MLFLOW_EXPERIMENT_ID: got {number}, which is not in {redact(tracking_uri())}; set "
-                "MLFLOW_EXPERIMENT_NAME to make one"
+                "MLFLOW_EXPERIMENT_NAME to create one"
             ) from error
     return default
 
@@ -262,7 +262,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 
 @contextmanager
-def patience() -> Iterator[None]:
+def long_timeout() -> Iterator[None]:
     """Allow minutes for a request, because a server does not respond before it has stored a large file."""
     before = os.environ.get(_TIMEOUT)
     os.environ[_TIMEOUT] = str(max(int(before or 0), LONGEST_REQUEST_S))

@@ -9,7 +9,7 @@ from project.sweep import main
 
 LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
 REFUSED = [
-    ("metric: [val/accuracy", "is no valid YAML"),
+    ("metric: [val/accuracy", "is not a valid YAML file"),
     ("- 1", "must have the keys metric, direction and space"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {}", "must have the keys"),
     (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
@@ -92,12 +92,12 @@ REFUSED = [
     (
         f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: GridSampler, search_space: {{a: [1]}}}}\n"
         f"space: {{{LR}}}",
-        "GridSampler does not take its arguments",
+        "the arguments of GridSampler are not valid",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nsampler: {type: TPESampler, n_startup_trials: many}\n"
         f"space: {{{LR}}}",
-        "TPESampler does not take its arguments",
+        "the arguments of TPESampler are not valid",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\npruner: {type: PercentilePruner, percentile: half}\n"
@@ -140,7 +140,7 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
         (["--search", "cnn", "--study", "../mine"], "--study: got '../mine'"),
-        (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep goes on by its own command"),
+        (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep is continued by its own command"),
         (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),
         (["--search", "cnn", "--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run: got True"),
         (["--search", "cnn", "--trainer.fast_dev_run", "2"], "--trainer.fast_dev_run: got 2"),

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 
-from project.engine.search.storage import StorageAwayError, is_temporary, open_storage
+from project.engine.search.storage import StorageUnavailableError, is_temporary, open_storage
 from project.sweep import main
 
 
@@ -82,5 +82,5 @@ def test_a_stopping_sweep_does_not_wait_for_a_locked_database(tmp_path: Path, st
     storage.is_stopping = lambda: True
     with sqlite3.connect(tmp_path / "optuna.db") as locked:
         locked.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(StorageAwayError, match="database is locked"):
+        with pytest.raises(StorageUnavailableError, match="database is locked"):
             storage.get_all_studies()
