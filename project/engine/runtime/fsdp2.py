@@ -64,7 +64,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._broadcast_buffers()
 
     def _broadcast_buffers(self) -> None:
-        """Copy the running statistics of rank 0, which a checkpoint holds, to all ranks. DDP does so in each forward."""
+        """Copy the running statistics of rank 0, which a checkpoint holds, to all ranks; DDP always does this."""
         assert self.lightning_module is not None
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, src=0)
