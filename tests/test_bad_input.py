@@ -233,7 +233,7 @@ def test_a_store_that_cannot_be_is_named(
 
 @pytest.mark.timeout(60)  # MLflow itself asks again for minutes
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "closed"])
-def test_a_store_that_does_not_answer_is_noticed_in_seconds(
+def test_a_store_that_does_not_respond_is_noticed_in_seconds(
     is_silent: bool,
     silent_server: str,
     workplace: Path,
@@ -243,4 +243,4 @@ def test_a_store_that_does_not_answer_is_noticed_in_seconds(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server if is_silent else f"http://127.0.0.1:{free_port()}")
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert "MLFLOW_TRACKING_URI: no MLflow store answers" in capsys.readouterr().err
+    assert "MLFLOW_TRACKING_URI: no MLflow store responds" in capsys.readouterr().err
