@@ -5,6 +5,7 @@ python -m project.sync
 
 import sys
 from argparse import ArgumentParser
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -17,10 +18,10 @@ from project.engine.tracking.recovery import close_without_spool, dead_spools, r
 from project.engine.tracking.secrets import redact
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Exit with 1 if some records remain, 2 if the store does not respond."""
     prepare_output()
-    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args()
+    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args(argv)
     quiet()
     console = Console(highlight=False)
     with exit_on_bad_input():
@@ -44,4 +45,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     with exit_without_teardown():
-        main()
+        main(sys.argv[1:])

@@ -13,7 +13,7 @@ _NUMBER = r"\d[-+\d.e]*"
 
 
 class HopelessError(RuntimeError):
-    """So many trials have failed in a row that the sweep ends."""
+    """Failure of so many trials in a row that the sweep ends."""
 
 
 class FailureStreak:

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 @dataclass(frozen=True)
 class RunStarted:
-    """The trial has an MLflow run."""
+    """The id of the trial's MLflow run."""
 
     run_id: str
 
@@ -22,36 +22,36 @@ class Report:
 
 @dataclass(frozen=True)
 class Done:
-    """The training has ended, with a value for each metric of the study; None if the process does not know it."""
+    """The end of a training, with a value for each metric of the study; None if the process does not know it."""
 
     values: list[float | None]
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """The training was stopped by `Prune`."""
+    """The end of a training that `Prune` stopped."""
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """The training was stopped by `Stop` or by a signal."""
+    """The end of a training that `Stop` or a signal stopped."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The training ended with an error."""
+    """The end of a training that failed."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Prune:
-    """The trial must stop, because its values are worse than those of others."""
+    """A request to stop, because the values are worse than those of other trials."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """The trial must stop, so that a later sweep can resume it."""
+    """A request to stop, so that a later sweep can resume the trial."""
 
 
 Outcome = Done | Pruned | Stopped | Failed

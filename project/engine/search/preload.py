@@ -12,17 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _MODULES = (
-    "alembic.command",
-    "attrs",
-    "git",
-    "matplotlib.backends.backend_agg",
-    "mlflow.pytorch",
-    "mlflow.store.tracking.sqlalchemy_workspace_store",
-    "project.engine.search.worker",
-    "sklearn.datasets.data",
-    "sqlalchemy.dialects.sqlite",
-    "torch.export",
-)
+    "alembic.command", "attrs", "git", "matplotlib.backends.backend_agg", "mlflow.pytorch",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "project.engine.search.worker", "sklearn.datasets.data",
+    "sqlalchemy.dialects.sqlite", "torch.export",
+)  # fmt: skip
 
 
 def _preload() -> None:

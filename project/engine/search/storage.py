@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class StorageUnavailableError(Exception):
-    """The database of a study does not respond, and the sweep no longer waits for it."""
+    """Failure of the database to respond, when the sweep no longer waits for it."""
 
 
 class PatientStorage:

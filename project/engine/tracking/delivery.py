@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class StoreUnavailableError(Exception):
-    """The store does not take a record now, but may take it later."""
+    """Failure of the store to take a record now; it may take it later."""
 
 
 def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) -> Iterator[float]:

@@ -1,4 +1,4 @@
-"""What torchrun and SLURM started is what a run uses, and its processes wait for the first one, however long."""
+"""A run uses the processes that torchrun or SLURM started, and they wait for the first one without a limit."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1"}, {"num_nodes": 2}, (2, 2)),
     ],
 )
-def test_the_devices_are_those_that_were_asked_for_and_started(
+def test_the_devices_are_those_of_the_settings_and_of_the_launcher(
     environment: dict[str, str], given: dict[str, Any], devices: tuple[int, int], launched: Any
 ) -> None:
     assert launched(environment, **given) == devices
@@ -82,7 +82,7 @@ def test_the_devices_are_those_that_were_asked_for_and_started(
         (TWO_NODES | {"WORLD_SIZE": "3"}, {}, "each node must have the same number"),
     ],
 )
-def test_what_contradicts_it_is_refused(
+def test_settings_that_contradict_the_launcher_are_refused(
     environment: dict[str, str], given: dict[str, Any], answer: str, launched: Any
 ) -> None:
     with pytest.raises(ValueError, match=answer):
@@ -101,7 +101,7 @@ def test_what_contradicts_it_is_refused(
         ({}, None),
     ],
 )
-def test_a_container_has_the_cores_of_its_quota(
+def test_the_usable_cores_are_those_of_the_quota_of_a_container(
     files: dict[str, str], cores: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu").mkdir()
@@ -155,7 +155,7 @@ meeting.from_first("killed", killed)
 
 
 @pytest.mark.faults
-def test_the_others_wait_for_the_first_process_as_long_as_it_lives(tmp_path: Path) -> None:
+def test_the_others_wait_until_the_first_process_ends(tmp_path: Path) -> None:
     first, second = tasks_of_slurm(tmp_path, "-c", MEET)
     try:
         assert first.communicate(timeout=120)[0] == "made\n"

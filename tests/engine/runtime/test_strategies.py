@@ -1,4 +1,4 @@
-"""What a strategy's name says: two ranks hold halves, and end with the weights of one process on the same images."""
+"""Strategies of two ranks: each holds half, and both end with the weights of one process on the same images."""
 
 import json
 import os
@@ -96,8 +96,8 @@ def test_two_ranks_average_gradients_and_clip_their_common_norm(pair: Path, one_
     one, expected = one_process(*two_ranks.SGD, "--data.batch_size=64")
     assert farthest(weights(pair / "plain-ddp.ckpt"), expected) < 1e-5
     assert farthest(weights(pair / "plain-fsdp.ckpt"), expected) < 1e-5
-    for said in [one, *held(pair, "plain-ddp"), *held(pair, "plain-fsdp")]:
-        assert said["norms"] == pytest.approx([0.1] * 4, rel=1e-3)
+    for result in [one, *held(pair, "plain-ddp"), *held(pair, "plain-fsdp")]:
+        assert result["norms"] == pytest.approx([0.1] * 4, rel=1e-3)
     unclipped, _ = one_process(*two_ranks.SGD, "--data.batch_size=64", "--trainer.gradient_clip_val=null")
     assert min(unclipped["norms"]) > 0.2
 
@@ -109,9 +109,9 @@ def test_accumulated_batches_are_one_larger_batch(strategy: str, pair: Path) -> 
 
 def test_bf16_mixed_computes_in_bf16_and_channels_last_in_nhwc(pair: Path, one_process: Callable[..., Any]) -> None:
     one, _ = one_process(*two_ranks.SGD, *two_ranks.BFLOAT)
-    for said in [one, *held(pair, "bfloat-ddp"), *held(pair, "bfloat-fsdp")]:
-        assert (said["dtype"], said["nhwc"]) == ("torch.bfloat16", True)
-    assert [said["nhwc"] for said in held(pair, "plain-ddp")] == [False, False]
+    for result in [one, *held(pair, "bfloat-ddp"), *held(pair, "bfloat-fsdp")]:
+        assert (result["dtype"], result["nhwc"]) == ("torch.bfloat16", True)
+    assert [result["nhwc"] for result in held(pair, "plain-ddp")] == [False, False]
 
 
 def test_a_checkpoint_of_fsdp_is_that_of_ddp_and_loads_in_one_process(pair: Path) -> None:

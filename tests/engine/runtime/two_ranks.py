@@ -100,7 +100,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
     cli.trainer.fit(cli.model, cli.datamodule)
     parameters = list(cli.model.parameters())
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
-    said = {
+    result = {
         "parameters": held(parameters),
         "gradients": held(record.grads),
         "states": held(states),
@@ -115,11 +115,11 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
     if save_as:
         cli.trainer.save_checkpoint(save_as)
         cli.trainer.strategy.checkpoint_io.teardown()
-    return said
+    return result
 
 
 def train_synced() -> str:
-    """Fit with `sync_batchnorm`, whose layers refuse a CPU; return what they say."""
+    """Fit with `sync_batchnorm`, whose layers refuse a CPU; return their message."""
     cli = FitCLI([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"])
     synced = Trainer(
         strategy=FSDP2Strategy(), accelerator="cpu", devices=2, sync_batchnorm=True, max_epochs=1,
@@ -137,8 +137,8 @@ def main(folder: Path, names: list[str]) -> None:
     quiet()
     for name in names:
         case, _, strategy = name.partition("-")
-        said = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")
-        (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(said))
+        result = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")
+        (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(result))
     if "batchnorm-fsdp" in names:
         (folder / "synced.txt").write_text(train_synced())
 

@@ -44,7 +44,7 @@ class Bench:
         self.on_progress: Callable[[Driver], None] = lambda _: None
 
     def run(self, n_trials: int, n_jobs: int = 2, max_retries: int = 0, devices: Devices | None = None) -> int:
-        """Run trials; the largest number of them that ran at the same time."""
+        """Run trials; return the largest number that ran at the same time."""
         set_forkserver_preload(["project.engine.search.worker"])
         metrics = ["val/accuracy"]
         runs = TrialRuns(self.client, "0", self.study, metrics)

@@ -1,10 +1,12 @@
 """Every kind of bad search space is refused before any trial, with one line."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from project.engine.cli import config_groups
+from project.engine.compat import preloaded_forkserver
 from project.sweep import main
 
 LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
@@ -115,6 +117,13 @@ REFUSED = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    """Run one forkserver for all sweeps of these tests; a sweep leaves a running one as it is."""
+    with preloaded_forkserver("math"):
+        yield
+
+
 def test_a_bad_search_space_is_refused_before_any_trial(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,9 +132,9 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         (workplace / "configs/search/mine.yaml").write_text(content)
         with pytest.raises(SystemExit, match="2"):
             main(["--search", "mine"])
-        said = capsys.readouterr().err
-        assert answer in said, content
-        assert len(said.splitlines()) == 1, said
+        error = capsys.readouterr().err
+        assert answer in error, content
+        assert len(error.splitlines()) == 1, error
     assert not Path("mlruns/optuna.db").exists()
 
 
@@ -158,14 +167,14 @@ def test_bad_options_of_a_sweep(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(options)
-    said = capsys.readouterr().err
-    assert answer in said
-    assert len(said.splitlines()) <= 3
+    error = capsys.readouterr().err
+    assert answer in error
+    assert len(error.splitlines()) <= 3
     assert not Path("mlruns/optuna.db").exists() or "--storage" in options
 
 
 def _configs(folder: Path) -> Path:
-    """The project's own configurations, with room for another search space."""
+    """Copy the configurations of the project, so that a test can add a search space."""
     import shutil
 
     return Path(shutil.copytree(config_groups.CONFIGS, folder / "configs"))

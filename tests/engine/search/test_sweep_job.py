@@ -1,4 +1,4 @@
-"""A sweep that is called in this process: it leaves nothing behind in it."""
+"""A sweep that is called in this process releases all that it takes."""
 
 import multiprocessing.resource_tracker
 import signal
@@ -15,7 +15,7 @@ from project.sweep import main
 
 
 def state() -> dict[str, set[Any]]:
-    """What belongs to this process, except for MLflow's connections to its store and the thread that counts its use."""
+    """Return what this process holds, without MLflow's connections to its store and its thread for telemetry."""
     files = {str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
     return {
         "handlers": {(signum, signal.getsignal(signum)) for signum in signal.valid_signals()},

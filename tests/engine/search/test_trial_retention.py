@@ -1,4 +1,4 @@
-"""What trials leave on disk."""
+"""The checkpoints of trials that have ended."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ WEIGHTS = torch.arange(50_000.0)
 
 
 def train(run_id: str) -> Path:
-    """Leave what a run leaves: `last.ckpt` and an older best checkpoint."""
+    """Write the checkpoints of a run: `last.ckpt` and an older best checkpoint."""
     folder = store.checkpoint_folder(run_id)
     for name in ("best-epoch001.ckpt", "last.ckpt"):
         state = {"state_dict": {"w": WEIGHTS}, "loops": {}, "optimizer_states": [{"state": {0: WEIGHTS * 2}}]}
@@ -35,7 +35,7 @@ def test_a_complete_trial_keeps_the_weights_of_its_best_checkpoint(workplace: Pa
     assert size(folder) < 1.1 * WEIGHTS.nbytes
 
 
-def test_the_only_checkpoint_of_a_complete_trial_stays_under_either_name(workplace: Path) -> None:
+def test_the_only_checkpoint_of_a_complete_trial_is_kept_under_either_name(workplace: Path) -> None:
     folder = train("run")
     link_durably(folder / "last.ckpt", folder / "best-epoch001.ckpt")
     release_checkpoints("run", TrialState.COMPLETE)
@@ -46,7 +46,7 @@ def test_the_only_checkpoint_of_a_complete_trial_stays_under_either_name(workpla
 
 
 @pytest.mark.parametrize("state", [TrialState.PRUNED, TrialState.FAIL])
-def test_a_trial_without_a_result_keeps_nothing(state: TrialState, workplace: Path) -> None:
+def test_a_trial_without_a_result_keeps_no_checkpoint(state: TrialState, workplace: Path) -> None:
     train("run")
     release_checkpoints("run", state)
     assert size(workplace / "mlruns/checkpoints") == 0
@@ -55,7 +55,7 @@ def test_a_trial_without_a_result_keeps_nothing(state: TrialState, workplace: Pa
 @pytest.mark.parametrize(
     ("directions", "kept"), [(["maximize"], {"1"}), (["maximize", "minimize"], {"0", "1"})], ids=["best", "front"]
 )
-def test_the_best_alone_may_be_kept(directions: list[str], kept: set[str], workplace: Path) -> None:
+def test_only_the_checkpoints_of_the_best_can_be_kept(directions: list[str], kept: set[str], workplace: Path) -> None:
     study = optuna.create_study(directions=directions)
     for number, values in enumerate([(0.5, 0.1), (0.9, 0.2), (0.4, 0.3)]):
         trial = study.ask()

@@ -1,4 +1,4 @@
-"""Artifacts follow their folder, and a store is named by where it is."""
+"""The locations of artifacts after their folder was moved, copied or mounted."""
 
 import shutil
 import sqlite3
@@ -17,7 +17,7 @@ from project.engine.tracking.logger import MLflowLogger
 
 @pytest.fixture
 def project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the default store and a finished run in it, entered."""
+    """Make a folder with the default store and a finished run, and change to it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folder = workplace / "project"
     folder.mkdir()
@@ -42,7 +42,7 @@ def locations(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
-def test_runs_of_a_moved_or_copied_folder_are_in_it(
+def test_runs_of_a_moved_or_copied_folder_have_their_artifacts_in_it(
     how: object, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     elsewhere = project.with_name("else where")
@@ -63,7 +63,7 @@ def test_runs_of_a_moved_or_copied_folder_are_in_it(
         assert len(list(project.glob("mlruns/artifacts/digits/*"))) == 1
 
 
-def test_a_folder_that_is_mounted_at_two_places_gets_the_files_of_both(
+def test_a_folder_that_is_mounted_at_two_paths_gets_the_files_of_both(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command on the host changes the locations while a run in a container lasts."""
@@ -80,7 +80,7 @@ def test_a_folder_that_is_mounted_at_two_places_gets_the_files_of_both(
     assert not Path("/of-the-host").exists()
 
 
-def test_places_that_are_not_an_earlier_one_of_the_folder_stay(project: Path) -> None:
+def test_locations_outside_of_earlier_paths_are_not_changed(project: Path) -> None:
     client = store.connect()
     other = project / "other/mlruns/artifacts/chosen"
     other.mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_the_ui_of_a_moved_folder_shows_its_artifacts(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "日本 ü", "a?b"])
-def test_a_folder_with_signs_in_its_name_keeps_everything_or_is_refused(
+def test_a_folder_with_special_characters_in_its_name_works_or_is_refused(
     name: str, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / name

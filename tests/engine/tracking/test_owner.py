@@ -1,4 +1,4 @@
-"""Whether a process lives: by the process table of its pid namespace, else by its heartbeat."""
+"""The check whether a process is alive: by the process table of its pid namespace, else by its heartbeat."""
 
 import json
 import os
@@ -38,7 +38,7 @@ BEFORE_ON_THIS_KERNEL = (DEAD_AFTER_ON_THIS_KERNEL_S + DEAD_AFTER_S) / 2
         pytest.param({BOOT: None, NAMESPACE: None, PID: FREE_PID}, None, True, "unknown", id="earlier version"),
     ],
 )
-def test_what_shows_that_a_process_lives(
+def test_the_evidence_that_a_process_is_alive(
     changed: dict[str, str | None], heartbeat_age_s: float | None, holds_lock: bool, expected: str
 ) -> None:
     tags = {key: value for key, value in (owner_tags() | changed).items() if value is not None}
@@ -60,7 +60,7 @@ def test_a_process_of_another_user_that_the_system_hides_is_not_dead(monkeypatch
 
 @pytest.mark.skipif(shutil.which("unshare") is None or os.geteuid() != 0, reason="makes pid namespaces")
 @pytest.mark.parametrize("options", [["--mount-proc"], []], ids=["container", "foreign proc"])
-def test_processes_of_two_namespaces_do_not_take_each_other_for_dead(options: list[str], tmp_path: Path) -> None:
+def test_processes_of_two_namespaces_do_not_count_each_other_as_dead(options: list[str], tmp_path: Path) -> None:
     program = (
         "import json; from project.engine.tracking.owner import *; print(json.dumps(owner_tags()), flush=True); input()"
     )

@@ -1,4 +1,4 @@
-"""Which store and experiment a command uses, and what it says of one that it cannot use."""
+"""The store and the experiment of a command, and the messages about a store that cannot be used."""
 
 import sqlite3
 from contextlib import closing
@@ -23,7 +23,7 @@ def drop_a_table(database: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_schema, drop_a_table])
-def test_a_database_of_another_version_is_named_with_its_remedy(
+def test_the_message_about_a_database_of_another_version_has_the_remedy(
     change: object, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
@@ -41,7 +41,7 @@ def test_a_database_of_another_version_is_named_with_its_remedy(
         ("other://h", "Supported URI schemes"),
     ],
 )
-def test_a_store_that_cannot_be_opened_is_named_with_its_remedy(
+def test_the_message_about_a_store_that_cannot_be_opened_has_the_remedy(
     uri: str, remedy: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
@@ -49,7 +49,7 @@ def test_a_store_that_cannot_be_opened_is_named_with_its_remedy(
         store.connect()
 
 
-def test_the_database_of_another_program_stays_as_it_is(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_of_another_program_is_not_changed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optuna.create_study(storage="sqlite:///mlruns/optuna.db")
     before = Path("mlruns/optuna.db").read_bytes()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlruns/optuna.db")
@@ -66,16 +66,15 @@ def test_the_database_of_another_program_stays_as_it_is(workplace: Path, monkeyp
         ("databricks", "in the Databricks workspace"),
     ],
 )
-def test_the_ui_of_a_server_is_named_in_a_line(
+def test_the_message_about_a_server_is_one_line(
     uri: str, where: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    monkeypatch.setattr("sys.argv", ["project.ui", "--port", "0"])
     with pytest.raises(SystemExit, match="2"):
-        ui.main()
-    said = capsys.readouterr().err
-    assert where in said
-    assert said.count("\n") == 1
+        ui.main(["--port", "0"])
+    error = capsys.readouterr().err
+    assert where in error
+    assert error.count("\n") == 1
 
 
 def test_the_experiment_is_the_chosen_one_else_that_of_the_environment(
