@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,12 @@ LIBRARIES = (
     "torchmetrics.classification", "torchvision.datasets", "torchvision.models", "torchvision.transforms.v2",
 )  # fmt: skip
 _HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port of loopback on which no process listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 class Command:

@@ -18,7 +18,7 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-from commands import Command
+from commands import Command, free_port
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -87,12 +87,28 @@ def clean_environment() -> dict[str, str]:
 
 def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit:
     """Run the command; a folder without a store gets an empty one, whose tables take MLflow seconds to make."""
-    if not (folder / "mlruns").exists():
-        (folder / "mlruns").mkdir()
-        shutil.copy(new_store(), folder / "mlruns")
+    copy_store(folder)
     command = Command("project.fit", *options, folder=folder, environment=clean_environment() | environment)
     output, _ = command.communicate()
     return Fit(folder, command.wait(), without_colours(output))
+
+
+def run_ranks(module: str, *argv: str, folder: Path, environment: Mapping[str, str] = {}) -> str:
+    """Run a command as both processes that torchrun starts, which must end well; return what they print."""
+    job = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1",
+           "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "pair",
+           "OMP_NUM_THREADS": "1"}  # fmt: skip
+    shared = clean_environment() | job | environment
+    ranks = [
+        Command(module, *argv, folder=folder, environment=shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    try:
+        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    return "".join(outputs)
 
 
 def without_colours(output: str) -> str:
@@ -184,11 +200,17 @@ def new_store() -> Path:
     return path
 
 
+def copy_store(folder: Path) -> None:
+    """Give a folder without a store an empty one."""
+    if not (folder / "mlruns").exists():
+        (folder / "mlruns").mkdir()
+        shutil.copy(new_store(), folder / "mlruns")
+
+
 @pytest.fixture
 def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with an empty store of its own, for commands that are called in this process."""
-    (tmp_path / "mlruns").mkdir()
-    shutil.copy(empty_store, tmp_path / "mlruns")
+    copy_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     return tmp_path

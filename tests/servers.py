@@ -10,13 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from commands import free_port
 from conftest import clean_environment
-
-
-def free_port() -> int:
-    """A port of loopback on which no process listens."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 class Server:

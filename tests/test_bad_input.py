@@ -3,8 +3,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import free_port
 from conftest import Fit, write_folder
-from servers import free_port
 
 from project.fit import main
 

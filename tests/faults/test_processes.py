@@ -15,9 +15,8 @@ from random import Random
 import psutil
 import pytest
 import torch
-from commands import Command
+from commands import Command, free_port
 from conftest import Fit, clean_environment, fit, listening
-from servers import free_port
 
 from project.engine.checkpoints.durable import is_valid
 from project.fit import main

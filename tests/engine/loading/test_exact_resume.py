@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import Command
-from conftest import ROOT, clean_environment
+from conftest import ROOT, run_ranks
 from lightning import Callback, LightningModule, Trainer
-from servers import free_port
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
@@ -174,21 +172,8 @@ for name, stops in (("whole", []), ("stopped", [1, 3])):
 
 
 def test_two_ranks_see_what_is_left_once_and_end_with_the_same_weights(tmp_path: Path) -> None:
-    environment = clean_environment() | {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/engine/loading'}",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    ranks = [
-        Command("-c", RANK, folder=tmp_path, environment=environment | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in "01"
-    ]
-    try:
-        said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    paths = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/engine/loading'}"
+    run_ranks("-c", RANK, folder=tmp_path, environment={"PYTHONPATH": paths})
     whole, stopped = ([torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)] for name in ("whole", "stopped"))
     assert sorted(label for seen, _ in whole for label, _ in seen) == sorted(EPOCHS * list(range(COUNT)))
     for (seen, after), (expected, expected_after) in zip(stopped, whole, strict=True):

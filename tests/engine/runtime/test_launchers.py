@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Command
+from commands import Command, free_port
 from conftest import Fit, clean_environment, new_store
 from jsonargparse import Namespace
-from servers import free_port
 
 from project.engine.runtime.devices import CPU_CORES, devices_for, usable_cores
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 import two_ranks
-from commands import Command
-from conftest import ROOT, clean_environment
-from servers import free_port
+from conftest import ROOT, run_ranks
 from torch import Tensor, nn
 
 from project.engine.cli.fit_cli import FitCLI
@@ -22,23 +20,8 @@ FITS = ("plain", "accumulated", "bfloat", "batchnorm")
 
 def run_pair(folder: Path, *cases: str) -> Path:
     """Train cases in two processes, as a launcher starts them; return the folder of what they wrote."""
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1",
-              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "pair",
-              "OMP_NUM_THREADS": "1"}  # fmt: skip
     paths = f"{ROOT}:{Path(two_ranks.__file__).parent}"
-    ranks = [
-        Command(
-            "two_ranks", str(folder), *cases, folder=folder,
-            environment=clean_environment() | shared | {"PYTHONPATH": paths, "RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
-    ]  # fmt: skip
-    try:
-        outputs = [rank.communicate(timeout=300)[0] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs
+    run_ranks("two_ranks", str(folder), *cases, folder=folder, environment={"PYTHONPATH": paths})
     return folder
 
 
