@@ -21,6 +21,7 @@ from mlflow import MlflowClient
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from PIL import Image
+from tiny import TINY, TinyNet
 from torch import Tensor, nn
 
 from project.engine.tracking.best_effort import best_effort
@@ -85,20 +86,7 @@ def test_class_names_that_look_like_formulas_are_printed_as_they_are(workplace: 
     assert done.artifacts() >= {f"test/{name}" for name in ("confusion_matrix.png", "worst_mistakes.png")}
 
 
-class Linear(nn.Module):
-    """A linear net, whose siblings below each do what a served model cannot follow."""
-
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(in_channels * image_size**2, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to logits (N, classes)."""
-        logits: Tensor = self.head(images.flatten(1))
-        return logits
-
-
-class DependsOnValues(Linear):
+class DependsOnValues(TinyNet):
     """Its control flow depends on the values of an image, which torch.export cannot follow."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -106,7 +94,7 @@ class DependsOnValues(Linear):
         return logits if logits.sum() > 0 else 2 * logits
 
 
-class Scripted(Linear):
+class Scripted(TinyNet):
     """It has a part that is compiled by torch.jit.script."""
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -118,7 +106,7 @@ class Scripted(Linear):
         return logits
 
 
-class OneByOne(Linear):
+class OneByOne(TinyNet):
     """It loops over its images, so that the exported program is one for two images."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -127,9 +115,9 @@ class OneByOne(Linear):
 
 @pytest.mark.parametrize("net", [DependsOnValues, Scripted, OneByOne])
 def test_a_net_that_cannot_be_served_is_trained_and_named(
-    net: type[Linear], workplace: Path, caplog: pytest.LogCaptureFixture
+    net: type[TinyNet], workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    main(["--model.net", f"test_endings.{net.__name__}", *FEW])
+    main([*TINY, f"--model.net=test_endings.{net.__name__}", "--max_epochs=1"])
     done = Fit(workplace, 0, "").run
     assert done.info.status == "FINISHED"
     assert done.data.metrics["test/accuracy"] > 0
@@ -137,7 +125,7 @@ def test_a_net_that_cannot_be_served_is_trained_and_named(
     models = done.outputs.model_outputs
     if models:
         served = mlflow.pyfunc.load_model(f"models:/{models[0].model_id}")
-        assert served.predict(np.zeros((3, 1, 32, 32), np.uint8)).shape == (3, 10)
+        assert served.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 2)
     else:
         assert done.data.tags["model.error"]
         assert "no model to serve, only its checkpoints" in caplog.text
@@ -213,7 +201,7 @@ def write_font(path: Path, letters: str) -> None:
 
 def test_loggers_of_the_user_are_added(workplace: Path) -> None:
     csv_logger = "{class_path: CSVLogger, init_args: {save_dir: %s}}"
-    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *FEW, *SMALL_NET])
+    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *TINY, "--max_epochs=1"])
     done = Fit(workplace, 0, "")
     assert done.run.info.status == "FINISHED"
     accuracy = done.run.data.metrics["test/accuracy"]
@@ -238,7 +226,7 @@ def test_an_artifact_that_the_disk_refuses_is_a_tag(workplace: Path, caplog: pyt
     assert [entry.path for entry in client.list_artifacts(run.info.run_id, "tables")] == ["tables/a.csv"]
 
 
-class Stopped(Linear):
+class Stopped(TinyNet):
     """A signal comes while it is exported."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -249,7 +237,7 @@ class Stopped(Linear):
 
 def test_a_signal_after_training_is_no_error_of_a_step(workplace: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["--model.net", "test_endings.Stopped", *FEW])
+        main([*TINY, "--model.net=test_endings.Stopped", "--max_epochs=1"])
     run = Fit(workplace, 0, "").run
     assert ended.value.code == 143
     assert run.info.status == "KILLED"

@@ -1,0 +1,38 @@
+"""The smallest data and the smallest net, for fits that take a part of a second."""
+
+import torch
+from torch import Tensor, nn
+
+from project.data import LabelledImages
+from project.engine.loading import ImageArray, Split
+
+TINY = ["--data.class_path=tiny.Tiny", "--data.augmentation.crop_padding=0", "--data.batch_size=4",
+        "--model.net=tiny.TinyNet"]  # fmt: skip
+
+
+class Tiny(LabelledImages):
+    """16 images of 8x8 pixels in four batches, 8 for each of the other splits in two."""
+
+    name = "tiny"
+    native_size, native_channels = 8, 1
+    native_mean, native_std = (0.5,), (0.25,)
+    class_names = ("dark", "bright")
+
+    def load(self, split: Split) -> ImageArray:
+        count = 16 if split == "train" else 8
+        labels = torch.arange(count) % 2
+        noise = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(count))
+        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
+
+
+class TinyNet(nn.Module):
+    """One linear layer."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, classes)."""
+        logits: Tensor = self.head(images.flatten(1))
+        return logits
