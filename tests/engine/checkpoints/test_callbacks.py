@@ -14,7 +14,7 @@ from project.engine.checkpoints import newest_checkpoint
 from project.fit import main
 
 EMA = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
-HEAD = "net.head.4.weight"
+HEAD = "net.head.weight"
 SWA = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01",
        "--trainer.callbacks.swa_epoch_start=1"]  # fmt: skip
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL_NET, Fit
+from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 from test_interrupt import SignalAt
+from tiny import TINY
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from project.engine.checkpoints import newest_checkpoint
@@ -15,8 +16,8 @@ from project.engine.cli.fit_cli import FitCLI
 from project.fit import main
 
 # Eight steps an epoch, all of the validation images, and a rate at which each step changes the score.
-SMALL = ["--max_epochs=1", "--trainer.limit_train_batches=8", "--trainer.limit_test_batches=1", "--data.batch_size=16",
-         "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.02", *SMALL_NET]  # fmt: skip
+SMALL = [*TINY, "--max_epochs=1", "--trainer.limit_test_batches=1", "--data.batch_size=2",
+         "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.02"]  # fmt: skip
 
 
 def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
@@ -26,7 +27,7 @@ def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_the_one_before(workplace: Path) -> None:
-    main([*SMALL, "--max_epochs=3", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=1",
+    main([*SMALL, "--max_epochs=3", "--trainer.limit_train_batches=4", "--model.optimizer.lr=0.001",
           "--checkpoint.monitor=val/loss"])  # fmt: skip
     (folder,) = Path("mlruns/checkpoints").iterdir()
     last = folder / "last.ckpt"

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, SMALL_NET, Fit, fit
+from conftest import ROOT, Fit, fit
 from lightning import Callback, LightningModule, Trainer
+from tiny import TINY
 
 from project.engine.training.stop import Interrupted, Interrupts
 from project.fit import main
@@ -22,7 +23,8 @@ FEW = [
     "--trainer.log_every_n_steps",
     "1",
     *(f"--trainer.limit_{split}_batches=3" for split in ("train", "val", "test")),
-    *SMALL_NET,
+    *TINY,
+    "--data.batch_size=2",
 ]
 
 
@@ -140,7 +142,8 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumulate: int, workplace: Path) -> None:
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
-               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", *SMALL_NET]  # fmt: skip
+               "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", *TINY, "--data.batch_size=2",
+               "--data.augmentation.crop_padding=1"]  # fmt: skip
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
           "--trainer.callbacks.batch=1"]  # fmt: skip
     main(options)
@@ -148,7 +151,7 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumula
         main([*options, *at])
     stopped = next(run for run in Fit(workplace, 130, "").runs if run.info.status == "KILLED").info.run_id
     with pytest.raises(SystemExit, match="2"):
-        main(["--resume", stopped, "--trainer.callbacks=null", "--data.batch_size=16"])
+        main(["--resume", stopped, "--trainer.callbacks=null", "--data.batch_size=4"])
     main(["--resume", stopped, "--trainer.callbacks=null"])
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 6 // accumulate
