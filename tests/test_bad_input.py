@@ -9,7 +9,7 @@ from conftest import Fit, write_folder
 from project.fit import main
 
 BAD_OPTIONS = [
-    (["--checkpoint.monitor", "val/acc"], "expected one of 'val/accuracy', 'val/loss'"),
+    (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
     (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
     (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),
@@ -86,7 +86,7 @@ UNKNOWN_OPTIONS = [
     (["--model.optimizer", "SGD", "--model.optimizer.momentom", "0.9"], "did you mean --model.optimizer.momentum?"),
     (["--model.optimizer", "SGD", "--model.optimizer.betas", "0.9"], "options of model.optimizer are lr, momentum"),
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
-    (["--checkpoint.every", "3"], "options of checkpoint are every_n_epochs, monitor"),
+    (["--checkpoint.every", "3"], "options of checkpoint are every_n_epochs, mode, monitor"),
     (["--trainer.gpus", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
@@ -98,7 +98,6 @@ UNKNOWN_OPTIONS = [
         "did you mean --trainer.callbacks.monitor?",
     ),
     (["--trainer.callbacks=EarlyStopping"], "'EarlyStopping', which needs a value for --trainer.callbacks.monitor"),
-    (["--trainer.callbacks=Timer"], "as in ARGUMENT=step"),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
 # What would end the run after its first step, or after training.
@@ -121,7 +120,7 @@ IMPOSSIBLE_TRAININGS = [
     (["--trainer.log_every_n_steps", "-1"], "it must be 0 or more"),
     (["--trainer.profiler", "xla"], "needs the package torch_xla"),
     (["--trainer.plugins", "AsyncCheckpointIO"], "got a CheckpointIO"),
-    (["--model", "resnet18", "--data.batch_size", "1"], "makes batches of 1 of the 1,293 images of train"),
+    (["--model", "resnet18", "--data.batch_size", "1"], "makes batches of 1 of the 1,293 samples of train"),
     (["--model", "resnet18", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),

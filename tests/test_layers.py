@@ -1,6 +1,7 @@
 """Imports go down the layers, and no module imports itself through others; imports for types count."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,20 @@ def test_no_module_imports_itself_through_others() -> None:
     done: set[str] = set()
     for module in below:
         assert cycle([module]) is None
+
+
+def test_the_engine_has_no_word_of_a_task() -> None:
+    """A task, a dataset or an example is no reason to change the engine."""
+    theirs = [
+        *(ROOT / "project/tasks").glob("*.py"),
+        *(ROOT / "project/data").glob("*.py"),
+        *(ROOT / "examples").glob("*.py"),
+    ]
+    classes = {
+        node.name for path in theirs for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    }
+    assert {"ImageClassifier", "Digits", "UNet"} <= classes
+    words = classes | {"accuracy", "class_names", "num_classes", "cross_entropy", "mae", "iou", "f1"}
+    pattern = re.compile(rf"\b({'|'.join(words)})\b")
+    found = {path: pattern.findall(path.read_text()) for path in (ROOT / "project/engine").rglob("*.py")}
+    assert not {path: words for path, words in found.items() if words}

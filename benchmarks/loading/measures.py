@@ -28,7 +28,7 @@ def speed(make: Callable[[], Epoch], threads: int) -> Measure:
 def training(*, peer: bool) -> Measure:
     """Images per second of a whole training."""
     begin()
-    return lambda: trained(peer=peer).images_per_second
+    return lambda: trained(peer=peer).samples_per_second
 
 
 def waiting(*, peer: bool) -> Measure:

@@ -85,10 +85,10 @@ def trained(*, peer: bool) -> Throughput:
     data.count = 4096
     data.setup("fit")
     throughput = Throughput(10)
-    model = ImageClassifier(partial(CNN, widths=(32, 32, 64, 64)), 10, 3, 32, MEAN, STD)
+    model = ImageClassifier(partial(CNN, widths=(32, 32, 64, 64)), 10, in_channels=3, image_size=32, mean=MEAN, std=STD)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[throughput], use_distributed_sampler=False,
+        enable_model_summary=False, callbacks=[throughput],
     )  # fmt: skip
     # Processes that persist would be joined by the garbage collector, for 10 s in the middle of another row.
     by_image = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)

@@ -32,11 +32,11 @@ class ClassificationReport(Callback):
 
     Args:
         class_names: Names of the classes, by label.
-        logger: Gets the artifacts; None where nothing is tracked.
     """
 
-    def __init__(self, class_names: Sequence[str], logger: MLflowLogger | None) -> None:
-        self._class_names, self._logger = class_names, logger
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self._class_names = class_names
+        self._logger: MLflowLogger | None = None  # None if nothing is tracked
         self._confusion = MulticlassConfusionMatrix(len(class_names), sync_on_compute=False)
         self._worst: list[Mistakes] = []
         self._active = self._failed = False
@@ -44,6 +44,7 @@ class ClassificationReport(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._active = trainer.state.fn in _FOLDERS
         if self._active:
+            self._logger = MLflowLogger.of(trainer)
             self._failed, self._worst = False, []
             self._confusion.reset()
             self._confusion.to(pl_module.device)

@@ -22,7 +22,7 @@ from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.owner import DEAD_AFTER_S
 from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.spool import LANES, Spool
-from project.tasks.export import save_model
+from project.engine.training.serving import save_model
 
 WRITER = """
 import os, sys, time
@@ -91,7 +91,7 @@ def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
     run_id, spool = logger.spool.run_id, logger.spool
     folder = logger.model_folder("model")
     assert folder is not None
-    save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), list("abcd"))
+    save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), {"class_names": list("abcd")})
     logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
     logger.log_saved_model("model")
     shares: list[float] = []

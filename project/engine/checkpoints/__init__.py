@@ -5,7 +5,14 @@ from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
 from project.engine.checkpoints.finite import FiniteLoss
 from project.engine.checkpoints.newest import newest_checkpoint
-from project.engine.checkpoints.resume import CurrentSettings, check_fits, check_not_complete, check_version, data_state
+from project.engine.checkpoints.resume import (
+    CurrentSettings,
+    check_not_complete,
+    check_optimizer,
+    check_version,
+    check_weights,
+    data_state,
+)
 from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
 __all__ = [
@@ -13,9 +20,10 @@ __all__ = [
     "DurableCheckpointIO",
     "FiniteLoss",
     "RunCheckpoint",
-    "check_fits",
     "check_not_complete",
+    "check_optimizer",
     "check_version",
+    "check_weights",
     "data_state",
     "newest_checkpoint",
     "remove_checkpoints",

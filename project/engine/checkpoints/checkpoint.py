@@ -1,6 +1,7 @@
 """The checkpoints that a run keeps: the last one and the best one."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,8 +26,11 @@ class RunCheckpoint(Checkpoint):
     them, it is validated before training ends. Of equal scores the latest is best: a small validation set has many,
     and training continued.
 
+    Without such a metric there is no best checkpoint; the last one is tested.
+
     Args:
-        monitor: Metric that decides which checkpoint is best: the largest accuracy, or the smallest loss.
+        monitor: Metric of the validation that selects the best checkpoint; null is the one that the model declares.
+        mode: Whether small or large values of it are better; null is what the model declares.
         every_n_epochs: Epochs between checkpoints.
 
     Attributes:
@@ -37,10 +41,12 @@ class RunCheckpoint(Checkpoint):
             when training ends.
     """
 
-    def __init__(self, monitor: Literal["val/accuracy", "val/loss"] = "val/accuracy", every_n_epochs: int = 1) -> None:
+    def __init__(
+        self, monitor: str | None = None, mode: Literal["min", "max"] | None = None, every_n_epochs: int = 1
+    ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"--checkpoint.every_n_epochs: got {every_n_epochs}; it must be 1 or more")
-        self.monitor: str = monitor
+        self.monitor, self.mode = monitor, mode
         self.dirpath: str | None = None
         self.best_model_path = ""
         self.best_epoch: int | None = None
@@ -62,7 +68,12 @@ class RunCheckpoint(Checkpoint):
     @property
     def best_model_score(self) -> float | None:
         """The monitored metric of the best checkpoint; None before there is one."""
-        return self.best_metrics.get(self.monitor)
+        return self.best_metrics.get(self.monitor or "")
+
+    def last_if_unmonitored(self) -> str | None:
+        """Return the path of `last.ckpt` if no metric selects a best checkpoint; else None."""
+        path = Path(self.dirpath or "") / LAST
+        return str(path) if self.monitor is None and path.exists() else None
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -103,9 +114,12 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        stage = self.monitor.partition("/")[0] + "/"
         self._validated_step = trainer.global_step
-        self._validated_metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(stage)}
+        self._validated_metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if _stage(name) == _stage(self.monitor)
+        }
         if not self._ended and (self._is_due(trainer) or compat.is_last_step(trainer)):
             self._save(trainer)
 
@@ -203,12 +217,13 @@ class RunCheckpoint(Checkpoint):
             self.save_last(trainer)
 
     def _is_best(self, trainer: Trainer) -> bool:
+        if self.monitor is None:
+            return False
         score, best = self._validated_metrics.get(self.monitor), self.best_model_score
         if score is None:
             found = ", ".join(self._validated_metrics) or "nothing"
             raise ValueError(f"--checkpoint.monitor: got {self.monitor}, but validation logs {found}")
-        loss = self.monitor.endswith("loss")
-        better = best is None or best != best or (score <= best if loss else score >= best)  # NaN
+        better = best is None or best != best or (score <= best if self.mode == "min" else score >= best)  # NaN
         return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # or ranks would wait for each other for ever
 
     def _save_best(self, trainer: Trainer) -> None:
@@ -235,6 +250,11 @@ class RunCheckpoint(Checkpoint):
         if isinstance(storage, DurableCheckpointIO) and trainer.is_global_zero:
             assert self.dirpath is not None
             storage.link_checkpoint(Path(self.dirpath) / LAST, Path(self.dirpath) / PREVIOUS)
+
+
+def _stage(metric: str | None) -> str:
+    """Return what a metric's name begins with, such as `val` of `val/loss` and `val_loss`."""
+    return re.split("[/_]", metric or "", maxsplit=1)[0]
 
 
 def use_folder(trainer: Trainer, folder: Path) -> None:

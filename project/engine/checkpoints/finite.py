@@ -27,6 +27,8 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not isinstance(outputs, Mapping):  # a step of manual optimization may return nothing
+            return
         finite = torch.isfinite(outputs["loss"].detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
         if trainer.global_step % self._every_n_steps == 0 or trainer.is_last_batch:

@@ -9,6 +9,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.schedule import batches_per_step, move_to
@@ -27,6 +28,8 @@ class CurrentSettings(Callback):
 
     def __init__(self) -> None:
         self._settings: list[tuple[Callback, dict[str, Any]]] = []
+        self._schedules: list[dict[str, Any]] = []
+        self._ends_epoch = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the settings of the callbacks, and keep schedules, whose position is the step, from being restored.
@@ -35,7 +38,7 @@ class CurrentSettings(Callback):
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
-        checkpoint["lr_schedulers"] = []
+        self._schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the settings, now that the loops know where training is."""
@@ -43,7 +46,7 @@ class CurrentSettings(Callback):
             vars(callback).update(settings)
         # Lightning's schedule of it is applied at the start of each epoch, which is not repeated.
         trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
-        _finish_epoch(trainer)
+        self._ends_epoch = _finish_epoch(trainer)
         validation = trainer.fit_loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
             # Lightning would leave out as many batches as were done, whose part of the metrics is not stored.
@@ -52,9 +55,23 @@ class CurrentSettings(Callback):
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        for config in trainer.lr_scheduler_configs:
+        for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
+            if isinstance(config.scheduler, ReduceLROnPlateau):  # it follows a metric: its state is its position
+                config.scheduler.load_state_dict(saved)
+                for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
+                    group["lr"] = rate
+                continue
             position = trainer.global_step if config.interval == "step" else trainer.current_epoch
             move_to(config.scheduler, position // config.frequency)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step the schedules that follow a metric, which Lightning leaves out here, as it stores no metrics."""
+        if self._ends_epoch:
+            self._ends_epoch = False
+            for config in trainer.lr_scheduler_configs:
+                metric = trainer.callback_metrics.get(config.monitor or "")
+                if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
+                    config.scheduler.step(metric)
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
@@ -62,15 +79,19 @@ def _constructed_with(callback: Callback) -> dict[str, Any]:
     return {name: value for name, value in vars(callback).items() if name in names and name != "dirpath"}
 
 
-def _finish_epoch(trainer: Trainer) -> None:
+def _finish_epoch(trainer: Trainer) -> bool:
     """Make the end of an epoch its end also if an epoch has another number of batches now.
 
     After the validation that ends an epoch, the epoch still counts as unfinished, and Lightning would train on until
     it has as many batches as it has now.
+
+    Returns:
+        Whether training resumes at the end of an epoch.
     """
     batches = trainer.fit_loop.epoch_loop.batch_progress
     if batches.is_last_batch:
         batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
+    return bool(batches.is_last_batch)
 
 
 def check_version(path: Path) -> None:
@@ -86,37 +107,43 @@ def check_version(path: Path) -> None:
         )
 
 
-def check_fits(path: Path, net: nn.Module, make_optimizer: OptimizerCallable) -> None:
-    """Refuse settings that a checkpoint cannot be resumed with.
-
-    Args:
-        path: The checkpoint.
-        net: The net that is trained on, as `net` of the module that was saved.
-        make_optimizer: Makes the optimizer of parameters.
+def check_weights(path: Path, model: LightningModule) -> None:
+    """Refuse a checkpoint whose weights are not those of a model.
 
     Raises:
-        ValueError: The net has other weights, or the optimizer another kind of state.
+        ValueError: A weight is missing, or has another shape.
     """
-    state = _read(path)
-    saved = {
-        name.removeprefix("net."): tuple(weight.shape)
-        for name, weight in state["state_dict"].items()
-        if name.startswith("net.")
-    }
-    now = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+    saved = {name: tuple(weight.shape) for name, weight in _read(path)["state_dict"].items()}
+    now = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     if other := sorted(saved.items() ^ now.items()):
         name = other[0][0]
         raise ValueError(
             f"--resume: {path} holds another net: {name} is {saved.get(name, 'not there')}, but {now.get(name, 'not')} "
-            "in this one; keep --model and --model.net.* as they were, or start again without --resume"
+            "in this one; keep --model and --model.* as they were, or start again without --resume"
         )
-    optimizer = make_optimizer([nn.Parameter(next(net.parameters()).detach().cpu().clone())])
-    if set(state["optimizer_states"][0]["param_groups"][0]) - _ADDED_BY_SCHEDULES != set(optimizer.param_groups[0]):
+
+
+def check_optimizer(path: Path, optimizer: Optimizer, make_optimizer: OptimizerCallable) -> None:
+    """Refuse settings of an optimizer that the state in a checkpoint cannot be resumed with.
+
+    Args:
+        path: The checkpoint.
+        optimizer: The optimizer with all its parameters; it stays as it is.
+        make_optimizer: Makes an optimizer of the same kind of parameters.
+
+    Raises:
+        ValueError: The optimizer has another kind of state.
+    """
+    (state,) = _read(path)["optimizer_states"]
+    groups = [set(group) - _ADDED_BY_SCHEDULES for group in state["param_groups"]]
+    if groups != [set(group) for group in optimizer.param_groups]:
         raise ValueError(
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start again without --resume"
         )
-    if lacking := _lacking_state(optimizer, state["optimizer_states"][0]["state"]):
+    first = optimizer.param_groups[0]["params"][0]
+    alone = make_optimizer([nn.Parameter(first.detach().cpu().clone())])
+    if lacking := _lacking_state(alone, state["state"]):
         raise ValueError(
             f"--resume: {path} lacks {lacking}, which {type(optimizer).__name__} needs with these settings; keep "
             "--model.optimizer.* as they were, or start again without --resume"

@@ -3,6 +3,9 @@
 A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices too, and
 override files of the same name in the package. A YAML may name groups under the key `groups`. They are read before it,
 so that it lists only what differs from them.
+
+A class of data or of a model is a choice of its own: as `--model package.module.Class`, or as the `class_path` of
+`model` in a `--config` file. It takes the place of the default choice, whose settings are of another class.
 """
 
 from collections.abc import Sequence
@@ -17,6 +20,7 @@ _PACKAGE = Path(__file__).parents[2]
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
 GROUPS = (*DEFAULTS, "experiment")
+CLASSES = ("data", "model")
 SHORT = {
     "--precision": "--trainer.precision",
     "--devices": "--trainer.devices",
@@ -67,14 +71,14 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         if group in GROUPS:
             name = _value(option, value, f"one of {', '.join(choices(group))}")
             named[group] = name
-            expanded += [*files(group, name), f"--groups.{group}={name}"]
+            expanded += _choice(group, name)
             if group == "experiment":
-                chosen |= _groups_of(file_of(group, name))
+                chosen |= _choices_of(file_of(group, name))
         elif option.startswith("--groups."):
             raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
         elif option == "--config":
             path = _value(option, value, "a YAML file")
-            chosen |= _groups_of(Path(path))
+            chosen |= _choices_of(Path(path))
             expanded += [option, path]
         else:
             expanded += [SHORT.get(option, option) + ("" if value is None else f"={value}")]
@@ -87,8 +91,17 @@ def base(chosen: dict[str, str]) -> list[str]:
     arguments = ["--config", str(CONFIGS / "default.yaml")]
     for group in GROUPS:
         if name := chosen.get(group):
-            arguments += [*files(group, name), f"--groups.{group}={name}"]
+            arguments += _choice(group, name)
     return arguments
+
+
+def _choice(group: str, name: str) -> list[str]:
+    """Return the options of a choice: the name of a file, the path of a class, or a YAML that names a class."""
+    if name.endswith(".yaml"):
+        return ["--config", name, f"--groups.{group}={Path(name).stem}"]
+    if group in CLASSES and "." in name:
+        return [f"--{group}={name}", f"--groups.{group}={name.rpartition('.')[2]}"]
+    return [*files(group, name), f"--groups.{group}={name}"]
 
 
 def choices(group: str) -> list[str]:
@@ -149,7 +162,8 @@ def _nearest(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _groups_of(path: Path) -> dict[str, str]:
+def _choices_of(path: Path) -> dict[str, str]:
+    """Return the groups that a YAML names, and itself for those whose class it sets."""
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -166,7 +180,14 @@ def _groups_of(path: Path) -> dict[str, str]:
     unknown = set(groups) - set(GROUPS)
     if unknown:
         raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
-    return {group: name for group, name in groups.items() if name}
+    classes = {group: str(path) for group in CLASSES if _names_a_class(content.get(group))}
+    # The settings of a run have both; a group that was itself a class has no file.
+    named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
+    return classes | named
+
+
+def _names_a_class(settings: object) -> bool:
+    return isinstance(settings, str) or (isinstance(settings, dict) and "class_path" in settings)
 
 
 def _brief(error: yaml.YAMLError) -> str:

@@ -7,7 +7,7 @@ from pkgutil import resolve_name
 from typing import Any, Self
 
 from jsonargparse import Namespace, set_parsing_settings
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -16,10 +16,9 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from project.data import LabelledImages
 from project.engine.checkpoints import DurableCheckpointIO, FiniteLoss, RunCheckpoint
 from project.engine.cli import config_groups
-from project.engine.cli.errors import explain
+from project.engine.cli.explain import explain
 from project.engine.cli.parser import FitParser
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
 from project.engine.cli.terminal import progress
@@ -28,16 +27,17 @@ from project.engine.cli.trainer_checks import (
     check_lengths,
     check_not_sharded,
     check_settings,
+    check_validates,
     steps_before_validation,
 )
+from project.engine.data import described
 from project.engine.loading import StepSeed
 from project.engine.runtime.devices import devices_for
+from project.engine.task import Task, monitored
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, redact_setting
 from project.engine.tracking.throughput import Throughput
-from project.tasks.classification import ImageClassifier
-from project.tasks.report import ClassificationReport
 
 _LONGEST_NAME = 200
 
@@ -48,24 +48,30 @@ set_parsing_settings(import_path_denylist=[])
 class FitCLI(LightningCLI):
     """Parse a command line, and build data, model and trainer.
 
+    Any LightningModule and any LightningDataModule can be given. A `Task` and a `DescribedDataModule` declare more.
+
     Args:
         argv: Options of `fit`, without `--resume`.
         callbacks: Callbacks of the trainer besides those that every fit has.
+
+    Attributes:
+        data: What is known about the data.
 
     Raises:
         ValueError, OSError, MisconfigurationException: The input is at fault.
     """
 
-    datamodule: LabelledImages
-    model: ImageClassifier
+    datamodule: LightningDataModule
+    model: LightningModule
     trainer: Trainer
 
     def __init__(self, argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         self.argv = argv
         self._more_callbacks = callbacks
         super().__init__(
-            ImageClassifier,
-            LabelledImages,
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
@@ -85,6 +91,24 @@ class FitCLI(LightningCLI):
         return self
 
     @override
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # made after the data
+
+    def _make_data(self, kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
+        self._made_data = kind(*args, **kwargs)
+        return self._made_data
+
+    def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
+        for name in getattr(kind, "from_data", ()):
+            if not hasattr(self._made_data, name):
+                data = type(self._made_data).__name__
+                raise ValueError(f"--model: {kind.__name__} needs {name} of the data, which {data} does not have")
+            kwargs[name] = getattr(self._made_data, name)
+        return kind(*args, **kwargs)
+
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for group in config_groups.GROUPS:
             parser.add_argument(
@@ -93,10 +117,6 @@ class FitCLI(LightningCLI):
                 help=f"set by --{group} NAME, a file in configs/{group}/",
             )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        for source, target in {"channels": "in_channels"}.items() | {
-            (name, name) for name in ("num_classes", "image_size", "mean", "std")
-        }:
-            parser.link_arguments(f"data.{source}", f"model.{target}", apply_on="instantiate")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
@@ -109,13 +129,19 @@ class FitCLI(LightningCLI):
             settings = [name for name in self.plain if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*config_groups.NAMES, *settings])) from error
 
+    def instantiate(self) -> Namespace:
+        """Return new instances of data, model and callbacks, in a namespace like `config`."""
+        makers = [(self._make_data, LightningDataModule, True), (self._make_model, LightningModule, True)]
+        made: Namespace = self.parser.instantiate(self.config, instantiators=makers)
+        return made
+
     @override
     def instantiate_classes(self) -> None:
         try:
-            super().instantiate_classes()
+            self.config_init = self.instantiate()
+            self.datamodule, self.model = self.config_init.data, self.config_init.model
+            self.trainer = self.instantiate_trainer()
         except ValueError as error:
-            if "cannot represent an object" in str(error):
-                raise ValueError(explain(str(error), self.plain)) from None
             # What a constructor says of its arguments, jsonargparse reports as a mismatch of types.
             said = error.__cause__ or error.__context__
             if str(error).startswith("Does not validate") and isinstance(said, ValueError | OSError):
@@ -128,11 +154,17 @@ class FitCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self._check_no_secret_is_missing()
         self._check_loggers()
-        check_settings(self.config.trainer, self.config.checkpoint.monitor)
+        check_settings(self.config.trainer)
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        self.data = described(self.datamodule)
+        if isinstance(self.model, Task):
+            self.model.check()
         settings, given, logger = self.config.trainer, self.callbacks, self._mlflow_logger()
+        checkpoint = self.config_init.checkpoint
+        checkpoint.monitor, checkpoint.mode = monitored(self.model, checkpoint.monitor, checkpoint.mode)
+        check_validates(settings, checkpoint.monitor)
         check_callbacks(given)
         if logger is not None:
             kwargs["logger"] = [logger, *self._loggers_of_the_user()]
@@ -145,7 +177,6 @@ class FitCLI(LightningCLI):
             FiniteLoss(every_n_steps),
             StepSeed(),
             Throughput(every_n_steps),
-            ClassificationReport(self.datamodule.class_names, logger),
             *self._more_callbacks,
         ]
         plugins = _listed(self.config_init.trainer.plugins)
@@ -167,15 +198,15 @@ class FitCLI(LightningCLI):
         Raises:
             ValueError: The settings do not fit the data, or the first step would end the run.
         """
-        data, trainer = self.datamodule, self.trainer
+        trainer = self.trainer
         check_not_sharded(trainer)
-        batches: dict[str, int] = {split: len(data.batches(split, trainer.world_size)) for split in data.splits}
+        batches = {split: count.batches for split, count in self.data.batch_counts(trainer.world_size).items()}
         check_lengths(trainer, batches)
         self._check_smallest_batch()
-        if self.callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if batches and self.callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             with isolate_rng():
-                own = self.parser.instantiate(self.config)
-                own.data.splits = data.splits
+                own = self.instantiate()
+                described(own.data).share_splits(self.data)
                 callbacks, accelerator = _listed(own.trainer.callbacks), self.config.trainer.accelerator
                 often = 0 < trainer.log_every_n_steps <= steps_before_validation(trainer, batches["train"])  # type: ignore[attr-defined]
                 logged, early = rehearse(
@@ -184,19 +215,21 @@ class FitCLI(LightningCLI):
             check_monitors(callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
 
     def _check_smallest_batch(self) -> None:
-        data, ranks = self.datamodule, self.trainer.world_size
-        size = data.batches("train", ranks).smallest
-        if reason := step_refusal(self.model, (size, data.channels, data.image_size, data.image_size)):
-            images = len(data.splits["train"])
+        examples, counts = self.data.examples(), self.data.batch_counts(self.trainer.world_size)
+        if examples is None or not isinstance(self.model, Task):
+            return
+        size = counts["train"].smallest
+        if reason := step_refusal(self.model, (size, *examples.shape[1:]), examples.dtype):
             raise ValueError(
-                f"--data.batch_size: got {data.batch_size}, which makes batches of {size} of the {images:,} images of "
-                f"train, on which the net cannot train; use another size: {reason}"
+                f"--data.batch_size: got {self.config.data.init_args.batch_size}, which makes batches of {size} of the "
+                f"{self.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: "
+                f"{reason}"
             )
 
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:
             return None
-        experiment = store.experiment_name(self.config.groups.experiment, self.datamodule.name)
+        experiment = store.experiment_name(self.config.groups.experiment, self.data.name)
         return MLflowLogger(experiment, self._run_name())
 
     def _loggers_of_the_user(self) -> list[Logger]:
@@ -237,7 +270,7 @@ class FitCLI(LightningCLI):
         }
         said = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
         words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in said.items()]
-        return " ".join([f"{self.datamodule.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
+        return " ".join([f"{self.data.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
 
 
 def _listed(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The parser of the command line: options come from signatures, those of schedules without what the training gives."""
+"""The parser of the command line: options come from signatures, without what the data or the training gives."""
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -14,7 +14,9 @@ from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
 
 class FitParser(LightningArgumentParser):
-    """Makes the length of a schedule optional, as it is the length of the training unless another one is given.
+    """Leaves out the arguments of a model that come from the data, and makes the length of a schedule optional.
+
+    The length is that of the training unless another one is given.
 
     Arguments of a datamodule may have their earlier names.
 
@@ -28,7 +30,8 @@ class FitParser(LightningArgumentParser):
     def add_class_arguments(
         self, class_type: type, nested_key: str | None = None, *, skip: set[str | int] | None = None, **options: Any
     ) -> list[str]:
-        hidden, lengths = set(skip or ()), []
+        hidden: set[str | int] = {*(skip or ()), *getattr(class_type, "from_data", ())}
+        lengths: list[str] = []
         if isinstance(class_type, type) and issubclass(class_type, LRScheduler):
             if reason := REFUSED.get(class_type.__name__):
                 raise ValueError(f"{class_type.__name__} cannot be used, as {reason}")

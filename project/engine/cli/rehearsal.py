@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pickle import PicklingError, UnpicklingError
 
 import torch
-import torch.nn.functional as F
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar
@@ -22,14 +21,15 @@ _FAULTS = (
 )  # fmt: skip
 
 
-def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
-    """Why a classifier cannot train on one batch; None if it can.
+def step_refusal(model: LightningModule, shape: Sequence[int], dtype: torch.dtype) -> str | None:
+    """Return why a model cannot train on a batch; None if it can.
 
     Nothing is computed: tensors on the meta device have a shape and no content.
 
     Args:
         model: In training mode; it stays as it is.
-        shape: Of the images, (N, C, H, W).
+        shape: Of its inputs, (N, ...).
+        dtype: Of its inputs.
     """
     weights = {
         **{
@@ -39,10 +39,8 @@ def step_refusal(model: LightningModule, shape: Sequence[int]) -> str | None:
         **{name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()},
     }
     with torch.device("meta"), isolate_rng():
-        images, labels = torch.empty(*shape, dtype=torch.uint8), torch.empty(shape[0], dtype=torch.int64)
         try:
-            logits = functional_call(model, weights, (images,))
-            F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
+            functional_call(model, weights, (torch.empty(*shape, dtype=dtype),)).sum().backward()
         except (RuntimeError, ValueError, AssertionError) as error:
             if "meta" in str(error).lower():  # The net looks at values, which only training can show it.
                 return None

@@ -14,6 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn
 
+from project.engine.checkpoints import RunCheckpoint
+
 _BAR_WIDTH = 8
 _LINE_EVERY_S = 60.0
 
@@ -63,7 +65,7 @@ class ProgressBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Metrics beside the bar."""
-        return _short_names(super().get_metrics(trainer, pl_module))
+        return _short_names(super().get_metrics(trainer, pl_module), trainer)
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
         """Lightning's columns, with a bar that leaves room for the metrics in 80 columns."""
@@ -115,7 +117,7 @@ class ProgressLines(LightningProgressBar):
     def _say_ended_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print an epoch's line: Lightning computes its metrics of training after `on_train_epoch_end`."""
         if self._ended_epoch is not None:
-            self._say(trainer, _described(self.get_metrics(trainer, pl_module)), self._ended_epoch)
+            self._say(trainer, _described(self.get_metrics(trainer, pl_module), trainer), self._ended_epoch)
             self._ended_epoch = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +130,7 @@ class ProgressLines(LightningProgressBar):
     def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
         self._has_batches = True
         if monotonic() - self._last >= _LINE_EVERY_S:
-            metrics = _described(self.get_metrics(trainer, pl_module))
+            metrics = _described(self.get_metrics(trainer, pl_module), trainer)
             self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
 
     def _say(self, trainer: Trainer, what: str, epoch: int | None = None) -> None:
@@ -143,10 +145,17 @@ class ProgressLines(LightningProgressBar):
             print(line, flush=True)
 
 
-def _short_names(metrics: Mapping[str, _Shown]) -> dict[str, _Shown]:
-    return {name.removesuffix("/accuracy"): value for name, value in metrics.items() if name != "v_num"}
+def _short_names(metrics: Mapping[str, _Shown], trainer: Trainer) -> dict[str, _Shown]:
+    """Leave out the name of the monitored metric, which all stages share: `train`, `val`."""
+    checkpoint = RunCheckpoint.of(trainer)
+    monitored = (checkpoint.monitor if checkpoint else None) or ""
+    return {
+        name.removesuffix(f"/{monitored.rpartition('/')[2]}"): value
+        for name, value in metrics.items()
+        if name != "v_num"
+    }
 
 
-def _described(metrics: Mapping[str, _Shown]) -> str:
-    values = _short_names(metrics).items()
+def _described(metrics: Mapping[str, _Shown], trainer: Trainer) -> str:
+    values = _short_names(metrics, trainer).items()
     return ", ".join(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in values)

@@ -29,7 +29,6 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "limit_predict_batches": ((None,), "project.fit does not predict"),
     "model_registry": ((None,), "MLflow is the registry: its UI has the button 'Register model' at each run"),
     "reload_dataloaders_every_n_epochs": ((0,), "the splits are read once, and every epoch has a new order already"),
-    "use_distributed_sampler": ((False,), "the batches of every rank are drawn by project.engine.loading.EpochBatches"),
 }
 # Options by the least value that means something.
 _LEAST = {
@@ -56,12 +55,11 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
 _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
 
-def check_settings(trainer: Namespace, monitor: str) -> None:
+def check_settings(trainer: Namespace) -> None:
     """Refuse settings that are wrong whatever the data.
 
     Args:
         trainer: The settings of the trainer.
-        monitor: Metric that chooses the best checkpoint.
 
     Raises:
         ValueError: It names the option, what is allowed and why.
@@ -84,10 +82,6 @@ def check_settings(trainer: Namespace, monitor: str) -> None:
             "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "
             "--trainer.max_steps"
         )
-    if trainer.limit_val_batches == 0:
-        raise ValueError(
-            f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
-        )
     for option in ("epochs", "steps"):
         least, most = trainer[f"min_{option}"], trainer[f"max_{option}"]
         if least is not None and most not in (None, -1) and least > most:
@@ -105,7 +99,7 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
 
     Args:
         trainer: Built, and not started.
-        batches: Batches of one rank by split; a split that is not there is not limited.
+        batches: Batches of one rank by split; a split that is not there is not checked.
 
     Raises:
         ValueError: It names the option and the number of batches.
@@ -119,6 +113,8 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
                 f"--trainer.{option}: got {limit:g}, which leaves none of the {number} batches of {split}; use a whole "
                 f"number, or {1 / number:.3g} or more"
             )
+    if "train" not in batches:
+        return
     trained = _batches_of_epoch(trainer, batches["train"])
     interval = getattr(trainer, "val_check_interval", None)  # not there if it is a time
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
@@ -152,6 +148,14 @@ def steps_before_validation(trainer: Trainer, batches: int) -> int:
 def _batches_of_epoch(trainer: Trainer, batches: int) -> int:
     limit = trainer.limit_train_batches
     return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
+
+
+def check_validates(trainer: Namespace, monitor: str | None) -> None:
+    """Raise ValueError if no validation can select the best checkpoint."""
+    if monitor and trainer.limit_val_batches == 0:
+        raise ValueError(
+            f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
+        )
 
 
 def check_not_sharded(trainer: Trainer) -> None:

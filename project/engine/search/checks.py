@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.search.space import SearchSpace, check_metrics, check_values
+from project.engine.task import Task
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.throughput import IMAGES_PER_SECOND, SAMPLES_PER_SECOND, WAIT_FRACTION
 
-_MONITORS = ("val/accuracy", "val/loss")
+_VALIDATION = ("val/", "val_")
+_OF_THE_ENGINE = {SAMPLES_PER_SECOND, IMAGES_PER_SECOND, WAIT_FRACTION}
 _OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
 
 
@@ -28,14 +31,15 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     Raises:
         ValueError: The fit, or a value in the ranges, is impossible, or no run logs a metric of the search.
     """
+    metric, direction = next(iter(space.directions.items()))
+    if metric.startswith(_VALIDATION):  # the model that a trial keeps is the one that it is judged by
+        fit_options = [f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options]
     built = FitCLI(fit_options)
-    if (metric := space.metrics[0]) in _MONITORS and metric != built.config.checkpoint.monitor:
-        # The model that a trial keeps is the one that it is judged by.
-        built = FitCLI([f"--checkpoint.monitor={metric}", *fit_options])
     _check_promises(built)
     _load(built)
     check_values(space, lambda extra: _check_trial(built.argv, extra))
-    check_metrics(space, built.datamodule.has_test, lambda: _logged(built.argv))
+    known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
+    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: _logged(built.argv))
     return built
 
 
@@ -65,9 +69,10 @@ def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
 
 
 def _load(cli: FitCLI) -> None:
-    cli.datamodule.prepare_data()
-    cli.datamodule.setup("fit")
-    cli.datamodule.check_batch_size(cli.trainer.world_size)
+    if cli.data is cli.datamodule:
+        cli.data.prepare_data()
+        cli.data.setup("fit")
+        cli.data.check_batch_size(cli.trainer.world_size)
     cli.check_training()
 
 

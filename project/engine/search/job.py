@@ -66,11 +66,12 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
     space = read_space(config_groups.file_of("search", options.search))
     check_no_overlap(space, options.fit_options)
     built = checked_fit(space, options.fit_options)
-    print("\n".join(built.datamodule.found()), flush=True)
+    for line in built.data.found():
+        print(line, flush=True)
     devices = _divide_machine(built, options.n_jobs)
     client = store.connect()
     recover_all(client)
-    experiment = store.experiment_name(built.config.groups.experiment, built.datamodule.name)
+    experiment = store.experiment_name(built.config.groups.experiment, built.data.name)
     experiment_id = store.experiment_id(client, experiment)
     name = options.study or f"{experiment}-{options.search}"
     if Path(name).name != name or name == "..":
@@ -202,4 +203,4 @@ def _settings(built: FitCLI, space: SearchSpace) -> dict[str, str]:
         for key, value in flatten(built.config).items()
         if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
     }
-    return {"search.metric": str(space.directions), **ranges, **fixed, "data.digest": built.datamodule.digest()}
+    return {"search.metric": str(space.directions), **ranges, **fixed, "data.digest": built.data.digest()}

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 from typing_extensions import override
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
-_BEST, _OF_THE_BEST = "best/", "test/"
+_BEST, _OF_THE_BEST, _OF_THE_MACHINE = "best/", "test/", "system/"
 
 
 class History(Logger):
@@ -59,19 +59,21 @@ def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, floa
     return {**found, **best}
 
 
-def metrics_of_run(client: MlflowClient, run_id: str, names: Iterable[str]) -> dict[str, float]:
+def metrics_of_run(client: MlflowClient, run_id: str, names: Iterable[str] | None = None) -> dict[str, float]:
     """Return metrics of a run that has ended, all of its best checkpoint.
 
     Args:
         client: Client of the MLflow store.
         run_id: The run.
-        names: Metrics to look for.
+        names: Metrics to look for; None is all but those of the machine.
 
     Raises:
         MlflowException: The store does not respond.
     """
     latest = client.get_run(run_id).data.metrics
     best = {name.removeprefix(_BEST): value for name, value in latest.items() if name.startswith(_BEST)}
+    if names is None:
+        names = [name for name in latest if not name.startswith((_BEST, _OF_THE_MACHINE))]
     wanted = {name for name in names if name in latest}
     if wanted - set(best):
         histories = {name: client.get_metric_history(run_id, name) for name in wanted | (set(best) & set(latest))}

@@ -23,12 +23,12 @@ def _preload() -> None:
         import_module(name)
     import sqlalchemy.orm
     import torch
+    from matplotlib.figure import Figure
 
     from project.engine.cli.fit_cli import FitCLI
     from project.engine.cli.terminal import quiet
     from project.engine.tracking.provenance import packages
-    from project.tasks.export import save_model
-    from project.tasks.figures import confusion_figure
+    from project.engine.training.serving import save_model
 
     quiet()
     sqlalchemy.orm.configure_mappers()
@@ -37,8 +37,10 @@ def _preload() -> None:
     torch.set_num_threads(1)
     FitCLI(["--trainer.logger=false", "--trainer.accelerator=cpu"])  # jsonargparse caches what it finds in signatures
     with TemporaryDirectory() as folder:  # torch and MLflow import more when a model is saved, matplotlib its fonts
-        save_model(Path(folder) / "model", torch.nn.Flatten(), torch.zeros(2, 1, 1, 1, dtype=torch.uint8), ["one"])
-        confusion_figure(torch.eye(1), ["one"]).savefig(Path(folder) / "figure.png")
+        save_model(Path(folder) / "model", torch.nn.Flatten(), torch.zeros(2, 1, 1, 1), {})
+        figure = Figure()
+        figure.subplots().set(title="one", xlabel="two")
+        figure.savefig(Path(folder) / "figure.png")
 
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until the sweep begins, Ctrl-C ends the server without a traceback.

@@ -3,7 +3,7 @@
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -27,17 +27,6 @@ _DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "int": IntDistribution,
     "categorical": CategoricalDistribution,
 }
-# What every run logs; another metric is looked for in a trial run.
-METRICS = (
-    "val/accuracy",
-    "val/loss",
-    "test/accuracy",
-    "test/loss",
-    "train/accuracy",
-    "train/loss",
-    "throughput/images_per_second",
-    "data/wait_fraction",
-)
 
 
 @dataclass(frozen=True)
@@ -123,12 +112,24 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
             ) from error
 
 
-def check_metrics(space: SearchSpace, has_test: bool, logged: Callable[[], Sequence[str]]) -> None:
-    """Raise ValueError for a metric that no run logs; `logged` names those of a trial run."""
+def check_metrics(
+    space: SearchSpace, known: Collection[str], has_test: bool, logged: Callable[[], Sequence[str]]
+) -> None:
+    """Raise ValueError for a metric that no run logs.
+
+    Args:
+        space: The search space.
+        known: Names of metrics that every run logs.
+        has_test: Whether the data has a test split.
+        logged: Returns the names of the metrics of a trial run; called if a metric is not known.
+
+    Raises:
+        ValueError: It names the metric.
+    """
     for metric in space.metrics:
         if metric.startswith("test/") and not has_test:
             raise ValueError(f"--search: got the metric {metric}, but the data has no test; use val{metric[4:]}")
-    if unknown := set(space.metrics) - set(METRICS):
+    if unknown := set(space.metrics) - set(known):
         names = logged()
         for metric in unknown - set(names):
             nearest = get_close_matches(metric, names, n=1)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
 from project.engine.search.moment import metrics_of_run
-from project.engine.search.space import METRICS, SearchSpace
+from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking.best_effort import best_effort
@@ -107,8 +107,9 @@ class StudyRun:
         run_id = best[0].user_attrs[RUN_ID]
         found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
         self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
-        metrics = metrics_of_run(self._client, run_id, set(METRICS) - set(self._space.metrics))
-        self._logger.log_metrics({f"best/{name}": value for name, value in metrics.items()}, self._logged_trials)
+        metrics = metrics_of_run(self._client, run_id)
+        others = {f"best/{name}": value for name, value in metrics.items() if name not in self._space.metrics}
+        self._logger.log_metrics(others, self._logged_trials)
         if with_model:
             self._logger.log_model_of(run_id)
 

@@ -8,12 +8,14 @@ After the run is created, no method waits for the store or raises into training.
 import json
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from math import inf
 from pathlib import Path
 from time import time
-from typing import Any
+from typing import Any, Self
 
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from matplotlib.figure import Figure
@@ -60,7 +62,13 @@ class MLflowLogger(Logger):
         self.experiment_name, self.run_name = experiment, redact(run_name)
         self.spool: Spool | None = None
         self.status: str | None = None
+        self._ignores_metrics = False
         self._run_id: str | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self | None:
+        """Return the MLflow logger among those of a trainer; None if nothing is tracked."""
+        return next((logger for logger in trainer.loggers if isinstance(logger, cls)), None)
 
     @property
     @override
@@ -132,8 +140,17 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        if values:
+        if values and not self._ignores_metrics:
             self._append(metrics=values, step=step or 0, time_ms=int(time() * 1000))
+
+    @contextmanager
+    def metrics_ignored(self) -> Iterator[None]:
+        """Record no metrics in the block; artifacts and tags are recorded."""
+        self._ignores_metrics = True
+        try:
+            yield
+        finally:
+            self._ignores_metrics = False
 
     @rank_zero_only
     def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int], source: str) -> None:

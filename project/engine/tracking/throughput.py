@@ -4,13 +4,20 @@ from time import perf_counter
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.data import extract_batch_size
+
+from project.engine.loading import BatchLoader
+
+SAMPLES_PER_SECOND, IMAGES_PER_SECOND = "throughput/samples_per_second", "throughput/images_per_second"
+WAIT_FRACTION = "data/wait_fraction"
 
 
 class Throughput(Callback):
-    """Callback that logs images per second of all ranks, and the share of time in which the device waits for data.
+    """Callback that logs samples per second of all ranks, and the share of time in which the device waits for data.
 
-    Each value covers the steps since the previous value, without validation. `images_per_second` and `wait_fraction`
-    cover the whole training; `advice` is a remedy against waiting.
+    Each value covers the steps since the previous value, without validation. `samples_per_second` and `wait_fraction`
+    cover the whole training; `advice` is a remedy against waiting, and `unit` names the samples.
 
     Args:
         every_n_steps: Steps between two values, the trainer's `log_every_n_steps`.
@@ -23,11 +30,12 @@ class Throughput(Callback):
         self._start = 0.0
         self._waited = 0.0
         self.advice = "try more loading processes"
+        self.unit = "samples"
 
     @property
-    def images_per_second(self) -> float:
-        """Images of all ranks per second of training."""
-        return self._total.images / max(self._total.seconds, 1e-9)
+    def samples_per_second(self) -> float:
+        """Samples of all ranks per second of training."""
+        return self._total.samples / max(self._total.seconds, 1e-9)
 
     @property
     def wait_fraction(self) -> float:
@@ -36,6 +44,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.advice = getattr(trainer.train_dataloader, "advice", self.advice)
+        self.unit = "images" if isinstance(trainer.train_dataloader, BatchLoader) else "samples"
         # A run that resumes mid-epoch has no start of this epoch.
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
@@ -52,33 +61,39 @@ class Throughput(Callback):
     ) -> None:
         now, waited = perf_counter(), _wait_s(trainer)
         for window in (self._total, self._window):
-            window.images += len(batch[0]) * trainer.world_size
+            window.samples += _batch_size(batch) * trainer.world_size
             window.seconds += now - self._start
             window.wait_s += waited - self._waited
         self._start, self._waited = now, waited
         if self._every_n_steps and trainer.global_step % self._every_n_steps == 0:
-            pl_module.log_dict(self._window.metrics())
+            pl_module.log_dict(self._metrics(), batch_size=1)
             self._window = _Window()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._window.images:  # the steps since the last value, or all steps of a short training
+        if self._window.samples:  # the steps since the last value, or all steps of a short training
             for logger in trainer.loggers:
-                logger.log_metrics(self._window.metrics(), trainer.global_step)
+                logger.log_metrics(self._metrics(), trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = perf_counter()
 
+    def _metrics(self) -> dict[str, float]:
+        rate = self._window.samples / self._window.seconds
+        images = {IMAGES_PER_SECOND: rate} if self.unit == "images" else {}
+        return {SAMPLES_PER_SECOND: rate, **images, WAIT_FRACTION: self._window.wait_s / self._window.seconds}
+
 
 class _Window:
-    images = 0
+    samples = 0
     seconds = 0.0
     wait_s = 0.0
 
-    def metrics(self) -> dict[str, float]:
-        return {
-            "throughput/images_per_second": self.images / self.seconds,
-            "data/wait_fraction": self.wait_s / self.seconds,
-        }
+
+def _batch_size(batch: Any) -> int:
+    try:
+        return extract_batch_size(batch)
+    except MisconfigurationException:  # no tensor is in it
+        return 1
 
 
 def _wait_s(trainer: Trainer) -> float:

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
@@ -13,14 +13,16 @@ from uuid import uuid4
 
 import torch
 from lightning import Callback
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.entities import RunStatus
 
 from project.engine.checkpoints import (
     CurrentSettings,
     RunCheckpoint,
-    check_fits,
     check_not_complete,
+    check_optimizer,
     check_version,
+    check_weights,
     data_state,
     newest_checkpoint,
     use_folder,
@@ -33,6 +35,7 @@ from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.runtime.output import lost_output
 from project.engine.runtime.rendezvous import Meeting, prepare_rendezvous
+from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
@@ -40,10 +43,9 @@ from project.engine.tracking.recovery import RECOVERED, is_held, recover_all, re
 from project.engine.tracking.secrets import redact, redact_options
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag, run_before_restart
 from project.engine.training.run_status import mlflow_run_status
+from project.engine.training.serving import save_model
 from project.engine.training.stop import Interrupted, Interrupts
 from project.engine.training.supervision import Supervisor
-from project.tasks.classification import ImageClassifier
-from project.tasks.export import save_model
 
 
 class Job:
@@ -56,8 +58,9 @@ class Job:
     Attributes:
         trainer: With progress bar, checkpoints, and the MLflow logger unless `trainer.logger` is false.
         logger: The MLflow logger among those of the trainer; None if there is none.
-        model: The classifier.
-        datamodule: On the first rank its splits are loaded.
+        model: What is trained.
+        datamodule: On the first rank its splits are loaded, if it is a `DescribedDataModule`.
+        data: What is known about the data.
         resume_from: Checkpoint to resume from, or None.
 
     Raises:
@@ -81,9 +84,10 @@ class Job:
             given = ["--config", str(settings)] if config is not None else []
             self._cli = FitCLI([*given, *settings_argv], callbacks)
         self.trainer, self.model, self.datamodule = self._cli.trainer, self._cli.model, self._cli.datamodule
-        self.logger = next((one for one in self.trainer.loggers if isinstance(one, MLflowLogger)), None)
+        self.logger = MLflowLogger.of(self.trainer)
+        self.data = self._cli.data
         if isinstance(self.trainer.strategy, FSDP2Strategy):
-            check_shardable(self.model.net, compiled=self.model.compile_net)
+            self._check_shardable()
         self._meeting.from_first("checks", self._check)
         self._supervisor = Supervisor(self.trainer, self._close_run)
         self._interrupts.on_stuck = lambda signum: self._supervisor.end("interrupted", signum)
@@ -93,9 +97,10 @@ class Job:
         """Look at the data and the store, in the first process alone; every process builds everything."""
         if not self.trainer.is_global_zero:  # a process that Lightning started, after the checks
             return
-        self.datamodule.prepare_data()
-        self.datamodule.setup("fit")
-        self.datamodule.check_batch_size(self.trainer.world_size)
+        if self.data is self.datamodule:
+            self.data.prepare_data()
+            self.data.setup("fit")
+            self.data.check_batch_size(self.trainer.world_size)
         self._cli.check_training()
         self._client = client = store.connect()
         # Before a restart by torchrun or a sweep, the attempt before this one has ended, maybe on another machine.
@@ -117,12 +122,38 @@ class Job:
                     "without --resume"
                 )
             check_resumable(self._cli.callbacks)
-            check_fits(self.resume_from, self.model.net, self.model.optimizer)
+            if not is_overridden("configure_model", self.model) or isinstance(self.model, Task):
+                check_weights(self.resume_from, self.model)
+            if isinstance(self.model, Task):
+                check_optimizer(self.resume_from, self.model.make_optimizer(), self.model.optimizer)
             state = data_state(self.resume_from, self.datamodule)
-            self.datamodule.check_same_batches(state, self.trainer.world_size, self.trainer.limit_train_batches)
+            self.data.check_same_batches(state, self.trainer.world_size, self.trainer.limit_train_batches)
             finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
             check_not_complete(self.resume_from, finished, self.trainer.max_epochs, self.trainer.max_steps)
-        print("\n".join(self.datamodule.found()), flush=True)
+        for line in (*self.data.found(), *self._undeclared()):
+            print(line, flush=True)
+
+    def _undeclared(self) -> list[str]:
+        """Return a line on what the data and the model do not declare, which is therefore absent."""
+        absent = []
+        if self.data is not self.datamodule:
+            absent += ["the data's digest and sizes", "exact resume within an epoch"]
+        if (checkpoint := RunCheckpoint.of(self.trainer)) is None or checkpoint.monitor is None:
+            absent += ["a best checkpoint (the last one is tested)"]
+        if not isinstance(self.model, Task):
+            absent += ["a model for MLflow to serve"]
+        names = f"{type(self.datamodule).__name__} and {type(self.model).__name__}"
+        return [f"{names} do not declare, so the run lacks: {', '.join(absent)}"] if absent else []
+
+    def _check_shardable(self) -> None:
+        """Raise ValueError if FSDP2 cannot shard the model."""
+        if isinstance(self.model, Task):
+            check_shardable(self.model.net, compiled=self.model.compile_net)
+        elif not is_overridden("configure_model", self.model):
+            raise ValueError(
+                f"--strategy fsdp: {type(self.model).__name__} does not shard itself in configure_model; use "
+                "--strategy ddp, or derive it from project.tasks.Task"
+            )
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -157,13 +188,7 @@ class Job:
             logger.resume(self._client, self._earlier_run, self._command(), flatten(self._cli.config))
         else:
             self._start_new_run(logger)
-        data = self.datamodule
-        logger.log_dataset(
-            data.name,
-            data.digest() if data.splits else "",
-            {split: len(images) for split, images in data.splits.items()},
-            str(getattr(data, "root", data.name)),
-        )
+        logger.log_dataset(self.data.name, self.data.digest(), self.data.sizes(), self.data.source or self.data.name)
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
@@ -172,13 +197,14 @@ class Job:
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
     def _start_new_run(self, logger: MLflowLogger) -> None:
-        trainer, data = self.trainer, self.datamodule
+        trainer, checkpoint = self.trainer, RunCheckpoint.of(self.trainer)
         accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
         tags = {
             "strategy": str(self._cli.config.groups.strategy),
             "devices": f"{trainer.world_size} {accelerator}",
             "command": self._command(),
-            **{f"data.skipped_in_{split}": str(count) for split, count in data.skipped.items()},
+            **{f"data.skipped_in_{split}": str(count) for split, count in self.data.skipped.items()},
+            **({"monitor": f"{checkpoint.monitor} ({checkpoint.mode})"} if checkpoint and checkpoint.monitor else {}),
         }
         logger.start(self._client, tags | launch_tag())
         logger.log_hyperparams(flatten(self._cli.config))
@@ -198,9 +224,9 @@ class Job:
 
     @property
     def best_checkpoint(self) -> str | None:
-        """Path of the best checkpoint so far."""
+        """Path of the best checkpoint so far; without a monitored metric, of the last one."""
         checkpoint = RunCheckpoint.of(self.trainer)
-        return checkpoint.best_model_path or None if checkpoint else None
+        return checkpoint.best_model_path or checkpoint.last_if_unmonitored() if checkpoint else None
 
     def scores(self) -> Mapping[str, float]:
         """The metrics of the best checkpoint on the test split, or on the validation split if there is no test split.
@@ -209,29 +235,31 @@ class Job:
         logged the metrics of the best checkpoint as `best/val/*`.
         """
         trainer, model, data = self.trainer, self.model, self.datamodule
-        if data.has_test and trainer.limit_test_batches:
-            (scores,) = trainer.test(model, data, ckpt_path=self.best_checkpoint, verbose=False)
-            return scores
-        loggers = trainer.loggers
-        trainer.loggers = []
-        try:
-            (scores,) = trainer.validate(model, data, ckpt_path=self.best_checkpoint, verbose=False)
-        finally:
-            trainer.loggers = loggers
-        return scores
+        if self.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
+            return _joined(trainer.test(model, data, ckpt_path=self.best_checkpoint, verbose=False))
+        if not trainer.limit_val_batches or not is_overridden("validation_step", model):
+            return {}
+        loggers, trainer.loggers = trainer.loggers, [self.logger] if self.logger else []
+        with self.logger.metrics_ignored() if self.logger else nullcontext():
+            try:
+                return _joined(trainer.validate(model, data, ckpt_path=self.best_checkpoint, verbose=False))
+            finally:
+                trainer.loggers = loggers
 
     def log_model(self) -> None:
         """Log the model of the best checkpoint, as MLflow serves it. One that cannot be served stays a checkpoint."""
-        logger, data = self.logger, self.datamodule
-        if logger is None or self.best_checkpoint is None:
+        logger, inputs = self.logger, self.data.examples()
+        if logger is None or self.best_checkpoint is None or inputs is None or not isinstance(self.model, Task):
             return
         folder: Path | None = None
         with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
             folder = logger.model_folder("model")
             if folder is None:  # not the first rank
                 return
-            save_model(folder, self._trained_model(self.best_checkpoint), data.examples(), data.class_names)
-            logger.log_saved_model(folder.name)
+            trained = self._trained_model(self.best_checkpoint)
+            if (served := trained.serving_model()) is not None:
+                save_model(folder, served, inputs, trained.serving_metadata())
+                logger.log_saved_model(folder.name)
             return
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -240,6 +268,11 @@ class Job:
         """Number of the epoch of the best checkpoint, from 1."""
         checkpoint = RunCheckpoint.of(self.trainer)
         return checkpoint.best_epoch if checkpoint else None
+
+    @property
+    def data_is_a_choice(self) -> bool:
+        """Whether the data is one of `--data NAME`."""
+        return self._cli.config.groups.data in config_groups.choices("data")
 
     def search_command(self) -> str | None:
         """The sweep on this fit's data, if there is a search space for its model."""
@@ -252,9 +285,9 @@ class Job:
             options += ["--data.root", redact(str(root))]
         return shlex.join(["python", "-m", "project.sweep", "--search", model, *options, "--n_trials=8", "--n_jobs=2"])
 
-    def _trained_model(self, checkpoint: str) -> ImageClassifier:
+    def _trained_model(self, checkpoint: str) -> Task:
         """A new model with the weights of a checkpoint, on the CPU, whatever the strategy made of the first."""
-        model: ImageClassifier = self._cli.parser.instantiate(self._cli.config).model
+        model: Task = self._cli.instantiate().model
         model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
         return model
 
@@ -267,6 +300,11 @@ class Job:
 
     def _command(self) -> str:
         return shlex.join(["python", "-m", "project.fit", *redact_options(self._typed)])
+
+
+def _joined(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of all dataloaders, whose names differ."""
+    return {name: value for each in scores for name, value in each.items()}
 
 
 def _earlier(resumed: str | None) -> tuple[str | None, str | None, str | None]:

@@ -1,0 +1,165 @@
+"""The texts of jsonargparse's errors, in one line each."""
+
+import re
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from inspect import signature
+from pkgutil import resolve_name
+from typing import NamedTuple
+
+from project.engine.schedule import NOT_OPTIONS, REFUSED
+
+# Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
+_NEAR = 0.75
+_NEAR_ELSEWHERE = 0.87
+# What the project gives to optimizers and schedules, and what nobody sets.
+_GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
+
+
+def explain(text: str, known: Iterable[str]) -> str:
+    """Return in one line what jsonargparse reports in ten.
+
+    Args:
+        text: Its error.
+        known: Every option there is, without dashes, for the nearest match.
+    """
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+- ", "", text)
+    text = _WRAPPER.sub(r"\1", text)
+    # The errors of nested settings are nested: of the net of the model, say.
+    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    for pattern, answer in _ANSWERS:
+        if match := re.search(pattern, text, re.DOTALL):
+            return answer(_Problem(match, key, text, known))
+    return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
+
+
+# What is known of data and a model that are given by a class: an error in one of its settings is the error.
+_WRAPPER = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: \[<class '[\w.]*Lightning(?:Data)?Module'>.*?"
+    r"Errors:\s+- (Problem with given class_path '[\w.]+':\s+.*)\s+- Expected a <class 'NoneType'>\s+Given value ty.*",
+    re.DOTALL,
+)
+
+
+class _Problem(NamedTuple):
+    match: re.Match[str]
+    key: str
+    text: str
+    known: Iterable[str]
+
+
+def _unknown(problem: _Problem) -> str:
+    match, key, text, known = problem
+    option = match[1].removeprefix("--").partition("=")[0]
+    if match[0].lower().startswith("unrecognized") and not match[1].startswith("--"):
+        return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
+    if group := re.search(r"Group '([^']+)'", text):
+        option = f"{group[1]}.{option}"
+    option = option if not key or option.startswith(key) else f"{key}.{option}"
+    return f"unknown option --{option}; {_suggestion(option, text, known)}"
+
+
+def _refused_or_ambiguous(problem: _Problem) -> str:
+    match, key = problem.match, problem.key
+    if reason := REFUSED.get(match[1]):
+        return f"--{key}: {match[1]} cannot be used, as {reason}"
+    return f"--{key}: got {match[1]!r}, the name of several classes; give the path of one: {match[2]}"
+
+
+def _required(problem: _Problem) -> str:
+    match, key = problem.match, problem.key
+    options = " and ".join(f"--{key}.{name}" for name in match["names"].split(", "))
+    return f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which needs a value for {options}"
+
+
+def _none_of_several(problem: _Problem) -> str:
+    key, text = problem.key, problem.text
+    given = re.findall(r"Given value: (.*?)(?:\. Got value: .*)?$", text, re.MULTILINE)
+    got = given[0] if given else ""
+    nested = re.fullmatch(r"NestedArg\(key='([^']*)', val='([^']*)'\)", got)
+    expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", re.findall(r"Subtypes: \[(.*)\]", text)[-1])
+    return f"--{key}: got {nested[2] if nested else got!r}; expected one of {expected}"
+
+
+# Patterns of jsonargparse's texts; the first that matches answers. `tests/engine/cli/test_explain.py` holds the texts.
+_ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
+    (r"(\w+) cannot be used, as ([^\n]+)", lambda p: f"--{p.key}: {p.match[0]}"),
+    (r"[Uu]nrecognized arguments: (\S+)", _unknown),
+    (r"Option '([^']+)' is not accepted", _unknown),
+    (r"Key '([^']+)' is not expected", _unknown),
+    (r"No action for key '([^']+)'", _unknown),
+    (r"does not accept option '([^']+)'", _unknown),
+    (r"Multiple subclasses with name (\w+)\. .*?: ([^\n]+)\.", _refused_or_ambiguous),
+    (r"arguments are required: (?P<names>.+?)\. Got value: .*?class_path='(?P<owner>[\w.]+)'", _required),
+    (r"class_path '(?P<owner>[\w.]+)':\s+the following arguments are required: (?P<names>[\w, ]+)", _required),
+    (
+        r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>",
+        lambda p: f"--{p.key}: got {p.match[1]!r}; expected a class or a function that makes a {p.match[2]}",
+    ),
+    (
+        r"(?:class_path '([^']+)':\s+)?(No module named '[^']+'|module '[^']+' has no attribute '\w+')"
+        r"(?:\. Got value: (\S+))?",
+        lambda p: (
+            f"--{p.key}: got {p.match[1] or p.match[3]!r}, but {p.match[2].replace('No module', 'there is no module')}"
+        ),
+    ),
+    (
+        r"Importing '[^']+' is not allowed",
+        lambda p: f"--{p.key}: {p.match[0]} in a setting, as it can run commands",
+    ),
+    (
+        r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)",
+        lambda p: f"--{p.key}: got {p.match[2]!r}; expected one of {p.match[1]}",
+    ),
+    (
+        r"Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n|$)",
+        lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
+    ),
+    (r"Subtypes: \[", _none_of_several),
+    (
+        r"dot import path(?: string)?: (\S+)",
+        lambda p: (
+            f"--{p.key}: got {p.match[1]!r}, which is neither a class known here nor the path of one, such as "
+            "torch.optim.SGD"
+        ),
+    ),
+)
+
+
+def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
+    """The nearest option, or those that there are: a far match is not a match."""
+    names = list(known)
+    parent, dot, name = option.rpartition(".")
+    owner = re.findall(r"class_path[= ]'([\w.]+)'", text)
+    if owner and parent in names:  # Otherwise, the option is in a group of the class's options.
+        siblings = _options_of_class(owner[-1], given=_given(text))
+        names = [other for other in names if other.rpartition(".")[0] != parent]
+    else:
+        siblings = sorted({other.removeprefix(parent + dot).partition(".")[0] for other in names
+                           if other.startswith(parent + dot)})  # fmt: skip
+    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
+        return f"did you mean --{parent}{dot}{nearest[0]}?"
+    last = {other.rpartition(".")[2]: other for other in reversed(names)}
+    if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):
+        return f"did you mean --{last[nearest[0]]}?"
+    if siblings and parent:
+        return f"options of {parent} are {', '.join(siblings)}"
+    return "see python -m project.fit --help"
+
+
+def _given(text: str) -> int:
+    """Return how many arguments the project gives to a class that it calls, by the type of the setting."""
+    called = re.findall(r"\bCallable\[\[(.*?)\]", text)
+    return called[-1].count(",") + 1 if called and called[-1] else 0
+
+
+def _options_of_class(path: str, *, given: int) -> list[str]:
+    """Return the names of the arguments of a class, without the first ones, which the project gives."""
+    names: list[str] = []
+    for owner in resolve_name(path).__mro__:
+        parameters = list(signature(owner.__init__).parameters.values())[1 + given :]
+        given = 0
+        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in names if name not in {*_GIVEN, *getattr(resolve_name(path), "from_data", ())}]

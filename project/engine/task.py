@@ -1,0 +1,252 @@
+"""The base class of tasks: what is learned, and what the engine asks about it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from project.engine.checkpoints import restore_sums, save_sums
+from project.engine.runtime.fsdp2 import shard
+from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs (N, ...) and targets (N, ...)."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps outputs (N, ...) and targets (N, ...) to a scalar."""
+
+LossCallable = Callable[[], nn.Module]
+"""Makes a loss, such as a class of torch.nn."""
+
+Mode = Literal["min", "max"]
+
+
+class Task(LightningModule):
+    """Trains a net on pairs of inputs and targets, and logs loss and metrics as STAGE/NAME.
+
+    Args:
+        net: Maps inputs to outputs; what is trained.
+        loss: Maps outputs and targets to a scalar.
+        metrics: Metrics of outputs and targets, by name. Each stage has its own copy.
+        optimizer: Called with the groups of `parameter_groups`.
+        lr_schedule: Called with the optimizer; any class of torch.optim.lr_scheduler that follows the step.
+            Its unit of time is a step of the optimizer. `T_max` and `total_iters` are those of the whole training
+            unless they are given, and `total_steps` always is.
+        compile: Compile the net with `torch.compile`; a sharded net cannot be.
+        channels_last: Keep images and weights in the NHWC memory format; sharded weights stay contiguous.
+
+    Attributes:
+        monitor: Metric of the validation that selects the best checkpoint.
+        from_data: Arguments of the constructor that are attributes of the data; they are no options.
+    """
+
+    monitor: str = "val/loss"
+    from_data: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Loss,
+        metrics: MetricCollection | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_schedule: ScheduleCallable = WarmupCosine,
+        compile: bool = False,  # noqa: A002  # torch's word for it
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss = net, loss
+        self.optimizer, self.lr_schedule, self.compile_net = optimizer, lr_schedule, compile
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        metrics = MetricCollection({}) if metrics is None else metrics
+        self.train_metrics = metrics.clone(prefix="train/")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self.train_loss = MeanMetric(nan_strategy="disable")  # a look at the values would make a GPU wait
+        self._epoch_has_sums = self._epoch_is_logged = False
+
+    # What a subclass may change.
+
+    def training_targets(self, targets: Tensor) -> Tensor:
+        """Return the targets of the loss in training, such as smoothed labels."""
+        return targets
+
+    def update_metrics(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
+        """Update the metrics of a stage with a batch."""
+        metrics.update(outputs, targets)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of parameters that the optimizer is called with, such as `{"params": ..., "lr": 0.1}`.
+
+        The learning rate of a group with a `name` is logged as `lr/NAME`.
+        """
+        return [{"params": list(self.net.parameters())}]
+
+    def serving_model(self) -> nn.Module | None:
+        """Return the module that MLflow serves, which maps inputs to predictions; None if there is none."""
+        return None
+
+    def serving_metadata(self) -> dict[str, Any]:
+        """Return what is stored with the served model, such as names of outputs."""
+        return {}
+
+    # What the engine asks.
+
+    def logged_metrics(self) -> set[str]:
+        """Return the names of all metrics that the task logs."""
+        collections = (self.train_metrics, self.val_metrics, self.test_metrics)
+        names = {name for metrics in collections for name, _ in _named(metrics)}
+        return names | {"train/loss", "train/loss_epoch", "val/loss", "test/loss"}
+
+    def mode_of(self, metric: str) -> Mode | None:
+        """Return whether small or large values of a metric are better; None if the metric does not declare it."""
+        name = metric.rpartition("/")[2]
+        if name.startswith("loss"):
+            return "min"
+        with suppress(KeyError):
+            better = self.val_metrics[f"val/{name}"].higher_is_better
+            return None if better is None else "max" if better else "min"
+        return None
+
+    def check(self) -> None:
+        """Raise ValueError if the optimizer or the schedule does not accept its settings."""
+        try:
+            unused = self.make_optimizer()
+        except ValueError as error:
+            raise ValueError(f"model.optimizer: {error}") from error
+        check_schedule(self.lr_schedule, unused)
+
+    def make_optimizer(self) -> Optimizer:
+        """Return a new optimizer of the net's parameters."""
+        return self.optimizer(self.parameter_groups())
+
+    # The steps.
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map inputs (N, ...) to outputs (N, ...)."""
+        outputs: Tensor = self.net(inputs)
+        return outputs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        inputs, targets = batch
+        outputs = self(inputs)
+        loss = self.loss(outputs, self.training_targets(targets))
+        self.train_loss.update(loss.detach(), len(inputs))
+        self.update_metrics(self.train_metrics, outputs, targets)
+        self._epoch_has_sums = True
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._evaluate(batch, "test", self.test_metrics)
+
+    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> Tensor:
+        inputs, targets = batch
+        outputs: Tensor = self(inputs)
+        self.update_metrics(metrics, outputs, targets)
+        name = f"{stage}/loss"
+        self.log(
+            name, self.loss(outputs, targets), sync_dist=True, prog_bar=name == self.monitor, batch_size=len(inputs)
+        )
+        return outputs
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics(self.val_metrics)
+
+    def on_test_epoch_start(self) -> None:
+        self.test_metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics(self.test_metrics)
+
+    def _log_metrics(self, metrics: MetricCollection) -> None:
+        for name, metric in _named(metrics):
+            self.log(name, metric, prog_bar=True)
+
+    # The metrics of a training epoch, which a resumed run continues.
+
+    def _epoch_metrics(self) -> Mapping[str, Metric]:
+        return {"train/loss_epoch": self.train_loss, **dict(_named(self.train_metrics))}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch; if it was resumed after its validation, for the callbacks alone."""
+        if self._epoch_is_logged:
+            for name, metric in self._epoch_metrics().items():
+                self.trainer.callback_metrics[name] = metric.compute()
+                metric.reset()
+        elif self._epoch_has_sums:
+            for name, metric in self._epoch_metrics().items():
+                self.log(name, metric, prog_bar=metric is not self.train_loss)
+        self._epoch_has_sums = self._epoch_is_logged = False
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        save_sums(self.trainer, self._epoch_metrics(), checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            restored = restore_sums(self.trainer, self._epoch_metrics(), checkpoint)
+            self._epoch_has_sums, self._epoch_is_logged = restored
+
+    # The net and its optimizer, for every strategy.
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            shard(self.net, self.device_mesh)  # FSDP2 refuses weights in another format than the contiguous one.
+        else:
+            self.net.to(memory_format=self.memory_format)
+        if self.compile_net:
+            self.net.compile()
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        optimizer = self.make_optimizer()
+        schedule = make_schedule(self.lr_schedule, optimizer, total_steps(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+
+def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) -> tuple[str | None, Mode | None]:
+    """Return the metric that selects the best checkpoint, and whether small or large values of it are better.
+
+    Args:
+        model: Declares both by its attributes `monitor` and `mode`, unless it is a `Task`, which knows its metrics.
+        monitor: The metric, if it is given.
+        mode: The direction, if it is given.
+
+    Raises:
+        ValueError: The model does not log the metric, or nothing declares the direction.
+    """
+    monitor = monitor or getattr(model, "monitor", None)
+    if monitor is None:
+        return None, None
+    if isinstance(model, Task):
+        names = sorted(name for name in model.logged_metrics() if name.startswith("val/"))
+        if monitor not in names:
+            nearest = get_close_matches(monitor, names, n=1)
+            hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+            raise ValueError(f"--checkpoint.monitor: got {monitor}{hint}; validation logs {', '.join(names)}")
+        mode = mode or model.mode_of(monitor)
+    mode = mode or getattr(model, "mode", None) or ("min" if monitor.endswith("loss") else None)
+    if mode is None:
+        raise ValueError(
+            f"--checkpoint.mode: got nothing, but {type(model).__name__} does not declare whether small or large "
+            f"values of {monitor} are better; give min or max"
+        )
+    return monitor, mode
+
+
+def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:
+    for name, metric in metrics.items(keep_base=False):
+        yield str(name), metric

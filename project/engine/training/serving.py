@@ -1,0 +1,61 @@
+"""The trained model as MLflow serves it."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow.pytorch
+import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch import Tensor, nn
+
+
+def save_model(folder: Path, model: nn.Module, inputs: Tensor, metadata: Mapping[str, Any]) -> None:
+    """Save a model with its signature and an input example, as an exported program without pickles.
+
+    Args:
+        folder: Where to; must not be there yet.
+        model: Maps inputs (N, ...) to a tensor (N, ...); left on the CPU, in evaluation mode.
+        inputs: Two or more examples, (N, ...).
+        metadata: What is stored with the model, such as the names of its outputs.
+
+    Raises:
+        ValueError: The saved program takes no other number of inputs, or does not compute what the model does.
+    """
+    model, inputs = model.cpu().eval(), inputs.cpu()
+    with torch.no_grad():
+        outputs: Tensor = model(inputs)
+        mlflow.pytorch.save_model(
+            model,
+            str(folder),
+            serialization_format="pt2",
+            signature=ModelSignature(Schema([_any_number_of(inputs)]), Schema([_any_number_of(outputs)])),
+            input_example=inputs.numpy(),
+            # Named here, since inferring them would load the model in a fresh process.
+            pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
+            metadata=dict(metadata),
+        )
+    _check_served(folder, model, torch.cat([inputs, inputs[:1]]))
+
+
+def _any_number_of(samples: Tensor) -> TensorSpec:
+    return TensorSpec(np.dtype(samples.numpy().dtype), (-1, *samples.shape[1:]))
+
+
+def _check_served(folder: Path, model: nn.Module, inputs: Tensor) -> None:
+    """Compare the saved program with the model at batch sizes that differ from the one that it was exported with."""
+    served = mlflow.pytorch.load_model(str(folder))
+    for count in (1, 3):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # a net may draw
+            expected = model(inputs[:count])
+            torch.manual_seed(0)
+            try:
+                output = served(inputs[:count])
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise ValueError(f"the exported net does not take a batch of {count}: {error}") from error
+        if output.shape != expected.shape or not torch.allclose(output, expected, rtol=1e-3, atol=1e-4):
+            raise ValueError(f"the exported net gives other outputs than the net for a batch of {count}")

@@ -1,0 +1,70 @@
+"""What a task declares is what the engine uses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Fit
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassF1Score
+
+from project.engine.task import Task, monitored
+from project.fit import main
+from project.tasks import ImageClassifier
+
+SMALL = ["--max_epochs=2", "--trainer.limit_train_batches=8", "--data.batch_size=16", "--model.net.widths=[2,2,4,4]"]
+F1 = "--model.metrics={f1: torchmetrics.classification.MulticlassF1Score}"
+
+
+def classifier(**options: Any) -> ImageClassifier:
+    def net(classes: int, channels: int, size: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))
+
+    return ImageClassifier(net, 3, in_channels=1, image_size=2, mean=[0.0], std=[1.0], **options)
+
+
+def test_label_smoothing_is_that_of_torch() -> None:
+    logits, labels = torch.randn(8, 3), torch.randint(3, (8,))
+    task = classifier(label_smoothing=0.3)
+    expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
+    torch.testing.assert_close(task.loss(logits, task.training_targets(labels)), expected)
+
+
+def test_metrics_declare_their_direction() -> None:
+    assert monitored(classifier(), None, None) == ("val/accuracy", "max")
+    assert monitored(classifier(), "val/loss", None) == ("val/loss", "min")
+    with pytest.raises(ValueError, match=r"got val/acuracy \(did you mean val/accuracy\?\); validation logs"):
+        monitored(classifier(), "val/acuracy", None)
+
+
+def test_another_metric_is_logged_and_selects_the_best_checkpoint(workplace: Path) -> None:
+    main([*SMALL, F1, "--checkpoint.monitor=val/f1"])
+    run = Fit(workplace, 0, "").run
+    assert {"train/f1", "val/f1", "test/f1", "best/val/f1"} <= set(run.data.metrics)
+    assert not {name for name in run.data.metrics if "accuracy" in name}
+    history = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val/f1")
+    assert run.data.metrics["best/val/f1"] == max(point.value for point in history)
+    assert run.data.tags["monitor"] == "val/f1 (max)"
+
+
+def test_the_loss_is_an_argument(workplace: Path) -> None:
+    main([*SMALL, "--model.loss=torch.nn.MultiMarginLoss", "--model.loss.margin=5.0", "--model.label_smoothing=0"])
+    # With a margin of 5 and equal scores, the loss is about 5 * 9 / 10; cross-entropy is 2.3.
+    first = Fit(workplace, 0, "").client.get_metric_history(Fit(workplace, 0, "").run.info.run_id, "val/loss")[0]
+    assert first.value > 3
+
+
+class TwoGroups(Task):
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        weights = [p for p in self.net.parameters() if p.ndim > 1]
+        others = [p for p in self.net.parameters() if p.ndim <= 1]
+        return [{"params": weights, "name": "decay"}, {"params": others, "name": "no_decay", "weight_decay": 0.0}]
+
+
+def test_parameter_groups_reach_the_optimizer() -> None:
+    task = TwoGroups(nn.Linear(2, 3), nn.CrossEntropyLoss(), MetricCollection({"f1": MulticlassF1Score(3)}))
+    groups = task.make_optimizer().param_groups
+    assert [(group["name"], group["weight_decay"]) for group in groups] == [("decay", 0.01), ("no_decay", 0.0)]
+    assert task.logged_metrics() >= {"val/f1", "val/loss"}

@@ -1,0 +1,137 @@
+"""Any LightningModule and any LightningDataModule trains, is tracked, interrupted, resumed, and swept."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, Fit, fit
+from lightning import LightningDataModule, LightningModule
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from project.fit import main
+from project.sweep import main as sweep
+
+STEPS = 8
+
+
+class Line(LightningDataModule):
+    """y = 2x, in eight batches."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        x = torch.linspace(-1, 1, 4 * STEPS).unsqueeze(1)
+        return DataLoader(TensorDataset(x, 2 * x), 4)
+
+
+class LineWithVal(Line):
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self.train_dataloader()
+
+
+class Slope(LightningModule):
+    """Declares nothing at all."""
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+        self.linear, self.lr = nn.Linear(1, 1), lr
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = (self.linear(x) - y).square().mean()
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class Validated(Slope):
+    """Names a metric whose direction its name does not tell."""
+
+    monitor = "val_score"
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        error = (self.linear(x) - y).square().mean()
+        self.log("val_score", -error, sync_dist=True)
+        self.log("val_loss", error, sync_dist=True)
+
+
+class Plateau(Validated):
+    """Lowers its rate when the loss does not fall by much, and so at each epoch."""
+
+    mode = "max"
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+
+
+def of(model: type, data: type = LineWithVal) -> list[str]:
+    return [f"--model=test_any_module.{model.__name__}", f"--data=test_any_module.{data.__name__}"]
+
+
+def test_a_module_that_declares_nothing_trains_and_keeps_its_last_checkpoint(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*of(Slope, Line), "--max_epochs=3"])
+    done = Fit(workplace, 0, capsys.readouterr().out)
+    assert done.run.info.status == "FINISHED"
+    assert done.run.info.run_name == "Line-Slope-single max_epochs=3"
+    assert "do not declare, so the run lacks: " in done.output
+    (last,) = Path("mlruns/checkpoints", done.run.info.run_id).glob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 3 * STEPS
+    assert {"train_loss", "throughput/samples_per_second"} <= set(done.run.data.metrics)
+    assert "throughput/images_per_second" not in done.run.data.metrics
+
+
+def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(of(Validated))
+    assert end.value.code == 2
+    assert "--checkpoint.mode: got nothing" in capsys.readouterr().err
+    main([*of(Validated), "--checkpoint.mode=max", "--max_epochs=2"])
+    run = Fit(workplace, 0, "").run
+    scores = [p.value for p in Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val_score")]
+    assert run.data.metrics["best/val_score"] == max(scores)
+
+
+@pytest.mark.parametrize("model", [Slope, Plateau])
+def test_it_resumes_where_it_stopped(model: type, workplace: Path) -> None:
+    main([*of(model), "--max_epochs=4"])
+    whole = weights()
+    main([*of(model), "--max_epochs=2"])
+    (run_id,) = [run.info.run_id for run in Fit(workplace, 0, "").runs if run.data.params["trainer.max_epochs"] == "2"]
+    main(["--resume", run_id, "--max_epochs=4"])
+    torch.testing.assert_close(weights(), whole, rtol=0, atol=0)
+
+
+def weights() -> dict[str, Tensor]:
+    newest = max(Path("mlruns/checkpoints").glob("*/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    state: dict[str, Tensor] = torch.load(newest, weights_only=True)["state_dict"]
+    return state
+
+
+def test_ranks_share_the_samples_of_a_plain_loader(tmp_path: Path) -> None:
+    done = fit(tmp_path, *of(Plateau), "--strategy=ddp", "--devices=2", "--max_epochs=1",
+               environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})  # fmt: skip
+    assert done.code == 0, done.output
+    (last,) = (tmp_path / "mlruns/checkpoints" / done.run.info.run_id).glob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == STEPS / 2
+
+
+def test_a_sweep_follows_the_direction_of_its_search(workplace: Path) -> None:
+    Path("configs/search").mkdir(parents=True)
+    Path("configs/search/slope.yaml").write_text(
+        "metric: val_score\ndirection: maximize\nspace:\n  model.lr: {type: float, low: 0.01, high: 0.1}\n"
+    )
+    with pytest.raises(SystemExit) as end:
+        sweep(["--search", "slope", "--n_trials=2", "--max_epochs=2", *of(Validated)])
+    assert end.value.code == 0
+    trials = [run for run in Fit(workplace, 0, "").runs if "trial" in run.data.tags]
+    assert [run.data.params["checkpoint.mode"] for run in trials] == ["max", "max"]
+    for run in trials:
+        points = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val_score")
+        assert run.data.metrics["best/val_score"] == max(point.value for point in points)
