@@ -74,7 +74,7 @@ BAD_OPTIONS = [
     (["--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
-    (["--strategy", "fsdp", "--model.compile", "true"], "leaves a sharded net as it is"),
+    (["--strategy", "fsdp", "--model.compile", "true"], "does not change a sharded net"),
     (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]
