@@ -66,7 +66,7 @@ BAD_OPTIONS = [
     (["--data.val_fraction", "1"], "between 0 and 1"),
     (["--data.image_size", "8"], "takes 16 or more pixels"),
     (["--model", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),
-    (["--model", "vit_b_16"], "takes 224 pixels"),
+    (["--model", "alexnet"], "takes 63 or more pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),
     (["--strategy", "ddp", "--devices", "0"], "0"),
