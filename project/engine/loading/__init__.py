@@ -24,7 +24,7 @@ from project.engine.loading.augment import cutout, random_crop, random_flip
 from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.cache import cached, mapped
-from project.engine.loading.counter_rng import global_seed, sample_keys
+from project.engine.loading.counter_rng import global_seed, integers, sample_keys, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
@@ -80,6 +80,7 @@ __all__ = [
     "files_digest",
     "global_seed",
     "image_suffixes",
+    "integers",
     "make_once",
     "mapped",
     "mixup",
@@ -91,4 +92,5 @@ __all__ = [
     "sample_keys",
     "save_table",
     "split_off",
+    "uniform",
 ]

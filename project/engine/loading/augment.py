@@ -3,8 +3,7 @@
 The CPU computes the draws from the images' keys, so that they are the same on every device. Each function uses its
 own range of a key's draws, so that two functions never use the same number.
 
-A new augmentation is a function here with a range of draws of its own, a field of `Augmentation`, and a line in its
-`__call__`.
+An augmentation of your own is an entry of `Augmentation.extra`, in a file of your own.
 """
 
 import numpy as np

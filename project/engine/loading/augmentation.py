@@ -1,15 +1,19 @@
 """The augmentation of training images: its options, and the order in which they are applied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from project.engine.loading.augment import cutout, random_crop, random_flip
+from project.engine.loading.counter_rng import independent_keys
 from project.engine.loading.crop import are_masks
 from project.engine.loading.images import Batch
 from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.ranges import check_range
+
+ExtraAugmentation = Callable[[Tensor, Tensor, Tensor], Batch]
+"""Maps images (N, C, H, W) uint8, targets (N, ...) and keys (N,) to images and targets."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Augmentation:
         mixup: Blend images in pairs, with ratios from Beta(mixup, mixup); 0 disables it.
         cutmix: Paste boxes between images, with areas from Beta(cutmix, cutmix); if mixup is also set, mixup comes
             first; 0 disables it.
+        extra: Augmentations of your own, called in this order before mixup, each with keys of its own.
     """
 
     crop_padding: int = 0
@@ -33,6 +38,7 @@ class Augmentation:
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
+    extra: Sequence[ExtraAugmentation] = ()
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout", "mixup", "cutmix"):
@@ -74,6 +80,8 @@ class Augmentation:
             images, targets = _with_masks(random_flip, images, targets, keys)
         if self.cutout:
             images = cutout(images, keys, self.cutout)
+        for number, augment in enumerate(self.extra):
+            images, targets = augment(images, targets, independent_keys(keys, number))
         if self.mixup:
             images, targets = mixup(images, targets, keys, self.mixup)
         if self.cutmix:

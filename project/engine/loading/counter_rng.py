@@ -18,6 +18,8 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15
 _BITS = 24
 """A float32 represents integers of this many bits exactly."""
+_FIRST_OF_KEYS = 2**32
+"""The first draw that is used as a key."""
 
 
 def global_seed() -> int:
@@ -37,6 +39,20 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
         (N,) int64, on the CPU.
     """
     return torch.from_numpy(_hashed(_stream(seed, epoch) + indices.numpy().view(np.uint64)).view(np.int64))
+
+
+def independent_keys(keys: Tensor, number: int) -> Tensor:
+    """Return new keys, whose draws from 0 on are independent of those of `keys` and of any other `number`.
+
+    Args:
+        keys: (N,) int64.
+        number: From 0.
+
+    Returns:
+        (N,) int64, on the CPU.
+    """
+    draw = np.array([_FIRST_OF_KEYS + number], np.uint64)
+    return torch.from_numpy(_hashed(keys.numpy().view(np.uint64) + np.uint64(_GOLDEN) * draw).view(np.int64))
 
 
 def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:

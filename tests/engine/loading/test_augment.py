@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from project.engine.loading import (
+    Augmentation,
     Crop,
     cutmix,
     cutout,
@@ -14,6 +15,7 @@ from project.engine.loading import (
     random_crop,
     random_flip,
     sample_keys,
+    uniform,
 )
 from project.engine.loading.crop_boxes import center_squares, random_boxes
 from project.engine.loading.resize import resized_by_matrix
@@ -128,3 +130,21 @@ def test_a_batch_of_other_images_changes_nothing() -> None:
         whole = change(pictures.clone(), KEYS)
         part = torch.tensor([40, 3, 17])
         assert torch.equal(change(pictures[part], KEYS[part]), whole[part])
+
+
+def test_extra_augmentations_come_in_their_order_with_draws_of_their_own() -> None:
+    draws = []
+
+    def add_one(images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        draws.append(uniform(keys, 0))
+        return images + 1, targets
+
+    def double(images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        draws.append(uniform(keys, 0))
+        return images * 2, -targets
+
+    images, targets = Augmentation(extra=[add_one, double])(torch.ones(64, 1, 4, 4), torch.arange(64), KEYS)
+    assert images.unique().tolist() == [4]
+    assert torch.equal(targets, -torch.arange(64))
+    assert not (draws[0] == draws[1]).any()
+    assert not (draws[0] == uniform(KEYS, 0)).any()

@@ -1,7 +1,7 @@
 import torch
 
 from project.engine.loading import sample_keys
-from project.engine.loading.counter_rng import integers, uniform
+from project.engine.loading.counter_rng import independent_keys, integers, uniform
 
 
 def test_a_draw_depends_on_seed_epoch_image_and_number_and_on_nothing_else() -> None:
@@ -24,3 +24,10 @@ def test_draws_are_uniform_and_apart() -> None:
     assert ((counts - 2000).abs() < 200).all()  # more than four standard deviations
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.03
     assert integers(sample_keys(0, 0, torch.arange(1000)), 0, 5).unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_independent_keys_share_no_draw() -> None:
+    keys = sample_keys(0, 0, torch.arange(20_000))
+    draws = torch.stack([uniform(k, 0) for k in (keys, independent_keys(keys, 0), independent_keys(keys, 1))])
+    assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.03
+    assert torch.equal(independent_keys(keys, 1)[:5], independent_keys(keys[:5], 1))

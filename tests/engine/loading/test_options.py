@@ -11,7 +11,6 @@ from project.fit import main
 
 WRITTEN = """
 data:
-  class_path: project.data.Digits
   init_args: {cutout: 3, num_workers: 1, augmentation: {mixup: 0.5}}
 """
 
@@ -26,10 +25,10 @@ def settings(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any
 def test_an_option_of_a_group_keeps_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(WRITTEN)
     found = settings(capsys, "--data.augmentation.cutmix", "1", "--data.workers.timeout_s", "9")
-    assert Augmentation(**found["augmentation"]) == Augmentation(crop_padding=2, cutmix=1.0)  # digits.yaml shifts by 2
+    assert Augmentation(**found["augmentation"]) == Augmentation(2, cutmix=1.0, extra=[])  # digits.yaml shifts by 2
     assert Workers(**found["workers"]) == Workers(timeout_s=9)
     found = settings(capsys, "--config", str(tmp_path / "own.yaml"), "--data.augmentation.horizontal_flip", "true")
-    expected = Augmentation(crop_padding=2, cutout=3, mixup=0.5, horizontal_flip=True)
+    expected = Augmentation(2, cutout=3, mixup=0.5, horizontal_flip=True, extra=[])
     assert Augmentation(**found["augmentation"]) == expected
     assert Workers(**found["workers"]) == Workers(num=1)
 
@@ -41,5 +40,5 @@ def test_earlier_names_of_options_are_accepted(capsys: pytest.CaptureFixture[str
         "pin_memory": "false", "worker_timeout_s": "7",
     }  # fmt: skip
     found = settings(capsys, *(f"--data.{name}={value}" for name, value in earlier.items()))
-    assert Augmentation(**found["augmentation"]) == Augmentation(1, True, 0.5, 4, 0.2, 0.3)
+    assert Augmentation(**found["augmentation"]) == Augmentation(1, True, 0.5, 4, 0.2, 0.3, [])
     assert Workers(**found["workers"]) == Workers(1, 3, False, False, 7)
