@@ -20,6 +20,7 @@ BAD_OPTIONS = [
     (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),
     (["--data.cutout", "-1"], "data.augmentation.cutout: got -1; it must be 0 or more"),
     (["--data.augmentation.cutot", "3"], "did you mean --data.augmentation.cutout?"),
+    (["--data.augmentation.extra", "mine.Noise"], "got 'mine.Noise'; expected a list, such as [mine.Noise]"),
     (["--data.workers.num", "-1"], "data.workers.num: got -1; it must be 0 or more"),
     (["--data.class_path", "nope.Nope"], "got 'nope.Nope', but there is no module named 'nope'"),
     (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: got 'nan'; expected one of float"),

@@ -8,7 +8,7 @@ A class of data or of a model is a choice of its own: as `--model package.module
 `model` in a `--config` file. It takes the place of the default choice, whose settings are of another class.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return [*base(chosen), *expanded], chosen
 
 
-def base(chosen: dict[str, str]) -> list[str]:
+def base(chosen: Mapping[str, str]) -> list[str]:
     """Return the options that a choice of groups stands for, without changes."""
     arguments = ["--config", str(CONFIGS / "default.yaml")]
     for group in GROUPS:
@@ -95,11 +95,20 @@ def base(chosen: dict[str, str]) -> list[str]:
     return arguments
 
 
+def without_classes(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Replace choices that are the path of a class by the defaults."""
+    return {group: DEFAULTS[group] if _is_class(group, name) else name for group, name in chosen.items()}
+
+
+def _is_class(group: str, name: str) -> bool:
+    return group in CLASSES and "." in name and not name.endswith(".yaml")
+
+
 def _choice(group: str, name: str) -> list[str]:
     """Return the options of a choice: the name of a file, the path of a class, or a YAML that names a class."""
     if name.endswith(".yaml"):
         return ["--config", name, f"--groups.{group}={Path(name).stem}"]
-    if group in CLASSES and "." in name:
+    if _is_class(group, name):
         return [f"--{group}={name}", f"--groups.{group}={name.rpartition('.')[2]}"]
     return [*files(group, name), f"--groups.{group}={name}"]
 

@@ -112,6 +112,10 @@ _ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected one of {p.match[1]}",
     ),
     (
+        r"Expected a <class '[\w.]*?(?:Sequence|list)'>\. Got value: ([^\n]*?)\.?(?:\n|$)",
+        lambda p: f"--{p.key}: got {p.match[1]!r}; expected a list, such as [{p.match[1]}]",
+    ),
+    (
         r"Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n|$)",
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
     ),
@@ -162,4 +166,5 @@ def _options_of_class(path: str, *, given: int) -> list[str]:
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
-    return [name for name in names if name not in {*_GIVEN, *getattr(resolve_name(path), "from_data", ())}]
+    hidden = {*_GIVEN, *getattr(resolve_name(path), "from_data", ())}
+    return [name for name in dict.fromkeys(names) if name not in hidden]

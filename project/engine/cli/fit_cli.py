@@ -123,11 +123,18 @@ class FitCLI(LightningCLI):
         expanded, chosen = config_groups.expand(self.argv)
         self.plain: dict[str, Any] = {}
         try:
-            self.plain = flatten(parser.parse_args(config_groups.base(chosen)))
+            self.plain = self._plain(parser, chosen)
             self.config = parser.parse_args(expanded)
         except ArgumentError as error:
             settings = [name for name in self.plain if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*config_groups.NAMES, *settings])) from error
+
+    def _plain(self, parser: LightningArgumentParser, chosen: Mapping[str, str]) -> dict[str, Any]:
+        """Return the settings that the choices of groups stand for."""
+        try:
+            return flatten(parser.parse_args(config_groups.base(chosen)))
+        except ArgumentError:  # A class that was chosen may need arguments that are given as options.
+            return flatten(parser.parse_args(config_groups.base(config_groups.without_classes(chosen))))
 
     def instantiate(self) -> Namespace:
         """Return new instances of data, model and callbacks, in a namespace like `config`."""
