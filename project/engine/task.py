@@ -84,9 +84,10 @@ class Task(LightningModule):
         metrics.update(outputs, targets)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the groups of parameters that the optimizer is called with, such as `{"params": ..., "lr": 0.1}`.
+        """Return the groups of parameters that the optimizer is called with.
 
-        The learning rate of a group with a `name` is logged as `lr/NAME`.
+        A group has `params`, and settings of the optimizer that differ for them, such as `weight_decay`. Its learning
+        rate is multiplied by its `lr_scale`, and logged as `lr/NAME` if it has a `name`.
         """
         return [{"params": list(self.net.parameters())}]
 
@@ -126,7 +127,10 @@ class Task(LightningModule):
 
     def make_optimizer(self) -> Optimizer:
         """Return a new optimizer of the net's parameters."""
-        return self.optimizer(self.parameter_groups())
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group.get("lr_scale", 1)
+        return optimizer
 
     # The steps.
 

@@ -30,7 +30,7 @@ class ImageClassifier(ImageTask):
             (N, num_classes), which mixed images and smoothed labels have.
         label_smoothing: Share of each training target that is spread over all classes, in [0, 1).
         metrics: Metrics by name, such as `{f1: torchmetrics.classification.MulticlassF1Score}`; each is called with
-            `num_classes`. None is the accuracy, which `monitor` names.
+            `num_classes`. The accuracy is always one of them, unless another metric has its name.
         options: See `ImageTask`.
 
     Raises:
@@ -53,8 +53,7 @@ class ImageClassifier(ImageTask):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
         made: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
-        if metrics:
-            made = {name: make(num_classes) for name, make in metrics.items()}
+        made |= {name: make(num_classes) for name, make in (metrics or {}).items()}
         super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=MetricCollection(made), **options)
         self.num_classes, self.class_names, self.label_smoothing = num_classes, tuple(class_names), label_smoothing
 
