@@ -221,6 +221,15 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
 
+def declared(model: LightningModule) -> tuple[str | None, Mode | None]:
+    """Return the metric that a model declares for selecting the best checkpoint, and its direction."""
+    monitor: str | None = getattr(model, "monitor", None)
+    mode: Mode | None = getattr(model, "mode", None)
+    if isinstance(model, Task) and monitor:
+        mode = model.mode_of(monitor) or mode
+    return monitor, mode
+
+
 def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) -> tuple[str | None, Mode | None]:
     """Return the metric that selects the best checkpoint, and whether small or large values of it are better.
 
@@ -232,9 +241,12 @@ def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) ->
     Raises:
         ValueError: The model does not log the metric, or nothing declares the direction.
     """
-    monitor = monitor or getattr(model, "monitor", None)
+    own_monitor, own_mode = declared(model)
+    monitor = monitor or own_monitor
     if monitor is None:
         return None, None
+    if monitor == own_monitor:
+        mode = mode or own_mode
     if isinstance(model, Task):
         names = sorted(name for name in model.logged_metrics() if name.startswith("val/"))
         if monitor not in names:
@@ -242,7 +254,7 @@ def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) ->
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
             raise ValueError(f"--checkpoint.monitor: got {monitor}{hint}; validation logs {', '.join(names)}")
         mode = mode or model.mode_of(monitor)
-    mode = mode or getattr(model, "mode", None) or ("min" if monitor.endswith("loss") else None)
+    mode = mode or ("min" if monitor.endswith("loss") else None)
     if mode is None:
         raise ValueError(
             f"--checkpoint.mode: got nothing, but {type(model).__name__} does not declare whether small or large "

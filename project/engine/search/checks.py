@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.search.space import SearchSpace, check_metrics, check_values
-from project.engine.task import Task
+from project.engine.task import Task, declared
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.throughput import IMAGES_PER_SECOND, SAMPLES_PER_SECOND, WAIT_FRACTION
 
@@ -33,8 +33,11 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     """
     metric, direction = next(iter(space.directions.items()))
     if metric.startswith(_VALIDATION):  # the model that a trial keeps is the one that it is judged by
-        fit_options = [f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options]
-    built = FitCLI(fit_options)
+        built = FitCLI([f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options])
+        if declared(built.model) == (metric, direction[:3]):
+            built = FitCLI(fit_options)
+    else:
+        built = FitCLI(fit_options)
     _check_promises(built)
     _load(built)
     check_values(space, lambda extra: _check_trial(built.argv, extra))
