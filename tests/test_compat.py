@@ -6,11 +6,13 @@ import sys
 import warnings
 from contextlib import closing
 from pathlib import Path
+from typing import Optional, Union
 
 import optuna
 import pytest
 import torch
 from conftest import clean_environment
+from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 from mlflow import MlflowClient
@@ -74,6 +76,16 @@ def test_the_latest_metrics_have_steps_and_timestamps(workplace: Path) -> None:
         client.log_metric(run_id, "m", value, timestamp=1000 + step, step=step)
     (metric,) = latest_metrics(client.get_run(run_id))
     assert (metric.key, metric.value, metric.timestamp, metric.step) == ("m", 2.0, 1004, 4)
+
+
+def test_a_whole_number_is_an_integer_whichever_type_was_named_first() -> None:
+    parser = ArgumentParser()
+    # What Lightning's `Optional[Union[int, float]]` is, if a library that is imported before it has this annotation.
+    parser.add_argument("--limit", type=Optional[Union[float, int, str]])  # noqa: UP007, UP045
+    assert isinstance(parser.parse_args(["--limit=1"]).limit, float)
+    compat.integers_first(parser)
+    limits = [parser.parse_args([f"--limit={limit}"]).limit for limit in ("1", "0.5")]
+    assert [(type(limit), limit) for limit in limits] == [(int, 1), (float, 0.5)]
 
 
 def test_exit_handlers_run_after_the_threads() -> None:

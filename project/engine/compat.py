@@ -8,10 +8,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union, get_args
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
     import optuna
+    from jsonargparse import ArgumentParser
     from lightning import Trainer
     from mlflow.entities import Metric as StoredMetric
     from mlflow.entities import Run
@@ -33,6 +34,21 @@ MLFLOW_LOCATIONS = (
 MLflow makes each path absolute when an experiment is created, and has no call that changes it: a folder that is moved
 leaves its artifacts behind. https://github.com/mlflow/mlflow/issues/3144
 """
+
+
+def integers_first(parser: ArgumentParser) -> None:
+    """Make `1` of `--trainer.limit_val_batches 1` the number 1, one batch, and not 1.0, all batches.
+
+    typing caches `Optional[Union[int, float]]` by equality, which ignores the order: after another library has made
+    `Optional[Union[float, int]]`, Lightning's annotations are that one, and jsonargparse tries float first.
+    https://docs.python.org/3/library/typing.html#typing.Union
+    """
+    for action in parser._actions:
+        kinds = list(get_args(getattr(action, "_typehint", None)))
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            first, second = kinds.index(float), kinds.index(int)
+            kinds[first], kinds[second] = int, float
+            action._typehint = Union[tuple(kinds)]  # type: ignore[attr-defined]  # noqa: UP007
 
 
 def run_exit_handlers() -> None:

@@ -30,6 +30,7 @@ from project.engine.cli.trainer_checks import (
     check_validates,
     steps_before_validation,
 )
+from project.engine.compat import integers_first
 from project.engine.data import described
 from project.engine.loading import StepSeed
 from project.engine.runtime.devices import devices_for
@@ -93,6 +94,7 @@ class FitCLI(LightningCLI):
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(Trainer, "trainer")
+        integers_first(parser)
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # made after the data
 
