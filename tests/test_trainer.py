@@ -1,6 +1,7 @@
 """Every option of Lightning's Trainer and every callback of Lightning: docs/trainer.md says what each does here."""
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -160,7 +161,11 @@ OPTIONS: dict[str, Works | Refused] = {
     "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True),
     "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True),
     "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False),
-    "use_distributed_sampler": Refused(["--trainer.use_distributed_sampler=true"], "EpochBatches"),
+    "use_distributed_sampler": Works(
+        ["--trainer.use_distributed_sampler=false"],
+        lambda s: s.trainer._accelerator_connector.use_distributed_sampler,  # type: ignore[attr-defined]
+        False,
+    ),
     "profiler": Works(
         ["--trainer.profiler=simple"],
         lambda s: re.findall(r"(\w+) Profiler Report", s.text),
@@ -310,9 +315,12 @@ def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture
 def unchanged_torch() -> Iterator[None]:
-    """Undo what `deterministic`, `benchmark` and ddp leave in the process."""
+    """Undo what `deterministic`, `benchmark` and ddp leave in the process and in its environment."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    environment = dict(os.environ)
     yield
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]  # MASTER_PORT, above all, which commands of later tests would inherit
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.benchmark = before[1]
     if torch.distributed.is_initialized():

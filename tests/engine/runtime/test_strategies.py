@@ -1,8 +1,8 @@
 """Strategies of two ranks: each holds half, and both end with the weights of one process on the same images."""
 
 import json
-import os
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
     def train(*options: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         path = tmp_path_factory.mktemp("one") / "one.ckpt"
-        os.chdir(path.parent)
-        return two_ranks.train([*options], path), weights(path)
+        with chdir(path.parent):
+            return two_ranks.train([*options], path), weights(path)
 
     return train
 
