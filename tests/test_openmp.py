@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import clean_environment
 
-SAYS = "import os, project; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+SAYS = "import project, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp's, which torch has on Linux")
