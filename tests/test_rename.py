@@ -30,6 +30,11 @@ def command(folder: Path, module: str, *options: str) -> str:
     return without_colours(output)
 
 
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cloned(tmp_path_factory.mktemp("clone"))
+
+
 def cloned(folder: Path) -> Path:
     assert run(ROOT, "git", "clone", "--quiet", str(ROOT), str(folder)).returncode == 0
     return folder
@@ -75,21 +80,18 @@ def test_the_settings_are_those_of_the_renamed_package(renamed: Path) -> None:
         ("project", "the name of another module or of a file here"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(name: str, answer: str) -> None:
-    refused = rename(ROOT, name)
+def test_a_name_that_cannot_be_is_refused(name: str, answer: str, clone: Path) -> None:
+    refused = rename(clone, name)
     assert refused.returncode == 2
     (said,) = refused.stderr.splitlines()
     assert answer in said
 
 
-def test_uncommitted_changes_are_kept_safe(tmp_path: Path) -> None:
-    clone = cloned(tmp_path / "clone")
+def test_uncommitted_changes_are_kept_safe(clone: Path) -> None:
     (clone / "README.md").write_text("mine\n")
     refused = rename(clone, NAME)
-    assert (refused.returncode, refused.stderr) == (
-        2,
-        "error: README.md has changes; commit or stash them first\n",
-    )
+    assert refused.returncode == 2
+    assert refused.stderr == "error: README.md has changes; commit or stash them first\n"
     assert not (clone / NAME).exists()
 
 

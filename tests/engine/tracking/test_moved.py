@@ -16,7 +16,7 @@ from project.engine.tracking.logger import MLflowLogger
 
 
 @pytest.fixture
-def project(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with the default store and a finished run, and change to it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folder = workplace / "project"
@@ -43,12 +43,12 @@ def locations(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("how", [shutil.move, shutil.copytree])
 def test_runs_of_a_moved_or_copied_folder_have_their_artifacts_in_it(
-    how: object, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    how: object, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    elsewhere = project.with_name("else where")
-    before = {path: path.read_bytes() for path in project.rglob("artifacts/*") if path.is_file()}
+    elsewhere = home.with_name("else where")
+    before = {path: path.read_bytes() for path in home.rglob("artifacts/*") if path.is_file()}
     assert callable(how)
-    how(project, elsewhere)
+    how(home, elsewhere)
     monkeypatch.chdir(elsewhere)
     client = store.connect()
     (first,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
@@ -57,42 +57,42 @@ def test_runs_of_a_moved_or_copied_folder_have_their_artifacts_in_it(
     assert all(str(elsewhere) in location or elsewhere.as_uri() in location for location in locations(elsewhere))
     assert (elsewhere / "mlruns/artifacts/digits" / second / "artifacts" / store.CONFIG_FILE).read_text() == "second"
     if how is shutil.move:
-        assert not project.exists()
+        assert not home.exists()
     else:
-        assert {path: path.read_bytes() for path in project.rglob("artifacts/*") if path.is_file()} == before
-        assert len(list(project.glob("mlruns/artifacts/digits/*"))) == 1
+        assert {path: path.read_bytes() for path in home.rglob("artifacts/*") if path.is_file()} == before
+        assert len(list(home.glob("mlruns/artifacts/digits/*"))) == 1
 
 
 def test_a_folder_that_is_mounted_at_two_paths_gets_the_files_of_both(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command on the host changes the locations while a run in a container lasts."""
     logger = MLflowLogger("digits", "run")
     logger.start(store.connect(), {})
     with closing(sqlite3.connect("mlruns/mlflow.db")) as connection, connection:
         for table, column in MLFLOW_LOCATIONS:
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/of-the-host')", (str(project),))
-    assert any("/of-the-host/" in location for location in locations(project))
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/of-the-host')", (str(home),))
+    assert any("/of-the-host/" in location for location in locations(home))
     store.follow_folder()
     logger.log_text("late", "late.txt")
     logger.end("FINISHED")
-    assert (project / "mlruns/artifacts/digits" / str(logger.version) / "artifacts/late.txt").exists()
+    assert (home / "mlruns/artifacts/digits" / str(logger.version) / "artifacts/late.txt").exists()
     assert not Path("/of-the-host").exists()
 
 
-def test_locations_outside_of_earlier_paths_are_not_changed(project: Path) -> None:
+def test_locations_outside_of_earlier_paths_are_not_changed(home: Path) -> None:
     client = store.connect()
-    other = project / "other/mlruns/artifacts/chosen"
+    other = home / "other/mlruns/artifacts/chosen"
     other.mkdir(parents=True)
     client.create_experiment("chosen", other.as_uri())
     client.create_experiment("far", "s3://bucket/mlruns/artifacts/far")
     store.connect()
-    assert {other.as_uri(), "s3://bucket/mlruns/artifacts/far"} <= locations(project)
+    assert {other.as_uri(), "s3://bucket/mlruns/artifacts/far"} <= locations(home)
 
 
 @pytest.mark.faults
-def test_the_ui_of_a_moved_folder_shows_its_artifacts(project: Path) -> None:
-    moved = project.rename(project.with_name("moved"))
+def test_the_ui_of_a_moved_folder_shows_its_artifacts(home: Path) -> None:
+    moved = home.rename(home.with_name("moved"))
     (run,) = MlflowClient(f"sqlite:///{moved}/mlruns/mlflow.db").search_runs(["1"])
     with serving("project.ui", folder=moved) as ui:
         page = f"{ui.uri}/get-artifact?path={store.CONFIG_FILE}&run_uuid={run.info.run_id}"
