@@ -11,23 +11,19 @@ from collections.abc import Sequence
 
 from lightning import Callback
 
-from project.engine.cli.errors import exit_on_bad_input
 from project.engine.runtime.exit import exit_without_teardown
-from project.engine.runtime.output import prepare_output
 from project.engine.tracking.best_effort import best_effort
-from project.engine.training.job import Job
+from project.engine.training.job import open_job
+from project.engine.training.scoring import log_model, score
 from project.engine.training.summary import print_summary
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     """Exit with 2 on bad input, 1 if training fails, 130 or 143 if interrupted."""
-    prepare_output()
-    with exit_on_bad_input():
-        job = Job(argv, callbacks)
-    with job.run():
+    with open_job(argv, callbacks) as job:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
-        scores = job.scores()
-        job.log_model()
+        scores = score(job)
+        log_model(job)
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):
             print_summary(job, scores)

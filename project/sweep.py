@@ -12,7 +12,7 @@ from typing import get_args
 from project.engine.cli import config_groups
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
-from project.engine.runtime.output import prepare_output
+from project.engine.runtime.process import configure_process
 from project.engine.search.sweep_options import Keep, SweepOptions
 
 _KEEP = get_args(Keep)
@@ -21,7 +21,7 @@ _STORAGE = "sqlite:///mlruns/optuna.db"
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 if the trials fail, 130 or 143 if interrupted."""
-    prepare_output()
+    configure_process()
     own, fit_options = _parser().parse_known_args(argv)
     options = SweepOptions(argv=argv, fit_options=fit_options, **vars(own))
     with preloaded_forkserver("project.engine.search.preload"):

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from project.engine.cli.errors import exit_on_bad_input
-from project.engine.cli.terminal import quiet
 from project.engine.runtime.exit import exit_without_teardown
-from project.engine.runtime.output import prepare_output
+from project.engine.runtime.process import configure_process
 from project.engine.tracking import store
 from project.engine.tracking.recovery import close_without_spool, dead_spools, recover
 from project.engine.tracking.secrets import redact
@@ -20,9 +19,8 @@ from project.engine.tracking.secrets import redact
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 1 if some records remain, 2 if the store does not respond."""
-    prepare_output()
+    configure_process()
     ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args(argv)
-    quiet()
     console = Console(highlight=False)
     with exit_on_bad_input():
         client = store.connect()

@@ -164,9 +164,9 @@ def test_a_bad_option_is_answered_in_one_breath(options: list[str], answer: str,
 @pytest.mark.parametrize(
     ("content", "answer"),
     [
-        (b"trainer: [1", "no valid YAML"),
-        (b"- 1\n- 2\n", "holds list"),
-        (b"\xff\xfe\x00", "is no text"),
+        (b"trainer: [1", "is not valid YAML"),
+        (b"- 1\n- 2\n", "contains a list"),
+        (b"\xff\xfe\x00", "is not a text file"),
         (b"trainer:\n  max_epoch: 3\n", "did you mean --trainer.max_epochs?"),
         (b"groups:\n- data\n", "has groups: ['data']"),
         (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),

@@ -38,6 +38,17 @@ def test_mlflow_stores_absolute_paths_in_these_columns_and_no_other(empty_store:
     assert places - {("workspaces", "trace_archival_location")} <= set(MLFLOW_LOCATIONS)
 
 
+def test_connections_of_mlflow_are_closed_and_opened_again(workplace: Path) -> None:
+    def opened() -> int:
+        return sum(path.resolve().name == "mlflow.db" for path in Path("/proc/self/fd").iterdir())
+
+    MlflowClient().search_experiments()
+    assert opened() > 0
+    compat.close_store_connections()
+    assert opened() == 0
+    assert MlflowClient().search_experiments()
+
+
 def test_a_state_that_is_merged_into_a_metric_counts_as_an_update() -> None:
     metric = MeanMetric()
     merge_into(metric, {"mean_value": torch.tensor(6.0), "weight": torch.tensor(2.0)})

@@ -20,9 +20,10 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader
 
 from project.engine.checkpoints import CurrentSettings, RunCheckpoint
-from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.command_line import CommandLine
 from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray
 from project.engine.schedule import WarmupCosine, make_schedule, total_steps
+from project.engine.training.callbacks import build_fit
 from project.fit import main
 
 RATE, IMAGES = 0.1, 48
@@ -257,7 +258,7 @@ def halved(optimizer: torch.optim.Optimizer, total_steps: int) -> schedules.Lamb
 def test_a_schedule_by_class_path_has_its_own_arguments_and_the_length_by_name(
     options: list[str], same: Callable[[torch.optim.Optimizer], schedules.LRScheduler]
 ) -> None:
-    cli = FitCLI([*options, "--model.optimizer.lr=0.1", "--trainer.logger=false"])
+    cli = build_fit(CommandLine.parse([*options, "--model.optimizer.lr=0.1", "--trainer.logger=false"]))
 
     def values(make: Callable[[torch.optim.Optimizer], schedules.LRScheduler]) -> dict[int, float]:
         return expected(lambda optimizer, _: make(optimizer), 40)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ def integers_first(parser: ArgumentParser) -> None:
             first, second = kinds.index(float), kinds.index(int)
             kinds[first], kinds[second] = int, float
             action._typehint = Union[tuple(kinds)]  # type: ignore[attr-defined]  # noqa: UP007
+
+
+def close_store_connections() -> None:
+    """Close the idle connections of this process to SQL stores, which MLflow keeps open until the process ends.
+
+    https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/store/tracking/sqlalchemy_store.py
+    """
+    for kind in ("tracking", "model_registry"):
+        if module := sys.modules.get(f"mlflow.store.{kind}.sqlalchemy_store"):  # not imported for an MLflow server
+            for engine in module.SqlAlchemyStore._engine_map.values():
+                engine.dispose()
 
 
 def run_exit_handlers() -> None:

@@ -70,13 +70,16 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     @override
     def teardown(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until all checkpoints are on disk, and end the thread."""
         while self._waiting:
-            wait([self._waiting[0]])  # a signal here forgets nothing
+            wait([self._waiting[0]])  # If a signal interrupts this, no save is forgotten.
             work = self._waiting.popleft()
             if work.exception():
-                self._waiting.clear()  # what came after it has not been done
+                self._waiting.clear()  # The later ones were not done.
             work.result()
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
 
     def _submit(self, work: Callable[[], None]) -> None:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")

@@ -1,11 +1,11 @@
 """The rule of config groups: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
 
 A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices too, and
-override files of the same name in the package. A YAML may name groups under the key `groups`. They are read before it,
-so that it lists only what differs from them.
+override files of the same name in the package. A YAML file may name groups under the key `groups`. They are read before
+it, so that it lists only what differs from them.
 
-A class of data or of a model is a choice of its own: as `--model package.module.Class`, or as the `class_path` of
-`model` in a `--config` file. It takes the place of the default choice, whose settings are of another class.
+A class of data or of a model is a choice, too: as `--model package.module.Class`, or as the `class_path` of `model` in
+a `--config` file. It replaces the default choice, whose settings belong to another class.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,60 +38,12 @@ def description() -> str:
     return "--GROUP NAME stands for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". All settings:"
 
 
-def split_resume(argv: Sequence[str]) -> tuple[list[str], str | None]:
-    """Take `--resume RUN_ID` out of a command line.
-
-    Raises:
-        ValueError: The run is not named.
-    """
-    run_id, rest = None, []
-    for option, value in _pairs(argv):
-        if option == "--resume":
-            run_id = _value(option, value, "the id of a run")
-        else:
-            rest += [option] if value is None else [option, value]
-    return rest, run_id
-
-
-def expand(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Replace groups and short options by what they stand for; the defaults come first.
-
-    Returns:
-        The new command line, and the name that is chosen in each group.
-
-    Raises:
-        ValueError: A group has no such choice, an option lacks its value, or a YAML is malformed.
-        OSError: A YAML cannot be read.
-    """
-    chosen = dict(DEFAULTS)
-    named: dict[str, str] = {}
-    expanded: list[str] = []
-    for option, value in _pairs(argv):
-        group = option.removeprefix("--")
-        if group in GROUPS:
-            name = _value(option, value, f"one of {', '.join(choices(group))}")
-            named[group] = name
-            expanded += _choice(group, name)
-            if group == "experiment":
-                chosen |= _choices_of(file_of(group, name))
-        elif option.startswith("--groups."):
-            raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
-        elif option == "--config":
-            path = _value(option, value, "a YAML file")
-            chosen |= _choices_of(Path(path))
-            expanded += [option, path]
-        else:
-            expanded += [SHORT.get(option, option) + ("" if value is None else f"={value}")]
-    chosen |= named
-    return [*base(chosen), *expanded], chosen
-
-
 def base(chosen: Mapping[str, str]) -> list[str]:
     """Return the options that a choice of groups stands for, without changes."""
     arguments = ["--config", str(CONFIGS / "default.yaml")]
     for group in GROUPS:
         if name := chosen.get(group):
-            arguments += _choice(group, name)
+            arguments += choice(group, name)
     return arguments
 
 
@@ -104,8 +56,12 @@ def _is_class(group: str, name: str) -> bool:
     return group in CLASSES and "." in name and not name.endswith(".yaml")
 
 
-def _choice(group: str, name: str) -> list[str]:
-    """Return the options of a choice: the name of a file, the path of a class, or a YAML that names a class."""
+def choice(group: str, name: str) -> list[str]:
+    """Return the options of a choice: a file's name, a class's path, or the path of a YAML file that names a class.
+
+    Raises:
+        ValueError: The group has no such choice.
+    """
     if name.endswith(".yaml"):
         return ["--config", name, f"--groups.{group}={Path(name).stem}"]
     if _is_class(group, name):
@@ -145,44 +101,28 @@ def files(group: str, name: str) -> list[str]:
     raise ValueError(f"--{group}: got {name!r}{_nearest(name, names)}; configs/{group} has {', '.join(names)}")
 
 
-def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:
-    pairs: list[tuple[str, str | None]] = []
-    rest = list(argv)
-    while rest:
-        option, equals, value = rest.pop(0).partition("=")
-        if not option.startswith("--"):
-            pairs.append((option + equals + value, None))
-        elif equals:
-            pairs.append((option, value))
-        else:
-            # A negative number is a value; what begins with two dashes is the next option.
-            pairs.append((option, rest.pop(0) if rest and not rest[0].startswith("--") else None))
-    return pairs
-
-
-def _value(option: str, value: str | None, expected: str) -> str:
-    if not value:
-        raise ValueError(f"{option}: got nothing; expected {expected}")
-    return value
-
-
 def _nearest(name: str, names: Sequence[str]) -> str:
     matches = get_close_matches(name, names, n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def _choices_of(path: Path) -> dict[str, str]:
-    """Return the groups that a YAML names, and itself for those whose class it sets."""
+def choices_of(path: Path) -> dict[str, str]:
+    """Return the groups that a YAML file names, and the file itself for the groups whose class it sets.
+
+    Raises:
+        ValueError: The file is malformed.
+        OSError: The file cannot be read.
+    """
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OSError(f"--config: cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"--config: {path} is no valid YAML: {_brief(error)}") from error
+        raise ValueError(f"--config: {path} is not valid YAML: {_brief(error)}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--config: {path} is no text: {error}") from error
+        raise ValueError(f"--config: {path} is not a text file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"--config: {path} holds {type(content).__name__}; expected settings such as trainer: ...")
+        raise ValueError(f"--config: {path} contains a {type(content).__name__}; expected settings, such as trainer:")
     groups = content.get("groups") or {}
     if not isinstance(groups, dict):
         raise ValueError(f"--config: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
@@ -190,7 +130,7 @@ def _choices_of(path: Path) -> dict[str, str]:
     if unknown:
         raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
     classes = {group: str(path) for group in CLASSES if _names_a_class(content.get(group))}
-    # The settings of a run have both; a group that was itself a class has no file.
+    # The settings of a run have both. The name of a group that was itself a class has no file.
     named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
     return classes | named
 

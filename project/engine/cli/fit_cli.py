@@ -1,27 +1,25 @@
-"""The command line: LightningCLI with groups of settings, and errors in one line."""
+"""LightningCLI with groups of settings, and errors in one line."""
 
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, Self
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
-from project.engine.checkpoints import DurableCheckpointIO, FiniteLoss, RunCheckpoint
+from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
 from project.engine.cli import config_groups
+from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import explain
 from project.engine.cli.parser import FitParser
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
-from project.engine.cli.terminal import progress
 from project.engine.cli.trainer_checks import (
     check_callbacks,
     check_lengths,
@@ -32,31 +30,30 @@ from project.engine.cli.trainer_checks import (
 )
 from project.engine.compat import integers_first
 from project.engine.data import described
-from project.engine.loading import StepSeed
 from project.engine.runtime.devices import devices_for
 from project.engine.task import Task, monitored
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, redact_setting
-from project.engine.tracking.throughput import Throughput
+
+MakeCallbacks = Callable[[Namespace, Sequence[Callback]], Sequence[Callback]]
+"""Called with the settings of the trainer and the callbacks of `--trainer.callbacks`, makes the other callbacks."""
 
 _LONGEST_NAME = 200
 
-# A setting that names a class must not name what runs commands; jsonargparse knows what does.
-set_parsing_settings(import_path_denylist=[])
-
 
 class FitCLI(LightningCLI):
-    """Parse a command line, and build data, model and trainer.
+    """The data, the model and the trainer of a command line.
 
     Any LightningModule and any LightningDataModule can be given. A `Task` and a `DescribedDataModule` declare more.
 
     Args:
-        argv: Options of `fit`, without `--resume`.
-        callbacks: Callbacks of the trainer besides those that every fit has.
+        command: The command line; `--resume` is ignored.
+        make_callbacks: Makes the callbacks that are not settings.
 
     Attributes:
         data: What is known about the data.
+        default_settings: The settings of the chosen groups, without the changes of the command line.
 
     Raises:
         ValueError, OSError, MisconfigurationException: The input is at fault.
@@ -66,9 +63,9 @@ class FitCLI(LightningCLI):
     model: LightningModule
     trainer: Trainer
 
-    def __init__(self, argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
-        self.argv = argv
-        self._more_callbacks = callbacks
+    def __init__(self, command: CommandLine, make_callbacks: MakeCallbacks) -> None:
+        self.command, self._make_callbacks = command, make_callbacks
+        self.default_settings: dict[str, Any] = {}
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -88,7 +85,7 @@ class FitCLI(LightningCLI):
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """Return itself: a model is copied by weight averaging, and its optimizer's factory refers to this."""
+        """Return itself; weight averaging copies the model, whose optimizer's factory refers to this object."""
         return self
 
     @override
@@ -96,7 +93,7 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(Trainer, "trainer")
         integers_first(parser)
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
-        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # made after the data
+        parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # built after the data
 
     def _make_data(self, kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
         self._made_data = kind(*args, **kwargs)
@@ -122,21 +119,26 @@ class FitCLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
-        expanded, chosen = config_groups.expand(self.argv)
-        self.plain: dict[str, Any] = {}
         try:
-            self.plain = self._plain(parser, chosen)
-            self.config = parser.parse_args(expanded)
+            self.config = self._parse(parser)
         except ArgumentError as error:
-            settings = [name for name in self.plain if not name.startswith("groups.")]
+            settings = [name for name in self.default_settings if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*config_groups.NAMES, *settings])) from error
 
-    def _plain(self, parser: LightningArgumentParser, chosen: Mapping[str, str]) -> dict[str, Any]:
-        """Return the settings that the choices of groups stand for."""
+    def _parse(self, parser: LightningArgumentParser) -> Namespace:
+        """Parse the defaults, then the changes on top of them."""
+        command, defaults = self.command, None
         try:
-            return flatten(parser.parse_args(config_groups.base(chosen)))
+            defaults = parser.parse_args(command.defaults)
         except ArgumentError:  # A class that was chosen may need arguments that are given as options.
-            return flatten(parser.parse_args(config_groups.base(config_groups.without_classes(chosen))))
+            others = config_groups.without_classes(command.groups)
+            self.default_settings = flatten(parser.parse_args(config_groups.base(others)))
+            options = [*command.defaults, *command.changes]
+        else:
+            self.default_settings = flatten(defaults)
+            options = command.changes
+        settings: Namespace = parser.parse_args(options, namespace=defaults)
+        return settings
 
     def instantiate(self) -> Namespace:
         """Return new instances of data, model and callbacks, in a namespace like `config`."""
@@ -151,10 +153,10 @@ class FitCLI(LightningCLI):
             self.datamodule, self.model = self.config_init.data, self.config_init.model
             self.trainer = self.instantiate_trainer()
         except ValueError as error:
-            # What a constructor says of its arguments, jsonargparse reports as a mismatch of types.
-            said = error.__cause__ or error.__context__
-            if str(error).startswith("Does not validate") and isinstance(said, ValueError | OSError):
-                raise said from None
+            # jsonargparse reports an error of a constructor as a mismatch of types.
+            reason = error.__cause__ or error.__context__
+            if str(error).startswith("Does not validate") and isinstance(reason, ValueError | OSError):
+                raise reason from None
             raise
         except ModuleNotFoundError as error:
             raise ValueError(f"a setting needs a package that is not installed: {error}") from error
@@ -177,19 +179,9 @@ class FitCLI(LightningCLI):
         check_callbacks(given)
         if logger is not None:
             kwargs["logger"] = [logger, *self._loggers_of_the_user()]
-        every_n_steps = settings.log_every_n_steps
-        bar = settings.enable_progress_bar is not False and not _holds(given, LightningProgressBar)
-        monitor = settings.logger is not False and not _holds(given, LearningRateMonitor)
-        self.trainer_defaults["callbacks"] = [
-            *([progress()] if bar else []),
-            *([LearningRateMonitor(logging_interval="step")] if monitor else []),
-            FiniteLoss(every_n_steps),
-            StepSeed(),
-            Throughput(every_n_steps),
-            *self._more_callbacks,
-        ]
+        self.trainer_defaults["callbacks"] = list(self._make_callbacks(settings, given))
         plugins = _listed(self.config_init.trainer.plugins)
-        if _holds(plugins, CheckpointIO):
+        if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             raise ValueError(
                 "--trainer.plugins: got a CheckpointIO, but this project's DurableCheckpointIO writes the checkpoints"
             )
@@ -202,7 +194,7 @@ class FitCLI(LightningCLI):
         return _listed(self.config_init.trainer.callbacks)
 
     def check_training(self) -> None:
-        """Try what training will do, on the first rank, with the data set up.
+        """Try the first step of the training, on the first rank, after the setup of the data.
 
         Raises:
             ValueError: The settings do not fit the data, or the first step would end the run.
@@ -242,7 +234,7 @@ class FitCLI(LightningCLI):
         return MLflowLogger(experiment, self._run_name())
 
     def _loggers_of_the_user(self) -> list[Logger]:
-        """The loggers of `--trainer.logger`, which are added to the project's own."""
+        """Return the loggers of `--trainer.logger`, which are added to the MLflow logger."""
         given = self.config_init.trainer.logger
         return [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Logger)]
 
@@ -257,7 +249,7 @@ class FitCLI(LightningCLI):
                 )
 
     def settings_without_secrets(self) -> str:
-        """The settings as a YAML that `--config` accepts."""
+        """Return the settings as YAML that `--config` accepts."""
         config = self.config.clone()
         for key, value in self.config.items(branches=False):
             if isinstance(value, str):
@@ -275,24 +267,20 @@ class FitCLI(LightningCLI):
         changed = {
             key: value
             for key, value in flatten(self.config).items()
-            if value != self.plain.get(key) and not key.startswith("groups.") and not key.endswith(".root")
+            if value != self.default_settings.get(key) and not key.startswith("groups.") and not key.endswith(".root")
         }
-        said = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
-        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in said.items()]
+        named = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
+        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in named.items()]
         return " ".join([f"{self.data.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
 
 
 def _listed(value: Any) -> list[Any]:
-    """What Lightning takes as one object, as a list of them, or not at all."""
+    """Return a list of objects from what Lightning accepts: a list, one object, or None."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _holds(objects: Sequence[object], kind: type) -> bool:
-    return any(isinstance(entry, kind) for entry in objects)
-
-
 def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:
-    """The default of a setting of a class that was chosen instead of another one, which says nothing of a run."""
+    """Return the default of a setting of a class that replaces another class; it is no change of the user."""
     owner, _, name = key.rpartition(".")
     if owner not in changed:
         return ...
@@ -301,7 +289,7 @@ def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:
 
 
 def flatten(config: Namespace) -> dict[str, Any]:
-    """Settings by the names that they have on the command line."""
+    """Return the settings by their names on the command line."""
     return {
         key.replace(".init_args", "").removesuffix(".class_path"): value
         for key, value in config.clone().items(branches=False)

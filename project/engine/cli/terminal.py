@@ -1,8 +1,5 @@
 """The terminal output during training: the progress bar, without notes of libraries."""
 
-import logging
-import os
-import warnings
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any
@@ -20,33 +17,6 @@ _BAR_WIDTH = 8
 _LINE_EVERY_S = 60.0
 
 _Shown = int | str | float | dict[str, float]
-
-
-def quiet() -> None:
-    """Silence notes of the libraries that say nothing about this run."""
-    # Devices, seeds and restored checkpoints: they stand in the run. Tables that are created: nobody asked.
-    for name in (
-        "lightning.pytorch",
-        "lightning.fabric",
-        "pytorch_lightning",
-        "lightning_fabric",
-        "mlflow",
-        "alembic",
-    ):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # The report of `--trainer.profiler` and the notes of a callback are what somebody asked for.
-    for name in ("lightning.pytorch.profilers", "lightning.pytorch.callbacks"):
-        logging.getLogger(name).setLevel(logging.INFO)
-    # MLflow sets the root's level to ERROR; what this project says of a run is to be seen.
-    logging.getLogger("project").setLevel(logging.WARNING)
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # with the password of the URI
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # uv makes environments without pip, which MLflow regrets at every model.
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    # `--trainer.overfit_batches`: the loader of this project keeps its batches and their order.
-    warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
-    # Lightning's own code, which a newer torch deprecates.
-    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
 
 
 def progress() -> RichProgressBar | LightningProgressBar:

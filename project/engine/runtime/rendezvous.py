@@ -32,8 +32,8 @@ _CONNECT_WITHIN_S = 1800.0
 _OTHERS_READ_WITHIN_S = 30.0
 
 
-class Meeting:
-    """The wait of processes that torchrun or SLURM started for values of the first process, before training.
+class FirstProcess:
+    """The first process of those that torchrun or SLURM started; the others wait for its values, before training.
 
     Only the first process checks data and store, which may take hours. The rendezvous of `torch.distributed` fails
     after half an hour. This wait has no limit, and ends when the first process ends.
@@ -60,7 +60,7 @@ class Meeting:
         else:
             self._store = _connect(environment.main_address, environment.main_port)
 
-    def from_first(self, name: str, make: Callable[[], T]) -> T:
+    def compute(self, name: str, make: Callable[[], T]) -> T:
         """Return a value that the first process computes. Without a launcher, this process computes it.
 
         Args:

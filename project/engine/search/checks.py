@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.search.space import SearchSpace, check_metrics, check_values
 from project.engine.task import Task, declared
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.throughput import IMAGES_PER_SECOND, SAMPLES_PER_SECOND, WAIT_FRACTION
+from project.engine.training.callbacks import build_fit
 
 _VALIDATION = ("val/", "val_")
 _OF_THE_ENGINE = {SAMPLES_PER_SECOND, IMAGES_PER_SECOND, WAIT_FRACTION}
@@ -26,23 +28,24 @@ def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
 
 
 def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
-    """Build the fit, with its data loaded; its `argv` is what trials are given.
+    """Build the fit, with its data loaded; trials get its command line.
 
     Raises:
         ValueError: The fit, or a value in the ranges, is impossible, or no run logs a metric of the search.
     """
     metric, direction = next(iter(space.directions.items()))
     if metric.startswith(_VALIDATION):  # the model that a trial keeps is the one that it is judged by
-        built = FitCLI([f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options])
+        judged = [f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options]
+        built = build_fit(CommandLine.parse(judged))
         if declared(built.model) == (metric, direction[:3]):
-            built = FitCLI(fit_options)
+            built = build_fit(CommandLine.parse(fit_options))
     else:
-        built = FitCLI(fit_options)
+        built = build_fit(CommandLine.parse(fit_options))
     _check_promises(built)
     _load(built)
-    check_values(space, lambda extra: _check_trial(built.argv, extra))
+    check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
-    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: _logged(built.argv))
+    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: _logged(built.command.argv))
     return built
 
 
@@ -65,7 +68,7 @@ def _check_promises(cli: FitCLI) -> None:
 
 
 def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
-    cli = FitCLI([*fit_options, *extra])
+    cli = build_fit(CommandLine.parse([*fit_options, *extra]))
     _check_promises(cli)
     if any(option.startswith("--data.") for option in extra):
         _load(cli)
@@ -83,6 +86,6 @@ def _logged(fit_options: Sequence[str]) -> list[str]:
     """Names of the metrics that a fit logs, seen in one batch on the CPU."""
     small = ["--trainer.fast_dev_run=1", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
     anywhere = ["--trainer.strategy=auto", "--trainer.accelerator=cpu", "--devices=1", "--precision=32-true"]
-    cli = FitCLI([*fit_options, *small, *anywhere])
+    cli = build_fit(CommandLine.parse([*fit_options, *small, *anywhere]))
     cli.trainer.fit(cli.model, cli.datamodule)
     return list(cli.trainer.callback_metrics)

@@ -19,7 +19,6 @@ from rich.console import Console
 from project.engine.cli import config_groups
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
-from project.engine.cli.terminal import quiet
 from project.engine.runtime.devices import usable_cores
 from project.engine.search.checks import check_no_overlap, checked_fit
 from project.engine.search.device_pool import Devices, gpu_ids
@@ -48,7 +47,6 @@ _WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_mod
 
 def run(options: SweepOptions) -> int:
     """Check everything, run the trials, and return the exit code."""
-    quiet()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
         with exit_on_bad_input():
@@ -92,7 +90,7 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
         # Optuna's grid returns each point once, and refuses a point that it did not return.
         max_retries = 0 if isinstance(space.sampler, GridSampler) else options.max_retries
         queue = TrialQueue(study, space, options.n_trials, lock)
-        launcher = TrialLauncher(_MODULE, built.argv, space.metrics, devices, runs, logs)
+        launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs)
         driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         study_run = StudyRun(client, MLflowLogger(experiment, f"study {name}"), study, space, lock, command, settings)

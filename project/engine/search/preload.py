@@ -25,17 +25,19 @@ def _preload() -> None:
     import torch
     from matplotlib.figure import Figure
 
-    from project.engine.cli.fit_cli import FitCLI
-    from project.engine.cli.terminal import quiet
+    from project.engine.cli.command_line import CommandLine
+    from project.engine.runtime.process import configure_process
     from project.engine.tracking.provenance import packages
+    from project.engine.training.callbacks import build_fit
     from project.engine.training.serving import save_model
 
-    quiet()
+    configure_process()
     sqlalchemy.orm.configure_mappers()
     packages()
     # A forked process has the CUDA context and the threads of OpenMP in name only.
     torch.set_num_threads(1)
-    FitCLI(["--trainer.logger=false", "--trainer.accelerator=cpu"])  # jsonargparse caches what it finds in signatures
+    # jsonargparse caches what it finds in signatures.
+    build_fit(CommandLine.parse(["--trainer.logger=false", "--trainer.accelerator=cpu"]))
     with TemporaryDirectory() as folder:  # torch and MLflow import more when a model is saved, matplotlib its fonts
         save_model(Path(folder) / "model", torch.nn.Flatten(), torch.zeros(2, 1, 1, 1), {})
         figure = Figure()

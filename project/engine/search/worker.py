@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from project.engine.runtime.output import prepare_output
+from project.engine.runtime.process import configure_process
 from project.engine.search.messages import Done, Failed, Outcome, Pruned, Stopped, send
 from project.engine.search.reporter import Reporter
 from project.engine.tracking.secrets import redact
@@ -43,7 +43,7 @@ def run_trial(connection: Connection, assignment: Assignment) -> None:
     """Train, and send the outcome to the sweep."""
     os.setsid()  # Ctrl-C in the terminal is a signal to the sweep alone, which decides what its trials do.
     _redirect_output(assignment.log)
-    prepare_output()
+    configure_process()
     os.environ.update(assignment.environment, OMP_NUM_THREADS=str(assignment.threads))
     torch.set_num_threads(assignment.threads)
     _set_command_line(assignment.module, assignment.argv)

@@ -1,24 +1,31 @@
 """The summary that the terminal shows at the end of a fit."""
 
+import shlex
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
 
+from project.engine.checkpoints import RunCheckpoint
+from project.engine.cli import config_groups
+from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.tracking.secrets import redact
 from project.engine.tracking.throughput import Throughput
 from project.engine.training.job import Job
+from project.engine.training.scoring import best_checkpoint
 
 _MUCH_WAITING = 0.1
 
 
 def print_summary(job: Job, scores: Mapping[str, float]) -> None:
-    """Print the scores, the speed, where the results are, and what to type next."""
-    trainer, run_id = job.trainer, job.run_id
+    """Print the scores, the speed, where the results are, and the next commands."""
+    trainer, run_id = job.trainer, job.logger.version if job.logger else None
     throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-    epoch = job.best_epoch()
-    # The bar ends with the last epoch's metrics, which may be others.
+    checkpoint = RunCheckpoint.of(trainer)
+    epoch = checkpoint.best_epoch if checkpoint else None
+    # The progress bar ends with the metrics of the last epoch, which is not always the best one.
     of = f" (epoch {epoch} of {max(epoch, trainer.current_epoch)})" if epoch else ""
-    # What a model shows in the progress bar is what it is judged by.
+    # The metrics that a model shows in the progress bar are its main ones.
     shown = [name for name in scores if name in trainer.progress_bar_metrics] or list(scores)
     rate = throughput.samples_per_second
     lines = {
@@ -31,19 +38,31 @@ def print_summary(job: Job, scores: Mapping[str, float]) -> None:
         lines["left out"] = ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
     lines |= {
         "run": run_id or "not tracked",
-        "checkpoint": escape(job.best_checkpoint or "none"),
+        "checkpoint": escape(best_checkpoint(trainer) or "none"),
         "": "",
-        "look at it": "python -m project.ui",
+        "view it": "python -m project.ui",
     }
-    if job.data_is_a_choice:
+    if job.cli.config.groups.data in config_groups.choices("data"):
         lines["other data"] = f"python -m project.fit --data {'mnist' if job.data.name != 'mnist' else 'cifar10'}"
-    if search := job.search_command():
+    if search := _search_command(job.cli):
         lines["search"] = escape(search)
     if run_id and 0 <= trainer.max_steps <= trainer.global_step:
-        lines["train on"] = f"python -m project.fit --resume {run_id} --trainer.max_steps {2 * trainer.max_steps}"
+        lines["continue"] = f"python -m project.fit --resume {run_id} --trainer.max_steps {2 * trainer.max_steps}"
     elif run_id and trainer.max_epochs:
-        lines["train on"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
+        lines["continue"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
     console = Console(highlight=False)
     width = max(17, *map(len, lines)) + 2
     for name, value in lines.items():
         console.print(f"{name:<{width}}{value}", soft_wrap=True)
+
+
+def _search_command(cli: FitCLI) -> str | None:
+    """Return the sweep on this fit's data, if its model has a search space."""
+    settings = flatten(cli.config)
+    model, data, root = settings["groups.model"], settings["groups.data"], settings.get("data.root")
+    if model not in config_groups.choices("search"):
+        return None
+    options = ["--data", data] if data != config_groups.DEFAULTS["data"] else []
+    if root != cli.default_settings.get("data.root"):
+        options += ["--data.root", redact(str(root))]
+    return shlex.join(["python", "-m", "project.sweep", "--search", model, *options, "--n_trials=8", "--n_jobs=2"])

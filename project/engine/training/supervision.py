@@ -1,4 +1,4 @@
-"""The processes of one fit end together: none outlives another, and the run says so."""
+"""The supervision of the processes of one fit: if one ends, all end, and the run records the reason."""
 
 import os
 import subprocess
@@ -16,19 +16,18 @@ from project.engine.training.stop import STOP_SIGNALS, Interrupted, exit_code
 _PARENT = "PROJECT_PARENT_PID"
 _LOOK_EVERY_S = 0.2
 _GRACE_S = 3.0
-# How a process says that it was interrupted: by its code, or by its death where it had no handler yet.
+# An interrupted process exits with such a code; without a handler, the signal ends it.
 _INTERRUPTED = {code: signum for signum in STOP_SIGNALS for code in (128 + signum, -signum)}
 
 
 class Supervisor:
-    """Watches the processes that Lightning starts, in place of Lightning's own observer.
+    """The supervisor of the processes that Lightning starts, for a block of code; it replaces Lightning's observer.
 
-    That one kills the first process, too, which then cannot close its run. Here the others get a few
-    seconds to fail by themselves, as they do when a collective breaks; what still runs then is ended.
-    It watches for as long as the block that it guards: `with together: ...`.
+    Lightning's observer also kills the first process, which then cannot close its run. After the end of one process,
+    this supervisor waits a few seconds, in which the others usually fail in a collective, and ends those that remain.
 
     Args:
-        trainer: Of this process.
+        trainer: The trainer of this process.
         close_run: Called with the run's status and the reason, before this process is ended.
 
     Raises:
@@ -39,6 +38,7 @@ class Supervisor:
         self._trainer, self._close_run = trainer, close_run
         self._parent = 0
         self._children: list[subprocess.Popen[bytes]] = []
+        self._watcher: threading.Thread | None = None
         self._over = threading.Event()
         self._ending = threading.Lock()
 
@@ -50,20 +50,23 @@ class Supervisor:
             os.environ[_PARENT] = str(os.getpid())
             watch = self._watch_children
         else:
-            # Not getppid(), as the parent may have died while this process started.
+            # The parent may have ended while this process started, so that getppid() may return another process.
             self._parent = int(os.environ.get(_PARENT, os.getppid()))
             watch = self._watch_parent
-        threading.Thread(target=watch, name="together", daemon=True).start()
+        self._watcher = threading.Thread(target=watch, name="supervisor", daemon=True)
+        self._watcher.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._ending:
             self._over.set()
+        if self._watcher is not None:
+            self._watcher.join()
         if self._parent and os.getppid() != self._parent:
             self._close_run("FAILED", "the process of rank 0 died")
-        ended = [child.poll() for child in self._children]  # by themselves
-        self._end_children(at_once=error is not None)
+        ended = [child.poll() for child in self._children]
+        self._end_children(terminate=error is not None)
         signals = [_INTERRUPTED[code] for code in ended if code in _INTERRUPTED]
         if isinstance(error, Exception) and signals:
             raise Interrupted(signals[0]) from error
@@ -79,7 +82,7 @@ class Supervisor:
         started = self._trainer.strategy.launcher.procs  # type: ignore[union-attr]
         if len(started) == self._trainer.num_devices - 1:
             self._children += started
-            started.clear()  # Lightning's observer, which looks later, has nothing left to watch
+            started.clear()  # Lightning's observer, which looks later, then watches no process.
 
     def _watch_parent(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
@@ -91,25 +94,25 @@ class Supervisor:
             self.end(reason, signum)
 
     def end(self, reason: str, signum: int | None = None) -> None:
-        """Close the run and end all processes, this one too, unless the block is over.
+        """Close the run and end all processes, including this one, unless the block is over.
 
         Args:
-            reason: Why; stands in the run.
-            signum: The signal that is the reason, if one is.
+            reason: The reason, which the run records.
+            signum: The signal that is the reason; None if it is another one.
         """
         with self._ending:
             if self._over.is_set():
                 return
             print(f"error: {reason}; the run ends here", file=sys.stderr, flush=True)
             try:
-                self._end_children(at_once=True)
+                self._end_children(terminate=True)
                 self._close_run("KILLED" if signum else "FAILED", reason)
             finally:
                 os._exit(exit_code(signum) if signum else 1)
 
-    def _end_children(self, *, at_once: bool) -> None:
-        """End what this process started: kindly, and after a few seconds in any case."""
-        if at_once:
+    def _end_children(self, *, terminate: bool) -> None:
+        """Wait a few seconds for the processes that this one started, after SIGTERM if `terminate`; then kill them."""
+        if terminate:
             for child in self._children:
                 child.terminate()
         deadline = monotonic() + _GRACE_S

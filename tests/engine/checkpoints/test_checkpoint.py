@@ -12,7 +12,8 @@ from tiny import TINY
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from project.engine.checkpoints import newest_checkpoint
-from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.command_line import CommandLine
+from project.engine.training.callbacks import build_fit
 from project.fit import main
 
 # Eight steps an epoch, all of the validation images, and a rate at which each step changes the score.
@@ -42,7 +43,7 @@ def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_t
 
 def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
     """Validate weights, and test them on one batch, without a trainer."""
-    cli = FitCLI([*SMALL, "--trainer.logger=false"])
+    cli = build_fit(CommandLine.parse([*SMALL, "--trainer.logger=false"]))
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.datamodule.setup("test")

@@ -41,31 +41,24 @@ def remove_and_wait() -> None:
 
 
 def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
-    interrupts = Interrupts()
-    interrupts.listen()
-    try:
-        with pytest.raises(Interrupted) as stopped:
-            remove_and_wait()
-        assert stopped.value.code == 143
-        assert "Exception ignored" not in capsys.readouterr().err
-    finally:
-        interrupts.restore_handlers()
+    with Interrupts(), pytest.raises(Interrupted) as stopped:
+        remove_and_wait()
+    assert stopped.value.code == 143
+    assert "Exception ignored" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN], ids=["terminal", "nohup"])
 def test_a_lost_terminal_stops_training_unless_it_started_under_nohup(before: signal.Handlers) -> None:
     ours = signal.signal(signal.SIGHUP, before)
-    interrupts = Interrupts()
-    interrupts.listen()
     try:
-        if before is signal.SIG_IGN:
-            signal.raise_signal(signal.SIGHUP)
-        else:
-            with pytest.raises(Interrupted) as stopped:
+        with Interrupts():
+            if before is signal.SIG_IGN:
                 signal.raise_signal(signal.SIGHUP)
-            assert stopped.value.code == 143
+            else:
+                with pytest.raises(Interrupted) as stopped:
+                    signal.raise_signal(signal.SIGHUP)
+                assert stopped.value.code == 143
     finally:
-        interrupts.restore_handlers()
         assert signal.signal(signal.SIGHUP, ours) == before
 
 
@@ -182,12 +175,11 @@ def test_so_does_one_of_two_processes(strategy: str, tmp_path: Path) -> None:
 
 
 def _twice_interrupted() -> None:
-    interrupts = Interrupts()
-    interrupts.listen()
-    interrupts._in_loop = True  # in a loop the first signal waits for the end of a batch
-    os.kill(os.getpid(), signal.SIGINT)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(60)
+    with Interrupts() as interrupts:
+        interrupts._in_loop = True  # In a loop, the first signal waits for the end of a batch.
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
 
 
 def test_a_second_ctrl_c_leaves_at_once() -> None:
@@ -200,14 +192,13 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
 def _interrupted_while_ranks_agree() -> None:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     for moment in range(100):
-        interrupts = Interrupts()
-        interrupts.listen()
-        interrupts._in_loop = True
-        interrupts._group = torch.distributed.group.WORLD
-        threading.Timer(moment * 1e-5, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        while not interrupts._asked():
-            pass
-        assert interrupts.signum == signal.SIGTERM
+        with Interrupts() as interrupts:
+            interrupts._in_loop = True
+            interrupts._group = torch.distributed.group.WORLD
+            threading.Timer(moment * 1e-5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            while not interrupts._is_interrupted():
+                pass
+            assert interrupts.signum == signal.SIGTERM
     os._exit(0)
 
 

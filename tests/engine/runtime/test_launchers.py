@@ -137,7 +137,7 @@ def tasks_of_slurm(folder: Path, *command: str) -> list[Command]:
 
 MEET = """
 import os, time
-from project.engine.runtime.rendezvous import Meeting
+from project.engine.runtime.rendezvous import FirstProcess
 
 def later():
     time.sleep(7)  # The store gives up after five seconds.
@@ -147,9 +147,9 @@ def killed():
     time.sleep(1)
     os.kill(os.getpid(), 9)
 
-meeting = Meeting()
-print(meeting.from_first("slow", later), flush=True)
-meeting.from_first("killed", killed)
+first = FirstProcess()
+print(first.compute("slow", later), flush=True)
+first.compute("killed", killed)
 """
 
 

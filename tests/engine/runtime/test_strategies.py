@@ -12,8 +12,9 @@ import two_ranks
 from conftest import ROOT, run_ranks
 from torch import Tensor, nn
 
-from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.fsdp2 import check_shardable
+from project.engine.training.callbacks import build_fit
 
 FITS = ("plain", "accumulated", "bfloat", "batchnorm")
 
@@ -104,7 +105,7 @@ def test_a_checkpoint_of_fsdp_is_that_of_ddp_and_loads_in_one_process(pair: Path
         for checkpoint in (ddp, fsdp)
     ]
     assert farthest(*momenta) < 1e-5
-    cli = FitCLI([*two_ranks.COMMON, *two_ranks.SGD])
+    cli = build_fit(CommandLine.parse([*two_ranks.COMMON, *two_ranks.SGD]))
     cli.model.optimizer(cli.model.net.parameters()).load_state_dict(fsdp["optimizer_states"][0])
     cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=pair / "plain-fsdp.ckpt")
     assert farthest(cli.model.state_dict(), fsdp["state_dict"]) == 0

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from project.engine.cli.fit_cli import FitCLI
-from project.engine.cli.terminal import quiet
+from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.fsdp2 import FSDP2Strategy
+from project.engine.runtime.process import configure_process
+from project.engine.training.callbacks import build_fit
 
 NET = ["--model.net=two_ranks.Blocks"]
 STEPS = ["--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2"]
@@ -96,7 +97,7 @@ def held(tensors: list[Tensor]) -> int:
 def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
     """Fit; return what this rank holds at the end."""
     before, record = psutil.Process().memory_info().rss, Record()
-    cli = FitCLI([*COMMON, *options], [record])
+    cli = build_fit(CommandLine.parse([*COMMON, *options]), [record])
     cli.trainer.fit(cli.model, cli.datamodule)
     parameters = list(cli.model.parameters())
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
@@ -120,7 +121,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
 
 def train_synced() -> str:
     """Fit with `sync_batchnorm`, whose layers refuse a CPU; return their message."""
-    cli = FitCLI([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"])
+    cli = build_fit(CommandLine.parse([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"]))
     synced = Trainer(
         strategy=FSDP2Strategy(), accelerator="cpu", devices=2, sync_batchnorm=True, max_epochs=1,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
@@ -134,7 +135,7 @@ def train_synced() -> str:
 
 def main(folder: Path, names: list[str]) -> None:
     """Train cases, such as plain-fsdp."""
-    quiet()
+    configure_process()
     for name in names:
         case, _, strategy = name.partition("-")
         result = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")

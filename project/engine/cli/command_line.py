@@ -1,0 +1,103 @@
+"""The command line of `fit`, which is parsed once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from project.engine.cli import config_groups
+from project.engine.cli.config_groups import DEFAULTS, GROUPS
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The options of `fit`, of which groups and short names stand for other options.
+
+    Attributes:
+        argv: The options as given.
+        resume: The run of `--resume`; None without it.
+        pairs: The other options, each with its value; None for an option without a value.
+    """
+
+    argv: tuple[str, ...]
+    resume: str | None
+    pairs: tuple[tuple[str, str | None], ...]
+
+    @classmethod
+    def parse(cls, argv: Sequence[str]) -> Self:
+        """Divide options from values.
+
+        Raises:
+            ValueError: `--resume` does not name a run.
+        """
+        pairs = _pairs(argv)
+        resumed = [_value(option, value, "the id of a run") for option, value in pairs if option == "--resume"]
+        return cls(tuple(argv), resumed[-1] if resumed else None, tuple(p for p in pairs if p[0] != "--resume"))
+
+    def with_settings(self, path: Path) -> Self:
+        """Return this command line with a YAML file of settings before its own options."""
+        return replace(self, pairs=(("--config", str(path)), *self.pairs))
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The name that is chosen in each group."""
+        return self._expanded[0]
+
+    @property
+    def defaults(self) -> list[str]:
+        """The options of the chosen groups."""
+        return config_groups.base(self.groups)
+
+    @property
+    def changes(self) -> list[str]:
+        """The given options; they follow the defaults and contain no groups and no short names."""
+        return self._expanded[1]
+
+    @cached_property
+    def _expanded(self) -> tuple[dict[str, str], list[str]]:
+        """Replace groups and short names.
+
+        Raises:
+            ValueError: A group has no such choice, an option lacks its value, or a YAML file is malformed.
+            OSError: A YAML file cannot be read.
+        """
+        groups, named, changes = dict(DEFAULTS), dict[str, str](), list[str]()
+        for option, value in self.pairs:
+            group = option.removeprefix("--")
+            if group in GROUPS:
+                name = _value(option, value, f"one of {', '.join(config_groups.choices(group))}")
+                named[group] = name
+                changes += config_groups.choice(group, name)
+                if group == "experiment":
+                    groups |= config_groups.choices_of(config_groups.file_of(group, name))
+            elif option.startswith("--groups."):
+                raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
+            elif option == "--config":
+                path = _value(option, value, "a YAML file")
+                groups |= config_groups.choices_of(Path(path))
+                changes += [option, path]
+            else:
+                changes += [config_groups.SHORT.get(option, option) + ("" if value is None else f"={value}")]
+        return groups | named, changes
+
+
+def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:
+    pairs: list[tuple[str, str | None]] = []
+    rest = list(argv)
+    while rest:
+        option, equals, value = rest.pop(0).partition("=")
+        if not option.startswith("--"):
+            pairs.append((option + equals + value, None))
+        elif equals:
+            pairs.append((option, value))
+        else:
+            # A negative number is a value; what begins with two dashes is the next option.
+            pairs.append((option, rest.pop(0) if rest and not rest[0].startswith("--") else None))
+    return pairs
+
+
+def _value(option: str, value: str | None, expected: str) -> str:
+    if not value:
+        raise ValueError(f"{option}: got nothing; expected {expected}")
+    return value

@@ -1,0 +1,61 @@
+"""The settings of a process that runs a command: output, logging, warnings, memory, and parsing."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jsonargparse import set_parsing_settings
+
+from project.engine.runtime.allocator import keep_freed_memory
+from project.engine.runtime.output import prepare_output
+
+_LEVELS = {
+    # Devices, seeds, restored checkpoints and created tables are recorded in the run, or of no use to the user.
+    "lightning.pytorch": logging.WARNING,
+    "lightning.fabric": logging.WARNING,
+    "pytorch_lightning": logging.WARNING,
+    "lightning_fabric": logging.WARNING,
+    "mlflow": logging.WARNING,
+    "alembic": logging.WARNING,
+    # Environments that uv creates have no pip, of which MLflow warns for each model.
+    "mlflow.utils.environment": logging.ERROR,
+    # The user chose the profiler and the callbacks that print notes.
+    "lightning.pytorch.profilers": logging.INFO,
+    "lightning.pytorch.callbacks": logging.INFO,
+    # MLflow sets the root logger to ERROR.
+    "project": logging.WARNING,
+}
+_MLFLOW = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # The URL may contain a password.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+def configure_process() -> None:
+    """Configure this process for a command."""
+    prepare_output()
+    keep_freed_memory()
+    for name, level in _LEVELS.items():
+        logging.getLogger(name).setLevel(level)
+    for name, value in _MLFLOW.items():
+        os.environ.setdefault(name, value)
+    # `--trainer.overfit_batches`: this project's loader repeats its batches in their order.
+    warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
+    # A newer torch deprecates what Lightning calls.
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+    # A setting that names a class must not name one that runs commands; jsonargparse has the list.
+    set_parsing_settings(import_path_denylist=[])
+
+
+@contextmanager
+def restored_environment() -> Iterator[None]:
+    """Restore the environment variables of this process when the block ends, also those that Lightning sets."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)

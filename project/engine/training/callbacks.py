@@ -1,0 +1,41 @@
+"""A fit with the callbacks that every fit has."""
+
+from collections.abc import Sequence
+
+from jsonargparse import Namespace
+from lightning import Callback
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+
+from project.engine.checkpoints import FiniteLoss
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.terminal import progress
+from project.engine.loading import StepSeed
+from project.engine.tracking.throughput import Throughput
+
+
+def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCLI:
+    """Build data, model and trainer.
+
+    Args:
+        command: The command line.
+        callbacks: More callbacks, called after those of every fit.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault.
+    """
+
+    def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:
+        every_n_steps = settings.log_every_n_steps
+        has_bar = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
+        has_monitor = settings.logger is False or any(isinstance(one, LearningRateMonitor) for one in given)
+        return [
+            *([] if has_bar else [progress()]),
+            *([] if has_monitor else [LearningRateMonitor(logging_interval="step")]),
+            FiniteLoss(every_n_steps),
+            StepSeed(),
+            Throughput(every_n_steps),
+            *callbacks,
+        ]
+
+    return FitCLI(command, make_callbacks)

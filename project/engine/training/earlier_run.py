@@ -1,0 +1,92 @@
+"""The run that a fit continues: of `--resume`, or of the attempt before a restart."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from mlflow import MlflowClient
+from mlflow.entities import RunStatus
+
+from project.engine.checkpoints import (
+    check_not_complete,
+    check_optimizer,
+    check_version,
+    check_weights,
+    data_state,
+    newest_checkpoint,
+)
+from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.trainer_checks import check_resumable
+from project.engine.task import Task
+from project.engine.tracking import store
+from project.engine.tracking.recovery import is_held
+from project.engine.training.restarts import run_before_restart
+
+
+class EarlierRun(NamedTuple):
+    """A run to continue.
+
+    Attributes:
+        run_id: The MLflow run.
+        settings: Its settings as YAML; None after a restart, where the command line is the whole one.
+        checkpoint: Path of its newest checkpoint; None if it was stopped before the first.
+    """
+
+    run_id: str
+    settings: str | None
+    checkpoint: str | None
+
+
+def find_earlier_run(resumed: str | None) -> EarlierRun | None:
+    """Find the run that a fit continues.
+
+    Args:
+        resumed: The run of `--resume`.
+
+    Raises:
+        ValueError, OSError: There is no such run, or it has no valid checkpoint.
+    """
+    run_id = resumed or run_before_restart()
+    if run_id is None:
+        return None
+    settings = None
+    if resumed:
+        with TemporaryDirectory() as folder:
+            settings = store.config_of(resumed, folder).read_text(encoding="utf-8")
+    checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
+    if checkpoint:
+        check_version(checkpoint)
+    return EarlierRun(run_id, settings, str(checkpoint) if checkpoint else None)
+
+
+def check_has_ended(earlier: EarlierRun) -> None:
+    """Raise ValueError if a process still writes the run."""
+    # Before a restart by torchrun or a sweep, the earlier attempt has ended, maybe on another machine.
+    if is_held(earlier.run_id, owner_is_gone=earlier.settings is None):
+        raise ValueError(
+            f"--resume: run {earlier.run_id} is still running; stop it first, with Ctrl-C or SIGTERM "
+            "(a run of a lost machine can be resumed three minutes after its last heartbeat)"
+        )
+
+
+def check_can_continue(earlier: EarlierRun, cli: FitCLI, client: MlflowClient) -> None:
+    """Raise ValueError if the run cannot continue from its checkpoint with these settings."""
+    if earlier.checkpoint is None:
+        return
+    checkpoint, run = Path(earlier.checkpoint), client.get_run(earlier.run_id)
+    before, now = run.data.params.get("data"), flatten(cli.config)["data"]
+    if before not in (None, now):
+        raise ValueError(
+            f"--resume: got the data {now}, but the run used {before}; keep --data as it was, or start again "
+            "without --resume"
+        )
+    trainer, model = cli.trainer, cli.model
+    check_resumable(cli.callbacks)
+    if not is_overridden("configure_model", model) or isinstance(model, Task):
+        check_weights(checkpoint, model)
+    if isinstance(model, Task):
+        check_optimizer(checkpoint, model.make_optimizer(), model.optimizer)
+    cli.data.check_same_batches(data_state(checkpoint, cli.datamodule), trainer.world_size, trainer.limit_train_batches)
+    finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
+    check_not_complete(checkpoint, finished, trainer.max_epochs, trainer.max_steps)

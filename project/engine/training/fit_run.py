@@ -1,0 +1,136 @@
+"""The MLflow run around a fit, whose status shows how the fit ended."""
+
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time
+from uuid import uuid4
+
+from project.engine.checkpoints import RunCheckpoint, newest_checkpoint, use_folder
+from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.runtime.output import lost_output
+from project.engine.runtime.rendezvous import FirstProcess
+from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.recovery import recover_run
+from project.engine.tracking.secrets import redact_options
+from project.engine.training.earlier_run import EarlierRun
+from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
+from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.supervision import Supervisor
+
+_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+_LAST_LINES = 20
+
+
+@contextmanager
+def open_run(
+    cli: FitCLI, earlier: EarlierRun | None, first_process: FirstProcess, interrupts: Interrupts
+) -> Iterator[None]:
+    """Start the run for a block of code, in which all processes of the fit are watched, and close it.
+
+    Args:
+        cli: The fit.
+        earlier: The run to continue; None starts a run.
+        first_process: Starts the run before other processes continue.
+        interrupts: The signals of this process.
+
+    Raises:
+        Interrupted: The block was interrupted.
+    """
+    run = _FitRun(cli, earlier)
+    supervisor = Supervisor(cli.trainer, run.close)
+    interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
+    try:
+        with _status(run.logger), supervisor:
+            first_process.compute("run", run.start)
+            yield
+            if run.logger and (reason := lost_output()):
+                run.logger.set_tags({"output.error": reason})
+    except Interrupted:
+        if run.logger and run.logger.version:
+            print(f"\ninterrupted; {run.how_to_resume()}", file=sys.stderr)
+        # A process that Lightning started must exit with 0 after all ranks have agreed to stop.
+        if not cli.trainer.is_global_zero and interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
+            sys.exit(0)
+        raise
+
+
+@contextmanager
+def _status(logger: MLflowLogger | None) -> Iterator[None]:
+    """Close the logger's run as FINISHED, as KILLED after a signal, or as FAILED after any other error."""
+    status = "FAILED"
+    try:
+        yield
+        status = "FINISHED"
+    except SystemExit as error:
+        status = "KILLED" if error.code in _INTERRUPTED else "FAILED"
+        raise
+    except BaseException as error:
+        if logger is not None:
+            lines = traceback.format_exception(error)
+            logger.set_tags({"error": "".join(lines[-1:]).strip(), "traceback": "".join(lines[-_LAST_LINES:])})
+            logger.log_text("".join(lines), "traceback.txt")
+        raise
+    finally:
+        if logger is not None:
+            logger.end(status)
+
+
+class _FitRun:
+    def __init__(self, cli: FitCLI, earlier: EarlierRun | None) -> None:
+        self._cli, self._earlier = cli, earlier
+        self._command = shlex.join(["python", "-m", "project.fit", *redact_options(cli.command.argv)])
+        self.logger = MLflowLogger.of(cli.trainer)
+
+    def start(self) -> None:
+        logger, trainer, data = self.logger, self._cli.trainer, self._cli.data
+        if logger is None:
+            use_folder(trainer, store.checkpoint_folder(f"untracked-{time():.0f}-{uuid4().hex[:6]}"))
+        if logger is None or not trainer.is_global_zero:
+            return
+        client, settings = store.connect(), flatten(self._cli.config)
+        if self._earlier:
+            logger.resume(client, self._earlier.run_id, self._command, settings)
+        else:
+            logger.start(client, self._tags())
+            logger.log_hyperparams(settings)
+        logger.log_dataset(data.name, data.digest(), data.sizes(), data.source or data.name)
+        logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
+        assert logger.version is not None
+        os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
+        use_folder(trainer, store.checkpoint_folder(logger.version))
+        profiler = trainer.profiler  # type: ignore[attr-defined]
+        profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
+
+    def _tags(self) -> dict[str, str]:
+        trainer, checkpoint = self._cli.trainer, RunCheckpoint.of(self._cli.trainer)
+        accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
+        return {
+            "strategy": str(self._cli.config.groups.strategy),
+            "devices": f"{trainer.world_size} {accelerator}",
+            "command": self._command,
+            **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
+            **({"monitor": f"{checkpoint.monitor} ({checkpoint.mode})"} if checkpoint and checkpoint.monitor else {}),
+            **launch_tag(),
+        }
+
+    def close(self, status: str, reason: str) -> None:
+        logger = self.logger
+        if logger is not None and logger.version:
+            logger.set_tags({"error": reason})
+            logger.end(status)
+        elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process has ended
+            recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
+
+    def how_to_resume(self) -> str:
+        assert self.logger is not None and self.logger.version is not None
+        if self.logger.status == "FINISHED":
+            return "the run is finished; python -m project.sync delivers what its store lacks"
+        if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):
+            return f"continue with: python -m project.fit --resume {self.logger.version}"
+        return "there is no checkpoint to resume from yet"

@@ -1,0 +1,73 @@
+"""The scores and the served model of the best checkpoint."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+from project.engine.checkpoints import RunCheckpoint
+from project.engine.task import Task
+from project.engine.tracking.best_effort import best_effort
+from project.engine.training.job import Job
+from project.engine.training.serving import save_model
+
+
+def best_checkpoint(trainer: Trainer) -> str | None:
+    """Return the path of the best checkpoint; without a monitored metric, of the last one."""
+    checkpoint = RunCheckpoint.of(trainer)
+    return checkpoint.best_model_path or checkpoint.last_if_unmonitored() if checkpoint else None
+
+
+def score(job: Job) -> Mapping[str, float]:
+    """Return the metrics of the best checkpoint on the test split, or on the validation split without a test split.
+
+    The metrics of the validation split are not logged, because `val/*` has a point for each validation of the training
+    only. Training has logged them as `best/val/*`.
+    """
+    trainer, model, data = job.trainer, job.model, job.datamodule
+    best = best_checkpoint(trainer)
+    if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
+        return _merged(trainer.test(model, data, ckpt_path=best, verbose=False))
+    if not trainer.limit_val_batches or not is_overridden("validation_step", model):
+        return {}
+    loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []
+    with job.logger.metrics_ignored() if job.logger else nullcontext():
+        try:
+            return _merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
+        finally:
+            trainer.loggers = loggers
+
+
+def log_model(job: Job) -> None:
+    """Log the model of the best checkpoint, as MLflow serves it. A model that cannot be served has checkpoints only."""
+    logger, inputs, best = job.logger, job.data.examples(), best_checkpoint(job.trainer)
+    if logger is None or best is None or inputs is None or not isinstance(job.model, Task):
+        return
+    folder: Path | None = None
+    with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
+        folder = logger.model_folder("model")
+        if folder is None:  # not the first rank
+            return
+        trained = _trained_model(job, best)
+        if (served := trained.serving_model()) is not None:
+            save_model(folder, served, inputs, trained.serving_metadata())
+            logger.log_saved_model(folder.name)
+        return
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _trained_model(job: Job, checkpoint: str) -> Task:
+    """Return a new model on the CPU, without the changes of a strategy, with the weights of a checkpoint."""
+    model: Task = job.cli.instantiate().model
+    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    return model
+
+
+def _merged(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the metrics of all dataloaders, whose names differ."""
+    return {name: value for each in scores for name, value in each.items()}

@@ -1,0 +1,84 @@
+"""A fit in this process gives back what it took, however it ends."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning import Callback, LightningModule, Trainer
+from tiny import TINY
+
+from project.fit import main
+
+OPTIONS = [*TINY, "--max_epochs=1"]
+
+
+class Fails(Callback):
+    """Raises an error in the first training step."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        raise ArithmeticError("the step failed")
+
+
+class Interrupts(Callback):
+    """Sends SIGTERM to this process in the first training step."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def held() -> dict[str, Any]:
+    """Return what this process holds, by kind."""
+    files = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    wakeup = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(wakeup)
+    return {
+        "handlers": {signum: signal.getsignal(signum) for signum in signal.valid_signals()},
+        "hooks": (sys.unraisablehook, sys.excepthook, threading.excepthook),
+        "wakeup descriptor": wakeup,
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": sorted(file for file in files if file.suffix != ".ttf"),  # matplotlib never closes its fonts
+        "environment": dict(os.environ),
+    }
+
+
+def fit(*options: str) -> None:
+    main([*OPTIONS, *options])
+
+
+def refused_option() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        fit("--model.net.dropot=1")
+
+
+def refused_data() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        fit("--data.batch_size=5000")
+
+
+def refused_store() -> None:
+    with pytest.raises(SystemExit, match="2"):
+        fit("--resume=nothing")
+
+
+def failed() -> None:
+    with pytest.raises(ArithmeticError):
+        main(OPTIONS, [Fails()])
+
+
+def interrupted() -> None:
+    with pytest.raises(SystemExit, match="143"):
+        main(OPTIONS, [Interrupts()])
+
+
+@pytest.mark.parametrize("run", [fit, refused_option, refused_data, refused_store, failed, interrupted])
+def test_a_fit_gives_back_all_that_it_takes(run: Callable[[], None], workplace: Path) -> None:
+    before = held()
+    run()
+    after = held()
+    for kind in before:
+        assert after[kind] == before[kind], kind
