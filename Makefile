@@ -24,7 +24,7 @@ test:     ## run the tests: eleven minutes on two cores
 
 faults:   ## run all tests of the README's fault table: twenty minutes or more
 	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data \
-		tests/test_endings.py tests/test_output.py tests/test_schedule.py tests/test_sweep.py
+		tests/test_endings.py tests/test_sweep.py
 
 gpu:      ## run the tests that need a GPU: at most six minutes; without uv: make gpu PYTHON=python3
 	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/engine/loading/test_device.py
