@@ -1,9 +1,9 @@
-"""How long training waits for a checkpoint: ours, Lightning's, and Lightning's asynchronous one, in turn.
+"""Benchmark of the time that training waits for a checkpoint: ours, Lightning's, and Lightning's asynchronous one.
 
 python -m benchmarks.checkpoints --rounds 5
 
-Saves the state of a ResNet-18 under AdamW (weights and two momenta, 134 MB). Prints one JSON object a round
-and a table of medians; `copy` is the time to copy the state, below which no checkpoint can be consistent.
+The state is a ResNet-18 with AdamW (weights and two momenta, 134 MB). Prints one JSON object per round and a table of
+medians. `copy` is the time to copy the state: a consistent checkpoint cannot take less.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from project.engine.checkpoints import DurableCheckpointIO
 _BETWEEN_SAVES_S = 2.0
 
 
-def state_of_resnet18() -> dict[str, Any]:
-    """A checkpoint's content after one step."""
+def make_resnet18_state() -> dict[str, Any]:
+    """Make the content of a checkpoint after one step."""
     model = resnet18()
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.randn(2, 3, 64, 64)).sum().backward()
@@ -38,14 +38,14 @@ def state_of_resnet18() -> dict[str, Any]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Measure the seconds of one call."""
     start = perf_counter()
     work()
     return perf_counter() - start
 
 
 def one_round(state: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Milliseconds that the caller waits, for each kind of saving, with the disk idle before it."""
+    """Measure the milliseconds that the caller waits for each kind of saving; the disk is idle before each."""
     waits = {"copy": seconds(lambda: apply_to_collection(state, Tensor, lambda t: t.detach().to("cpu", copy=True)))}
     for name, storage in (
         ("ours", DurableCheckpointIO()),
@@ -60,18 +60,18 @@ def one_round(state: dict[str, Any], folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Run the rounds in an empty folder."""
+    """Run the rounds in an empty folder, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    state = state_of_resnet18()
+    state = make_resnet18_state()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        one_round(state, Path(folder))  # warm up
+        one_round(state, Path(folder))  # The first save also creates files and threads, so it is not counted.
         for _ in range(rounds):
             results.append(one_round(state, Path(folder)))
             print(json.dumps(results[-1]), flush=True)
-    table = Table("saving", "ms: median", "least", "most", "times the copy", title="training waits for a checkpoint")
+    table = Table("saving", "ms: median", "minimum", "maximum", "relative to copy", title="wait for a checkpoint")
     for name in results[0]:
         waits = [result[name] for result in results]
         ratio = statistics.median(result[name] / result["copy"] for result in results)

@@ -1,4 +1,4 @@
-"""The commands that benchmarks/reliability.py breaks, of both sides; an MLflow server; and what is left of them."""
+"""Trainings of both sides of benchmarks/reliability.py, an MLflow server, and readers of what they leave."""
 
 import glob
 import math
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A column: the module that trains, its spelling of the options, and the command that comes next."""
+    """One column of the comparison: its training module, its spelling of the options, and the command to run next."""
 
     module: str
     small: str
@@ -33,7 +33,7 @@ class Side:
     next_command: str
 
     def options(self, **settings: object) -> list[str]:
-        """A small CNN that logs every step, with these settings in the spelling of this side."""
+        """Spell the options of a small CNN that logs every step, with these settings."""
         words = [self.spelling.get(name, f"--{name} {{}}").format(value) for name, value in settings.items()]
         return " ".join([self.small, *words]).split()
 
@@ -62,7 +62,7 @@ SIDES = {
 
 
 class Job:
-    """A command in a process group of its own, whose terminal is the file `output.txt`."""
+    """A command in its own process group, whose output is appended to the file `output.txt`."""
 
     def __init__(self, module: str, options: list[str], folder: Path, uri: str, **environment: str) -> None:
         clean = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
@@ -75,22 +75,22 @@ class Job:
             )  # fmt: skip
 
     def wait_for_checkpoint(self) -> None:
-        """Wait until `last.ckpt` is there, and a second more."""
+        """Wait until `last.ckpt` exists, and then for one second."""
         while not checkpoints(self.folder):
             if self.process.poll() is not None:
                 raise RuntimeError(f"ended before its first checkpoint: {(self.folder / 'output.txt').read_text()}")
             time.sleep(0.1)
         time.sleep(1)
 
-    def left(self) -> list[int]:
-        """What still runs of the process group."""
+    def running_pids(self) -> list[int]:
+        """List the processes of the group that are still running."""
         running = [process.pid for process in psutil.process_iter() if process.status() != psutil.STATUS_ZOMBIE]
         return [pid for pid in running if psutil.pid_exists(pid) and os.getpgid(pid) == self.process.pid]
 
     def seconds_to_end(self, within_s: float = 60) -> float:
-        """Seconds from now until nothing runs; infinite when something still does after `within_s`."""
+        """Measure the seconds until no process of the group is running; infinite after `within_s`."""
         start = time.monotonic()
-        while self.process.poll() is None or self.left():
+        while self.process.poll() is None or self.running_pids():
             if time.monotonic() - start > within_s:
                 return math.inf
             time.sleep(0.05)
@@ -98,34 +98,34 @@ class Job:
 
     @property
     def exit_code(self) -> int | str:
-        """What a shell shows."""
+        """The exit code as a shell shows it: 128 + N after signal N."""
         code = self.process.poll()
-        return "none, it hangs" if code is None else code if code >= 0 else 128 - code
+        return "none: still running" if code is None else code if code >= 0 else 128 - code
 
 
 @contextmanager
 def training(
     side: Side, folder: Path, uri: str, environment: dict[str, str] | None = None, **settings: object
 ) -> Iterator[Job]:
-    """Start a training; whatever happens, nothing of it runs afterwards."""
+    """Start a training, and kill its processes at the end of the context."""
     job = Job(side.module, side.options(**settings), folder, uri, **environment or {})
     try:
         yield job
     finally:
-        for pid in job.left():
+        for pid in job.running_pids():
             os.kill(pid, signal.SIGKILL)
         job.process.wait()
 
 
 def train(side: Side, folder: Path, uri: str, environment: dict[str, str] | None = None, **settings: object) -> Job:
-    """Train to the end, whatever end that is."""
+    """Run a training until it ends, with or without an error."""
     with training(side, folder, uri, environment, **settings) as job:
         job.seconds_to_end(600)
     return job
 
 
 def run_next(side: Side, folder: Path, uri: str) -> None:
-    """The command that comes next, to its end: `project.sync` here, another training there."""
+    """Run the side's next command to its end: `project.sync` for the project, a training for Lightning."""
     module, *options = side.next_command.split()
     Job(module, options, folder, uri).seconds_to_end(600)
 
@@ -166,23 +166,23 @@ class Server:
 
 
 def store_in(folder: Path) -> str:
-    """A SQLite store in a folder."""
+    """Return the URI of a SQLite store in a folder."""
     return f"sqlite:///{folder}/mlflow.db"
 
 
 def runs(uri: str) -> list[Run]:
-    """All runs of a store, the newest first."""
+    """List all runs of a store, the newest first."""
     client = MlflowClient(uri)
     return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
 
 
-def losses(uri: str, run_id: str) -> list[Metric]:
-    """The training loss of a run, a point a step."""
+def train_losses(uri: str, run_id: str) -> list[Metric]:
+    """List the training loss of a run, one point per step."""
     return sorted(MlflowClient(uri).get_metric_history(run_id, "train/loss"), key=lambda point: point.step)
 
 
-def load(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, or None where it cannot be loaded."""
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """Load a checkpoint; None if it cannot be loaded."""
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
@@ -191,10 +191,10 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All `last*.ckpt` in a folder; other than `rglob` this does not mind folders that come and go."""
+    """List all `last*.ckpt` in a folder. Unlike `rglob`, glob ignores folders that vanish meanwhile."""
     return [Path(path) for path in glob.glob(f"{folder}/**/last*.ckpt", recursive=True)]  # noqa: PTH207
 
 
 def last_checkpoint(folder: Path, run_id: str = "") -> Path:
-    """The newest `last*.ckpt` in a folder; of one run, where both sides have its id in the path."""
+    """Return the newest `last*.ckpt` in a folder, or that of one run: both sides have the run id in the path."""
     return max((path for path in checkpoints(folder) if run_id in str(path)), key=lambda path: path.stat().st_mtime)

@@ -1,8 +1,9 @@
-"""The digits, trained by a plain Lightning script: Trainer, MLFlowLogger and ModelCheckpoint as their docs show them.
+"""A plain Lightning script that trains on the digits: Trainer, MLFlowLogger and ModelCheckpoint as in their docs.
 
 python -m benchmarks.lightning_peer --max_epochs 10
 
-The peer of `python -m project.fit` in benchmarks/reliability.py: the same CNN, images, batches and checkpoints.
+benchmarks/reliability.py compares it with `python -m project.fit`. Both have the same CNN, images, batches and
+checkpoints.
 """
 
 import argparse
@@ -27,7 +28,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(LightningModule):
-    """Cross-entropy training of the CNN on images (N, 1, 32, 32), float in [0, 1]."""
+    """A CNN trained with cross-entropy on images (N, 1, 32, 32), float in [0, 1]."""
 
     def __init__(self, widths: Sequence[int], hidden: int, lr: float, power: float) -> None:
         super().__init__()
@@ -55,8 +56,8 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def loaders() -> tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, ...]]]:
-    """Batches of 64 for training and for validation."""
+def make_loaders() -> tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, ...]]]:
+    """Make the loaders for training and validation, with batches of 64."""
     pixels, labels = load_digits(return_X_y=True)
     images = F.interpolate(torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16, size=32, mode="bilinear")
     digits = TensorDataset(images[:1437], torch.from_numpy(labels[:1437]))
@@ -65,7 +66,7 @@ def loaders() -> tuple[DataLoader[tuple[Tensor, ...]], DataLoader[tuple[Tensor, 
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train; with `--resume RUN_ID`, go on in that run from its last checkpoint."""
+    """Train; `--resume RUN_ID` continues that run from its last checkpoint."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--max_epochs", type=int, default=10)
     parser.add_argument("--devices", type=int, default=1)
@@ -91,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
         log_every_n_steps=args.log_every_n_steps, default_root_dir=args.default_root_dir,
     )  # fmt: skip
     model = Classifier(args.widths, args.hidden, args.lr, args.power)
-    trainer.fit(model, *loaders(), ckpt_path="last" if args.resume else None)
+    trainer.fit(model, *make_loaders(), ckpt_path="last" if args.resume else None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The MLP that lightning-hydra-template trains on MNIST, for commands that are compared with it."""
+"""The MLP that lightning-hydra-template trains on MNIST, for comparisons with that template."""
 
 from itertools import pairwise
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Linear layers, each with batch norm and ReLU, then the classes.
+    """Three linear layers with batch norm and ReLU, and a linear layer that returns the logits.
 
     Args:
         num_classes: Number of logits.

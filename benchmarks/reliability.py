@@ -1,10 +1,10 @@
-"""What is lost when something breaks: the same faults for this project and for a plain Lightning script.
+"""Benchmark of faults: each is injected into a training of this project and into a plain Lightning script.
 
 python -m benchmarks.reliability
 python -m benchmarks.reliability --only ctrl_c kill_9
 
-Real processes, a real MLflow server, real signals. Prints one JSON object an injection and a table of both columns.
-A server that never returns costs the peer minutes of retries; everything together takes most of an hour.
+The processes, the MLflow server and the signals are real. Prints one JSON object per fault and a table with one column
+per side. All faults take most of an hour, because Lightning retries for minutes if the server does not return.
 """
 
 import argparse
@@ -37,16 +37,16 @@ from benchmarks.jobs import (
     Side,
     checkpoints,
     last_checkpoint,
-    load,
-    losses,
+    load_checkpoint,
     run_next,
     runs,
     store_in,
     train,
+    train_losses,
     training,
 )
 
-EPOCHS_OF_AN_OUTAGE, FOR_EVER, AWAY_S = 100, 100_000, 30
+OUTAGE_EPOCHS, ENDLESS_EPOCHS, DOWNTIME_S = 100, 100_000, 30
 KILLS, LARGEST_PAUSE_S = 15, 3.0
 
 Outcome = dict[str, Any]
@@ -54,33 +54,33 @@ Outcome = dict[str, Any]
 
 @cache
 def undisturbed(side: Side) -> tuple[float, int]:
-    """Seconds of the training of the outages where there is none, and its steps in the store."""
+    """Measure the seconds of a training without an outage, and count its steps in the store."""
     folder = Path(tempfile.mkdtemp())
     with Server(folder) as server:
         start = time.monotonic()
-        train(side, folder, server.uri, max_epochs=EPOCHS_OF_AN_OUTAGE)
-        return time.monotonic() - start, len(losses(server.uri, runs(server.uri)[0].info.run_id))
+        train(side, folder, server.uri, max_epochs=OUTAGE_EPOCHS)
+        return time.monotonic() - start, len(train_losses(server.uri, runs(server.uri)[0].info.run_id))
 
 
-def outage(side: Side, folder: Path, away_s: float | None) -> Outcome:
-    """Kill the server under a training; it is back after `away_s` seconds, or only after the training."""
+def outage(side: Side, folder: Path, downtime_s: float | None) -> Outcome:
+    """Kill the server during a training; restart it after `downtime_s` seconds, or, if None, after the training."""
     seconds, planned = undisturbed(side)
     with Server(folder) as server:
-        with training(side, folder, server.uri, max_epochs=EPOCHS_OF_AN_OUTAGE) as job:
+        with training(side, folder, server.uri, max_epochs=OUTAGE_EPOCHS) as job:
             job.wait_for_checkpoint()
             run_id = runs(server.uri)[0].info.run_id
             server.kill()
-            if away_s is not None:
-                time.sleep(away_s)
+            if downtime_s is not None:
+                time.sleep(downtime_s)
                 server.start()
             ended = job.seconds_to_end(1500) < math.inf
-            longer = time.monotonic() - job.start - seconds
-        trained = load(last_checkpoint(folder))
-        if away_s is None:
+            extra_s = time.monotonic() - job.start - seconds
+        trained = load_checkpoint(last_checkpoint(folder))
+        if downtime_s is None:
             server.start()
         outcome = {
             "exit code": job.exit_code,
-            "seconds longer than without the fault": round(longer) if ended else "still running after 1500",
+            "seconds longer than without the fault": round(extra_s) if ended else "still running after 1500",
             "last.ckpt": f"after {trained and trained['global_step']} of {planned} steps",
             **delivered(server.uri, run_id),
         }
@@ -92,8 +92,8 @@ def outage(side: Side, folder: Path, away_s: float | None) -> Outcome:
 
 
 def delivered(uri: str, run_id: str) -> Outcome:
-    """What a store has of a run."""
-    steps = [point.step for point in losses(uri, run_id)]
+    """Read the steps and the status of a run from its store."""
+    steps = [point.step for point in train_losses(uri, run_id)]
     return {
         "steps in the store": len(steps),
         "duplicates": len(steps) - len(set(steps)),
@@ -101,65 +101,68 @@ def delivered(uri: str, run_id: str) -> Outcome:
     }
 
 
-def server_gone(side: Side, folder: Path) -> Outcome:
-    """The MLflow server dies and comes back only after the training."""
+def server_lost(side: Side, folder: Path) -> Outcome:
+    """Kill the MLflow server, and restart it after the training."""
     return outage(side, folder, None)
 
 
-def server_away(side: Side, folder: Path) -> Outcome:
-    """The MLflow server dies and is back after 30 s."""
-    return outage(side, folder, AWAY_S)
+def server_down(side: Side, folder: Path) -> Outcome:
+    """Kill the MLflow server, and restart it after 30 s."""
+    return outage(side, folder, DOWNTIME_S)
 
 
 def stop(side: Side, folder: Path, send: Callable[[Job], None]) -> Outcome:
-    """Send a signal to a training that has a checkpoint."""
+    """Call `send`, which sends a signal, when a training has its first checkpoint."""
     uri = store_in(folder)
-    with training(side, folder, uri, max_epochs=FOR_EVER) as job:
+    with training(side, folder, uri, max_epochs=ENDLESS_EPOCHS) as job:
         job.wait_for_checkpoint()
         send(job)
-        seconds, code, left = job.seconds_to_end(), job.exit_code, len(job.left())
+        seconds, code, running = job.seconds_to_end(), job.exit_code, len(job.running_pids())
     run = runs(uri)[0].info
-    outcome = {"exit code": code, "seconds to end": seconds, "processes left": left, "status": run.status}
+    outcome = {"exit code": code, "seconds to end": seconds, "processes left": running, "status": run.status}
     if run.status == "RUNNING":
         run_next(side, folder, uri)
         outcome["status after the next command"] = MlflowClient(uri).get_run(run.run_id).info.status
-    kept, logged = load(last_checkpoint(folder, run.run_id)), losses(uri, run.run_id)
+    kept, logged = load_checkpoint(last_checkpoint(folder, run.run_id)), train_losses(uri, run.run_id)
     outcome["last.ckpt"] = "damaged" if kept is None else f"after {kept['global_step']} steps"
     return outcome | {"steps in the store": len(logged)}
 
 
 def sigterm(side: Side, folder: Path) -> Outcome:
-    """SIGTERM to the training process."""
+    """Send SIGTERM to the training process."""
     return stop(side, folder, lambda job: job.process.terminate())
 
 
 def ctrl_c(side: Side, folder: Path) -> Outcome:
-    """SIGINT to the process group, as a terminal sends it."""
+    """Send SIGINT to the process group, as a terminal does."""
     return stop(side, folder, lambda job: os.killpg(job.process.pid, signal.SIGINT))
 
 
 def kill_9(side: Side, folder: Path) -> Outcome:
-    """SIGKILL to the training process."""
+    """Send SIGKILL to the training process."""
     return stop(side, folder, lambda job: job.process.kill())
 
 
 def kill_rank(side: Side, folder: Path) -> Outcome:
-    """DDP on two processes; SIGKILL to the second."""
+    """Train with DDP on two processes, and send SIGKILL to the second."""
 
     def send(job: Job) -> None:
         children = psutil.Process(job.process.pid).children()
         next(child for child in children if side.module.rpartition(".")[2] in " ".join(child.cmdline())).kill()
 
     uri = store_in(folder)
-    with training(side, folder, uri, max_epochs=FOR_EVER, devices=2) as job:
+    with training(side, folder, uri, max_epochs=ENDLESS_EPOCHS, devices=2) as job:
         job.wait_for_checkpoint()
         send(job)
         outcome = {
             "seconds to end": job.seconds_to_end(),
             "exit code": job.exit_code,
-            "processes left": len(job.left()),
+            "processes left": len(job.running_pids()),
         }
-    return outcome | {"status": runs(uri)[0].info.status, "last.ckpt loads": load(last_checkpoint(folder)) is not None}
+    return outcome | {
+        "status": runs(uri)[0].info.status,
+        "last.ckpt loads": load_checkpoint(last_checkpoint(folder)) is not None,
+    }
 
 
 def _train_here(module: str, options: list[str], folder: Path, scratch: Path) -> None:
@@ -173,13 +176,13 @@ def _train_here(module: str, options: list[str], folder: Path, scratch: Path) ->
 
 
 def kill_during_saves(side: Side, folder: Path) -> Outcome:
-    """SIGKILL at 15 random moments of a training that does little but save; $TMPDIR on another filesystem."""
+    """Kill a training at 15 random moments; it saves most of the time, and $TMPDIR is on another filesystem."""
     seed = random.randrange(10**6)
     moments, processes = random.Random(seed), get_context("forkserver")
     processes.set_forkserver_preload(["project.fit", "benchmarks.lightning_peer"])
-    options = side.options(max_epochs=FOR_EVER, hidden=100_000, limit_train_batches=1)
+    options = side.options(max_epochs=ENDLESS_EPOCHS, hidden=100_000, limit_train_batches=1)
     scratch = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").exists() else None))
-    last_loads = any_loads = litter = 0
+    last_loads = any_loads = unfinished = 0
     for _ in range(KILLS):
         training = processes.Process(target=_train_here, args=[side.module, options, folder, scratch])
         training.start()
@@ -190,10 +193,10 @@ def kill_during_saves(side: Side, folder: Path) -> Outcome:
         training.kill()
         training.join()
         kept = last_checkpoint(folder).parent
-        loads = {path.name: load(path) is not None for path in kept.glob("*.ckpt")}
+        loads = {path.name: load_checkpoint(path) is not None for path in kept.glob("*.ckpt")}
         last_loads += loads["last.ckpt"]
         any_loads += any(loads.values())
-        litter += len([path for path in kept.iterdir() if path.name not in loads]) + len(list(scratch.iterdir()))
+        unfinished += len([path for path in kept.iterdir() if path.name not in loads]) + len(list(scratch.iterdir()))
         size = last_checkpoint(folder).stat().st_size
         shutil.rmtree(kept)
         shutil.rmtree(scratch)
@@ -201,15 +204,15 @@ def kill_during_saves(side: Side, folder: Path) -> Outcome:
     scratch.rmdir()
     return {
         "seed": seed,
-        "MB a checkpoint": size // 10**6,
+        "MB per checkpoint": size // 10**6,
         "last.ckpt loads": f"{last_loads} of {KILLS}",
         "some checkpoint loads": f"{any_loads} of {KILLS}",
-        "unfinished files left": litter,
+        "unfinished files left": unfinished,
     }
 
 
 def damaged_checkpoint(side: Side, folder: Path) -> Outcome:
-    """`last.ckpt` truncated, or one of its bits flipped; then a resume."""
+    """Truncate `last.ckpt`, or flip one of its bits; then resume."""
     outcome: Outcome = {}
     for damage in ("truncated", "one bit flipped"):
         place = folder / damage.replace(" ", "_")
@@ -222,27 +225,27 @@ def damaged_checkpoint(side: Side, folder: Path) -> Outcome:
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
         job = train(side, place, uri, resume=runs(uri)[0].info.run_id, max_epochs=6)
         output = (place / "output.txt").read_text()
-        goes_on = "goes on, and names the file" if "damaged or with code" in output else "goes on, nothing said"
-        outcome[damage] = f"exit code {job.exit_code}: {output.splitlines()[-1][:120] if job.exit_code else goes_on}"
+        resumed = "resumes, and names the file" if "damaged or with code" in output else "resumes without a message"
+        outcome[damage] = f"exit code {job.exit_code}: {output.splitlines()[-1][:120] if job.exit_code else resumed}"
     return outcome
 
 
 def resume(side: Side, folder: Path) -> Outcome:
-    """Three epochs, then three more in the same run."""
+    """Train three epochs, then resume the run and train to epoch 60."""
     uri = store_in(folder)
     train(side, folder, uri, max_epochs=3)
     run_id = runs(uri)[0].info.run_id
-    first, seen = losses(uri, run_id), set()
+    first, seen = train_losses(uri, run_id), set()
     with training(side, folder, uri, resume=run_id, max_epochs=60) as job:
         while job.process.poll() is None:
-            if len(losses(uri, run_id)) > len(first):
+            if len(train_losses(uri, run_id)) > len(first):
                 seen.add(MlflowClient(uri).get_run(run_id).info.status)
             time.sleep(0.2)
-    steps = [point.step for point in losses(uri, run_id)]
+    steps = [point.step for point in train_losses(uri, run_id)]
     return {
         "exit code": job.exit_code,
         "runs": len(runs(uri)),
-        "status while it trains again": ", ".join(sorted(seen)),
+        "status after the resume": ", ".join(sorted(seen)),
         "status at the end": runs(uri)[0].info.status,
         "curve": "each step once"
         if steps == list(range(len(steps)))
@@ -251,11 +254,11 @@ def resume(side: Side, folder: Path) -> Outcome:
 
 
 def nan_loss(side: Side, folder: Path) -> Outcome:
-    """A learning rate that grows until the loss is not finite."""
+    """Train with a learning rate that grows until the loss is not finite."""
     uri = store_in(folder)
     job = train(side, folder, uri, max_epochs=20, power=-13, log_every_n_steps=10)
     run = runs(uri)[0].info
-    points, kept = losses(uri, run.run_id), load(last_checkpoint(folder))
+    points, kept = train_losses(uri, run.run_id), load_checkpoint(last_checkpoint(folder))
     assert kept is not None
     broken = [point.step for point in points if not math.isfinite(point.value) or abs(point.value) > 1e300]
     return {
@@ -270,7 +273,7 @@ def nan_loss(side: Side, folder: Path) -> Outcome:
 
 
 def secret_settings(side: Side, folder: Path) -> Outcome:
-    """A password in a URI and a token of the environment, both in a setting and the former in the store's address."""
+    """Train with a password in the store's address, and with it and a token of the environment in a setting."""
     with Server(folder) as server:
         password, token = token_hex(), token_hex()
         address = f"//me:{password}@"
@@ -293,32 +296,34 @@ INJECTIONS: dict[str, Callable[[Side, Path], Outcome]] = {
     function.__name__: function
     for function in (
         sigterm, ctrl_c, kill_9, kill_rank, resume, nan_loss, secret_settings, damaged_checkpoint, kill_during_saves,
-        server_away, server_gone,
+        server_down, server_lost,
     )
 }  # fmt: skip
 
 
-def words(outcome: Outcome) -> str:
-    """An outcome, a figure a line."""
+def as_lines(outcome: Outcome) -> str:
+    """Format an outcome, one value per line."""
     return "\n".join(f"{key}: {value}" for key, value in outcome.items())
 
 
 def main() -> None:
-    """Run the injections, each in an empty folder for each side."""
+    """Inject the chosen faults, in an empty folder for each fault and side, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=INJECTIONS, default=list(INJECTIONS), metavar="NAME")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background, also by children
-    table = Table("fault", *SIDES, title="what each fault costs", show_lines=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # An exception lets `training` kill its processes.
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # A shell's background jobs, and their children, ignore it.
+    table = Table("fault", *SIDES, title="outcome of each fault", show_lines=True)
     for name in parser.parse_args().only:
         outcomes = {}
         for label, side in SIDES.items():
             with tempfile.TemporaryDirectory() as folder:
                 outcomes[label] = INJECTIONS[name](side, Path(folder))
         print(json.dumps({"injection": name} | outcomes), flush=True)
-        table.add_row(f"{name}\n{INJECTIONS[name].__doc__}", *(words(outcome) for outcome in outcomes.values()))
+        table.add_row(f"{name}\n{INJECTIONS[name].__doc__}", *(as_lines(outcome) for outcome in outcomes.values()))
     Console().print(table)
 
 

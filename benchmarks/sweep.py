@@ -1,13 +1,16 @@
-"""What a sweep costs besides training: the start of a trial, two jobs against one, and 500 trials of nothing.
+"""Benchmark of the overhead of a sweep: the start of a trial, two jobs instead of one, and 500 empty trials.
 
 python -m benchmarks.sweep
 python -m benchmarks.sweep --only mnist --mnist DIR --peer CHECKOUT --rounds 5
 
-Prints one JSON object a line. `start` is from asking for a trial to its first training step; `jobs` the time of
-16 equal trials with two jobs over that with one, for a small and the default CNN; `mnist` a whole command of 4 trials
-of one epoch of an MLP on MNIST (DIR has `MNIST/raw`), beside that of lightning-hydra-template where there is a
-CHECKOUT of it, with MNIST in its `data` and its requirements in its `.venv`; `trivial` the owner's CPU time a trial and
-its memory over 500 trials that only report a number; `locks` counts complaints of SQLite with 8 jobs and 50 trials.
+Prints one JSON object per measurement:
+
+- `start`: seconds from asking Optuna for a trial to its first training step
+- `jobs`: seconds of 16 equal trials with two jobs, relative to one job, for a small and for the default CNN
+- `mnist`: seconds of a command with 4 trials, each one epoch of an MLP on MNIST (DIR contains `MNIST/raw`). If CHECKOUT
+  is given, the same work with lightning-hydra-template: it needs MNIST in its `data`, its requirements in its `.venv`
+- `trivial`: CPU time per trial and memory of the sweep's process, over 500 trials that only report a number
+- `locks`: number of SQLite's messages "database is locked" in 50 trials, 8 at a time
 """
 
 import argparse
@@ -71,16 +74,16 @@ hydra:
 
 
 class FirstStep(Callback):
-    """Writes when a trial's first training step starts, into a file named after the trial."""
+    """Writes the time of a trial's first training step to a file named after the trial."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        context = os.environ.get("MLFLOW_RUN_CONTEXT")  # the sweep itself also tries a training step
+        context = os.environ.get("MLFLOW_RUN_CONTEXT")  # The check before the sweep trains a step, too.
         if context and not (file := Path(f"first-step-{json.loads(context)['trial']}")).exists():
             file.write_text(str(time()))
 
 
 def sweep(folder: Path, *options: str) -> tuple[float, str]:
-    """Seconds of a whole sweep in a copy of the project, and what it printed."""
+    """Run a sweep in a copy of the project; returns its seconds and its output."""
     if not (folder / "project").exists():
         for name in ("project", "configs", "benchmarks"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -96,7 +99,7 @@ def sweep(folder: Path, *options: str) -> tuple[float, str]:
 
 
 def start(folder: Path) -> dict[str, Any]:
-    """Seconds from asking to the first step, for each trial after the first."""
+    """Measure the seconds from asking for a trial to its first step, for each trial after the first."""
     sweep(folder, "--study", "start", "--n_trials", "8", *SMALL, "--trainer.callbacks+=benchmarks.sweep.FirstStep")
     study = optuna.load_study(study_name="start", storage=f"sqlite:///{folder}/mlruns/optuna.db")
     waits = [
@@ -108,9 +111,10 @@ def start(folder: Path) -> dict[str, Any]:
 
 
 def jobs(folder: Path) -> dict[str, Any]:
-    """Time of 16 trials alone, first start to last end, with two jobs over that with one.
+    """Measure 16 trials, from the first start to the last end, with two jobs and with one.
 
-    One job has all cores: a CNN that fills them leaves less to gain than a small one, whose steps are mostly Python.
+    One job has all cores. A CNN that keeps all cores busy gains less from a second job than a small CNN, whose steps
+    are mostly Python.
     """
     measured: dict[str, Any] = {}
     for model, options in {"small": SMALL, "default": []}.items():
@@ -127,10 +131,10 @@ def jobs(folder: Path) -> dict[str, Any]:
 
 
 def mnist(folder: Path, root: str, peer: str | None, rounds: int) -> dict[str, Any]:
-    """Seconds of a whole command: 4 trials of one epoch of MNIST; those of the peer run one after the other."""
+    """Measure a command with 4 trials of one epoch of MNIST; the peer runs its trials one after the other."""
     options = ["--data", "mnist", "--data.root", str(Path(root).resolve()), "--max_epochs", "1", "--n_jobs", "2"]
     options += ["--model.net", "benchmarks.mlp.MLP", "--model.optimizer", "Adam", "--n_trials"]
-    sweep(folder, "--study", "mnist", *options, "1")  # the dataset is read once, and the store made
+    sweep(folder, "--study", "mnist", *options, "1")  # This run reads the dataset and creates the store.
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(rounds):
         seconds["ours"].append(sweep(folder, "--study", f"mnist{number}", *options, "4")[0])
@@ -141,7 +145,7 @@ def mnist(folder: Path, root: str, peer: str | None, rounds: int) -> dict[str, A
 
 
 def sweep_of_peer(checkout: Path) -> float:
-    """Seconds of lightning-hydra-template's command: the same work, with its own network, loader and Optuna sweeper."""
+    """Measure lightning-hydra-template's command: the same work with its own network, loader and Optuna sweeper."""
     search = checkout / "configs/hparams_search/bench.yaml"
     search.write_text(PEER_SEARCH)
     options = ["hparams_search=bench", "data.batch_size=128", "trainer.max_epochs=1", "trainer=cpu"]
@@ -155,7 +159,7 @@ def sweep_of_peer(checkout: Path) -> float:
 
 
 def trivial(folder: Path) -> dict[str, Any]:
-    """CPU time and memory of the owner at the first and the last hundred of 500 trials."""
+    """Measure CPU time and memory of the sweep's process, for each hundred of 500 trials."""
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/trivial.db", direction="maximize", sampler=optuna.samplers.RandomSampler(0)
     )
@@ -172,39 +176,39 @@ def trivial(folder: Path) -> dict[str, Any]:
         with View(study, space.metrics, n_trials, Console(file=StringIO(), force_terminal=True)) as view:
             driver.run(view.update)
         memory = psutil.Process().memory_info().rss / 2**20
-        readings.append({"trials": n_trials, "cpu_ms": (process_time() - before) * 10, "memory_mib": memory})
-    return {"cpu_ms_a_trial_and_memory": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}
+        readings.append({"trials": n_trials, "cpu_ms_per_trial": (process_time() - before) * 10, "memory_mib": memory})
+    return {"per_hundred_trials": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}
 
 
 def locks(folder: Path) -> dict[str, Any]:
-    """Complaints of SQLite in all output of 50 trials, 8 at a time."""
+    """Count "database is locked" in all output of 50 trials, 8 at a time."""
     few = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
     seconds, output = sweep(folder, "--study", "locks", "--n_trials", "50", "--n_jobs", "8", *SMALL, *few)
     texts = [output, *(log.read_text() for log in folder.glob("mlruns/sweeps/locks/*.log"))]
-    return {"seconds": seconds, "complaints": sum(text.lower().count("database is locked") for text in texts)}
+    return {"seconds": seconds, "locked_messages": sum(text.lower().count("database is locked") for text in texts)}
 
 
 def command_line() -> None:
-    """Run the chosen measurements in an empty folder."""
+    """Run the chosen measurements in a new temporary folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ["start", "jobs", "mnist", "trivial", "locks"]
     parser.add_argument("--only", nargs="+", choices=names, default=[name for name in names if name != "mnist"])
-    parser.add_argument("--mnist", default="data", help="folder that has MNIST/raw")
+    parser.add_argument("--mnist", default="data", help="folder that contains MNIST/raw")
     parser.add_argument("--peer", help="checkout of lightning-hydra-template")
-    parser.add_argument("--rounds", type=int, default=1, help="how often `mnist` is measured")
-    asked = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=1, help="number of measurements of `mnist`")
+    args = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         measurements: dict[str, Callable[[], dict[str, Any]]] = {
             "start": lambda: start(folder),
             "jobs": lambda: jobs(folder),
-            "mnist": lambda: mnist(folder, asked.mnist, asked.peer, asked.rounds),
+            "mnist": lambda: mnist(folder, args.mnist, args.peer, args.rounds),
             "trivial": lambda: trivial(folder),
             "locks": lambda: locks(folder),
         }
-        for measurement in asked.only:
-            print(json.dumps({"measured": measurement} | measurements[measurement]()), flush=True)
+        for measurement in args.only:
+            print(json.dumps({"measurement": measurement} | measurements[measurement]()), flush=True)
 
 
 if __name__ == "__main__":

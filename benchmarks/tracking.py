@@ -1,15 +1,15 @@
-"""What it costs to log two metrics on every step: no logger, ours, and Lightning's MLFlowLogger, side by side.
+"""Benchmark of logging two metrics per step: without a logger, with ours, and with Lightning's MLFlowLogger.
 
 python -m benchmarks.tracking --rounds 12
 python -m benchmarks.tracking --rounds 12 --http
 
-In each round new processes train the same CNN, and one at a time goes on for a third of a second while the
-others are stopped, so that all of them see the same machine, whose speed drifts; two processes that do the same may
-still differ by some percent. What a logger does in the background stops with its training. Clocks do not: in its
-share of the time ours delivers, and measures the system, three times as often as it does alone. Servers go on as well,
-idle but for requests: to be stopped and woken costs them more than all their work.
+In each round, new processes train the same CNN. They alternate: one runs for a third of a second while the others are
+stopped, because the speed of a machine drifts. Two equal processes may still differ by some percent. A logger's
+background work stops with its training, but clocks do not stop. Our logger therefore delivers records and measures the
+system three times as often as it does alone. Servers are not stopped: stopping and waking them costs more than their
+work.
 
-Prints one JSON object a round and a table of medians.
+Prints one JSON object per round and a table of medians.
 """
 
 import argparse
@@ -40,13 +40,13 @@ from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 
 SLICE_S = 0.3
-SLICES_A_ROUND = 15
+SLICES_PER_ROUND = 15
 WARM_UP_STEPS = 500
 NAMES = ("none", "ours", "lightning")
 
 
 class SmallCNN(LightningModule):
-    """About two milliseconds a step on two cores."""
+    """A CNN that needs about two milliseconds per step on two cores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class SmallCNN(LightningModule):
 
 
 class OneBatch(Dataset[tuple[Tensor, Tensor]]):
-    """The same batch at every step, so that loading costs nothing."""
+    """A dataset that returns the same batch at every step, so that loading takes no time."""
 
     def __init__(self) -> None:
         self.batch = torch.randn(64, 1, 32, 32), torch.randint(0, 10, (64,))
@@ -78,18 +78,18 @@ class OneBatch(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Counter(Callback):
-    """Tells how many steps are done, and ends training when it is told to."""
+    """Counts the steps in shared memory, and stops training when the shared flag `stop` is set."""
 
-    def __init__(self, steps: c_int64, enough: c_bool) -> None:
-        self.steps, self.enough = steps, enough
+    def __init__(self, steps: c_int64, stop: c_bool) -> None:
+        self.steps, self.stop = steps, stop
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         self.steps.value += 1
-        trainer.should_stop = self.enough.value
+        trainer.should_stop = self.stop.value
 
 
-def train(name: str, uri: str, steps: c_int64, enough: c_bool, drain_s: c_double) -> None:
-    """Train until there is enough."""
+def train(name: str, uri: str, steps: c_int64, stop: c_bool, delivery_s: c_double) -> None:
+    """Train until `stop` is set; `delivery_s` receives the seconds in which our logger delivers the rest."""
     for package in ("lightning.pytorch", "pytorch_lightning", "mlflow", "alembic"):
         logging.getLogger(package).setLevel(logging.ERROR)
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -100,16 +100,16 @@ def train(name: str, uri: str, steps: c_int64, enough: c_bool, drain_s: c_double
         ours.start(store.connect(), {})
     Trainer(
         max_epochs=1, logger=ours if name == "ours" else name == "lightning" and MLFlowLogger(tracking_uri=uri),
-        callbacks=[Counter(steps, enough)], log_every_n_steps=1, accelerator="cpu",
+        callbacks=[Counter(steps, stop)], log_every_n_steps=1, accelerator="cpu",
         enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
     ).fit(SmallCNN(), DataLoader(OneBatch(), batch_size=None))  # fmt: skip
     start = perf_counter()
     ours.end("FINISHED")
-    drain_s.value = perf_counter() - start
+    delivery_s.value = perf_counter() - start
 
 
-class Contestant:
-    """A training in a process of its own that goes on only when it is let."""
+class Candidate:
+    """A training in its own process, which runs only during its slices of time."""
 
     def __init__(self, name: str, *, http: bool) -> None:
         folder = Path(tempfile.mkdtemp())
@@ -118,11 +118,11 @@ class Contestant:
             self.server.start()
         uri = self.server.uri if self.server else f"sqlite:///{folder}/mlflow.db"
         spawn = multiprocessing.get_context("spawn")
-        # Without locks, which a stopped process might hold.
-        self.steps, self.enough, self.drain_s = (
+        # Raw values have no locks: a stopped process could hold one.
+        self.steps, self.stop, self.delivery_s = (
             spawn.RawValue(c_int64), spawn.RawValue(c_bool), spawn.RawValue(c_double)
         )  # fmt: skip
-        self.process = spawn.Process(target=train, args=(name, uri, self.steps, self.enough, self.drain_s))
+        self.process = spawn.Process(target=train, args=(name, uri, self.steps, self.stop, self.delivery_s))
         self.process.start()
         while self.steps.value < WARM_UP_STEPS and self.process.is_alive():
             sleep(SLICE_S)
@@ -132,8 +132,8 @@ class Contestant:
         assert self.process.pid
         os.kill(self.process.pid, number)
 
-    def go_on(self) -> tuple[float, int]:
-        """Train for a slice of time; its seconds and the steps that were done in it."""
+    def run_slice(self) -> tuple[float, int]:
+        """Train for one slice of time; returns its seconds and its number of steps."""
         before, start = self.steps.value, perf_counter()
         self._signal(signal.SIGCONT)
         sleep(SLICE_S)
@@ -141,39 +141,41 @@ class Contestant:
         return perf_counter() - start, self.steps.value - before
 
     def finish(self) -> float:
-        """End the training; seconds that it took ours to deliver the rest."""
+        """End the training; returns the seconds in which our logger delivered the rest."""
         self._signal(signal.SIGCONT)
-        self.enough.value = True
+        self.stop.value = True
         self.process.join()
-        return float(self.drain_s.value)
+        return float(self.delivery_s.value)
 
     def kill(self) -> None:
-        """Leave nothing behind."""
+        """Kill the training and its server."""
         self.process.kill()
         if self.server:
             self.server.kill()
 
 
 def one_round(*, http: bool) -> dict[str, float]:
-    """Milliseconds a step of each, and seconds that it took ours to deliver the rest at its end."""
-    contestants: dict[str, Contestant] = {}
+    """Measure the milliseconds per step of each training, and the seconds in which our logger delivers the rest."""
+    candidates: dict[str, Candidate] = {}
     spent, steps = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
     try:
         for name in NAMES:
-            contestants[name] = Contestant(name, http=http)
-        for _ in range(SLICES_A_ROUND):
-            for name in random.sample(NAMES, len(NAMES)):  # whoever follows a server finds cold caches
-                seconds, done = contestants[name].go_on()
+            candidates[name] = Candidate(name, http=http)
+        for _ in range(SLICES_PER_ROUND):
+            for name in random.sample(
+                NAMES, len(NAMES)
+            ):  # The order is random, because the training after a server's has cold caches.
+                seconds, done = candidates[name].run_slice()
                 spent[name] += seconds
                 steps[name] += done
-        return {name: 1000 * spent[name] / steps[name] for name in NAMES} | {"drain_s": contestants["ours"].finish()}
+        return {name: 1000 * spent[name] / steps[name] for name in NAMES} | {"delivery_s": candidates["ours"].finish()}
     finally:
-        for contestant in contestants.values():
-            contestant.kill()
+        for candidate in candidates.values():
+            candidate.kill()
 
 
 def spread(results: list[dict[str, float]], name: str) -> list[str]:
-    """Median, least and most of its time as a multiple of that without a logger."""
+    """Format the median, minimum and maximum of a logger's time relative to the time without a logger."""
     ratios = [result[name] / result["none"] for result in results]
     return [f"{value:.3f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
 
@@ -182,15 +184,15 @@ def main() -> None:
     """Start the trainings, run the rounds, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--http", action="store_true", help="an MLflow server on this machine instead of SQLite")
+    parser.add_argument("--http", action="store_true", help="use an MLflow server on this machine instead of SQLite")
     args = parser.parse_args()
     results = []
     for _ in range(args.rounds):
         results.append(one_round(http=args.http))
         print(json.dumps({name: round(value, 3) for name, value in results[-1].items()}), flush=True)
     table = Table(
-        "logger", "ms a step", "times no logger: median", "least", "most",
-        title=f"two metrics on every step, {'http' if args.http else 'sqlite'}",
+        "logger", "ms per step", "relative to no logger: median", "minimum", "maximum",
+        title=f"two metrics per step, {'http' if args.http else 'sqlite'}",
     )  # fmt: skip
     for name in NAMES:
         middle = statistics.median(result[name] for result in results)

@@ -1,4 +1,4 @@
-"""An objective that costs nothing, for what a sweep itself costs."""
+"""A trial that does not train, for measuring the overhead of a sweep."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from project.engine.search.reporter import Reporter
 
 
 def main(argv: Sequence[str], callbacks: Sequence[Callback]) -> None:
-    """What a trial's process calls: report the number of `--x=NUMBER` as the metric."""
+    """Report the number of `--x=NUMBER` as the metric; the process of a trial calls this."""
     reporter = callbacks[0]
     assert isinstance(reporter, Reporter)
     reporter.record({"val/accuracy": float(argv[0].partition("=")[2])})

@@ -1,1 +1,1 @@
-"""Loading, ours and its peers; see __main__.py."""
+"""Benchmark of loading, compared with other libraries; see __main__.py."""

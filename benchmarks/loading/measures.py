@@ -1,4 +1,4 @@
-"""What a contestant measures when it is its turn; `begin` and what is made come before."""
+"""Measurements of one candidate. Each function prepares its process, and returns the function that measures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -6,32 +6,32 @@ from time import perf_counter
 
 import torch
 
-from benchmarks.loading.ours import begin
+from benchmarks.alternating import Measure
+from benchmarks.loading.ours import prepare_process
 from benchmarks.loading.peers import Epoch
-from benchmarks.loading.small import trained
-from benchmarks.turns import Measure
+from benchmarks.loading.small import train_small_cnn
 
 
 def images_per_second(epoch: Epoch) -> float:
-    """Speed of one epoch."""
+    """Load one epoch, and return its images per second."""
     start = perf_counter()
     return epoch() / (perf_counter() - start)
 
 
 def speed(make: Callable[[], Epoch], threads: int) -> Measure:
-    """Images per second, where torch has so many threads in the process that takes the batches."""
-    begin()
+    """Measure the images per second of loading; torch has `threads` threads in the process that takes the batches."""
+    prepare_process()
     torch.set_num_threads(threads)
     return partial(images_per_second, make())
 
 
 def training(*, peer: bool) -> Measure:
-    """Images per second of a whole training."""
-    begin()
-    return lambda: trained(peer=peer).samples_per_second
+    """Measure the images per second of a training."""
+    prepare_process()
+    return lambda: train_small_cnn(peer=peer).samples_per_second
 
 
 def waiting(*, peer: bool) -> Measure:
-    """The share of its time that a training waits, in percent."""
-    begin()
-    return lambda: 100 * trained(peer=peer).wait_fraction
+    """Measure the percentage of its time that a training waits for batches."""
+    prepare_process()
+    return lambda: 100 * train_small_cnn(peer=peer).wait_fraction

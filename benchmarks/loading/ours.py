@@ -1,4 +1,4 @@
-"""Ours: batches of a datamodule, made float32 as a model on a CPU would have them."""
+"""This project's loading: batches of a datamodule, converted to float32 as a model on a CPU needs them."""
 
 import logging
 import warnings
@@ -19,37 +19,37 @@ CROPS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def begin() -> None:
-    """What `project.fit` does first in a process, and silence."""
+def prepare_process() -> None:
+    """Keep freed memory as `project.fit` does, and silence Lightning."""
     keep_freed_memory()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
 
 
 class Normalise:
-    """To float32 with mean 0 and standard deviation 1, a few images at a time, into the same memory."""
+    """Conversion to float32 with mean 0 and standard deviation 1, a few images at a time, into the same memory."""
 
     def __init__(self) -> None:
         self.out = self.scale = self.shift = torch.empty(0)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8; the result, in the same memory format, is valid until the next call."""
+        """Normalise images (N, 3, H, W), uint8. The result has their memory format and is valid until the next call."""
         if self.out.shape[1:] != images.shape[1:] or len(self.out) < len(images):
             self.out = torch.empty_like(images, dtype=torch.float32)
             mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-            # As much as lies together in memory, so that it fits into a core's cache and torch has its fast way.
+            # The pattern is one contiguous part, so that it fits into a core's cache and torch uses its fast kernel.
             pattern = self.out[:1] if images.is_contiguous() else self.out[:1, :, :1]
             self.scale = torch.empty_like(pattern).copy_(1 / (255 * std))
             self.shift = torch.empty_like(pattern).copy_(-mean / std)
-        some = max(1, 2**17 // images[0].numel())  # what a core's cache holds
-        for part, target in zip(torch.split(images, some), torch.split(self.out, some), strict=False):
+        chunk = max(1, 2**17 // images[0].numel())  # A chunk fits into a core's cache.
+        for part, target in zip(torch.split(images, chunk), torch.split(self.out, chunk), strict=False):
             floats = target[: len(part)].copy_(part)
             torch.addcmul(self.shift, floats, self.scale, out=floats)
         return self.out[: len(images)]
 
 
-def ours(data: ImageDataModule) -> Epoch:
-    """An epoch of the datamodule's train batches, normalised."""
+def datamodule_epoch(data: ImageDataModule) -> Epoch:
+    """Return a function that loads and normalises an epoch of the datamodule's train batches."""
     data.setup("fit")
     loader, normalise = data.train_dataloader(), Normalise()
 
@@ -60,6 +60,6 @@ def ours(data: ImageDataModule) -> Epoch:
     return epoch
 
 
-def folder(root: Path, cache: Literal["on", "off"]) -> Epoch:
-    """Ours from the folder: its files, or their pixels in a cache."""
-    return ours(ImageFolder(str(root), cache=cache, **CROPS))
+def image_folder_epoch(root: Path, cache: Literal["on", "off"]) -> Epoch:
+    """Return a function that loads an epoch from a folder's files, or from their pixels in a cache."""
+    return datamodule_epoch(ImageFolder(str(root), cache=cache, **CROPS))

@@ -1,4 +1,4 @@
-"""Whether copies to a GPU run while it computes."""
+"""Measurement of copies to a GPU that run while it computes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -11,8 +11,8 @@ from project.engine.loading.images import Batch, Fetched
 from project.engine.loading.prefetch_to_device import on_device
 
 
-def overlap(steps: int = 50) -> dict[str, float]:
-    """Milliseconds of a step on a GPU: of the model alone, of the copy alone, and of both when the copy runs ahead."""
+def measure_overlap(steps: int = 50) -> dict[str, float]:
+    """Measure milliseconds per step on a GPU: the model, the copy, and both at the same time."""
     device = torch.device("cuda")
     net = torch.nn.Sequential(*(torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(20))).to(device)
     source = torch.randint(256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8).pin_memory()
@@ -35,7 +35,7 @@ def overlap(steps: int = 50) -> dict[str, float]:
     def copied() -> Iterator[Batch]:
         return on_device(iter([fetched] * steps), lambda batch: (batch.images, batch.targets), device)
 
-    for _ in range(2):  # the first time warms up
+    for _ in range(2):  # The first pass warms up.
         measured = {
             "model": milliseconds([(resident,)] * steps, model),
             "copy": milliseconds(copied(), lambda _: None),

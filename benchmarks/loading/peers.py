@@ -1,8 +1,8 @@
-"""Other loaders with the work of benchmarks/loading: JPEGs, a random part resized to 224 pixels, flip, normalise.
+"""Loaders of other libraries, which do the work of benchmarks/loading: random crop to 224 pixels, flip, normalise.
 
-Each takes the folder of images and returns a function that loads an epoch and counts its images. None of these
-packages is a dependency: `pip install nvidia-dali-cuda120 spdl litdata ffcv`; FFCV is built on the spot and needs the
-headers of OpenCV and libturbojpeg, SPDL the libraries of FFmpeg.
+Each function takes the folder of images, and returns a function that loads an epoch and counts its images. None of
+these packages is a dependency: `pip install nvidia-dali-cuda120 spdl litdata ffcv`. pip compiles FFCV, which needs the
+headers of OpenCV and libturbojpeg. SPDL needs the libraries of FFmpeg.
 """
 
 from collections.abc import Callable
@@ -29,22 +29,22 @@ Epoch = Callable[[], int]
 Make = Callable[[Path], Epoch]
 
 
-def by_dataloader(dataset: Dataset[Any], batch_size: int = BATCH) -> Epoch:
-    """An epoch of torch's DataLoader."""
+def dataloader_epoch(dataset: Dataset[Any], batch_size: int = BATCH) -> Epoch:
+    """Return a function that loads an epoch with torch's DataLoader."""
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=WORKERS, persistent_workers=True)
     return lambda: sum(len(images) for images, _ in loader)
 
 
 def torchvision_folder(root: Path) -> Epoch:
-    """What most templates do: Pillow, and torchvision's transforms by sample."""
+    """Load as most templates do: Pillow, and torchvision's transforms for each image."""
     crop = v2.RandomResizedCrop(SIZE, scale=(MIN_AREA, 1), antialias=True)
     to_float = v2.ToDtype(torch.float32, scale=True)
     change = v2.Compose([v2.ToImage(), crop, v2.RandomHorizontalFlip(), to_float, v2.Normalize(MEAN, STD)])
-    return by_dataloader(datasets.ImageFolder(str(root / "train"), change))
+    return dataloader_epoch(datasets.ImageFolder(str(root / "train"), change))
 
 
-def decoding_alone(root: Path) -> Epoch:
-    """No loader: threads decode files from memory and do nothing with them."""
+def decoding_only(root: Path) -> Epoch:
+    """Decode files from memory in threads, without a loader, and discard the images."""
     files = [path.read_bytes() for path in sorted((root / "train").rglob("*.jpg"))]
 
     def decode(part: list[bytes]) -> None:
@@ -61,7 +61,7 @@ def decoding_alone(root: Path) -> Epoch:
 
 
 def dali(root: Path) -> Epoch:
-    """DALI's CPU pipeline: a decoder that reads no more than the crop."""
+    """Load with DALI's CPU pipeline, whose decoder decodes only the crop."""
     from nvidia.dali import fn, pipeline_def, types
 
     @pipeline_def(batch_size=BATCH, num_threads=WORKERS, device_id=None)  # type: ignore[untyped-decorator]
@@ -86,7 +86,13 @@ def dali(root: Path) -> Epoch:
 
 
 def ffcv(root: Path, mode: str, largest: int | None = None) -> Epoch:
-    """FFCV, after its conversion of the folder into one file: `jpg`, or `raw` pixels of at most `largest` a side."""
+    """Load with FFCV, which first converts the folder into one file.
+
+    Args:
+        root: The folder of images.
+        mode: `jpg`, or `raw` for decoded pixels.
+        largest: Largest side of a converted image in pixels; None keeps the size.
+    """
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -110,7 +116,7 @@ def ffcv(root: Path, mode: str, largest: int | None = None) -> Epoch:
 
 
 def spdl(root: Path) -> Epoch:
-    """SPDL: threads that decode, crop and resize with FFmpeg, and one that makes batches."""
+    """Load with SPDL: threads decode, crop and resize with FFmpeg, and one thread makes batches."""
     from spdl.io import load_image, to_torch
     from spdl.pipeline import PipelineBuilder
 
@@ -141,7 +147,7 @@ def spdl(root: Path) -> Epoch:
 
 
 def litdata(root: Path) -> Epoch:
-    """LitData, after its conversion of the folder into chunks of JPEGs; its processes decode by sample."""
+    """Load with LitData, which first converts the folder into chunks of JPEGs; its processes decode image by image."""
     from litdata import StreamingDataLoader, StreamingDataset, optimize
 
     chunks = root / "litdata"
@@ -160,7 +166,7 @@ def _as_jpeg(sample: tuple[Path, int]) -> dict[str, Any]:
 
 
 JPEGS: dict[str, Make] = {
-    "decoding alone": decoding_alone,
+    "decoding only": decoding_only,
     "DataLoader": torchvision_folder,
     "DALI": dali,
     "SPDL": spdl,
@@ -168,15 +174,15 @@ JPEGS: dict[str, Make] = {
     "FFCV jpg": partial(ffcv, mode="jpg"),
     "FFCV raw": partial(ffcv, mode="raw"),
 }
-"""Who decodes JPEGs, or has converted them into pixels of the same size."""
+"""Loaders that decode JPEGs, or that have converted them into pixels of the same size."""
 
 CACHED: dict[str, Make] = {"FFCV raw": partial(ffcv, mode="raw", largest=256)}
-"""Who has pixels at hand that were decoded before, of 256 a side at most."""
+"""Loaders that read pixels decoded before, with at most 256 a side."""
 
 PACKAGES = {"DALI": "nvidia.dali", "SPDL": "spdl", "LitData": "litdata", "FFCV jpg": "ffcv", "FFCV raw": "ffcv"}
 
 
 def installed(name: str) -> bool:
-    """Whether a peer can take part."""
+    """Report whether a peer's package is installed."""
     package = PACKAGES.get(name, "torch")
     return find_spec(package.partition(".")[0]) is not None and find_spec(package) is not None

@@ -1,4 +1,4 @@
-"""Images of CIFAR-10's size, by the batch and by the image, and a CNN that trains on them."""
+"""Images of CIFAR-10's size, in a datamodule and in a torch Dataset, and a CNN that trains on them."""
 
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -20,11 +20,11 @@ from project.engine.tracking.throughput import Throughput
 from project.models import CNN
 from project.tasks.classification import ImageClassifier
 
-SHIFTED = Augmentation(crop_padding=4, horizontal_flip=True)
+SMALL_AUGMENTATION = Augmentation(crop_padding=4, horizontal_flip=True)
 
 
-class Small(LabelledImages):
-    """Noise of CIFAR-10's size."""
+class SmallImages(LabelledImages):
+    """Random pixels of CIFAR-10's size."""
 
     name = "small"
     native_size, native_channels = 32, 3
@@ -33,7 +33,7 @@ class Small(LabelledImages):
     count = 50_000
 
     def load(self, split: Split) -> ImageArray | None:
-        """The images of train or val."""
+        """Make the images of train or val; None for test."""
         if split == "test":
             return None
         count = self.count if split == "train" else 256
@@ -41,8 +41,8 @@ class Small(LabelledImages):
         return ImageArray(images, torch.arange(count) % 10)
 
 
-class SmallByImage(Dataset[tuple[Tensor, int]]):
-    """The same as torchvision's CIFAR10 hands it out: a Pillow image at a time."""
+class SmallPillowImages(Dataset[tuple[Tensor, int]]):
+    """The same as torchvision's CIFAR10 returns it: one Pillow image per item."""
 
     change = v2.Compose(
         [
@@ -64,14 +64,14 @@ class SmallByImage(Dataset[tuple[Tensor, int]]):
         return self.change(Image.fromarray(self.images[index])), index % 10
 
 
-class Waiting:
-    """A loader whose waits are measured, for what Throughput asks of it."""
+class TimedLoader:
+    """A loader that measures the time spent waiting for batches; Throughput reads `wait_s`."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self.batches, self.wait_s = batches, 0.0
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches."""
+        """Yield the batches, and measure the wait for each."""
         start = perf_counter()
         for batch in self.batches:
             self.wait_s += perf_counter() - start
@@ -79,9 +79,9 @@ class Waiting:
             start = perf_counter()
 
 
-def trained(*, peer: bool) -> Throughput:
-    """Train a CNN at 32x32 for an epoch on the CPU."""
-    data = Small(batch_size=BATCH, augmentation=SHIFTED)
+def train_small_cnn(*, peer: bool) -> Throughput:
+    """Train a CNN on images of 32x32 for an epoch on the CPU; `peer` loads them with torch's DataLoader."""
+    data = SmallImages(batch_size=BATCH, augmentation=SMALL_AUGMENTATION)
     data.count = 4096
     data.setup("fit")
     throughput = Throughput(10)
@@ -90,7 +90,7 @@ def trained(*, peer: bool) -> Throughput:
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[throughput],
     )  # fmt: skip
-    # Processes that persist would be joined by the garbage collector, for 10 s in the middle of another row.
-    by_image = DataLoader(SmallByImage(data.count), BATCH, num_workers=WORKERS)
-    trainer.fit(model, Waiting(by_image) if peer else data.train_dataloader())
+    # No persistent workers: the garbage collector would wait 10 s for them to exit, during another measurement.
+    by_image = DataLoader(SmallPillowImages(data.count), BATCH, num_workers=WORKERS)
+    trainer.fit(model, TimedLoader(by_image) if peer else data.train_dataloader())
     return throughput
