@@ -10,7 +10,7 @@ import yaml
 from commands import Command
 from conftest import ROOT, Fit, clean_environment, copy_store, without_colours
 
-NAME = "my_name"
+NAME = "another_name"
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
