@@ -16,8 +16,9 @@ import torch
 from conftest import ROOT, Fit
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
-from tiny import TINY
+from tiny import TINY, Tiny
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from project.fit import main
 
@@ -42,6 +43,7 @@ class Seen(Callback):
         self.train[trainer.current_epoch].append(batch[0].flatten(1).sum(1).tolist())
         self.anomaly, self.deterministic = torch.is_anomaly_enabled(), torch.are_deterministic_algorithms_enabled()
         self.benchmark = torch.backends.cudnn.benchmark
+        self.sampler = type(getattr(trainer.train_dataloader, "sampler", None)).__name__
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
@@ -70,6 +72,13 @@ class Seen(Callback):
         """The values of a metric in MLflow."""
         run = self.fit.run.info.run_id
         return [value.value for value in self.fit.client.get_metric_history(run, metric)]
+
+
+class WithPlainLoader(Tiny):
+    """Trains from a loader of torch, whose sampler Lightning replaces for the ranks of ddp."""
+
+    def train_dataloader(self) -> DataLoader[Any]:  # type: ignore[override]
+        return DataLoader(TensorDataset(*self.fetch("train", torch.arange(16))), self.batch_size)
 
 
 @dataclass
@@ -162,9 +171,14 @@ OPTIONS: dict[str, Works | Refused] = {
     "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True),
     "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False),
     "use_distributed_sampler": Works(
-        ["--trainer.use_distributed_sampler=false"],
-        lambda s: s.trainer._accelerator_connector.use_distributed_sampler,  # type: ignore[attr-defined]
-        False,
+        [
+            "--data.class_path=test_trainer.WithPlainLoader",
+            "--strategy=ddp",
+            "--devices=1",
+            "--trainer.use_distributed_sampler=false",
+        ],
+        lambda s: s.sampler,
+        "SequentialSampler",
     ),
     "profiler": Works(
         ["--trainer.profiler=simple"],
