@@ -1,8 +1,8 @@
 """Commands as users type them, in processes forked from one that has the imports of all libraries.
 
-Importing torch, Lightning and MLflow takes most of a short command's time. `Command` has the part of
-`subprocess.Popen` that tests use; the project itself is imported by each command. What is tested about the start
-itself (the first import, what `python -m` does) needs `subprocess`.
+Importing torch, Lightning and MLflow takes most of a short command's time. Each command imports the project itself.
+`Command` has the part of `subprocess.Popen` that tests use. Tests of the start itself (the first import, `python -m`)
+need `subprocess`.
 """
 
 import os
@@ -32,7 +32,7 @@ _HERE = Path(__file__).parent
 
 
 def free_port() -> int:
-    """A port of loopback on which no process listens."""
+    """Return a port of loopback on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
@@ -41,15 +41,15 @@ class Command:
     """A running `python -m MODULE ARGV`, or `python -c CODE ARGV`.
 
     Args:
-        module: Has an `if __name__ == "__main__"` block; "-c" if the first of the options is code.
-        argv: Its options.
+        module: A module with an `if __name__ == "__main__"` block, or "-c" if the first option is code.
+        argv: The options of the command.
         folder: Current folder of the command.
-        environment: All of its environment; `PYTHONPATH` says which project is run.
-        new_session: Whether it leads a session, and so a process group, of its own.
+        environment: The whole environment of the command; `PYTHONPATH` selects the project that is run.
+        new_session: Whether the command leads its own session, and therefore its own process group.
 
     Attributes:
-        stdout: What it prints, standard error included.
-        returncode: As `subprocess` has it; None while it runs.
+        stdout: The output of the command, including standard error.
+        returncode: The exit code, as in `subprocess`; None while the command runs.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Command:
         os.mkfifo(fifo)
         reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
         os.set_blocking(reading, True)
-        # A FIFO without a writer is at its end; this writer is closed when the command has opened it.
+        # Reading a FIFO without a writer returns its end. This writer keeps it open until the command has opened it.
         writing = os.open(fifo, os.O_WRONLY)
         ours, theirs = get_context("forkserver").Pipe(duplex=False)
         self._process = get_context("forkserver").Process(
@@ -75,7 +75,7 @@ class Command:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The process id."""
         assert self._process.pid is not None
         return self._process.pid
 
@@ -85,14 +85,14 @@ class Command:
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The exit code; None while it runs."""
+        """Return the exit code; None while the command runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait until the command exits.
 
         Raises:
-            subprocess.TimeoutExpired: It still runs after `timeout` seconds.
+            subprocess.TimeoutExpired: The command still runs after `timeout` seconds.
         """
         self._process.join(timeout)
         if self._process.exitcode is None:
@@ -100,22 +100,22 @@ class Command:
         return self._process.exitcode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Read what it prints until its end."""
+        """Read the output until the command exits."""
         output = self.stdout.read()
         self.wait(timeout)
         return output, None
 
     def send_signal(self, signum: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless the command has exited."""
         if self.poll() is None:
             os.kill(self.pid, signum)
 
     def terminate(self) -> None:
-        """Send it SIGTERM."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Send it SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -137,7 +137,7 @@ def _run(
     os.environ.update(environment)
     ours = {str(_HERE), str(_HERE.parent)}
     paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    # The project is last, as an installed one would be: a copy that PYTHONPATH names wins.
+    # The project is last, as an installed package would be, so that a copy named by PYTHONPATH is imported.
     sys.path[:] = [folder, *paths, *(path for path in sys.path if path and path not in ours), str(_HERE.parent)]
     sys.argv = ["-m", *argv]
     for name in [name for name in sys.modules if re.match(r"(project|conftest|commands)(\.|$)", name)]:

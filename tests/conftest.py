@@ -26,18 +26,20 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 ROOT = Path(__file__).parent.parent
-SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # for fits whose score does not count
-MOST_WORKERS = 4  # each has the libraries in memory twice, in itself and in the process that its commands fork from
+SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # For fits whose score is not tested.
+MOST_WORKERS = 4  # Each worker loads the libraries twice: in itself, and in the forkserver of its commands.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     seed = random.randrange(10**6)
-    parser.addoption("--seed", type=int, default=seed, help="of the moments that tests draw; a failed test prints it")
+    parser.addoption(
+        "--seed", type=int, default=seed, help="seed of the random moments in tests; a failed test prints it"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Divide all tests among a worker per core, file by file, with pytest-xdist; tests that are named run here."""
+    """Distribute all tests over one pytest-xdist worker per core, file by file; selected tests run in this process."""
     given, is_worker = config.option, "PYTEST_XDIST_WORKER" in os.environ
     is_all = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not given.keyword
     if is_all and not (is_worker or given.usepdb) and getattr(given, "numprocesses", 0) is None:
@@ -48,7 +50,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @dataclass
 class Fit:
-    """A finished command in a folder, and the runs there."""
+    """A finished command in a folder, and the runs in that folder."""
 
     folder: Path
     code: int
@@ -86,7 +88,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit:
-    """Run the command; a folder without a store gets an empty one, whose tables take MLflow seconds to make."""
+    """Run `project.fit`. Copy an empty store into a folder without one, because MLflow needs seconds to make it."""
     copy_store(folder)
     command = Command("project.fit", *options, folder=folder, environment=clean_environment() | environment)
     output, _ = command.communicate()
@@ -94,7 +96,7 @@ def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit
 
 
 def run_ranks(module: str, *argv: str, folder: Path, environment: Mapping[str, str] = {}) -> str:
-    """Run a command as both processes that torchrun starts, which must end well; return what they print."""
+    """Run a command as two processes of torchrun; both must exit with 0. Return their output."""
     job = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1",
            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "pair",
            "OMP_NUM_THREADS": "1"}  # fmt: skip
@@ -112,23 +114,23 @@ def run_ranks(module: str, *argv: str, folder: Path, environment: Mapping[str, s
 
 
 def without_colours(output: str) -> str:
-    """What a person reads of a terminal's output."""
+    """Return the output of a terminal without colour codes."""
     return re.sub(r"\x1b\[[0-9;]*m", "", output)
 
 
 def listening(pid: int) -> set[str]:
-    """Addresses on which a process or one of its children listens, as `ss -ltn` shows them."""
+    """Return the addresses on which a process or one of its children listens, as `ss -ltn` shows them."""
     process = psutil.Process(pid)
     sockets = []
     for one in (process, *process.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):  # it ended while we looked
+        with suppress(psutil.NoSuchProcess):  # The process exited meanwhile.
             sockets += one.net_connections("tcp")
     return {s.laddr.ip for s in sockets if s.status == psutil.CONN_LISTEN}
 
 
 @contextmanager
 def as_nobody() -> Iterator[None]:
-    """Give up root's right to write everywhere, where the tests have it; a folder of root's is then read-only."""
+    """Drop root's right to write everywhere, if the tests run as root; folders of root are then read-only."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -139,7 +141,7 @@ def as_nobody() -> Iterator[None]:
 
 
 def copy_of_the_project(folder: Path) -> Path:
-    """The code and its configurations in another folder, where a test may add to them."""
+    """Copy the code and its configurations to another folder, in which a test may add files."""
     for name in ("project", "configs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
@@ -147,15 +149,15 @@ def copy_of_the_project(folder: Path) -> Path:
 
 @pytest.fixture
 def moments(request: pytest.FixtureRequest) -> random.Random:
-    """Random moments, other ones for each test; `--seed` repeats those of an earlier run."""
+    """Random moments, different for each test; `--seed` repeats the moments of an earlier run."""
     seed = request.config.option.seed
-    print(f"--seed {seed}")  # pytest shows it if the test fails
+    print(f"--seed {seed}")  # pytest shows this if the test fails.
     return random.Random(f"{seed} {request.node.nodeid}")
 
 
 @pytest.fixture(scope="session")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """The first command of the README with nothing changed, trained once for all workers."""
+    """The first command of the README without changes, trained once for all workers."""
     command = re.search(r"^pip install uv && uv run python (.*?) *#", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert command is not None
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
@@ -188,7 +190,7 @@ def empty_store() -> Path:
 
 @cache
 def new_store() -> Path:
-    """A store without runs, which is made once for each version of MLflow."""
+    """Make a store without runs, once for each version of MLflow."""
     path = ROOT / ".pytest_cache" / f"mlflow-{mlflow.__version__}" / "mlflow.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -201,7 +203,7 @@ def new_store() -> Path:
 
 
 def copy_store(folder: Path) -> None:
-    """Give a folder without a store an empty one."""
+    """Copy an empty store into a folder that has no store."""
     if not (folder / "mlruns").exists():
         (folder / "mlruns").mkdir()
         shutil.copy(new_store(), folder / "mlruns")
@@ -209,7 +211,7 @@ def copy_store(folder: Path) -> None:
 
 @pytest.fixture
 def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with an empty store of its own, for commands that are called in this process."""
+    """A current folder with its own empty store, for commands that are called in this process."""
     copy_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
@@ -228,7 +230,7 @@ def datasets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for entry in ("data_batch_1", "test_batch"):
         (cifar / entry).write_bytes(pickle.dumps(batch))
     (cifar / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
-    # The published checksums are those of the published files.
+    # These files are not the published ones, so the published checksums do not apply.
     monkeypatch.setattr(CIFAR10, "train_list", [["data_batch_1", None]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", None]])
     monkeypatch.setattr(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": None})

@@ -1,4 +1,4 @@
-"""Servers on loopback: they are started on a free port, killed, and started again on the same port."""
+"""Servers on loopback, which can be killed and started again on the same port."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ from conftest import clean_environment
 
 
 class Server:
-    """A command that serves HTTP on one port of loopback, in a process group of its own.
+    """A command that serves HTTP on one port of loopback, in its own process group.
 
     Args:
-        command: What follows `python -m`; `--port` is added.
+        command: The arguments after `python -m`; `--port` is added.
         folder: Current folder of the command.
-        environment: What is added to its environment.
+        environment: Variables that are added to the command's environment.
 
     Attributes:
-        uri: Its address, which stays the same when it is started again.
+        uri: The address of the server, which stays the same after a restart.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
@@ -35,12 +35,12 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is that of its process group, too."""
+        """The process id, which is also the id of the process group."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, and wait until it listens."""
+        """Start the server, and wait until it listens."""
         self._process = subprocess.Popen(
             self._command, cwd=self.folder, env=self._environment, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -51,11 +51,11 @@ class Server:
                 time.sleep(0.1)
 
     def stop(self, signum: signal.Signals) -> None:
-        """Send a signal to all of its processes."""
+        """Send a signal to all processes of the server."""
         os.killpg(self.pid, signum)
 
     def kill(self) -> None:
-        """Kill all of its processes, if it runs."""
+        """Kill all processes of the server, if it runs."""
         if self._process is not None:
             self.stop(signal.SIGKILL)
             self._process.wait()
@@ -64,7 +64,7 @@ class Server:
 
 @contextmanager
 def serving(*command: str, folder: Path, environment: Mapping[str, str] = {}) -> Iterator[Server]:
-    """A server that is started, and killed in the end."""
+    """Start a server, and kill it at the end of the context."""
     server = Server(command, folder, environment)
     try:
         server.start()

@@ -30,7 +30,7 @@ class LineWithVal(Line):
 
 
 class Slope(LightningModule):
-    """Declares nothing at all."""
+    """A module that declares nothing but its training step and its optimizer."""
 
     def __init__(self, lr: float = 0.1) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Slope(LightningModule):
 
 
 class Validated(Slope):
-    """Names a metric whose direction its name does not tell."""
+    """A module whose monitored metric has a name that does not imply a direction."""
 
     monitor = "val_score"
 
@@ -59,7 +59,7 @@ class Validated(Slope):
 
 
 class Plateau(Validated):
-    """Lowers its rate when the loss does not fall by much, and so at each epoch."""
+    """A module whose schedule halves the rate after each epoch, because no improvement reaches its threshold."""
 
     mode = "max"
 
@@ -99,7 +99,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("model", [Slope, Plateau])
-def test_it_resumes_where_it_stopped(model: type, workplace: Path) -> None:
+def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=4"])
     whole = weights()
     main([*of(model), "--max_epochs=2"])

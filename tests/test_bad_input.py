@@ -79,7 +79,7 @@ BAD_OPTIONS = [
     (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]
-# A far match is not a match: then the answer lists the options of that class.
+# If no option is similar enough, the message lists the options of that class.
 UNKNOWN_OPTIONS = [
     (["--model.net.pretrained", "true"], "options of model.net are widths, kernel_size, padding"),
     (["--model", "resnet18", "--model.net.pretrained", "true"], "options of model.net are name, dropout"),
@@ -101,7 +101,7 @@ UNKNOWN_OPTIONS = [
     (["--trainer.callbacks=EarlyStopping"], "'EarlyStopping', which needs a value for --trainer.callbacks.monitor"),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
-# What would end the run after its first step, or after training.
+# Without a check, these settings would fail after the first step or after training.
 IMPOSSIBLE_TRAININGS = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--trainer.max_steps", "0"], "got 0, which trains nothing"),
@@ -140,29 +140,29 @@ BAD_OPTIONS += UNKNOWN_OPTIONS + IMPOSSIBLE_TRAININGS
 
 @pytest.fixture
 def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a fit that must end with exit code 2, three lines at most, and no run; return what it said."""
+    """Run a fit that must exit with code 2, at most three lines of output, and no run; return its error message."""
 
     def run(*options: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
+        with pytest.raises(SystemExit) as exit_info:
             main(options)
-        said = capsys.readouterr().err
-        assert stopped.value.code == 2, said
-        assert said.startswith("error: ")
-        assert len(said.splitlines()) <= 3
-        assert "Traceback" not in said
-        assert Fit(workplace, 2, said).runs == []
-        return said
+        message = capsys.readouterr().err
+        assert exit_info.value.code == 2, message
+        assert message.startswith("error: ")
+        assert len(message.splitlines()) <= 3
+        assert "Traceback" not in message
+        assert Fit(workplace, 2, message).runs == []
+        return message
 
     return run
 
 
-@pytest.mark.parametrize(("options", "answer"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
-def test_a_bad_option_is_answered_in_one_breath(options: list[str], answer: str, refused: Callable[..., str]) -> None:
-    assert answer in refused(*options)
+@pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
+def test_a_bad_option_exits_with_a_short_message(options: list[str], message: str, refused: Callable[..., str]) -> None:
+    assert message in refused(*options)
 
 
 @pytest.mark.parametrize(
-    ("content", "answer"),
+    ("content", "message"),
     [
         (b"trainer: [1", "is not valid YAML"),
         (b"- 1\n- 2\n", "contains a list"),
@@ -172,9 +172,9 @@ def test_a_bad_option_is_answered_in_one_breath(options: list[str], answer: str,
         (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),
     ],
 )
-def test_a_bad_file_is_answered_in_one_breath(content: bytes, answer: str, refused: Callable[..., str]) -> None:
+def test_a_bad_file_exits_with_a_short_message(content: bytes, message: str, refused: Callable[..., str]) -> None:
     Path("bad.yaml").write_bytes(content)
-    assert answer in refused("--config", "bad.yaml")
+    assert message in refused("--config", "bad.yaml")
 
 
 def _empty(root: Path) -> None:
@@ -195,24 +195,24 @@ def _no_classes(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "answer"),
+    ("damage", "message"),
     [
         (_empty, "no image in data/train/green"),
-        (_unknown_class, "a class 'green' that train has not; train has blue, red"),
+        (_unknown_class, "a class 'green' that is not in train; train has blue, red"),
         (_one_class, "has one class"),
         (_no_classes, "has no class folders"),
     ],
 )
-def test_a_bad_image_folder_is_answered_in_one_breath(
-    damage: Callable[[Path], None], answer: str, refused: Callable[..., str]
+def test_a_bad_image_folder_exits_with_a_short_message(
+    damage: Callable[[Path], None], message: str, refused: Callable[..., str]
 ) -> None:
     write_folder(Path("data"))
     damage(Path("data"))
-    assert answer in refused("--data", "image_folder", "--data.batch_size", "4")
+    assert message in refused("--data", "image_folder", "--data.batch_size", "4")
 
 
 @pytest.mark.parametrize(
-    ("uri", "answer"),
+    ("uri", "message"),
     [
         ("mlruns", "got the folder mlruns, but MLflow no longer tracks in folders; use sqlite:///mlruns/mlflow.db"),
         ("sqlite://", "which is lost when the process ends"),
@@ -221,19 +221,19 @@ def test_a_bad_image_folder_is_answered_in_one_breath(
         ("postgresql://me:secret@127.0.0.1/x", "got postgresql://me:***@127.0.0.1/x, whose driver is not installed"),
     ],
 )
-def test_a_store_that_cannot_be_is_named(
-    uri: str, answer: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_store_that_cannot_be_opened_is_named(
+    uri: str, message: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("text.txt").write_text("This is no database, however long one looks at it. " * 100)
+    Path("text.txt").write_text("This text is not a database. " * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(SystemExit, match="2"):
         main([])
-    assert answer in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-@pytest.mark.timeout(60)  # MLflow itself asks again for minutes
+@pytest.mark.timeout(60)  # MLflow's own client retries for minutes.
 @pytest.mark.parametrize("is_silent", [True, False], ids=["silent", "closed"])
-def test_a_store_that_does_not_respond_is_noticed_in_seconds(
+def test_a_store_that_does_not_respond_is_reported_in_seconds(
     is_silent: bool,
     silent_server: str,
     workplace: Path,

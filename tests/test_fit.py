@@ -28,16 +28,16 @@ def test_the_main_job_learns_the_digits(main_job: Fit) -> None:
     assert main_job.run.data.metrics["test/accuracy"] >= 0.98
 
 
-def test_the_printed_speed_is_that_of_the_whole_training(main_job: Fit) -> None:
+def test_the_printed_speed_is_the_mean_of_the_whole_training(main_job: Fit) -> None:
     printed = re.search(r"images per second +([\d,]+)\n", main_job.output)
     assert printed is not None
     windows = main_job.client.get_metric_history(main_job.run.info.run_id, "throughput/images_per_second")
-    # Each window has ten batches, of which the last of an epoch is smaller.
+    # Each logging interval has ten batches, and the last batch of an epoch is smaller.
     speed = harmonic_mean([window.value for window in windows])
     assert int(printed[1].replace(",", "")) == pytest.approx(speed, rel=0.05)
 
 
-def test_the_summary_says_where_things_are_and_what_to_type_next(main_job: Fit) -> None:
+def test_the_summary_lists_places_and_the_next_commands(main_job: Fit) -> None:
     run_id = main_job.run.info.run_id
     for words in ("test accuracy", "images per second", run_id, f"mlruns/checkpoints/{run_id}/best-epoch"):
         assert words in main_job.output
@@ -47,7 +47,7 @@ def test_the_summary_says_where_things_are_and_what_to_type_next(main_job: Fit) 
     assert "INFO" not in main_job.output
 
 
-def test_a_fit_is_one_finished_run_with_everything_in_it(main_job: Fit) -> None:
+def test_a_fit_is_one_finished_run_with_all_artifacts(main_job: Fit) -> None:
     run = main_job.run
     assert run.info.status == "FINISHED"
     assert set(run.data.metrics) >= METRICS
@@ -65,7 +65,7 @@ def test_a_fit_is_one_finished_run_with_everything_in_it(main_job: Fit) -> None:
     assert json.loads(dataset.profile) == {"num_train": 1293, "num_val": 144, "num_test": 360}
 
 
-def test_curves_have_a_point_for_every_logging_step_and_epoch(main_job: Fit) -> None:
+def test_metrics_have_one_point_per_logging_interval_or_epoch(main_job: Fit) -> None:
     history = main_job.client.get_metric_history
     steps = [metric.step for metric in history(main_job.run.info.run_id, "train/loss")]
     assert steps == list(range(9, 410, 10))
@@ -88,10 +88,10 @@ def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workp
     main(["--config", "again.yaml", "--trainer.fast_dev_run", "1"])
     first = yaml.safe_load(main_job.text("config.yaml"))
     assert first["groups"] == {"data": "digits", "model": "cnn", "strategy": "single", "experiment": None}
-    assert not (workplace / "mlruns/checkpoints").exists()  # a trial run of one batch leaves nothing
+    assert not (workplace / "mlruns/checkpoints").exists()  # `fast_dev_run` creates no run.
 
 
-def test_two_runs_are_told_apart_by_what_differs(workplace: Path) -> None:
+def test_run_names_contain_the_settings_that_differ(workplace: Path) -> None:
     main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW[:1]])
     name = Fit(workplace, 0, "").run.info.run_name
     assert name.startswith("digits-cnn-single ")
@@ -99,10 +99,10 @@ def test_two_runs_are_told_apart_by_what_differs(workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_leave_what_one_leaves(strategy: str, main_job: Fit, tmp_path: Path) -> None:
+def test_two_processes_leave_the_same_results_as_one(strategy: str, main_job: Fit, tmp_path: Path) -> None:
     few = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2", "--trainer.log_every_n_steps=2"]
     options = ["--strategy", strategy, "--max_epochs", "1", *few]
-    if strategy == "ddp":  # Lightning starts the second process
+    if strategy == "ddp":  # Lightning starts the second process.
         done = fit(tmp_path, *options)
         assert done.code == 0, done.output
     else:
@@ -114,7 +114,7 @@ def test_two_processes_leave_what_one_leaves(strategy: str, main_job: Fit, tmp_p
     assert done.artifacts() == main_job.artifacts()
     assert len(done.run.outputs.model_outputs) == 1
     rows = done.text("test/per_class_accuracy.csv").splitlines()[1:]
-    assert sum(int(row.split(",")[1]) for row in rows) == 360  # each test image once
+    assert sum(int(row.split(",")[1]) for row in rows) == 360  # Each test image is counted once.
     assert done.output.count("test accuracy") == 1
     checkpoints = {path.name for path in (tmp_path / "mlruns/checkpoints" / done.run.info.run_id).iterdir()}
     assert checkpoints == {"last.ckpt", "best-epoch000.ckpt"}
@@ -128,7 +128,7 @@ TWO_PROCESSES = [("strategy", "ddp"), ("strategy", "fsdp")]
 def test_every_yaml_runs_a_batch(
     group: str, name: str, workplace: Path, datasets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The article's kernels of 32x32 take seconds a step on a CPU; a few channels show as much.
+    # A step with the article's 32x32 kernels takes seconds on a CPU. A few channels run the same code.
     small = ["--model.net.widths=[2,2,2,4]"] if name == "article" else ["--data.batch_size=8"]
     main([f"--{group}", name, *small, "--trainer.fast_dev_run", "1"])
     assert "accuracy" in capsys.readouterr().out

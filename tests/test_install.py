@@ -1,4 +1,4 @@
-"""The package as `pip install .` lays it out, without the repository beside it."""
+"""The package as `pip install .` installs it, outside of the repository."""
 
 import re
 import shutil
@@ -13,7 +13,7 @@ from conftest import ROOT, Fit, fit
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """What pyproject.toml puts into the wheel, in a folder of its own."""
+    """A folder with the files that pyproject.toml puts into the wheel."""
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     for source, target in {**{name: name for name in wheel["packages"]}, **wheel["force-include"]}.items():
         shutil.copytree(ROOT / source, tmp_path / "site" / target, ignore=shutil.ignore_patterns("__pycache__"))
@@ -24,7 +24,7 @@ def fit_elsewhere(site: Path, folder: Path, *options: str) -> Fit:
     return fit(folder, *options, "--trainer.fast_dev_run=1", environment={"PYTHONPATH": str(site)})
 
 
-def test_an_installed_package_has_its_configurations_and_takes_those_of_the_folder(
+def test_an_installed_package_offers_its_configurations_and_those_of_the_current_folder(
     installed: Path, tmp_path: Path
 ) -> None:
     mine = tmp_path / "elsewhere/configs/model/mine.yaml"
@@ -37,8 +37,8 @@ def test_an_installed_package_has_its_configurations_and_takes_those_of_the_fold
     assert "configs/model has article, cnn, mine, torchvision" in refused.output
 
 
-@pytest.mark.faults  # it needs uv, and an index that has hatchling
-def test_the_wheel_has_what_git_tracks(tmp_path: Path) -> None:
+@pytest.mark.faults  # It needs uv, and an index that has hatchling.
+def test_the_wheel_contains_the_files_that_git_tracks(tmp_path: Path) -> None:
     subprocess.run(["uv", "build", "--wheel", "--out-dir", tmp_path, ROOT], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}

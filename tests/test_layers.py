@@ -1,4 +1,4 @@
-"""Imports go down the layers, and no module imports itself through others; imports for types count."""
+"""Imports go down the layers, and no module imports itself through others; imports under TYPE_CHECKING count."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import ROOT
 
-# From top to bottom; what stands in one row may import each other, as long as there is no cycle of modules.
+# From top to bottom. Packages in one row may import each other if no cycle of modules results.
 LAYERS = [
     ("commands",),
     ("engine.search",),
@@ -22,7 +22,7 @@ COMMANDS = {path.stem for path in (ROOT / "project").glob("*.py") if path.stem !
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the project by its dotted name; packages have that of their folder."""
+    """Map the dotted name of every module to its file; a package has the name of its folder."""
     found = {}
     for path in (ROOT / "project").rglob("*.py"):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -31,7 +31,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    """Modules of the project that a file imports, anywhere in it."""
+    """Return the modules of the project that a file imports, at any place."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -43,7 +43,7 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
 
 
 def layer(module: str) -> int:
-    """Number of a module's layer, from the top."""
+    """Return the number of a module's layer, counted from the top."""
     name = module.removeprefix("project.")
     if name in COMMANDS:
         return 0
@@ -67,7 +67,7 @@ def test_imports_go_down_the_layers() -> None:
 def test_no_module_imports_itself_through_others() -> None:
     below: dict[str, set[str]] = {}
     for module, other in arrows():
-        if modules()[other].name != "__init__.py":  # a package's names are those of its modules
+        if modules()[other].name != "__init__.py":  # A package re-exports the names of its modules.
             below.setdefault(module, set()).add(other)
 
     def cycle(path: list[str]) -> list[str] | None:
@@ -85,7 +85,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 def test_the_engine_has_no_word_of_a_task() -> None:
-    """A task, a dataset or an example is no reason to change the engine."""
+    """A new task, dataset or example does not change the engine."""
     theirs = [
         *(ROOT / "project/tasks").glob("*.py"),
         *(ROOT / "project/data").glob("*.py"),

@@ -1,4 +1,4 @@
-"""What holds the repository together: what models import, the image, the lock, CI and what git tracks."""
+"""The rules of the repository: imports of models, the Docker image, the lock file, CI and the files that git tracks."""
 
 import ast
 import importlib.util
@@ -22,7 +22,7 @@ LARGEST_FILE_BYTES = 1_000_000
 
 
 def modules() -> dict[str, ast.Module]:
-    """The project's modules by their dotted names."""
+    """Map the dotted names of the project's modules to their files."""
     found = {}
     for path in sorted((ROOT / "project").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -32,7 +32,7 @@ def modules() -> dict[str, ast.Module]:
 
 
 def imports(name: str, tree: ast.Module) -> Iterator[str]:
-    """What a module imports anywhere in it; `from a import b` is a.b, which is as much inside of a as a itself."""
+    """Return the modules that a module imports, at any place; `from a import b` counts as `a.b`."""
     package = name if (ROOT / name.replace(".", "/")).is_dir() else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -43,7 +43,7 @@ def imports(name: str, tree: ast.Module) -> Iterator[str]:
 
 
 def is_inside(module: str, package: str) -> bool:
-    """Whether a dotted name is this package or something in it."""
+    """Report whether a dotted name is this package or a name in it."""
     return f"{module}.".startswith(f"{package}.")
 
 
@@ -52,7 +52,7 @@ IMPORTS = [(name, imported) for name, tree in MODULES.items() for imported in im
 
 
 def tracked_files(*paths: str) -> list[str]:
-    """What git tracks, all of it or under these paths."""
+    """List the files that git tracks, all of them or those under these paths."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--", *paths], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -60,13 +60,13 @@ def tracked_files(*paths: str) -> list[str]:
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each instruction of this name in the Dockerfile."""
+    """List the arguments of each instruction of this name in the Dockerfile."""
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     return re.findall(rf"^{name}\s+(.+)$", text, re.MULTILINE)
 
 
 def is_let_through(path: str) -> bool:
-    """Whether .dockerignore leaves a path in the build context: the last pattern that matches decides."""
+    """Report whether .dockerignore leaves a path in the build context; the last matching pattern decides."""
     wildcards = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     let_through = True
     for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
@@ -74,33 +74,33 @@ def is_let_through(path: str) -> bool:
         if not pattern or pattern.startswith("#"):
             continue
         words = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-        # What matches a folder matches everything in it.
+        # A pattern that matches a folder also matches all files in it.
         if re.fullmatch("".join(wildcards.get(word, re.escape(word)) for word in words) + "(?:/.*)?", path):
             let_through = line.strip().startswith("!")
     return let_through
 
 
 def copied_paths() -> list[str]:
-    """The sources of every COPY from the build context."""
+    """List the sources of every COPY from the build context."""
     copies = [line.split() for line in instructions("COPY") if "--from" not in line]
     return [word for words in copies for word in words[:-1] if not word.startswith("--")]
 
 
 def locked_requirements() -> list[str]:
-    """The entries of requirements.lock, each on one line with its hashes."""
+    """List the entries of requirements.lock, each on one line with its hashes."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
 def declared_requirements() -> list[str]:
-    """What pyproject.toml asks for: to run the project, and to check it."""
+    """List the requirements in pyproject.toml: those of the project, and those of its checks."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     declared: list[str] = pyproject["project"]["dependencies"] + pyproject["dependency-groups"]["dev"]
     return declared
 
 
 def workflow_commands() -> list[str]:
-    """The shell commands of every workflow, in order."""
+    """List the shell commands of every workflow, in order."""
     commands = []
     for path in sorted((ROOT / ".github" / "workflows").glob("*.y*ml")):
         workflow: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -108,7 +108,7 @@ def workflow_commands() -> list[str]:
     return commands
 
 
-def test_models_import_torch_alone() -> None:
+def test_models_import_only_torch() -> None:
     allowed = ("project.models", "torch", "torchvision", *sys.stdlib_module_names)
     imported = [pair for pair in IMPORTS if is_inside(pair[0], "project.models")]
     assert imported
@@ -116,14 +116,14 @@ def test_models_import_torch_alone() -> None:
 
 
 @pytest.mark.parametrize("path", copied_paths())
-def test_what_the_dockerfile_copies_is_there_and_reaches_the_build(path: str) -> None:
+def test_the_files_that_the_dockerfile_copies_exist_and_are_in_the_build_context(path: str) -> None:
     files = tracked_files(path)
     assert (ROOT / path).exists()
     assert files, f"git does not track {path}"
     assert [file for file in files if not is_let_through(file)] == []
 
 
-def test_the_image_runs_a_module_that_it_has_and_not_as_root() -> None:
+def test_the_image_runs_an_existing_module_as_another_user_than_root() -> None:
     command = json.loads(instructions("CMD")[-1])
     module = command[command.index("-m") + 1]
     assert importlib.util.find_spec(module) is not None
@@ -134,7 +134,7 @@ def test_the_image_runs_a_module_that_it_has_and_not_as_root() -> None:
 @pytest.mark.parametrize(
     "path", ["mlruns/mlflow.db", ".git/config", "tests/test_repository.py", "project/__pycache__/cli.pyc"]
 )
-def test_the_build_context_holds_nothing_else(path: str) -> None:
+def test_the_build_context_contains_only_the_copied_files(path: str) -> None:
     assert not is_let_through(path)
 
 
@@ -149,11 +149,11 @@ def test_uv_resolves_to_the_versions_of_the_lock() -> None:
     uv = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
     constraints = {str(Requirement(line)) for line in uv["constraint-dependencies"]}
     assert constraints == {str(Requirement(line.partition(" --hash")[0])) for line in locked_requirements()}
-    assert set(uv) == {"constraint-dependencies"}  # no address of an index
+    assert set(uv) == {"constraint-dependencies"}  # No line names an index.
 
 
 @pytest.mark.parametrize("declared", declared_requirements())
-def test_the_lock_has_a_version_that_pyproject_asks_for(declared: str) -> None:
+def test_the_locked_versions_satisfy_pyproject(declared: str) -> None:
     asked = Requirement(declared)
     pins = [re.match(r"([\w.-]+)(?:\[.*\])?==([^\s;]+)", line) for line in locked_requirements()]
     versions = [pin[2] for pin in pins if pin and canonicalize_name(pin[1]) == canonicalize_name(asked.name)]
@@ -161,7 +161,7 @@ def test_the_lock_has_a_version_that_pyproject_asks_for(declared: str) -> None:
     assert [version for version in versions if version not in asked.specifier] == []
 
 
-def test_ci_runs_what_a_person_runs() -> None:
+def test_ci_runs_the_same_commands_as_a_developer() -> None:
     commands = workflow_commands()
     assert [command for command in commands if re.search(r"\b(make|pytest|ruff|mypy)\b", command)] == [
         "make check test"
@@ -174,7 +174,7 @@ def test_the_makefile_has_these_targets_and_no_others() -> None:
     assert re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split() == MAKE_TARGETS
 
 
-def test_the_tests_that_the_readme_names_are_there() -> None:
+def test_the_tests_that_the_readme_names_exist() -> None:
     named = re.findall(r"\btests/[\w/.]+\.py", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert named
     assert [path for path in named if not (ROOT / path).is_file()] == []
@@ -194,5 +194,5 @@ def test_no_tracked_file_is_large() -> None:
     assert [path for path in files if path.is_file() and path.stat().st_size > LARGEST_FILE_BYTES] == []
 
 
-def test_mlruns_is_kept_in_git_empty() -> None:
+def test_git_tracks_mlruns_as_an_empty_folder() -> None:
     assert tracked_files("mlruns") == ["mlruns/.gitkeep"]

@@ -1,4 +1,4 @@
-"""Commands start in environments that lack what they have elsewhere."""
+"""The start of commands in incomplete environments, such as one without a home folder."""
 
 import os
 import subprocess

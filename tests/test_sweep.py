@@ -1,4 +1,4 @@
-"""Sweeps as their users run them: real processes, real SQLite, and every way for them to end."""
+"""Sweeps in real processes with real SQLite, from their start to each kind of end."""
 
 import json
 import os
@@ -27,7 +27,7 @@ LR = {"model.optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": 
 
 
 class Sweep:
-    """A `python -m project.sweep` in a copy of the project, with a search space of its own."""
+    """A `python -m project.sweep` in a copy of the project, with its own search space."""
 
     def __init__(self, folder: Path, *options: str, **space: object) -> None:
         self.folder = copy_of_the_project(folder)
@@ -72,16 +72,16 @@ class Sweep:
         """Return whether a trial has reported its run."""
         try:
             trials = self.study.trials
-        except (KeyError, SQLAlchemyError):  # there is no study yet
+        except (KeyError, SQLAlchemyError):  # The study does not exist yet.
             return False
         return len(trials) > trial and "run_id" in trials[trial].user_attrs
 
     def has_run(self, trial: int) -> bool:
-        """Whether a trial has made its run, of which the sweep may not know yet."""
+        """Report whether a trial has created its run, even if the sweep has not received its id yet."""
         return any(run.data.tags.get("trial") == str(trial) for run in Fit(self.folder, 0, "").runs)
 
     def check(self, ended: int, failed: int = 0) -> None:
-        """So many trials are complete or pruned, none runs, and runs and trials are one to one."""
+        """Assert the number of ended and failed trials, that none is running, and that each trial has one run."""
         states = self.states
         assert states[TrialState.COMPLETE] + states[TrialState.PRUNED] == ended, states
         errors = [trial.user_attrs.get("error") for trial in self.study.trials if trial.state == TrialState.FAIL]
@@ -107,7 +107,7 @@ class Sweep:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        # The processes of trials have sessions of their own; they end when their sweep has.
+        # The processes of trials have their own sessions; they end after their sweep.
         deadline = time.monotonic() + 30
         while (left := self.left()) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -128,14 +128,14 @@ def sweeps() -> Iterator[list[Sweep]]:
 
 @pytest.fixture(scope="module")
 def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sweep, str]]:
-    """A sweep of which a trial was killed, then the sweep itself; and what it printed when it was run again."""
-    net = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=4096"]  # its checkpoints have weights, above all
+    """A sweep after the kill of a trial and then of the sweep itself, and the output of the next command."""
+    net = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=4096"]  # Its checkpoints consist mostly of weights.
     sweep = Sweep(tmp_path_factory.mktemp("sweep"), "--n_trials", "2", "--n_jobs", "2", "--max_epochs", "3", *net)
     try:
         process = sweep.start()
         sweep.wait_for(lambda: sweep.began(0))
         os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
-        sweep.wait_for(lambda: sweep.has_run(2))  # the same parameters again
+        sweep.wait_for(lambda: sweep.has_run(2))  # The repeated trial has the same parameters.
         assert listening(process.pid) <= {"127.0.0.1", "::1"}
         process.kill()
         yield sweep, sweep.run()
@@ -154,7 +154,7 @@ def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(killed_twice: tuple[Swee
     assert "resumed" in runs["2"].data.tags
 
 
-def test_the_best_trial_and_the_study_are_on_the_parent(killed_twice: tuple[Sweep, str]) -> None:
+def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tuple[Sweep, str]) -> None:
     sweep, output = killed_twice
     best = sweep.study.best_trial
     rate = re.escape(str(best.params["model.optimizer.lr"]))
@@ -186,7 +186,7 @@ def test_complete_trials_keep_their_weights_and_failed_ones_nothing(killed_twice
 
 
 @pytest.mark.faults
-def test_trials_that_all_fail_in_the_same_way_end_the_sweep(tmp_path: Path, sweeps: list[Sweep]) -> None:
+def test_trials_that_all_fail_with_one_error_end_the_sweep(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, space={"model.optimizer.lr": {"type": "float", "low": 1e30, "high": 2e30}})
     sweeps.append(sweep)
     process = sweep.start("--n_trials", "8", "--max_epochs", "1", "--max_retries", "0")
@@ -197,7 +197,7 @@ def test_trials_that_all_fail_in_the_same_way_end_the_sweep(tmp_path: Path, swee
 
 
 @pytest.mark.faults
-def test_a_trial_whose_loss_is_no_number_is_one_failed_trial(tmp_path: Path, sweeps: list[Sweep]) -> None:
+def test_a_trial_whose_loss_is_nan_is_one_failed_trial(tmp_path: Path, sweeps: list[Sweep]) -> None:
     rates = {"model.optimizer.lr": {"type": "categorical", "choices": [1e30, 1e-3]}}
     grid = {"type": "GridSampler", "search_space": {"model.optimizer.lr": [1e30, 1e-3]}}
     sweep = Sweep(tmp_path, "--n_trials", "2", "--max_epochs", "1", space=rates, sampler=grid)
@@ -225,7 +225,8 @@ def test_a_sweep_that_is_killed_in_its_last_trial_resumes_it(tmp_path: Path, swe
 
 @pytest.mark.faults
 def test_two_ranks_prune_together_with_the_same_parameters(tmp_path: Path, sweeps: list[Sweep]) -> None:
-    below = {"type": "ThresholdPruner", "lower": 2.0, "n_warmup_steps": 1}  # no accuracy is 2: pruned after two epochs
+    # No accuracy reaches 2, so each trial is pruned after two epochs.
+    below = {"type": "ThresholdPruner", "lower": 2.0, "n_warmup_steps": 1}
     sweep = Sweep(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "9",
                   "--trainer.val_check_interval", "0.5", pruner=below)  # fmt: skip
     sweeps.append(sweep)
@@ -233,7 +234,7 @@ def test_two_ranks_prune_together_with_the_same_parameters(tmp_path: Path, sweep
     sweep.check(ended=4)
     assert sweep.states == {TrialState.PRUNED: 4}
     for trial in sweep.study.trials:
-        assert list(trial.intermediate_values) in ([0, 1], [0, 1, 2])  # of a half epoch each
+        assert list(trial.intermediate_values) in ([0, 1], [0, 1, 2])  # One value per half epoch.
     assert not list(sweep.folder.glob("mlruns/checkpoints/*/*"))
 
 
@@ -248,7 +249,7 @@ def test_two_sweeps_share_one_study(tmp_path: Path, sweeps: list[Sweep]) -> None
     sweep.check(ended=6)
     (parent,) = [run for run in Fit(sweep.folder, 0, "").runs if "trial" not in run.data.tags]
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["trials/complete"] == sweep.states[TrialState.COMPLETE]  # the others were pruned
+    assert parent.data.metrics["trials/complete"] == sweep.states[TrialState.COMPLETE]  # The other trials were pruned.
 
 
 @pytest.mark.faults
@@ -270,11 +271,11 @@ def test_a_sweep_in_another_container_of_the_same_name_runs_other_trials(tmp_pat
         assert "Traceback" not in output and "ended by another" not in output
     sweep.check(ended=5)
     owners = {trial.user_attrs["owner"]["process.pid_namespace"] for trial in sweep.study.trials}
-    assert len(owners) == 2  # both had a part in it
+    assert len(owners) == 2  # Both sweeps ran trials.
 
 
 @pytest.mark.faults
-def test_a_database_that_is_locked_for_half_a_minute_is_waited_for(tmp_path: Path, sweeps: list[Sweep]) -> None:
+def test_a_sweep_waits_for_a_database_that_is_locked_for_half_a_minute(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "3", "--n_jobs", "2", "--max_epochs", "2")
     sweeps.append(sweep)
     process = sweep.start()
@@ -289,9 +290,10 @@ def test_a_database_that_is_locked_for_half_a_minute_is_waited_for(tmp_path: Pat
 
 
 @pytest.mark.faults
-def test_several_metrics_give_a_pareto_front_of_points_that_models_have(tmp_path: Path, sweeps: list[Sweep]) -> None:
+def test_each_point_of_a_pareto_front_belongs_to_one_model(tmp_path: Path, sweeps: list[Sweep]) -> None:
     metrics = {"metric": ["val/accuracy", "val/loss"], "direction": ["maximize", "minimize"]}
-    rates = {"model.optimizer.lr": {"type": "float", "low": 5e-3, "high": 3e-2}}  # accuracy and loss part ways
+    # With these rates, accuracy and loss are best in different epochs.
+    rates = {"model.optimizer.lr": {"type": "float", "low": 5e-3, "high": 3e-2}}
     own = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.callbacks+=ModelCheckpoint"]
     sweep = Sweep(tmp_path, "--max_epochs", "6", *own, **metrics, space=rates)
     sweeps.append(sweep)
@@ -314,7 +316,7 @@ def test_several_metrics_give_a_pareto_front_of_points_that_models_have(tmp_path
 
 
 @pytest.mark.faults
-def test_ctrl_c_once_finishes_and_twice_stops(tmp_path: Path, sweeps: list[Sweep]) -> None:
+def test_one_ctrl_c_lets_trials_finish_and_a_second_stops_them(tmp_path: Path, sweeps: list[Sweep]) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "3", "--max_epochs", "8")
     sweeps.append(sweep)
     process = sweep.start()
@@ -334,7 +336,7 @@ def test_ctrl_c_once_finishes_and_twice_stops(tmp_path: Path, sweeps: list[Sweep
 
 
 @pytest.mark.faults
-def test_a_sweep_that_is_killed_ten_times_ends_with_its_trials(
+def test_a_sweep_that_is_killed_ten_times_completes_its_trials(
     tmp_path: Path, sweeps: list[Sweep], moments: Random
 ) -> None:
     sweep = Sweep(tmp_path, "--n_trials", "6", "--n_jobs", "2", "--max_epochs", "4")

@@ -1,4 +1,4 @@
-"""Every option of Lightning's Trainer and every callback of Lightning: docs/trainer.md says what each does here."""
+"""Every option and every callback of Lightning's Trainer: each does what docs/trainer.md describes."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ FAST = [*TINY, f"--max_epochs={EPOCHS}", "--trainer.log_every_n_steps=1", "--tra
 
 
 class Seen(Callback):
-    """What happened in a fit."""
+    """A record of one fit: its batches, its steps and its metrics."""
 
     def __init__(self) -> None:
         self.train: dict[int, list[list[int]]] = defaultdict(list)  # by epoch: the sums of the images of each batch
@@ -65,11 +65,11 @@ class Seen(Callback):
         return self.trainer.global_step
 
     def has(self, kind: type[Callback]) -> int:
-        """How many callbacks of this kind the trainer has."""
+        """Count the trainer's callbacks of this class."""
         return sum(isinstance(callback, kind) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
 
     def history(self, metric: str) -> list[float]:
-        """The values of a metric in MLflow."""
+        """List the values of a metric in MLflow."""
         run = self.fit.run.info.run_id
         return [value.value for value in self.fit.client.get_metric_history(run, metric)]
 
@@ -83,7 +83,7 @@ class WithPlainLoader(Tiny):
 
 @dataclass
 class Works:
-    """Options, and the number that would differ if they had no effect; fits that are not tracked are faster."""
+    """Options, and a number that would differ if they had no effect; a fit without tracking is faster."""
 
     options: Sequence[str]
     number: Callable[[Seen], object]
@@ -93,7 +93,7 @@ class Works:
 
 @dataclass
 class Refused:
-    """Options, and what the answer says."""
+    """Options, and a part of the error message."""
 
     options: Sequence[str]
     answer: str
@@ -108,7 +108,7 @@ def count_images(batch: tuple[Tensor, Tensor]) -> int:
 
 
 def saved_averages() -> bool:
-    """Whether the best checkpoint holds other weights than the ones that are trained, beside them."""
+    """Report whether the best checkpoint contains averaged weights in addition to the trained ones."""
     (path,) = Path().glob("mlruns/checkpoints/*/best-*.ckpt")
     state = torch.load(path, weights_only=True)
     return not torch.equal(state["state_dict"]["net.head.weight"], state["current_model_state"]["net.head.weight"])
@@ -121,7 +121,7 @@ def called(trainer: Trainer, pl_module: LightningModule) -> None:
     CALLS.append(trainer.global_step)
 
 
-# A loss below 100 is good enough at the end of the first epoch.
+# Every loss is below 100, so training stops at the end of the first epoch.
 STOP = with_callback("EarlyStopping", monitor="val/loss", stopping_threshold=100)
 
 OPTIONS: dict[str, Works | Refused] = {
@@ -318,7 +318,7 @@ EXAMPLES = [(name, example) for table in (OPTIONS, CALLBACKS, MORE) for name, ex
 
 @pytest.fixture
 def printed(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], str]]:
-    """What is printed, and what Lightning's loggers pass on."""
+    """The printed text, and the messages of Lightning's loggers."""
     records: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
@@ -334,7 +334,7 @@ def unchanged_torch() -> Iterator[None]:
     environment = dict(os.environ)
     yield
     for name in os.environ.keys() - environment.keys():
-        del os.environ[name]  # MASTER_PORT, above all, which commands of later tests would inherit
+        del os.environ[name]  # Commands of later tests would inherit variables such as MASTER_PORT.
     torch.use_deterministic_algorithms(before[0])
     torch.backends.cudnn.benchmark = before[1]
     if torch.distributed.is_initialized():
@@ -358,9 +358,7 @@ def test_an_option_that_works_has_its_effect(
     "example",
     [pytest.param(example, id=name) for name, example in EXAMPLES if isinstance(example, Refused)],
 )
-def test_an_option_that_is_refused_leaves_no_run(
-    example: Refused, workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_option_leaves_no_run(example: Refused, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*FAST, *example.options])
     (said,) = capsys.readouterr().err.splitlines()
@@ -369,7 +367,7 @@ def test_an_option_that_is_refused_leaves_no_run(
 
 
 def documented(heading: str) -> dict[str, str]:
-    """Names and what docs/trainer.md says of them: works, or refused."""
+    """Map each name in docs/trainer.md to `works` or `refused`."""
     section = (ROOT / "docs/trainer.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     return dict(re.findall(r"^\| `(\w+)` \| (works|refused) \|", section, re.MULTILINE))
 
@@ -381,7 +379,7 @@ def documented(heading: str) -> dict[str, str]:
         ("Callbacks", lightning.pytorch.callbacks.__all__, CALLBACKS),
     ],
 )
-def test_the_table_has_everything_that_lightning_has(
+def test_the_table_lists_every_option_and_callback_of_lightning(
     heading: str, names: Sequence[str], examples: dict[str, Works | Refused]
 ) -> None:
     rows = documented(heading)

@@ -1,4 +1,4 @@
-"""The smallest data and the smallest net, for fits that take a part of a second."""
+"""A tiny datamodule and a tiny net, for fits that take less than a second."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ TINY = ["--data.class_path=tiny.Tiny", "--data.augmentation.crop_padding=0", "--
 
 
 class Tiny(LabelledImages):
-    """16 images of 8x8 pixels in four batches, 8 for each of the other splits in two."""
+    """16 train images of 8x8 pixels in four batches, and 8 images in two batches for each other split."""
 
     name = "tiny"
     native_size, native_channels = 8, 1

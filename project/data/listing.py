@@ -71,7 +71,7 @@ def list_split(
     for name in classes:
         if (label := label_of.get(display_name(name))) is None:
             raise ValueError(
-                f"data.root: {split} has a class {display_name(name)!r} that train has not; train has "
+                f"data.root: {split} has a class {display_name(name)!r} that is not in train; train has "
                 f"{', '.join(class_names)}"
             )
         entries = sorted(_walk(root, split / name, visited, left_out), key=lambda entry: (entry.is_link, entry.name))
