@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Fit, fit
+from conftest import ROOT, Fit, copy_store, run_ranks
 from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -115,9 +115,10 @@ def weights() -> dict[str, Tensor]:
 
 
 def test_ranks_share_the_samples_of_a_plain_loader(tmp_path: Path) -> None:
-    done = fit(tmp_path, *of(Plateau), "--strategy=ddp", "--devices=2", "--max_epochs=1",
-               environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})  # fmt: skip
-    assert done.code == 0, done.output
+    copy_store(tmp_path)
+    options = [*of(Plateau), "--strategy=ddp", "--max_epochs=1"]
+    run_ranks("project.fit", *options, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
+    done = Fit(tmp_path, 0, "")
     (last,) = (tmp_path / "mlruns/checkpoints" / done.run.info.run_id).glob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == STEPS / 2
 
