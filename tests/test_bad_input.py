@@ -66,7 +66,7 @@ BAD_OPTIONS = [
     (["--model.net.dropout", "2"], "dropout in [0, 1)"),
     (["--data.val_fraction", "1"], "between 0 and 1"),
     (["--data.image_size", "8"], "takes 16 or more pixels"),
-    (["--model", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),
+    (["--experiment", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),
     (["--model", "alexnet"], "takes 63 or more pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),

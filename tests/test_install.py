@@ -34,7 +34,7 @@ def test_an_installed_package_offers_its_configurations_and_those_of_the_current
     assert done.code == 0, done.output
     assert "test accuracy" in done.output
     refused = fit_elsewhere(installed, tmp_path / "elsewhere", "--model", "nothing")
-    assert "configs/model has article, cnn, mine, torchvision" in refused.output
+    assert "configs/model has cnn, mine, torchvision" in refused.output
 
 
 @pytest.mark.faults  # It needs uv, and an index that has hatchling.

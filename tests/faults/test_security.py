@@ -44,9 +44,9 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
     [
         (["--model.net", "os.system"], "Importing 'os.system' is not allowed"),
         (["--model.net.class_path", "subprocess.Popen"], "Importing 'subprocess.Popen' is not allowed"),
-        (["--model.net", "collections.OrderedDict"], "expected a class or a function that makes a Module"),
-        (["--model.optimizer", "torch.nn.Linear"], "expected a class or a function that makes a Optimizer"),
-        (["--model.lr_schedule.class_path", "torch.nn.Linear"], "that makes a LRScheduler"),
+        (["--model.net", "collections.OrderedDict"], "expected Module: its class"),
+        (["--model.optimizer", "torch.nn.Linear"], "expected Optimizer: its class"),
+        (["--model.lr_schedule.class_path", "torch.nn.Linear"], "expected LRScheduler: its class"),
         (["--data.class_path", "subprocess.Popen"], "subprocess.Popen"),
         (["--trainer.callbacks", "subprocess.Popen"], "Importing 'subprocess.Popen' is not allowed"),
         (["--trainer.callbacks", "torch.nn.Linear"], "Callback"),

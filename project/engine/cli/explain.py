@@ -1,4 +1,4 @@
-"""The texts of jsonargparse's errors, in one line each."""
+"""The errors of jsonargparse, in one line each."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from project.engine.schedule import NOT_OPTIONS, REFUSED
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.87
-# What the project gives to optimizers and schedules, and what nobody sets.
+# Arguments that the project passes to optimizers and schedules, and those that cannot be set.
 _GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
 
 
@@ -21,19 +21,24 @@ def explain(text: str, known: Iterable[str]) -> str:
 
     Args:
         text: Its error.
-        known: Every option there is, without dashes, for the nearest match.
+        known: All options without dashes, for the nearest match.
     """
-    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+- ", "", text)
-    text = _WRAPPER.sub(r"\1", text)
-    # The errors of nested settings are nested: of the net of the model, say.
+    text = innermost(text)
+    # Errors of nested settings are nested, such as those of the model's net.
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
-    for pattern, answer in _ANSWERS:
+    for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
             return answer(_Problem(match, key, text, known))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
-# What is known of data and a model that are given by a class: an error in one of its settings is the error.
+def innermost(text: str) -> str:
+    """Return the part of an error that is about a setting, without what jsonargparse tried besides."""
+    text = re.sub(r"- Expected a path but \S+ either not accessible or invalid\s+- ", "", text)
+    return _WRAPPER.sub(r"\1", text)
+
+
+# The class of the data or of the model was valid, and one of its settings was not.
 _WRAPPER = re.compile(
     r"Does not validate against any of the Union subtypes\s+Subtypes: \[<class '[\w.]*Lightning(?:Data)?Module'>.*?"
     r"Errors:\s+- (Problem with given class_path '[\w.]+':\s+.*)\s+- Expected a <class 'NoneType'>\s+Given value ty.*",
@@ -81,20 +86,18 @@ def _none_of_several(problem: _Problem) -> str:
     return f"--{key}: got {nested[2] if nested else got!r}; expected one of {expected}"
 
 
-# Patterns of jsonargparse's texts; the first that matches answers. `tests/engine/cli/test_explain.py` holds the texts.
-_ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
+# Patterns of jsonargparse's texts, of which the first match counts. `tests/engine/cli/test_explain.py` has the texts.
+ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     (r"(\w+) cannot be used, as ([^\n]+)", lambda p: f"--{p.key}: {p.match[0]}"),
     (r"[Uu]nrecognized arguments: (\S+)", _unknown),
     (r"Option '([^']+)' is not accepted", _unknown),
-    (r"Key '([^']+)' is not expected", _unknown),
-    (r"No action for key '([^']+)'", _unknown),
     (r"does not accept option '([^']+)'", _unknown),
     (r"Multiple subclasses with name (\w+)\. .*?: ([^\n]+)\.", _refused_or_ambiguous),
     (r"arguments are required: (?P<names>.+?)\. Got value: .*?class_path='(?P<owner>[\w.]+)'", _required),
     (r"class_path '(?P<owner>[\w.]+)':\s+the following arguments are required: (?P<names>[\w, ]+)", _required),
     (
         r"Expected '([^']+)' to be a (?:subclass of|function that returns) <class '[\w.]*?(\w+)'>",
-        lambda p: f"--{p.key}: got {p.match[1]!r}; expected a class or a function that makes a {p.match[2]}",
+        lambda p: f"--{p.key}: got {p.match[1]!r}; expected {p.match[2]}: its class, or a function that returns one",
     ),
     (
         r"(?:class_path '([^']+)':\s+)?(No module named '[^']+'|module '[^']+' has no attribute '\w+')"
@@ -108,15 +111,15 @@ _ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         lambda p: f"--{p.key}: {p.match[0]} in a setting, as it can run commands",
     ),
     (
-        r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)",
+        r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+?)\.?(?:\s|$)",
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected one of {p.match[1]}",
     ),
     (
-        r"Expected a <class '[\w.]*?(?:Sequence|list)'>\. Got value: ([^\n]*?)\.?(?:\n|$)",
+        r"Expected a <class '[\w.]*?(?:Sequence|list)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
         lambda p: f"--{p.key}: got {p.match[1]!r}; expected a list, such as [{p.match[1]}]",
     ),
     (
-        r"Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n|$)",
+        r"Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
     ),
     (r"Subtypes: \[", _none_of_several),
@@ -131,11 +134,11 @@ _ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
 
 
 def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
-    """The nearest option, or those that there are: a far match is not a match."""
+    """Name the nearest option; if none is near, the options of the same object."""
     names = list(known)
     parent, dot, name = option.rpartition(".")
     owner = re.findall(r"class_path[= ]'([\w.]+)'", text)
-    if owner and parent in names:  # Otherwise, the option is in a group of the class's options.
+    if owner and parent in names:  # Otherwise, the option is in a group of options of the class.
         siblings = _options_of_class(owner[-1], given=_given(text))
         names = [other for other in names if other.rpartition(".")[0] != parent]
     else:
