@@ -20,7 +20,7 @@ from project.data import MNIST, Digits, ImageFolder, LabelledImages
 from project.engine.loading import Augmentation, ImageArray, Workers
 
 
-def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
+def test_validation_is_a_seeded_part_of_train_and_test_is_separate() -> None:
     def images(data: LabelledImages, split: str) -> set[bytes]:
         data.setup("fit")
         stored = data.splits[split].images  # type: ignore[attr-defined, index]
@@ -34,7 +34,7 @@ def test_validation_is_a_seeded_part_of_train_and_test_is_apart() -> None:
     assert first.digest() == again.digest() != other.digest()
 
 
-def test_the_digest_tells_images_with_the_same_labels_apart() -> None:
+def test_the_digest_differs_for_other_images_with_the_same_labels() -> None:
     data = Digits()
     data.setup("fit")
     before, test = data.digest(), data.splits["test"]
@@ -42,7 +42,7 @@ def test_the_digest_tells_images_with_the_same_labels_apart() -> None:
     assert data.digest() != before
 
 
-def test_normalisation_is_that_of_the_images() -> None:
+def test_normalisation_uses_the_statistics_of_the_images() -> None:
     data = Digits()
     data.setup("fit")
     pixels = data.splits["train"].images.float() / 255  # type: ignore[attr-defined]
@@ -50,7 +50,7 @@ def test_normalisation_is_that_of_the_images() -> None:
     assert data.std[0] == pytest.approx(pixels.std().item(), abs=0.01)
 
 
-def test_grey_images_become_what_the_model_wants() -> None:
+def test_grey_images_get_the_channels_and_the_size_of_the_model() -> None:
     data = Digits(image_size=48, channels=3)
     data.setup("fit")
     assert data.examples().shape == (2, 3, 48, 48)
@@ -80,7 +80,7 @@ def test_mnist_is_downloaded_unpacked_and_read(tmp_path: Path, monkeypatch: pyte
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 30, "val": 10, "test": 40}
 
 
-def test_an_image_folder_is_read_rightly(tmp_path: Path) -> None:
+def test_an_image_folder_is_read_with_its_labels(tmp_path: Path) -> None:
     write_folder(tmp_path)
     Image.new("L", (30, 90), 128).save(tmp_path / "train/red/grey.png")
     Image.new("RGBA", (90, 30), (0, 255, 0, 255)).save(tmp_path / "train/red/see-through.png")
@@ -107,9 +107,7 @@ def test_a_folder_with_its_own_validation_split_keeps_it(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("options", [{"cache": "off"}, {"cache": "on"}, {"cache": "off", "workers": Workers(num=0)}])
-def test_train_images_are_the_same_with_any_loading_and_new_in_each_epoch(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
+def test_train_images_do_not_depend_on_the_loading_and_differ_by_epoch(tmp_path: Path, options: dict[str, Any]) -> None:
     write_folder(tmp_path)
     Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "train/red/detail.jpg")
     augmentation = Augmentation(random_resized_crop=0.3, horizontal_flip=True, cutout=4)
@@ -129,7 +127,7 @@ def test_train_images_are_the_same_with_any_loading_and_new_in_each_epoch(
     assert epoch(0, 8) != epoch(1, 8)
 
 
-def test_mixed_labels_reach_the_model_as_shares() -> None:
+def test_mixed_labels_reach_the_model_as_probabilities() -> None:
     data = Digits(batch_size=100, augmentation=Augmentation(mixup=0.4, cutmix=1.0))
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
@@ -143,7 +141,7 @@ def test_mixed_labels_reach_the_model_as_shares() -> None:
 def test_a_home_folder_is_found_and_its_changed_files_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However a root is written, it is one folder with one cache."""
+    """All spellings of a root are one folder with one cache."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     raw = tmp_path / "data/MNIST/raw"

@@ -1,4 +1,4 @@
-"""Which files of a folder are its images, what is left out, and what is said of it."""
+"""The files of a folder that are read as images, the files that are skipped, and the messages about them."""
 
 import ast
 import os
@@ -20,7 +20,7 @@ from project.data import ImageFolder
 
 
 def write(root: Path, counts: dict[str, int]) -> Path:
-    """Images of noise, no two of which are the same, in folders such as `train/cat`."""
+    """Write images of noise, all different, to folders such as `train/cat`."""
     random = np.random.default_rng(0)
     for folder, count in counts.items():
         (root / folder).mkdir(parents=True)
@@ -40,7 +40,7 @@ def opened(root: Path, **options: Any) -> ImageFolder:
 
 
 def sizes(data: ImageFolder) -> dict[str, list[int]]:
-    """Images of each class in each split."""
+    """Count the images of each class in each split."""
     return {split: images.targets.bincount().tolist() for split, images in data.splits.items()}
 
 
@@ -123,14 +123,14 @@ def test_validation_images_are_found_under_their_usual_names(name: str, tmp_path
         (["val/cat", "valid/cat"], "are both val; keep one of them"),
     ],
 )
-def test_no_split_is_passed_over(folders: list[str], answer: str, tmp_path: Path) -> None:
+def test_an_ambiguous_split_is_refused(folders: list[str], answer: str, tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 2, "train/dog": 2, **dict.fromkeys(folders, 1)})
     with pytest.raises(ValueError, match=r"data\.root: ") as refused:
         opened(root)
     assert answer in str(refused.value)
 
 
-def test_what_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
+def test_each_file_that_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 1, "train/dog": 3})
     picture = Image.open(root / "train/cat/00.png")
     for name in ("a.avif", "b.jfif", "c.ppm", "d.JP2", "e.tga", "f.webp"):
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_listed_is_named() -> None:
         (root / "train/cat/closed").chmod(0o755)
 
 
-def test_folders_that_systems_make_are_not_classes(tmp_path: Path) -> None:
+def test_folders_of_operating_systems_are_not_classes(tmp_path: Path) -> None:
     junk = ("@eaDir", "__MACOSX", ".ipynb_checkpoints", "lost+found", "$RECYCLE.BIN")
     folders = [f"{place}/{name}" for place in ("train", "val", "train/cat") for name in junk]
     root = write(tmp_path, {"train/cat": 4, "train/dog": 4, "val/cat": 1, "val/dog": 1, **dict.fromkeys(folders, 1)})
@@ -174,14 +174,14 @@ def test_folders_that_systems_make_are_not_classes(tmp_path: Path) -> None:
 
 
 def png(values: Any, path: Path) -> None:
-    """A grey image of 16 bits."""
+    """Write a grey image of 16 bits."""
     Image.fromarray(np.asarray(values, np.uint16)).save(path)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 @pytest.mark.parametrize(("bits", "cache"), [(8, "off"), (12, "on"), (12, "off"), (14, "off"), (16, "on")])
 def test_sixteen_bit_files_keep_their_grey_levels(bits: int, cache: str, suffix: str, tmp_path: Path) -> None:
-    """All splits have one scale, which is that of their largest value."""
+    """All splits have one scale, given by the largest value of all."""
     root = write(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 0, "val/b": 1})
     ramp = np.arange(256).reshape(16, 16) << (bits - 8)
     png(ramp // 4, root / f"train/a/dark.{suffix}")
@@ -208,7 +208,7 @@ def test_a_class_without_images_that_can_be_decoded_is_named(tmp_path: Path) -> 
         opened(root)
 
 
-@pytest.mark.faults  # two processes, half a minute
+@pytest.mark.faults  # Two processes need half a minute.
 def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
     write(tmp_path / "pets", {"train/cat": 30, "train/dog": 30, "val/cat": 4, "val/dog": 4})
     (tmp_path / "counting.py").write_text(
@@ -225,7 +225,7 @@ def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("listed-by-*"))) == 1
 
 
-def test_a_fit_says_what_it_found(main_job: Fit) -> None:
+def test_a_fit_prints_the_files_that_it_found(main_job: Fit) -> None:
     line, _, after = main_job.output.partition("digits: 10 classes, ")[2].partition("\n")
     assert line == (
         "train 1,293 (125 to 131 of each class), val 144 taken from train (14 to 15 of each class), "
@@ -234,7 +234,7 @@ def test_a_fit_says_what_it_found(main_job: Fit) -> None:
     assert "epoch" in after
 
 
-def test_names_are_the_same_in_any_locale_and_of_one_line(tmp_path: Path) -> None:
+def test_names_are_printed_on_one_line_and_do_not_depend_on_the_locale(tmp_path: Path) -> None:
     names = ["a\nb", "\u732b", "\udcff"]
     write(tmp_path / "\u732b", {f"{split}/{name}": 4 for split in ("train", "val") for name in names})
     code = (

@@ -1,4 +1,4 @@
-"""Pictures that the tests make."""
+"""Makers of pictures for tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def picture(height: int = 40, width: int = 60) -> Image.Image:
-    """Smooth colours, so that JPEG changes them little."""
+    """Make a picture of smooth colours, which JPEG changes little."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(
         np.stack([255 * y / height, 255 * x / width, 255 - 255 * y / height], 2).round().astype(np.uint8)

@@ -29,7 +29,7 @@ def images(size: int = 8, channels: int = 3) -> Tensor:
     )
 
 
-def test_a_crop_is_torchvisions_for_each_image_its_own() -> None:
+def test_each_image_has_its_own_crop_equal_to_torchvisions() -> None:
     cropped = random_crop(images(), KEYS, 2)
     shifts = set()
     for image, result in zip(images(), cropped, strict=True):
@@ -48,7 +48,7 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
 
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 3), (40, 3), (90, 3), (40, 1)])
-def test_a_resized_crop_is_torchvisions(size: int, channels: int) -> None:
+def test_a_resized_crop_equals_torchvisions(size: int, channels: int) -> None:
     pictures = images(48)[:, :channels]
     boxes = random_boxes(KEYS, torch.tensor([48, 50]).expand(64, 2), 0.08)
     expected = torch.stack(
@@ -58,11 +58,11 @@ def test_a_resized_crop_is_torchvisions(size: int, channels: int) -> None:
         ]
     )
     assert torch.equal(Crop(size, 0.08)(pictures, KEYS, KEYS)[0], expected)
-    by_matrix = resized_by_matrix(pictures, boxes, size)  # what a GPU does
+    by_matrix = resized_by_matrix(pictures, boxes, size)  # A GPU uses this path.
     assert (by_matrix.int() - expected.int()).abs().max() <= 1
 
 
-def test_boxes_have_the_areas_and_shapes_that_were_asked_for_and_lie_inside() -> None:
+def test_crop_boxes_have_the_requested_areas_and_shapes_and_are_inside_the_image() -> None:
     keys = sample_keys(0, 0, torch.arange(3000))
     height, width = 300, 400
     top, left, tall, wide = random_boxes(keys, torch.tensor([height, width]).expand(3000, 2), 0.25).unbind(1)
@@ -74,7 +74,7 @@ def test_boxes_have_the_areas_and_shapes_that_were_asked_for_and_lie_inside() ->
     ratio = wide / tall
     assert (share.min() > 0.245, share.max() > 0.9) == (True, True)
     assert (ratio.min() > 0.73, ratio.max() < 1.36) == (True, True)
-    assert random_boxes(keys[:1], torch.tensor([[10, 200]]), 0.9).tolist() == [[0, 93, 10, 13]]  # no shape fits
+    assert random_boxes(keys[:1], torch.tensor([[10, 200]]), 0.9).tolist() == [[0, 93, 10, 13]]  # No shape fits.
     assert center_squares(torch.tensor([[10, 20], [7, 4]])).tolist() == [[0, 5, 10, 10], [1, 0, 4, 4]]
 
 
@@ -85,12 +85,12 @@ def test_cutout_erases_a_square_as_torchvision_does() -> None:
         left, top, right, bottom = bounds(result == 0)
         assert torch.equal(result, functional.erase(image, top, left, bottom - top, right - left, torch.tensor(0)))
         sizes.add((bottom - top, right - left))
-    assert {side for size in sizes for side in size} == {2, 3, 4}  # it is cut off at the border
+    assert {side for size in sizes for side in size} == {2, 3, 4}  # The border cuts squares.
     assert (4, 4) in sizes
 
 
 def bounds(chosen: Tensor) -> tuple[int, int, int, int]:
-    """The box that holds what is chosen, (C, H, W) bool, as torchvision's CutMix has it: x1, y1, x2, y2."""
+    """Return the bounding box of a mask (C, H, W), bool, in the order of torchvision's CutMix: x1, y1, x2, y2."""
     places = chosen.any(0).nonzero()
     if not len(places):
         return 0, 0, 0, 0
@@ -99,11 +99,11 @@ def bounds(chosen: Tensor) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize(("mix", "torchvisions"), [(mixup, v2.MixUp()), (cutmix, v2.CutMix())])
-def test_mixed_images_and_labels_are_torchvisions(
+def test_mixed_images_and_labels_equal_torchvisions(
     mix: Callable[..., tuple[Tensor, Tensor]], torchvisions: v2.MixUp | v2.CutMix
 ) -> None:
     pictures, labels = images(16) // 2, torch.eye(64)
-    pictures[32:] += 128  # so that an image and its partner have no pixel in common
+    pictures[32:] += 128  # An image and its partner have no equal pixel.
     mixed, shares = mix(pictures, labels, KEYS, 1.0)
     assert mixed.dtype == torch.uint8
     for place, (image, share) in enumerate(zip(mixed, shares, strict=True)):
@@ -132,7 +132,7 @@ def test_a_batch_of_other_images_changes_nothing() -> None:
         assert torch.equal(change(pictures[part], KEYS[part]), whole[part])
 
 
-def test_extra_augmentations_come_in_their_order_with_draws_of_their_own() -> None:
+def test_extra_augmentations_run_in_their_order_with_their_own_random_numbers() -> None:
     draws = []
 
     def add_one(images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ def folder_with_bad_images(root: Path) -> None:
     (root / "train/b/text.jpg").write_text("<html>not found</html>")
     Image.new("1", (20_000, 20_000)).save(root / "train/a/bomb.png")
     (root / "train/b/nowhere.jpg").symlink_to("nowhere")
-    os.mkfifo(root / "train/b/pipe.jpg")  # opening it waits for a writer
+    os.mkfifo(root / "train/b/pipe.jpg")  # Opening it waits for a writer.
 
 
 def test_bad_images_are_all_listed(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_bad_images_are_all_listed(tmp_path: Path) -> None:
         ImageFolder(root=str(tmp_path), on_bad_image="skip").setup("fit")
 
 
-def test_what_cannot_be_read_today_is_not_taken_for_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_not_reported_as_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o777)
         monkeypatch.chdir(name)
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_today_is_not_taken_for_damaged(monkeypatch: pytest.
         monkeypatch.undo()
 
 
-def test_what_stands_in_a_class_folder_counts_unless_it_is_hidden(tmp_path: Path) -> None:
+def test_every_file_in_a_class_folder_is_checked_unless_it_is_hidden(tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", 4)
     for name in (
         "train/a/nested/deep.JPG",
@@ -72,7 +72,7 @@ def test_what_stands_in_a_class_folder_counts_unless_it_is_hidden(tmp_path: Path
         path.parent.mkdir(parents=True, exist_ok=True)
         picture().save(path)
     (root / "train/b/link").symlink_to(tmp_path / "linked")
-    Path(os.fsdecode(os.fsencode(root / "train/b") + b"/caf\xe9.jpg")).write_bytes(  # no UTF-8
+    Path(os.fsdecode(os.fsencode(root / "train/b") + b"/caf\xe9.jpg")).write_bytes(  # Not UTF-8.
         (root / "train/a/0.jpg").read_bytes()
     )
     data = ImageFolder(root=str(root), image_size=16)
@@ -80,7 +80,7 @@ def test_what_stands_in_a_class_folder_counts_unless_it_is_hidden(tmp_path: Path
     assert data.splits["train"].targets.tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
-def test_skipped_images_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_skipped_images_are_counted_and_not_loaded(tmp_path: Path) -> None:
     folder_with_bad_images(tmp_path)
     data = ImageFolder(root=str(tmp_path), on_bad_image="skip", max_bad_percent=10, cache="off")
     data.setup("fit")

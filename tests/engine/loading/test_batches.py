@@ -13,7 +13,7 @@ from project.engine.loading import EpochBatches
     shuffle=st.booleans(),
     epoch=st.integers(0, 3),
 )
-def test_every_image_is_seen_once_and_ranks_stay_in_step(
+def test_every_image_is_used_once_and_ranks_have_equal_numbers_of_batches(
     size: int, batch_size: int, ranks: int, shuffle: bool, epoch: int
 ) -> None:
     size += ranks

@@ -20,7 +20,7 @@ from project.engine.loading import Augmentation, ImageFiles, Workers
 
 
 def use_cache(root: Path, said: "Queue[tuple[str, int]] | None" = None) -> None:
-    torch.set_num_threads(1)  # the threads of torch do not survive a fork
+    torch.set_num_threads(1)  # torch's threads do not survive a fork.
     data = ImageFolder(root=str(root), image_size=32, workers=Workers(num=2))
     data.setup("fit")
     if said is not None:
@@ -32,7 +32,7 @@ def caches(root: Path) -> list[str]:
     return sorted(path.name for path in (root / ".cache").iterdir() if path.suffix in (".npy", ".tmp"))
 
 
-def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_path: Path) -> None:
+def test_four_processes_create_one_cache_and_a_killed_process_leaves_none(tmp_path: Path) -> None:
     root, fork = image_folder(tmp_path, 400), multiprocessing.get_context("fork")
     killed = fork.Process(target=use_cache, args=(root,))
     killed.start()
@@ -61,7 +61,7 @@ def test_four_processes_make_one_cache_and_a_kill_in_the_middle_leaves_none(tmp_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a mapping holds")
 @pytest.mark.parametrize("min_area", [None, 0.3])
-def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_path: Path) -> None:
+def test_an_epoch_from_the_cache_does_not_copy_the_cache(min_area: float | None, tmp_path: Path) -> None:
     root = image_folder(tmp_path, 40)
     data = ImageFolder(
         root=str(root),
@@ -74,11 +74,11 @@ def test_an_epoch_from_the_cache_copies_none_of_it(min_area: float | None, tmp_p
     assert sum(len(images) for images, _ in data.train_dataloader()) == 40
     maps = {Path(one.path).suffix: one for one in psutil.Process().memory_maps() if f"{root}/.cache/train" in one.path}
     assert maps[".npy"].rss >= 40 * 3 * 32**2
-    assert maps[".pt"].rss > 0  # the list of files
-    assert {one.anonymous for one in maps.values()} == {0}  # so that processes which map them share all of them
+    assert maps[".pt"].rss > 0  # The list of files.
+    assert {one.anonymous for one in maps.values()} == {0}  # Processes share all pages.
 
 
-def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path) -> None:
+def test_the_cache_is_rebuilt_only_if_a_file_changes(tmp_path: Path) -> None:
     root = image_folder(tmp_path, 4)
 
     def first_image() -> Tensor:
@@ -92,13 +92,13 @@ def test_the_cache_is_made_anew_when_a_file_changes_and_only_then(tmp_path: Path
     assert made == [(root / ".cache" / name).stat().st_mtime_ns for name in caches(root)]
     picture().transpose(Image.Transpose.ROTATE_180).save(root / "train/a/0.jpg")
     assert not torch.equal(first_image(), before)
-    assert len(caches(root)) == 2  # the old one is gone
+    assert len(caches(root)) == 2  # The old cache was removed.
     assert caches(root) != names
 
 
 @pytest.mark.parametrize("kept", ["train-files-*.pt", "train-32px-*.npy"])
 @pytest.mark.parametrize("damage", [b"", b"{}", "half"])
-def test_what_is_damaged_in_the_cache_is_named(kept: str, damage: bytes | str, tmp_path: Path) -> None:
+def test_a_damaged_file_of_the_cache_is_named(kept: str, damage: bytes | str, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", 4)
     use_cache(root)
     (path,) = (root / ".cache").glob(kept)
@@ -118,7 +118,7 @@ def use_as_nobody(root: Path) -> None:
     assert len(list(Path("mlruns/cache").glob("images-*/train-16px-*.npy"))) == 1
 
 
-def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewhere(
+def test_a_read_only_cache_is_used_and_missing_parts_are_created_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -136,8 +136,8 @@ def test_a_cache_that_cannot_be_written_is_used_and_what_it_lacks_is_made_elsewh
     assert process.exitcode == 0
 
 
-def test_all_caches_of_a_folder_fit_into_a_limit_and_the_least_used_goes_first(tmp_path: Path) -> None:
-    root = image_folder(tmp_path, 40)  # 40 images of train and of val: 80 * 3 * 64**2 bytes are 0.94 MiB
+def test_caches_of_a_folder_stay_below_a_limit_and_the_least_recently_used_is_removed_first(tmp_path: Path) -> None:
+    root = image_folder(tmp_path, 40)  # 40 images in train and in val: 80 * 3 * 64**2 bytes are 0.94 MiB.
 
     def kept(*sizes: int) -> list[str]:
         for size in sizes:
@@ -146,12 +146,12 @@ def test_all_caches_of_a_folder_fit_into_a_limit_and_the_least_used_goes_first(t
         return [path.name.split("-")[1] for path in sorted((root / ".cache").glob("train-*.npy"))]
 
     assert kept(63, 64) == ["63px", "64px"]
-    assert kept(63, 62) == ["62px", "63px"]  # 64 was used before 63
+    assert kept(63, 62) == ["62px", "63px"]  # 64 was used before 63.
     assert kept(16, 64) == ["16px", "62px", "64px"]
 
 
 def decoded(root: Path) -> list[str]:
-    """The files that were decoded so far, in the order of the log."""
+    """List the files that were decoded so far, in the order of the log."""
     data = ImageFolder(root=str(root), image_size=32, cache="off")
     data.setup("fit")
     return [json.loads(line)[0] for line in (root / ".cache/train-checked.jsonl").read_text().splitlines()]
@@ -172,20 +172,20 @@ def test_a_check_that_was_killed_continues(tmp_path: Path) -> None:
     log = root / ".cache/train-checked.jsonl"
     lines = log.read_bytes().splitlines(keepends=True)
     next((root / ".cache").glob("train-files-*.pt")).unlink()
-    log.write_bytes(b"".join(lines[:30]) + lines[30][:-9])  # what a kill in the middle of a line leaves
+    log.write_bytes(b"".join(lines[:30]) + lines[30][:-9])  # A kill can cut a line.
     later = decoded(root)
     assert later[:30] == [json.loads(line)[0] for line in lines[:30]]
     assert sorted(later) == sorted(json.loads(line)[0] for line in lines)
 
 
-def test_the_log_of_a_check_does_not_outgrow_its_files(tmp_path: Path) -> None:
+def test_the_log_of_a_check_stays_short(tmp_path: Path) -> None:
     root = image_folder(tmp_path, 4)
     for change in range(10):
         os.utime(root / "train/a/0.jpg", (change, change))
         assert len(decoded(root)) <= 2 * 4 + 1
 
 
-def test_a_cache_above_the_limit_is_not_made(tmp_path: Path) -> None:
+def test_a_cache_above_the_limit_is_not_created(tmp_path: Path) -> None:
     root = image_folder(tmp_path, 4)
     data = ImageFolder(root=str(root), image_size=32, cache_limit_mib=0)
     data.setup("fit")

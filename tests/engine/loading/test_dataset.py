@@ -18,7 +18,7 @@ CROP = Crop(4)
 
 
 class Faulty(Dataset[tuple[Tensor, int]]):
-    """Meets its fault at the third sample."""
+    """A dataset that fails at its third sample."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -27,7 +27,7 @@ class Faulty(Dataset[tuple[Tensor, int]]):
         if index == 2:
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            elif self.fault == "bus error":  # how writing to a full /dev/shm ends
+            elif self.fault == "bus error":  # Writing to a full /dev/shm raises SIGBUS.
                 os.kill(os.getpid(), signal.SIGBUS)
             elif self.fault == "no space":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
@@ -59,7 +59,7 @@ def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(("fault", "error"), [("own", KeyError), ("times out", TimeoutError)])
-def test_an_error_of_the_dataset_stays_what_it_is(fault: str, error: type[Exception], workers: int) -> None:
+def test_an_error_of_the_dataset_is_raised_unchanged(fault: str, error: type[Exception], workers: int) -> None:
     store = TorchDataset(Faulty(fault), torch.arange(8))
     with pytest.raises(error, match=r"the dataset's own|The read operation timed out"):
         list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(pin_memory=False, num=workers), CROP))
@@ -78,18 +78,18 @@ PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
         ([PIXELS, PIXELS, PIXELS], "got 2 targets for 3 samples"),
     ],
 )
-def test_samples_of_another_kind_are_refused(samples: list[Tensor], answer: str) -> None:
+def test_samples_of_an_unsupported_type_are_refused(samples: list[Tensor], answer: str) -> None:
     labelled, labels = [(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64)
     with pytest.raises(ValueError, match=answer):
         fetch(TorchDataset(labelled, labels), torch.arange(2), CROP)
 
 
-def test_an_epoch_that_ends_early_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+def test_an_epoch_that_ends_early_leaves_no_batch_to_the_next(tmp_path: Path) -> None:
     store = TorchDataset(Faulty("hangs"), torch.arange(8))
     workers = Workers(pin_memory=False, num=1, timeout_s=30)
     batches = store.stream(iter([Request(torch.tensor([index]), None) for index in (0, 2, 1)]), workers, CROP)
     next(batches)
-    batches.close()  # while the process has seconds of work left
+    batches.close()  # The process still has seconds of work.
     again = store.stream(iter([Request(torch.tensor([index]), None) for index in (3, 4)]), workers, CROP)
     assert [int(batch.targets) for batch in again] == [3, 4]
 

@@ -12,10 +12,10 @@ from project.engine.loading.decode import read_rgb
 
 
 def write(folder: Path) -> dict[str, Path]:
-    """One picture in every kind of file."""
+    """Write one picture in every file format."""
     image = picture()
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # Orientation 6 means a rotation by 90 degrees.
     see_through = image.convert("RGBA")
     see_through.putalpha(Image.linear_gradient("L").resize(image.size))
     deep = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -39,7 +39,7 @@ def write(folder: Path) -> dict[str, Path]:
     return {kind: folder / name for kind, (_, name, _) in made.items()}
 
 
-def test_every_kind_of_file_is_read_rightly(tmp_path: Path) -> None:
+def test_every_file_format_is_decoded_correctly(tmp_path: Path) -> None:
     expected = np.asarray(picture()).astype(int)
     for kind, path in write(tmp_path).items():
         pixels = read_rgb(path).pixels
@@ -53,7 +53,7 @@ def test_every_kind_of_file_is_read_rightly(tmp_path: Path) -> None:
 
 
 def deep_colours(path: Path, values: NDArray[np.int64]) -> None:
-    """Write a PNG of 16 bits a colour, which Pillow cannot."""
+    """Write a PNG with 16 bits per colour, which Pillow cannot do."""
     height, width, _ = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     parts = {
@@ -69,7 +69,7 @@ def deep_colours(path: Path, values: NDArray[np.int64]) -> None:
 
 
 @pytest.mark.parametrize("bits", [12, 16])
-def test_colours_of_sixteen_bits_keep_their_upper_eight(bits: int, tmp_path: Path) -> None:
+def test_colours_of_sixteen_bits_keep_their_upper_eight_bits(bits: int, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 2**bits, (20, 30, 3))
     deep_colours(tmp_path / "a.png", values)
     image = read_rgb(tmp_path / "a.png", bit_depth=bits)
@@ -78,7 +78,7 @@ def test_colours_of_sixteen_bits_keep_their_upper_eight(bits: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("stray", [b"\xff\xff", b"\xff\0"])
-def test_a_rotated_jpeg_is_turned_whatever_stands_before_its_exif(stray: bytes, tmp_path: Path) -> None:
+def test_a_jpeg_is_rotated_whichever_segments_precede_its_exif(stray: bytes, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     picture().save(tmp_path / "plain.jpg", exif=exif)

@@ -1,4 +1,4 @@
-"""Batches that are moved to the device while their memory is used again."""
+"""Batches that are copied to the device, and whose memory is reused."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 def reused(buffers: Buffers) -> Iterator[Fetched]:
-    """Batches of one number each, in memory that is used again as soon as nothing holds it."""
+    """Yield batches that each contain one number, in memory that is reused when nothing references it."""
     for number in range(COUNT):
         array, images = buffers.take(64)
         array[:] = number
@@ -23,7 +23,7 @@ def reused(buffers: Buffers) -> Iterator[Fetched]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_no_batch_is_written_over_before_it_is_copied(device: str) -> None:
+def test_no_batch_is_overwritten_before_it_is_copied(device: str) -> None:
     buffers = Buffers((3, 64, 64), pin_memory=device == "cuda")
     moved = on_device(reused(buffers), lambda batch: (batch.images.clone(), batch.targets), torch.device(device))
     for number, (images, labels) in enumerate(moved):

@@ -4,24 +4,24 @@ from project.engine.loading import sample_keys
 from project.engine.loading.counter_rng import independent_keys, integers, uniform
 
 
-def test_a_draw_depends_on_seed_epoch_image_and_number_and_on_nothing_else() -> None:
+def test_a_draw_depends_only_on_seed_epoch_image_and_number() -> None:
     keys = sample_keys(0, 3, torch.arange(100))
-    assert torch.equal(sample_keys(0, 3, torch.tensor([7, 5])), keys[[7, 5]])  # not on the batch
+    assert torch.equal(sample_keys(0, 3, torch.tensor([7, 5])), keys[[7, 5]])  # Not on the batch.
     torch.manual_seed(1)
-    assert torch.equal(uniform(sample_keys(0, 3, torch.arange(100)), 2), uniform(keys, 2))  # not on torch's generator
+    assert torch.equal(uniform(sample_keys(0, 3, torch.arange(100)), 2), uniform(keys, 2))  # Not on torch's generator.
     for other in (sample_keys(1, 3, torch.arange(100)), sample_keys(0, 4, torch.arange(100))):
         assert not (uniform(other, 2) == uniform(keys, 2)).any()
     assert not (uniform(keys, 1) == uniform(keys, 2)).any()
 
 
-def test_draws_are_uniform_and_apart() -> None:
+def test_draws_are_uniform_and_independent() -> None:
     draws = torch.stack(
         [uniform(sample_keys(0, epoch, torch.arange(20_000)), number) for epoch in (0, 1) for number in (0, 1)]
     )
     assert draws.min() >= 0
     assert draws.max() < 1
     counts = torch.stack([row.histc(10, 0, 1) for row in draws])
-    assert ((counts - 2000).abs() < 200).all()  # more than four standard deviations
+    assert ((counts - 2000).abs() < 200).all()  # More than four standard deviations.
     assert (torch.corrcoef(draws) - torch.eye(4)).abs().max() < 0.03
     assert integers(sample_keys(0, 0, torch.arange(1000)), 0, 5).unique().tolist() == [0, 1, 2, 3, 4]
 

@@ -1,4 +1,4 @@
-"""Fits that are stopped and resumed, against one that is not."""
+"""Fits that are stopped and resumed, compared with an uninterrupted fit."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,7 +33,7 @@ COUNT, BATCH, EPOCHS = 50, 8, 2
 
 
 class Net(LightningModule):
-    """A net with dropout that remembers what it saw; the first two pixels of an image are its number."""
+    """A net with dropout that records its images; the label of an image is its number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Net(LightningModule):
 
 
 class Samples(Dataset[tuple[Tensor, int]]):
-    """A dataset of its own, with torchvision's random transforms."""
+    """A torch Dataset with torchvision's random transforms."""
 
     transform = v2.Compose([v2.RandomCrop(8, 2), v2.RandomHorizontalFlip()])
 
@@ -76,7 +76,7 @@ class InterruptedFitError(Exception):
 
 
 class Stop(Callback):
-    """Ends the process of training after a step, as a signal would."""
+    """Saves a checkpoint after a step and ends training, as a signal would."""
 
     def __init__(self, step: int, path: Path) -> None:
         self.step, self.path = step, path
@@ -112,7 +112,7 @@ def loader(kind: str, rank: int = 0, ranks: int = 1) -> BatchLoader:
 
 
 def train(kind: str, folder: Path, stops: Sequence[int], devices: int = 1) -> Net:
-    """Train, stopping after these steps and going on; the net has seen what all of them saw."""
+    """Train, stop after each of these steps and resume; `seen` of the returned net has the images of all parts."""
     path = folder / "stopped.ckpt"
     seen: list[tuple[int, bytes]] = []
     for number, stop in enumerate([*stops, None]):
@@ -141,23 +141,23 @@ def weights(net: Net) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["array", "two threads", "no process", "two processes"])
-def test_a_fit_that_was_stopped_twice_in_an_epoch_ends_like_one_that_was_not(kind: str, tmp_path: Path) -> None:
+def test_a_fit_stopped_twice_in_an_epoch_ends_like_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
     whole = train(kind, tmp_path, [])
     assert sorted(label for label, _ in whole.seen) == sorted(EPOCHS * list(range(COUNT)))
-    assert len(set(whole.seen)) > 1.5 * COUNT  # the augmentation of an image changes with the epoch
-    stopped = train(kind, tmp_path, [9, 11])  # an epoch has seven steps
+    assert len(set(whole.seen)) > 1.5 * COUNT  # The augmentation of an image changes with the epoch.
+    stopped = train(kind, tmp_path, [9, 11])  # An epoch has seven steps.
     assert stopped.seen == whole.seen
     assert torch.equal(weights(stopped), weights(whole))
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7])
-def test_it_does_not_matter_where(stop: int, tmp_path: Path) -> None:
+def test_a_fit_can_be_stopped_at_any_step(stop: int, tmp_path: Path) -> None:
     whole, stopped = train("array", tmp_path, []), train("array", tmp_path, [stop])
     assert stopped.seen == whole.seen
     assert torch.equal(weights(stopped), weights(whole))
 
 
-def test_processes_do_not_change_what_is_seen(tmp_path: Path) -> None:
+def test_loading_processes_do_not_change_the_images(tmp_path: Path) -> None:
     assert train("no process", tmp_path, []).seen == train("two processes", tmp_path, []).seen
 
 
@@ -171,7 +171,7 @@ for name, stops in (("whole", []), ("stopped", [1, 3])):
 """
 
 
-def test_two_ranks_see_what_is_left_once_and_end_with_the_same_weights(tmp_path: Path) -> None:
+def test_two_ranks_use_each_remaining_image_once_and_end_with_the_same_weights(tmp_path: Path) -> None:
     paths = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/engine/loading'}"
     run_ranks("-c", RANK, folder=tmp_path, environment={"PYTHONPATH": paths})
     whole, stopped = ([torch.load(tmp_path / f"{name}-{rank}.pt") for rank in (0, 1)] for name in ("whole", "stopped"))
@@ -181,7 +181,7 @@ def test_two_ranks_see_what_is_left_once_and_end_with_the_same_weights(tmp_path:
         assert torch.equal(after, expected_after)
 
 
-def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
+def test_an_epoch_cannot_be_resumed_with_other_batches() -> None:
     whole = loader("array")
     batches = iter(whole)
     next(batches)
@@ -194,7 +194,7 @@ def test_an_epoch_of_other_batches_cannot_be_gone_on_with() -> None:
         check_same_batches(state, EpochBatches(COUNT, BATCH, seed=7), whole.images.targets)
 
 
-def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -> None:
+def test_batches_can_change_between_epochs() -> None:
     other = EpochBatches(COUNT, 4, seed=7, ranks=2)
     labels = torch.arange(COUNT)
     for taken, limit in ((0, None), (7, None), (3, 3)):
@@ -206,7 +206,7 @@ def test_an_epoch_that_is_over_or_not_begun_may_be_followed_by_other_batches() -
         check_same_batches({**whole.state_dict(), "limit": 4}, other, labels)
 
 
-def test_an_epoch_cannot_end_before_the_batches_that_it_had() -> None:
+def test_an_epoch_cannot_be_limited_to_fewer_batches_than_are_done() -> None:
     whole = loader("array")
     list(islice(iter(whole), 3))
     check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets, 4)
@@ -214,14 +214,14 @@ def test_an_epoch_cannot_end_before_the_batches_that_it_had() -> None:
         check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets, 3)
 
 
-def test_other_images_cannot_be_gone_on_with_not_even_in_a_new_epoch() -> None:
+def test_a_run_cannot_be_resumed_with_other_images_even_in_a_new_epoch() -> None:
     whole = loader("array")
     list(whole)
     with pytest.raises(ValueError, match=r"train had 50 images and now has 50, not all of them the same; use the file"):
         check_same_batches(whole.state_dict(), whole.sampler, whole.images.targets.flip(0))
 
 
-def test_a_checkpoint_before_the_first_batch_has_the_place_that_it_goes_on_from() -> None:
+def test_a_checkpoint_saved_before_the_first_batch_keeps_the_position_of_the_resume() -> None:
     stopped = loader("array")
     batches = iter(stopped)
     next(batches)

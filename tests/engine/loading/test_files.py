@@ -36,7 +36,7 @@ def streamed(store: ImageFiles, workers: int) -> list[Tensor]:
     return [batch.images.clone() for batch in store.stream(iter(requests), replace(HERE, num=workers), CROP)]
 
 
-def test_threads_change_nothing_and_a_batch_that_is_held_stays_as_it_is(tmp_path: Path) -> None:
+def test_threads_do_not_change_batches_and_a_referenced_batch_is_not_overwritten(tmp_path: Path) -> None:
     store = files(tmp_path)
     alone, together = streamed(store, 0), streamed(store, 3)
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -47,7 +47,7 @@ def test_threads_change_nothing_and_a_batch_that_is_held_stays_as_it_is(tmp_path
     )
 
 
-def test_memory_is_used_again_when_nothing_holds_it() -> None:
+def test_memory_is_reused_if_nothing_references_it() -> None:
     buffers = Buffers((4,))
     array, tensor = buffers.take(8)
     first = tensor.data_ptr()
@@ -59,7 +59,7 @@ def test_memory_is_used_again_when_nothing_holds_it() -> None:
     assert first in taken
 
 
-def test_a_call_that_outlives_its_epoch_writes_into_no_later_batch(
+def test_a_call_that_outlives_its_epoch_does_not_write_into_later_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, rows = files(tmp_path), torch.arange(30)
@@ -80,7 +80,7 @@ def test_a_call_that_outlives_its_epoch_writes_into_no_later_batch(
     assert torch.equal(later.images, expected)
 
 
-def test_threads_of_loading_leave_the_training_thread_its_cores() -> None:
+def test_loading_threads_do_not_take_cores_from_the_training_thread() -> None:
     def threads(code: str) -> int:
         code = f"from project.engine.loading.threads import Threads, torch; {code}; print(torch.get_num_threads())"
         environment = clean_environment() | {"OMP_NUM_THREADS": "2"}
@@ -96,9 +96,9 @@ def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
         streamed(store, 2)
 
 
-def test_a_read_that_hangs_ends_with_the_option_to_change(tmp_path: Path) -> None:
+def test_a_read_that_hangs_ends_in_an_error_that_names_the_option(tmp_path: Path) -> None:
     store = files(tmp_path)
     (tmp_path / "3.jpg").unlink()
-    os.mkfifo(tmp_path / "3.jpg")  # opening it waits for a writer
+    os.mkfifo(tmp_path / "3.jpg")  # Opening it waits for a writer.
     with pytest.raises(LoadingError, match=r"a thread hangs in reading files .* --data\.workers\.timeout_s"):
         list(store.stream(iter([Request(torch.tensor([3]), None)]), replace(HERE, num=1, timeout_s=1), CROP))

@@ -12,7 +12,7 @@ COUNT, SIDE = 40, 24
 
 
 def blobs() -> Tensor:
-    """Make masks (N, H, W), 0 or 1: a rectangle in each."""
+    """Make masks (N, H, W), 0 or 1, with one rectangle each."""
     generator = torch.Generator().manual_seed(0)
     top, left = torch.randint(0, SIDE // 2, (2, COUNT, 1, 1), generator=generator)
     rows, columns = torch.arange(SIDE).view(1, -1, 1), torch.arange(SIDE).view(1, 1, -1)
@@ -77,7 +77,7 @@ def test_a_wide_image_and_its_mask_lose_the_same_sides() -> None:
     assert torch.equal(masks, torch.ones(3, SIDE, SIDE, dtype=torch.uint8))
 
 
-def test_a_hole_is_in_the_image_alone() -> None:
+def test_cutout_changes_the_image_and_not_the_mask() -> None:
     images, masks = batch(augmentation=Augmentation(cutout=12))
     assert masks.sum(dtype=torch.int64) == 99 * len(masks)
     assert (images[:, 0] != masks * 255).flatten(1).any(1).sum() > len(masks) / 2
@@ -85,14 +85,14 @@ def test_a_hole_is_in_the_image_alone() -> None:
 
 @pytest.mark.parametrize("option", ["mixup", "cutmix"])
 @pytest.mark.parametrize("targets", [None, torch.arange(COUNT)])
-def test_what_has_no_mean_is_not_mixed(option: str, targets: Tensor | None) -> None:
+def test_targets_without_a_mean_cannot_be_mixed(option: str, targets: Tensor | None) -> None:
     expected = rf"data\.augmentation\.{option}: got 0\.5, but the targets are torch\.u?int.*; it must be 0"
     with pytest.raises(ValueError, match=expected):
         batch(targets=targets, augmentation=Augmentation(**{option: 0.5}))
 
 
 @pytest.mark.parametrize("shape", [(COUNT,), (COUNT, 3)])
-def test_numbers_are_mixed_as_their_images(shape: tuple[int, ...]) -> None:
+def test_numbers_are_mixed_with_the_weights_of_their_images(shape: tuple[int, ...]) -> None:
     targets = torch.arange(COUNT, dtype=torch.float32).view(-1, *(1 for _ in shape[1:])).expand(shape).clone()
     _, mixed = batch(targets=targets, augmentation=Augmentation(mixup=1.0))
     train, plain = batch(targets=targets)[1], batch(targets=targets, augmentation=Augmentation(mixup=0.0))[1]

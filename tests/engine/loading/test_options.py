@@ -1,4 +1,4 @@
-"""The options of images: values in groups, and their earlier names."""
+"""The options of image datamodules, in groups and under their earlier names."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def settings(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any
 def test_an_option_of_a_group_keeps_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "own.yaml").write_text(WRITTEN)
     found = settings(capsys, "--data.augmentation.cutmix", "1", "--data.workers.timeout_s", "9")
-    assert Augmentation(**found["augmentation"]) == Augmentation(2, cutmix=1.0, extra=[])  # digits.yaml shifts by 2
+    assert Augmentation(**found["augmentation"]) == Augmentation(2, cutmix=1.0, extra=[])  # The value of digits.yaml.
     assert Workers(**found["workers"]) == Workers(timeout_s=9)
     found = settings(capsys, "--config", str(tmp_path / "own.yaml"), "--data.augmentation.horizontal_flip", "true")
     expected = Augmentation(2, cutout=3, mixup=0.5, horizontal_flip=True, extra=[])

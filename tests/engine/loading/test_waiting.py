@@ -1,4 +1,4 @@
-"""How long training waited for data: measured, logged, and said in words when it is much."""
+"""The time that training waits for data: it is measured and logged, and a long wait is reported."""
 
 import time
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ FEW = ["--max_epochs=1", "--model.net.widths=[2,2,2,2]", "--model.net.hidden=4",
 
 
 class Sleepy(Dataset[tuple[Tensor, int]]):
-    """Takes ten milliseconds for an image."""
+    """A dataset that needs ten milliseconds per image."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         time.sleep(0.01)
@@ -27,7 +27,7 @@ class Sleepy(Dataset[tuple[Tensor, int]]):
 
 
 class Slow(LabelledImages):
-    """Images that come slowly."""
+    """A datamodule of slow images."""
 
     name = "slow"
     native_size, native_channels = 16, 1
@@ -35,12 +35,12 @@ class Slow(LabelledImages):
     class_names = ("even", "odd")
 
     def load(self, split: Split) -> TorchDataset | None:
-        """The images of train and val."""
+        """Return the images of train or val."""
         return None if split == "test" else TorchDataset(Sleepy(), torch.arange(64 if split == "train" else 8) % 2)
 
 
 class Device:
-    """A device that does its steps one after the other while its caller goes ahead, on a clock of its own."""
+    """A device with its own clock, which executes queued steps in order while its caller continues."""
 
     def __init__(self) -> None:
         self.now = self.idle_from = 0.0
@@ -50,22 +50,22 @@ class Device:
         self.idle_from = max(self.now, self.idle_from) + seconds
 
     def mark(self) -> float:
-        """When what is queued is done."""
+        """Return the time at which all queued steps are done."""
         return max(self.now, self.idle_from)
 
     def seconds(self, start: float, end: float) -> float | None:
-        """Time between two moments, if the later one is reached."""
+        """Return the time between two moments, if the later one is reached."""
         return end - start if end <= self.now else None
 
 
 class Gathered(ImageArray):
-    """Images whose gathering takes time on the clock of a device."""
+    """Images whose gathering takes time on the device's clock."""
 
     device: Device
     gather_s: float
 
     def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
-        """The batches of the requests."""
+        """Yield the requested batches."""
         for batch in super().stream(requests, workers, crop):
             self.device.now += self.gather_s
             yield batch
@@ -74,7 +74,7 @@ class Gathered(ImageArray):
 @pytest.mark.parametrize(
     ("step_s", "gather_s", "waited_s"),
     [
-        (10.0, 1.0, 1.0),  # for the first batch; the others are gathered while the device works
+        (10.0, 1.0, 1.0),  # Only the first batch: the others are gathered while the device works.
         (1.0, 10.0, 10.0 + 19 * 9.0),
         (5.0, 6.0, 6.0 + 19 * 1.0),
     ],
@@ -89,7 +89,7 @@ def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, wai
     assert loader.wait_s == pytest.approx(waited_s)
 
 
-def test_a_training_that_waits_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_training_that_waits_reports_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.workers.num=0", *FEW])
     assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] > 0.5
     said = capsys.readouterr().out
@@ -97,6 +97,6 @@ def test_a_training_that_waits_says_so(workplace: Path, capsys: pytest.CaptureFi
     assert "--data.workers.num N" in said
 
 
-def test_a_training_that_does_not_wait_does_not(main_job: Fit) -> None:
+def test_a_training_that_does_not_wait_reports_nothing(main_job: Fit) -> None:
     assert main_job.run.data.metrics["data/wait_fraction"] < 0.1
     assert "waited for data" not in main_job.output
