@@ -1,4 +1,4 @@
-"""What project/engine/compat.py relies on in other libraries is still there."""
+"""Contract tests of the parts of other libraries that project/engine/compat.py uses."""
 
 import sqlite3
 import subprocess
@@ -28,7 +28,7 @@ from project.engine import compat
 from project.engine.compat import MLFLOW_LOCATIONS, cached_storage, latest_metrics, merge_into, suggest, take_over
 
 
-def test_mlflow_stores_absolute_paths_in_these_columns_and_no_other(empty_store: Path) -> None:
+def test_mlflow_stores_absolute_paths_in_these_columns_only(empty_store: Path) -> None:
     with closing(sqlite3.connect(empty_store)) as connection:
         columns = connection.execute(
             "SELECT m.name, c.name FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'"
@@ -69,7 +69,7 @@ def test_a_cached_storage_reads_a_finished_trial_once_and_sees_new_ones(tmp_path
     assert new.state == TrialState.RUNNING
 
 
-def test_a_trial_that_another_process_left_is_taken_over_with_what_it_has() -> None:
+def test_a_trial_of_another_process_is_taken_over_with_its_values() -> None:
     study = optuna.create_study()
     left = study.ask({"x": FloatDistribution(0, 1)})
     taken = take_over(study, study.get_trials()[0])
@@ -91,7 +91,7 @@ def test_the_latest_metrics_have_steps_and_timestamps(workplace: Path) -> None:
 
 def test_a_whole_number_is_an_integer_whichever_type_was_named_first() -> None:
     parser = ArgumentParser()
-    # What Lightning's `Optional[Union[int, float]]` is, if a library that is imported before it has this annotation.
+    # If an earlier import has this annotation, Lightning's `Optional[Union[int, float]]` is this cached type.
     parser.add_argument("--limit", type=Optional[Union[float, int, str]])  # noqa: UP007, UP045
     assert isinstance(parser.parse_args(["--limit=1"]).limit, float)
     compat.integers_first(parser)
@@ -110,7 +110,7 @@ def test_exit_handlers_run_after_the_threads() -> None:
 
 
 class Sums(LightningModule):
-    """Four batches an epoch."""
+    """A module with four batches per epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Sums(LightningModule):
 
 
 class Validated(Callback):
-    """The steps after which a fit validates, and those of them that `is_last_step` takes for the last."""
+    """A record of the steps after which a fit validates, and of those that `is_last_step` reports as the last."""
 
     def __init__(self, patched: bool) -> None:
         self.patched = patched
@@ -162,7 +162,7 @@ class Validated(Callback):
         ({"max_epochs": 2}, [4, 8], [4, 8]),
     ],
 )
-def test_lightning_validates_after_the_last_step_only_if_it_is_told_to(
+def test_lightning_does_not_validate_after_the_last_step_by_default(
     options: dict[str, int], alone: list[int], patched: list[int], tmp_path: Path
 ) -> None:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
@@ -175,7 +175,7 @@ def test_lightning_validates_after_the_last_step_only_if_it_is_told_to(
 
 
 class Handlers(Callback):
-    """What is called when a fit sets its handlers of signals, and what is logged when a step is."""
+    """A record of the signal handlers that a fit sets, and of the metrics that it logs."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -193,7 +193,7 @@ class Handlers(Callback):
 
 
 class Logged(Sums):
-    """Logs its loss in each step."""
+    """A module that logs its loss in each step."""
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
@@ -201,7 +201,7 @@ class Logged(Sums):
         return loss
 
 
-def test_signals_are_ours_and_a_step_that_ends_training_is_logged(tmp_path: Path) -> None:
+def test_the_project_handles_signals_and_the_last_step_is_logged(tmp_path: Path) -> None:
     handlers = Handlers()
     trainer = Trainer(
         max_steps=3, logger=CSVLogger(tmp_path), callbacks=[handlers], log_every_n_steps=1, accelerator="cpu",
@@ -213,7 +213,7 @@ def test_signals_are_ours_and_a_step_that_ends_training_is_logged(tmp_path: Path
     assert "loss" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()  # type: ignore[union-attr,arg-type]
 
 
-def test_a_preloaded_forkserver_ends_with_its_block_and_leaves_a_running_one() -> None:
+def test_a_preloaded_forkserver_exits_with_its_block_and_an_earlier_one_keeps_running() -> None:
     code = """
 import multiprocessing, psutil
 from project.engine.compat import preloaded_forkserver

@@ -1,4 +1,4 @@
-"""What a task declares is what the engine uses."""
+"""The declarations of a task, such as its loss and its metrics, and their effect in the engine."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def classifier(**options: Any) -> ImageClassifier:
     return ImageClassifier(net, 3, in_channels=1, image_size=2, mean=[0.0], std=[1.0], **options)
 
 
-def test_label_smoothing_is_that_of_torch() -> None:
+def test_label_smoothing_equals_torchs() -> None:
     logits, labels = torch.randn(8, 3), torch.randint(3, (8,))
     task = classifier(label_smoothing=0.3)
     expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.3)
@@ -55,7 +55,7 @@ def test_the_loss_is_an_argument(workplace: Path) -> None:
     assert first.value > 3
 
 
-def test_an_argument_that_the_class_of_a_model_needs_can_be_an_option(workplace: Path) -> None:
+def test_a_required_argument_of_a_model_can_be_an_option(workplace: Path) -> None:
     main([*SMALL[:-1], "--model=project.tasks.ImageClassifier", "--model.net=tiny.TinyNet"])
     assert Fit(workplace, 0, "").run.info.run_name.startswith("digits-ImageClassifier-single ")
 

@@ -1,4 +1,4 @@
-"""What tests ask of a tracking store."""
+"""Queries of tests to a tracking store."""
 
 import os
 from pathlib import Path

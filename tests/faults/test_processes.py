@@ -1,4 +1,4 @@
-"""Signals and kills while a real fit trains: the exit code, the run's status, the checkpoint, and nothing left."""
+"""Signals and kills during a fit: the exit code, the run's status, the checkpoint, and the remaining processes."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def trained(folder: Path, *options: str) -> Command:
 
 
 def started(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Command:
-    """Start a fit in a process group of its own."""
+    """Start a fit in its own process group."""
     environment = clean_environment() | environment
     return Command("project.fit", *options, folder=folder, environment=environment, new_session=True)
 
@@ -43,10 +43,10 @@ def wait_for_checkpoint(folder: Path, process: Command) -> None:
         time.sleep(0.1)
 
 
-def left_of(group: int) -> list[int]:
+def running_processes_of(group: int) -> list[int]:
     left = []
     for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # it ended while we looked
+        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):  # It exited meanwhile.
             if process.status() != psutil.STATUS_ZOMBIE and os.getpgid(process.pid) == group:
                 left.append(process.pid)
     return left
@@ -71,7 +71,7 @@ FSDP = ["--strategy", "fsdp"]
         pytest.param(FSDP, signal.SIGKILL, "second", 1, "FAILED", 15, id="fsdp-kill", marks=pytest.mark.faults),
     ],
 )
-def test_a_stop_is_quick_true_and_resumable(
+def test_a_signal_stops_a_fit_in_seconds_with_a_correct_status_and_a_checkpoint(
     options: list[str], signum: int, whom: str, code: int, status: str, within_s: float, tmp_path: Path
 ) -> None:
     process = trained(tmp_path, *options)
@@ -87,12 +87,12 @@ def test_a_stop_is_quick_true_and_resumable(
             assert target is not None
             os.kill(target, signum)
         output = process.communicate(timeout=60)[0]
-        while left_of(process.pid) and time.monotonic() - start < within_s:
+        while running_processes_of(process.pid) and time.monotonic() - start < within_s:
             time.sleep(0.1)
         assert time.monotonic() - start < within_s
-        assert left_of(process.pid) == []
+        assert running_processes_of(process.pid) == []
     finally:
-        for pid in left_of(process.pid):
+        for pid in running_processes_of(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
     assert process.returncode == code, output
@@ -119,7 +119,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(options: list[str], tmp_p
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("mlruns/checkpoints/*/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    os.kill(pid, signal.SIGHUP)  # as the kernel does when the connection drops
+    os.kill(pid, signal.SIGHUP)  # The kernel sends it if the connection drops.
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 143
@@ -128,14 +128,16 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(options: list[str], tmp_p
 
 
 def read_all(terminal: int) -> None:
-    with suppress(OSError):  # it is closed
+    with suppress(OSError):  # The terminal is closed.
         while os.read(terminal, 1024):
             pass
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("options", [ONE, DDP, FSDP], ids=["one", "ddp", "fsdp"])
-def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path: Path, moments: Random) -> None:
+def test_a_signal_at_any_moment_ends_all_processes_in_seconds(
+    options: list[str], tmp_path: Path, moments: Random
+) -> None:
     for attempt in range(8):
         folder = tmp_path / str(attempt)
         folder.mkdir()
@@ -144,7 +146,7 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
             time.sleep(moments.uniform(0.5, 16))
             signum = moments.choice([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
             start = time.monotonic()
-            with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):  # It has exited.
                 children = psutil.Process(process.pid).children()
                 others = [child.pid for child in children if "project.fit" in " ".join(child.cmdline())]
                 if moments.random() < 0.5:
@@ -152,26 +154,26 @@ def test_a_signal_at_any_moment_ends_all_in_seconds(options: list[str], tmp_path
                 else:
                     os.kill(moments.choice([process.pid, *others]), signum)
             output = process.communicate(timeout=60)[0]
-            while left_of(process.pid) and time.monotonic() - start < 10:
+            while running_processes_of(process.pid) and time.monotonic() - start < 10:
                 time.sleep(0.1)
             assert time.monotonic() - start < 10, output
-            assert left_of(process.pid) == []
+            assert running_processes_of(process.pid) == []
         finally:
-            for pid in left_of(process.pid):
+            for pid in running_processes_of(process.pid):
                 os.kill(pid, signal.SIGKILL)
             process.wait()
-        ended = process.returncode in (0, -signum)  # before or after its run, when nothing is to be saved
+        ended = process.returncode in (0, -signum)  # Before or after the run there is nothing to save.
         assert ended or process.returncode == (130 if signum == signal.SIGINT else 143), output
         if (folder / "mlruns/mlflow.db").exists():
             finished = ended or "the run is finished" in output
-            if finished and (folder / "mlruns/spool").exists():  # it was stopped while it delivered its end
+            if finished and (folder / "mlruns/spool").exists():  # The signal interrupted the delivery.
                 Command("project.sync", folder=folder, environment=clean_environment()).wait()
             expected = "FINISHED" if finished else "KILLED"
             assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
 
 
 @pytest.mark.faults
-def test_a_loss_that_is_no_number_ends_two_processes_as_failed(tmp_path: Path) -> None:
+def test_a_nan_loss_ends_two_processes_as_failed(tmp_path: Path) -> None:
     failed = fit(tmp_path, "--strategy", "ddp", "--max_epochs", "1", "--model.optimizer.lr", "1e30")
     assert failed.code == 1, failed.output
     assert failed.run.info.status == "FAILED"
@@ -179,7 +181,7 @@ def test_a_loss_that_is_no_number_ends_two_processes_as_failed(tmp_path: Path) -
 
 
 @pytest.mark.faults
-def test_a_killed_fit_is_closed_by_the_next_one_and_can_go_on(tmp_path: Path) -> None:
+def test_a_killed_fit_is_closed_by_the_next_one_and_can_be_resumed(tmp_path: Path) -> None:
     process = trained(tmp_path)
     try:
         run_id = Fit(tmp_path, 0, "").run.info.run_id
@@ -198,7 +200,7 @@ def test_a_killed_fit_is_closed_by_the_next_one_and_can_go_on(tmp_path: Path) ->
 
 
 @pytest.mark.faults
-def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> None:
+def test_processes_restarted_by_torchrun_continue_the_same_run(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
     launcher = subprocess.Popen(
         [*torchrun, "-m", "project.fit", "--strategy", "ddp", "--max_epochs", "12"],
@@ -210,7 +212,7 @@ def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> N
         psutil.Process(launcher.pid).children()[-1].kill()
         output = launcher.communicate(timeout=240)[0]
     finally:
-        for pid in left_of(launcher.pid):
+        for pid in running_processes_of(launcher.pid):
             os.kill(pid, signal.SIGKILL)
         launcher.wait()
     assert launcher.returncode == 0, output
@@ -222,7 +224,7 @@ def test_what_torchrun_starts_again_goes_on_in_the_same_run(tmp_path: Path) -> N
 
 
 @pytest.mark.faults
-def test_what_slurm_starts_on_one_node_stops_together(tmp_path: Path) -> None:
+def test_all_slurm_tasks_of_a_node_stop_together(tmp_path: Path) -> None:
     host = socket.gethostname()
     job = {
         "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
@@ -237,7 +239,7 @@ def test_what_slurm_starts_on_one_node_stops_together(tmp_path: Path) -> None:
     try:
         wait_for_checkpoint(tmp_path, tasks[0])
         assert listening(tasks[0].pid) | listening(tasks[1].pid) == {"127.0.0.1"}
-        for task in tasks:  # as with --signal=USR1@60
+        for task in tasks:  # SLURM does this with --signal=USR1@60.
             task.send_signal(signal.SIGUSR1)
         output = tasks[0].communicate(timeout=10)[0]
         tasks[1].communicate(timeout=10)
@@ -249,7 +251,7 @@ def test_what_slurm_starts_on_one_node_stops_together(tmp_path: Path) -> None:
     assert Fit(tmp_path, 0, "").run.info.status == "KILLED"
 
 
-def test_a_loss_that_is_no_number_stops_training_and_is_not_saved(workplace: Path) -> None:
+def test_a_nan_loss_stops_training_and_is_not_saved(workplace: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"not finite at step 10, learning rate \S+; try a smaller"):
         main(["--max_epochs", "1", "--model.optimizer.lr", "1e30"])
     failed = Fit(workplace, 1, "").run

@@ -1,4 +1,4 @@
-"""A run whose process is gone is closed, and no other."""
+"""Recovery of runs: a run whose process is dead is closed, and all other runs are left alone."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
+def test_a_run_that_is_ending_is_not_closed_as_killed(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     closer = "import os; from mlflow import MlflowClient; from project.engine.tracking.recovery import recover_all\n"
     closer += "client = MlflowClient(os.environ['MLFLOW_TRACKING_URI']); print('ready', flush=True)\n"
@@ -82,7 +82,7 @@ def test_a_run_that_ends_is_not_taken_for_a_dead_one(workplace: Path) -> None:
 
 
 @pytest.mark.faults
-def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_for_killed(workplace: Path) -> None:
+def test_a_process_that_exits_during_a_search_is_not_reported_as_killed(workplace: Path) -> None:
     program = "from project.engine.tracking import store; from project.engine.tracking.logger import MLflowLogger\n"
     program += "logger = MLflowLogger('faults', 'run'); logger.start(store.connect(), {})\n"
     program += "print(logger.version, flush=True); input(); logger.end('FINISHED')"
@@ -92,7 +92,7 @@ def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_f
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
 
-    class EndsBehindTheSearch(MlflowClient):
+    class EndsAfterTheSearch(MlflowClient):
         def search_runs(self, *args: Any, **kwargs: Any) -> PagedList[Run]:
             found = super().search_runs(*args, **kwargs)
             assert [run.info.run_id for run in found] == [run_id]
@@ -102,7 +102,7 @@ def test_a_process_that_ends_its_run_and_itself_while_others_look_is_not_taken_f
     try:
         assert other.stdout is not None
         run_id = other.stdout.readline().strip()
-        close_without_spool(EndsBehindTheSearch(uri))
+        close_without_spool(EndsAfterTheSearch(uri))
     finally:
         other.kill()
         other.wait()
@@ -121,7 +121,7 @@ input()
 
 @contextmanager
 def running_in_a_container(folder: Path) -> Iterator[str]:
-    """A run that a process writes which has the same host name, and another pid namespace; killed in the end."""
+    """Start a process that writes a run in another pid namespace, with the same host name; kill it at the end."""
     if shutil.which("unshare") is None or os.geteuid() != 0:
         pytest.skip("makes pid namespaces")
     folder.mkdir(exist_ok=True)
@@ -140,12 +140,12 @@ def running_in_a_container(folder: Path) -> Iterator[str]:
         process.communicate()
 
 
-def test_a_run_of_another_container_is_closed_when_its_heartbeat_is_over_and_not_before(
+def test_a_run_of_another_container_is_closed_only_after_its_heartbeat_is_too_old(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client, container = MlflowClient(os.environ["MLFLOW_TRACKING_URI"]), workplace / "container"
     with running_in_a_container(container) as run_id:
-        recover_all(client)  # from a folder that shares the store, not the spool
+        recover_all(client)  # This folder shares the store, but not the spool.
         assert client.get_run(run_id).info.status == "RUNNING"
         monkeypatch.chdir(container)
         recover_all(client)
@@ -164,7 +164,7 @@ def test_a_run_of_another_container_is_closed_when_its_heartbeat_is_over_and_not
 
 @pytest.mark.faults
 def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -> None:
-    """Locks of BeeGFS, or of Lustre with `localflock`, are those of one machine, while all machines see the folder."""
+    """BeeGFS, and Lustre with `localflock`, lock a file for one machine only, while all machines see the folder."""
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")
     logger.start(client, {})
@@ -175,7 +175,7 @@ def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -
     log = folder / "log.jsonl"
     an_hour_ago = time.time() - 3600
     for _ in range(2):
-        os.utime(log, (an_hour_ago, an_hour_ago))  # the system metrics make it young again
+        os.utime(log, (an_hour_ago, an_hour_ago))  # The next system metrics update its time.
         deadline = time.monotonic() + 10
         while log.stat().st_mtime == an_hour_ago and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -185,10 +185,10 @@ def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
 
 
-def test_recovery_holds_up_a_command_for_seconds(
+def test_recovery_delays_a_command_by_seconds_at_most(
     silent_server: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that accepts connections and never answers, with several spools that it does not take."""
+    """The server accepts connections and never responds, and several spools wait for it."""
     for name, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "5")):
         monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
     for number in range(4):
@@ -197,12 +197,12 @@ def test_recovery_holds_up_a_command_for_seconds(
         spool.close(remove=False)
     start = time.monotonic()
     recover_all(MlflowClient(silent_server))
-    assert time.monotonic() - start < 15  # each of the four spools would wait for five seconds
+    assert time.monotonic() - start < 15  # One by one, the four spools would take 20 s.
     assert len(list(Path("mlruns/spool").glob("*/log.jsonl"))) == 4
 
 
 @pytest.mark.faults
-def test_a_store_whose_making_was_killed_is_made_anew(tmp_path: Path) -> None:
+def test_a_store_whose_creation_was_killed_is_created_again(tmp_path: Path) -> None:
     make = [sys.executable, "-c", "from project.engine.tracking import store; store.connect(); print('made')"]
     environment = clean_environment()
     killed = subprocess.Popen(make, cwd=tmp_path, env=environment, stdout=subprocess.PIPE)

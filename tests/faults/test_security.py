@@ -1,4 +1,4 @@
-"""What is loaded runs nothing, nothing listens beyond this machine, and secrets stay out of what is logged."""
+"""Security: loaded files run no code, no process listens beyond this machine, and secrets are not logged."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from project.fit import main
 
 
 class Canary:
-    """A pickle that leaves a file when it is loaded as code."""
+    """An object that creates a file when its pickle is loaded as code."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -53,7 +53,7 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
         (["--trainer.logger", "collections.OrderedDict"], "Logger"),
     ],
 )
-def test_a_class_path_names_only_what_its_option_takes(
+def test_a_class_path_of_another_type_is_refused(
     options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -87,13 +87,13 @@ def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytes
 
 
 @pytest.mark.faults
-def test_the_ui_listens_on_loopback_alone(workplace: Path) -> None:
+def test_the_ui_listens_on_loopback_only(workplace: Path) -> None:
     environment = {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
     with serving("project.ui", folder=workplace, environment=environment) as ui:
         assert listening(ui.pid) <= {"127.0.0.1", "::1"}
 
 
-def test_secrets_stay_out(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_stored_nowhere(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_API_TOKEN", "hunter2hunter2")
     monkeypatch.setenv("STORE", "postgresql://me:pass-word@host/db")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])

@@ -1,4 +1,4 @@
-"""A server that hangs, dies and comes back; training does not notice, and nothing is lost."""
+"""A server that hangs, dies and returns: training is not delayed, and no record is lost."""
 
 import signal
 import time
@@ -37,8 +37,8 @@ def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> 
         time.sleep(0.005)
     logger.log_text("late", "notes/late.txt")
     logger.set_tags({"late": "yes"})
-    logger.end("FINISHED")  # the server is gone: this comes back, and keeps what it could not deliver
-    assert slowest < 1  # MLflow's own client asks again for minutes
+    logger.end("FINISHED")  # The server is down: this returns, and keeps the rest in the spool.
+    assert slowest < 1  # MLflow's own client retries for minutes.
     assert Path("mlruns/spool", run_id, "log.jsonl").exists()
 
     server.start()
@@ -55,8 +55,8 @@ def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> 
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(120)  # a request to it lasts for minutes
-def test_a_server_that_hangs_holds_up_no_end(server: Server) -> None:
+@pytest.mark.timeout(120)  # A request to it lasts for minutes.
+def test_a_server_that_hangs_does_not_delay_the_end_of_a_run(server: Server) -> None:
     logger = MLflowLogger("faults", "run")
     logger.start(store.connect(), {})
     server.stop(signal.SIGSTOP)

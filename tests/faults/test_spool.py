@@ -1,4 +1,4 @@
-"""What waits for the store survives kills, a full disk and what the store does not take."""
+"""The spool: records that wait for the store survive kills, a full disk and refusals of the store."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path, mom
     written = 1 + len(process.stdout.read().splitlines())
     process.wait()
     with (folder / "log.jsonl").open("ab") as log:
-        log.write(b'{"metrics": {"loss": 1')  # what a write in the middle of a crash of the machine leaves
+        log.write(b'{"metrics": {"loss": 1')  # A crash of the machine can cut a line.
     unfinished = Path("mlruns/checkpoints", run_id, ".last.ckpt.tmp")
     unfinished.parent.mkdir(parents=True)
     unfinished.touch()
@@ -62,12 +62,12 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path, mom
 
     delivered = points(client, run_id, "loss")
     assert [step for step, _ in delivered] == list(range(len(delivered)))
-    assert written <= len(delivered) <= written + 1  # the writer is killed between writing and saying so
+    assert written <= len(delivered) <= written + 1  # The kill may come between writing and counting.
     assert client.get_run(run_id).info.status == "KILLED"
     assert not folder.exists()
 
 
-def test_replay_changes_nothing(workplace: Path) -> None:
+def test_a_replay_of_delivered_records_changes_nothing(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     spool = Spool(workplace / "spool" / run_id)
@@ -75,7 +75,7 @@ def test_replay_changes_nothing(workplace: Path) -> None:
         spool.append({"metrics": {"loss": float("nan") if step == 7 else step / 3}, "step": step, "time_ms": step + 1})
     spool.append({"params": {"lr": "0.1"}})
     middle = [offset for _, offset in spool.undelivered("metrics")][1100]
-    for offset in (0, 0, middle):  # as after a crash between delivering and remembering it
+    for offset in (0, 0, middle):  # A crash before the offset is saved repeats a delivery.
         spool.mark_delivered("metrics", offset)
         list(deliver(spool, client))
     assert len(points(client, run_id, "loss")) == 1200
@@ -83,7 +83,7 @@ def test_replay_changes_nothing(workplace: Path) -> None:
     spool.close(remove=True)
 
 
-def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
+def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")
     logger.start(client, {})
@@ -95,7 +95,7 @@ def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
     logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
     logger.log_saved_model("model")
     shares: list[float] = []
-    for _ in range(2):  # as after a crash between sending and remembering it
+    for _ in range(2):  # A crash before the offset is saved repeats a request.
         assert logger._courier.drain(shares.append)
         for lane in LANES:
             spool.mark_delivered(lane, 0)
@@ -108,14 +108,14 @@ def test_what_is_sent_twice_is_there_once(workplace: Path) -> None:
     assert len(run.inputs.dataset_inputs) == 1
 
 
-def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     spool = Spool(workplace / "spool" / run_id)
     spool.append({"params": {"lr": "0.1"}})
-    spool.append({"params": {"lr": "0.2"}})  # MLflow's parameters do not change
-    spool.append({"metrics": {"a@b": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # nor has a name an @
-    (spool.folder / "log.jsonl").open("ab").write(b'{"metrics": \0\0\0\n')  # and so may a crash of the machine end
+    spool.append({"params": {"lr": "0.2"}})  # MLflow refuses to change a parameter.
+    spool.append({"metrics": {"a@b": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # The name is not valid.
+    (spool.folder / "log.jsonl").open("ab").write(b'{"metrics": \0\0\0\n')  # A crash can leave zeros.
     spool.append({"metrics": {"loss": 2.0}, "step": 1, "time_ms": 2})
     list(deliver(spool, client))
     assert caplog.text.count("refuses part of run") == 2
@@ -126,7 +126,7 @@ def test_what_the_store_refuses_holds_up_nothing(workplace: Path, caplog: pytest
     spool.close(remove=True)
 
 
-def test_files_that_are_not_taken_hold_up_neither_metrics_nor_the_status(workplace: Path) -> None:
+def test_refused_files_do_not_delay_metrics_or_the_status(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     client.create_experiment("faults", artifact_location="ftp://127.0.0.1:9/nobody")
     logger = MLflowLogger("faults", "run")
@@ -162,7 +162,7 @@ def test_a_full_disk_delays_records_and_loses_none(workplace: Path, caplog: pyte
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # a write past it fails, in part at first
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # A write beyond this size fails.
         for step in range(100):
             spool.append({"metrics": {"loss": 0.5}, "step": step, "time_ms": 1})
     finally:
@@ -185,13 +185,13 @@ def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: 
         logger.log_metrics({"loss": 1.0}, 2 * step)
         shutil.rmtree(logger.spool.folder)
         logger.log_metrics({"loss": 1.0}, 2 * step + 1)
-        if step:  # The first time what follows finds no folder, later the heartbeat has made it again.
+        if step:  # At first the folder is missing; later the heartbeat has created it again.
             logger.spool.beat()
             assert json.loads((logger.spool.folder / "owner").read_text())
             assert is_held_by_others(workplace, run_id)
         logger.log_text("text", f"{step}.txt")
         if step == 1:
-            client.set_terminated(run_id, "KILLED")  # as one that has taken the folder does
+            client.set_terminated(run_id, "KILLED")  # Another process has taken the folder.
             logger.spool.beat()
     logger.end("FINISHED")
     assert [step for step, _ in points(client, run_id, "loss")] == list(range(6))
@@ -206,8 +206,8 @@ def is_held_by_others(folder: Path, run_id: str) -> bool:
     return bool(subprocess.run([sys.executable, "-c", program], env=clean_environment(), cwd=folder).returncode)
 
 
-def test_a_disk_that_takes_nothing_until_the_end_loses_no_record(workplace: Path) -> None:
-    """What the disk refuses is delivered from memory: the run ends as it ended, not as KILLED."""
+def test_a_disk_that_refuses_every_write_loses_no_record(workplace: Path) -> None:
+    """Records that the disk refuses are delivered from memory, so the run does not end as KILLED."""
     import resource
 
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -223,7 +223,7 @@ def test_a_disk_that_takes_nothing_until_the_end_loses_no_record(workplace: Path
         spool.beat()
         assert spool.waiting > 500
         assert (spool.folder / "log.jsonl").stat().st_size == 100
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # SQLite writes larger files, too
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # SQLite also writes larger files.
         for lane in LANES:
             records = [record for record, _ in spool.undelivered(lane) if record]
             assert [next(iter(record)) for record in records] == {"metrics": ["metrics"] * 10, "state": ["status"]}.get(
@@ -236,7 +236,7 @@ def test_a_disk_that_takes_nothing_until_the_end_loses_no_record(workplace: Path
         signal.signal(signal.SIGXFSZ, handler)
     assert client.get_run(run_id).info.status == "FINISHED"
     assert len(points(client, run_id, "loss")) == 10
-    assert int((spool.folder / "delivered-metrics").read_text()) == 100  # not more than another process will find
+    assert int((spool.folder / "delivered-metrics").read_text()) == 100  # Only records that another process can read.
     spool.close(remove=True)
 
 

@@ -1,4 +1,4 @@
-"""A dataset whose batches take a long time to make."""
+"""A datamodule with slow batches."""
 
 from collections.abc import Iterator
 from time import sleep
@@ -13,21 +13,21 @@ SECONDS_PER_BATCH = 0.2
 
 
 class SlowArray(ImageArray):
-    """Images in memory that arrive late."""
+    """Images in memory, whose batches arrive late."""
 
     def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
-        """The batches of the requests, each 0.2 s late."""
+        """Yield the requested batches, each 0.2 s late."""
         for fetched in super().stream(requests, workers, crop):
             sleep(SECONDS_PER_BATCH)
             yield fetched
 
     def subset(self, indices: Tensor) -> "SlowArray":
-        """The images at these positions."""
+        """Return the images at these positions."""
         return SlowArray(self.images[indices], self.targets[indices])
 
 
 class SlowDigits(Digits):
-    """The digits, late."""
+    """The digits, with slow batches."""
 
     def load(self, split: Split) -> ImageArray | None:
         """Load the images of a split."""

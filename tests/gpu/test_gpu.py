@@ -1,6 +1,6 @@
-"""What a CPU cannot show. Without a GPU, `make gpu` runs what is left of each test on the CPU.
+"""Code paths that need a GPU. Without a GPU, `make gpu` runs the remaining parts of each test on the CPU.
 
-Each test is one path of a GPU, and asserts the number that differs if the path is not taken.
+Each test covers one path, and asserts a number that differs if the path is not taken.
 """
 
 import os
@@ -38,7 +38,7 @@ Note = Callable[[str, float], None]
 
 @pytest.fixture
 def note(capsys: pytest.CaptureFixture[str]) -> Note:
-    """Print a figure of a test."""
+    """Return a function that prints a measured value."""
 
     def show(name: str, value: float) -> None:
         with capsys.disabled():
@@ -48,7 +48,7 @@ def note(capsys: pytest.CaptureFixture[str]) -> Note:
 
 
 class Probe(Callback):
-    """Calls a function after the first training step."""
+    """A callback that calls a function after the first training step."""
 
     def __init__(self, look: Callable[[Trainer, Any], None]) -> None:
         self._look = look
@@ -61,7 +61,7 @@ class Probe(Callback):
 
 
 def metrics_of(folder: Path) -> dict[str, float]:
-    """The metrics of the only run in a folder."""
+    """Return the metrics of the only run in a folder."""
     client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     return dict(run.data.metrics)
@@ -88,7 +88,7 @@ def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
     count, images = 12, torch.zeros(256, 3, 512, 512, dtype=torch.uint8)
 
     def step() -> None:
-        torch.cuda._sleep(40_000_000)  # some 20 ms
+        torch.cuda._sleep(40_000_000)  # About 20 ms.
 
     def seconds(work: Callable[[], object]) -> float:
         torch.cuda.synchronize()
@@ -118,7 +118,9 @@ def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
 
 
 @pytest.mark.parametrize("slow", ["step", "data"])
-def test_the_wait_fraction_is_the_time_that_the_device_is_idle(slow: str, workplace: Path, note: Note) -> None:
+def test_the_wait_fraction_is_the_share_of_time_in_which_the_device_is_idle(
+    slow: str, workplace: Path, note: Note
+) -> None:
     class SlowStep(Callback):
         def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
             if GPU:
@@ -187,7 +189,7 @@ def test_channels_last_is_the_memory_format_of_the_weights(workplace: Path) -> N
     assert all(seen)
 
 
-def test_a_compiled_net_is_compiled_and_has_the_loss_of_the_other(workplace: Path, note: Note) -> None:
+def test_a_net_is_compiled_and_has_the_same_loss_as_the_uncompiled_one(workplace: Path, note: Note) -> None:
     losses: list[float] = []
 
     class Losses(Callback):

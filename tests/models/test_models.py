@@ -17,7 +17,7 @@ def test_the_cnn_has_the_layers_of_the_article() -> None:
     assert net(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
-def test_the_article_as_printed() -> None:
+def test_the_published_model_has_its_parameters_and_image_sizes() -> None:
     def build(size: int) -> nn.Module:
         return CNN(10, 3, size, kernel_size=32, padding=0, feature_size=4)
 
@@ -26,11 +26,11 @@ def test_the_article_as_printed() -> None:
     assert accepted_sizes(build, 3) == "529 to 544"
 
 
-def test_the_sizes_of_a_torchvision_model_are_worked_out() -> None:
+def test_the_image_sizes_of_a_torchvision_model_are_determined() -> None:
     assert accepted_sizes(lambda size: TorchvisionModel(10, 3, size, "alexnet"), 3) == "63 or more"
 
 
-def test_a_net_that_pools_all_pixels_takes_every_size() -> None:
+def test_a_net_with_global_pooling_takes_every_size() -> None:
     assert accepted_sizes(lambda _: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3) == "1 or more"
 
 
@@ -39,7 +39,7 @@ def test_the_cnn_takes_sixteen_pixels_or_more() -> None:
     assert refusal(lambda size: CNN(10, 1, size), 1, 15) == "images of 15 pixels shrink to nothing in 4 convolutions"
 
 
-def test_one_size_between_others_is_found() -> None:
+def test_a_single_valid_size_between_invalid_ones_is_found() -> None:
     assert accepted_sizes(lambda _: nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)), 1) == "28"
 
 

@@ -1,4 +1,4 @@
-"""Memory that comes and goes with each step is fetched from the system once."""
+"""The allocator keeps memory that each step allocates and frees, instead of fetching it from the system again."""
 
 import os
 import platform
@@ -27,8 +27,8 @@ print(page_faults_of_steps())
 
 
 def page_faults(memory: str) -> int:
-    """The pages that a process fetches from the system in its second hundred steps."""
-    # glibc's own first thresholds; it raises them as it sees fit unless they are set.
+    """Count the pages that a process fetches from the system in its second hundred steps."""
+    # These are glibc's initial thresholds. glibc raises them unless they are set.
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
     command = [sys.executable, "-c", PROGRAM, memory]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

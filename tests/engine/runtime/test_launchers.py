@@ -1,4 +1,4 @@
-"""A run uses the processes that torchrun or SLURM started, and they wait for the first one without a limit."""
+"""Runs under torchrun and SLURM: they use the launched processes, which wait for the first one without a limit."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def settings(**given: Any) -> Namespace:
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Set the environment of a launcher, and compute the devices."""
+    """Return a function that sets a launcher's environment and computes the devices."""
 
     def devices(environment: dict[str, str], **given: Any) -> tuple[int, int]:
         for name, value in environment.items():
@@ -56,7 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Any:
         ({"MASTER_ADDR": "10.0.0.1", "NODE_RANK": "1"}, {"num_nodes": 2}, (2, 2)),
     ],
 )
-def test_the_devices_are_those_of_the_settings_and_of_the_launcher(
+def test_the_devices_follow_the_settings_and_the_launcher(
     environment: dict[str, str], given: dict[str, Any], devices: tuple[int, int], launched: Any
 ) -> None:
     assert launched(environment, **given) == devices
@@ -100,7 +100,7 @@ def test_settings_that_contradict_the_launcher_are_refused(
         ({}, None),
     ],
 )
-def test_the_usable_cores_are_those_of_the_quota_of_a_container(
+def test_the_usable_cores_respect_the_quota_of_a_container(
     files: dict[str, str], cores: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu").mkdir()
@@ -166,7 +166,7 @@ def test_the_others_wait_until_the_first_process_ends(tmp_path: Path) -> None:
     assert (first.returncode, second.returncode) == (-9, 1)
 
 
-def test_input_that_the_first_process_refuses_ends_the_others(tmp_path: Path) -> None:
+def test_all_processes_exit_if_the_first_refuses_its_input(tmp_path: Path) -> None:
     options = ["--strategy", "ddp", "--data", "mnist", "--data.root", "nowhere"]
     tasks = tasks_of_slurm(tmp_path, "project.fit", *options)
     try:

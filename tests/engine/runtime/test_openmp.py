@@ -1,4 +1,4 @@
-"""How long OpenMP's threads spin is decided before torch is loaded, and by the user where he has decided."""
+"""The time that OpenMP's threads spin: set before torch is imported, unless the user has set it."""
 
 import subprocess
 import sys
@@ -19,6 +19,6 @@ SAYS = "import project, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get(
     ],
     ids=str,
 )
-def test_threads_spin_for_a_bounded_time_unless_the_user_has_decided(given: dict[str, str], policy: str) -> None:
+def test_threads_spin_for_a_bounded_time_unless_the_user_sets_another(given: dict[str, str], policy: str) -> None:
     environment = {key: value for key, value in clean_environment().items() if "OMP" not in key} | given
     assert subprocess.check_output([sys.executable, "-c", SAYS], env=environment, text=True).strip() == policy

@@ -1,4 +1,4 @@
-"""What a command prints arrives as it goes, in any encoding, and ends no run when it cannot be written."""
+"""The output of a command: written line by line, in any encoding; a failed write does not end a run."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from test_endings import FEW
 
 
 def printed(program: str, environment: dict[str, str], **streams: int) -> subprocess.Popen[bytes]:
-    """A process that prints with prepared streams."""
+    """Start a process that prints with prepared streams."""
     program = f"from project.engine.runtime.output import prepare_output; prepare_output(); {program}"
     arguments = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.Popen(
@@ -31,12 +31,12 @@ def test_a_character_that_the_encoding_lacks_is_replaced(encoding: str) -> None:
 def test_a_line_is_written_when_it_is_complete() -> None:
     process = printed("print('first'); input()", {}, stdin=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline() == b"first\n"  # the process waits for its input, and has not ended
+    assert process.stdout.readline() == b"first\n"  # The process now waits for its input.
     process.communicate(b"\n")
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_output_that_is_not_taken_is_dropped_with_one_line(full: bool) -> None:
+def test_output_that_cannot_be_written_is_dropped_with_one_message(full: bool) -> None:
     if full:
         output = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -54,7 +54,7 @@ def test_output_that_is_not_taken_is_dropped_with_one_line(full: bool) -> None:
     assert errors.decode() == f"standard output cannot be written ({reason}); the rest is dropped\n"
 
 
-def test_a_fit_whose_output_is_closed_goes_on_to_its_end(workplace: Path) -> None:
+def test_a_fit_whose_output_is_closed_completes(workplace: Path) -> None:
     command = Command(
         "project.fit", *FEW, *SMALL_NET, "--max_epochs", "3", folder=workplace, environment=clean_environment()
     )
@@ -62,7 +62,7 @@ def test_a_fit_whose_output_is_closed_goes_on_to_its_end(workplace: Path) -> Non
     while not (lines and lines[-1].startswith("epoch 1 of 3: ")):
         lines.append(command.stdout.readline())
         assert lines[-1], lines
-    assert command.poll() is None  # the line came while training was under way
+    assert command.poll() is None  # The line arrived during training.
     command.stdout.close()
     assert command.wait(200) == 0
     run = Fit(workplace, 0, "").run

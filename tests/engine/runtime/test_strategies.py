@@ -1,4 +1,4 @@
-"""Strategies of two ranks: each holds half, and both end with the weights of one process on the same images."""
+"""Strategies on two ranks: each rank of FSDP holds half, and both end with the weights of a single process."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ FITS = ("plain", "accumulated", "bfloat", "batchnorm")
 
 
 def run_pair(folder: Path, *cases: str) -> Path:
-    """Train cases in two processes, as a launcher starts them; return the folder of what they wrote."""
+    """Train cases in two processes, as a launcher starts them; return the folder of their files."""
     paths = f"{ROOT}:{Path(two_ranks.__file__).parent}"
     run_ranks("two_ranks", str(folder), *cases, folder=folder, environment={"PYTHONPATH": paths})
     return folder
@@ -36,7 +36,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Train in this process; return what it held and the weights."""
+    """Return a function that trains in this process, and returns the bytes it held and the weights."""
 
     def train(*options: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         path = tmp_path_factory.mktemp("one") / "one.ckpt"
@@ -60,7 +60,7 @@ def farthest(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
     return max(float((weight - two[name]).abs().max()) for name, weight in one.items())
 
 
-def test_each_rank_of_fsdp_holds_half_of_everything(pair: Path) -> None:
+def test_each_rank_of_fsdp_holds_half_of_weights_gradients_and_state(pair: Path) -> None:
     ddp, _ = held(pair, "plain-ddp")
     for rank in held(pair, "plain-fsdp"):
         assert (rank["placements"], rank["replicated"]) == (["(Shard(dim=0),)"], 0)
@@ -76,7 +76,9 @@ def test_fsdp_ends_with_the_weights_and_the_score_of_ddp(case: str, pair: Path) 
     assert max(scores) - min(scores) < 1e-4
 
 
-def test_two_ranks_average_gradients_and_clip_their_common_norm(pair: Path, one_process: Callable[..., Any]) -> None:
+def test_two_ranks_average_gradients_and_clip_the_norm_of_the_average(
+    pair: Path, one_process: Callable[..., Any]
+) -> None:
     one, expected = one_process(*two_ranks.SGD, "--data.batch_size=64")
     assert farthest(weights(pair / "plain-ddp.ckpt"), expected) < 1e-5
     assert farthest(weights(pair / "plain-fsdp.ckpt"), expected) < 1e-5
@@ -87,7 +89,7 @@ def test_two_ranks_average_gradients_and_clip_their_common_norm(pair: Path, one_
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_accumulated_batches_are_one_larger_batch(strategy: str, pair: Path) -> None:
+def test_accumulated_batches_equal_one_larger_batch(strategy: str, pair: Path) -> None:
     assert farthest(weights(pair / f"accumulated-{strategy}.ckpt"), weights(pair / f"plain-{strategy}.ckpt")) < 1e-5
 
 
@@ -98,7 +100,7 @@ def test_bf16_mixed_computes_in_bf16_and_channels_last_in_nhwc(pair: Path, one_p
     assert [result["nhwc"] for result in held(pair, "plain-ddp")] == [False, False]
 
 
-def test_a_checkpoint_of_fsdp_is_that_of_ddp_and_loads_in_one_process(pair: Path) -> None:
+def test_a_checkpoint_of_fsdp_equals_that_of_ddp_and_loads_in_one_process(pair: Path) -> None:
     ddp, fsdp = (torch.load(pair / f"plain-{strategy}.ckpt", weights_only=True) for strategy in ("ddp", "fsdp"))
     momenta = [
         {key: state["momentum_buffer"] for key, state in checkpoint["optimizer_states"][0]["state"].items()}
@@ -127,5 +129,5 @@ def test_the_memory_of_a_large_model_is_divided(tmp_path: Path) -> None:
     ddp, fsdp = (held(run_pair(tmp_path, f"large-{name}"), f"large-{name}") for name in ("ddp", "fsdp"))
     for rank in (0, 1):
         total = ddp[rank]["parameters"] + ddp[rank]["gradients"] + ddp[rank]["states"]
-        # Half of it by arithmetic; allocators keep a part of what is freed, and replicas would save nothing.
+        # In theory it is half. Allocators keep a part of the freed memory. Replicas would save nothing.
         assert fsdp[rank]["resident"] < ddp[rank]["resident"] - 0.25 * total

@@ -1,4 +1,6 @@
-"""Trains with each strategy, as one of two processes, and writes what this rank holds: two_ranks.py FOLDER CASE..."""
+"""A script that trains with each strategy as one of two processes, and writes what this rank holds.
+
+python two_ranks.py FOLDER CASE..."""
 
 import json
 import os
@@ -32,15 +34,15 @@ CASES = {
                     "--trainer.limit_train_batches=8"],
     "bfloat": [*SGD, *BFLOAT],
     "batchnorm": [*SGD, "--model.net.norm=batch"],
-    "large": ["--model.net.width=3072", "--trainer.limit_train_batches=2"],  # matrices beyond malloc's own pools
+    "large": ["--model.net.width=3072", "--trainer.limit_train_batches=2"],  # Beyond malloc's pools.
 }  # fmt: skip
 
 
 class Blocks(nn.Module):
-    """A stem, a list of blocks with the name that most transformers give it, and a head tied to the last block.
+    """A stem, a list of blocks under the name that most transformers use, and a head tied to the last block.
 
     Args:
-        norm: What follows the stem.
+        norm: The layer after the stem.
         width: Units of each block.
     """
 
@@ -64,7 +66,7 @@ class Blocks(nn.Module):
 
 
 class Record(Callback):
-    """Notes the gradients of the last step, and what the net computes with."""
+    """Records the gradients of the last step, and the dtype and memory format in which the net computes."""
 
     def __init__(self) -> None:
         self.grads: list[Tensor] = []
@@ -84,18 +86,18 @@ class Record(Callback):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with the parts of all ranks."""
+    """Return the whole tensor, gathered from all ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def held(tensors: list[Tensor]) -> int:
-    """Bytes of this rank's part of tensors, whose memory may be one piece."""
+    """Count the bytes of this rank's part of tensors; they may share one piece of memory."""
     storages = [(t.to_local() if isinstance(t, DTensor) else t).untyped_storage() for t in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
-    """Fit; return what this rank holds at the end."""
+    """Train a case; return what this rank holds at the end."""
     before, record = psutil.Process().memory_info().rss, Record()
     cli = build_fit(CommandLine.parse([*COMMON, *options]), [record])
     cli.trainer.fit(cli.model, cli.datamodule)
@@ -120,7 +122,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
 
 
 def train_synced() -> str:
-    """Fit with `sync_batchnorm`, whose layers refuse a CPU; return their message."""
+    """Train with `sync_batchnorm`, whose layers refuse a CPU; return their message."""
     cli = build_fit(CommandLine.parse([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"]))
     synced = Trainer(
         strategy=FSDP2Strategy(), accelerator="cpu", devices=2, sync_batchnorm=True, max_epochs=1,
@@ -134,7 +136,7 @@ def train_synced() -> str:
 
 
 def main(folder: Path, names: list[str]) -> None:
-    """Train cases, such as plain-fsdp."""
+    """Train the cases of the command line, such as `plain-fsdp`."""
     configure_process()
     for name in names:
         case, _, strategy = name.partition("-")

@@ -1,4 +1,4 @@
-"""Secrets in settings, and in the diff of code that is not committed."""
+"""Secrets in settings, and in the diff of uncommitted code."""
 
 import shutil
 import subprocess
@@ -43,17 +43,17 @@ def test_a_number_can_be_a_password_but_not_a_token() -> None:
     assert redact_setting("data.api_token", "1234567890") == "***"
 
 
-def test_code_keeps_all_but_its_secrets() -> None:
+def test_code_keeps_everything_except_secrets() -> None:
     code = 'api_key = "abcdef"\ntoken_dim = "wide"\n{"password": "pw12"}\ntoken = tokenizer(text)\n'
     assert redact_code(code) == 'api_key = "***"\ntoken_dim = "wide"\n{"password": "***"}\ntoken = tokenizer(text)\n'
 
 
-@pytest.mark.timeout(60)  # a search that goes back at each character takes hours
+@pytest.mark.timeout(60)  # A regular expression that backtracks takes hours.
 def test_a_long_line_is_redacted_quickly() -> None:
     redact_code("a" * 1_000_000)
 
 
-def test_the_diff_restores_a_model_that_is_not_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_diff_restores_an_uncommitted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         done = subprocess.run(

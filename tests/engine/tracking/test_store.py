@@ -77,7 +77,7 @@ def test_the_message_about_a_server_is_one_line(
     assert error.count("\n") == 1
 
 
-def test_the_experiment_is_the_chosen_one_else_that_of_the_environment(
+def test_a_chosen_experiment_overrides_that_of_the_environment(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = store.experiment_id(store.connect(), "/Users/me/numbered")

@@ -1,4 +1,4 @@
-"""A fit in this process gives back what it took, however it ends."""
+"""The resources of a fit in this process, which it releases however it ends."""
 
 import gc
 import os
@@ -20,21 +20,21 @@ OPTIONS = [*TINY, "--max_epochs=1"]
 
 
 class Fails(Callback):
-    """Raises an error in the first training step."""
+    """A callback that raises an error in the first training step."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         raise ArithmeticError("the step failed")
 
 
 class Interrupts(Callback):
-    """Sends SIGTERM to this process in the first training step."""
+    """A callback that sends SIGTERM to this process in the first training step."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def held() -> dict[str, Any]:
-    """Return what this process holds, by kind."""
+    """Return the resources that this process holds, by kind."""
     files = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
     wakeup = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(wakeup)
@@ -43,7 +43,7 @@ def held() -> dict[str, Any]:
         "hooks": (sys.unraisablehook, sys.excepthook, threading.excepthook),
         "wakeup descriptor": wakeup,
         "threads": sorted(thread.name for thread in threading.enumerate()),
-        # matplotlib never closes its fonts; the folder of the descriptors is open while it is read.
+        # matplotlib never closes its fonts, and the folder of the descriptors is open while it is read.
         "descriptors": sorted(file for file in files if file.suffix != ".ttf" and file.parts[1] != "proc"),
         "environment": dict(os.environ),
     }
@@ -79,9 +79,9 @@ def interrupted() -> None:
 
 
 @pytest.mark.parametrize("run", [fit, refused_option, refused_data, refused_store, failed, interrupted])
-def test_a_fit_gives_back_all_that_it_takes(run: Callable[[], None], workplace: Path) -> None:
+def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Path) -> None:
     close_store_connections()
-    gc.collect()  # what earlier tests have left
+    gc.collect()  # Objects of earlier tests.
     before = held()
     run()
     after = held()
