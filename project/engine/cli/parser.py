@@ -1,5 +1,7 @@
 """The parser of the command line: options come from signatures, without what the data or the training gives."""
 
+import re
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -24,7 +26,18 @@ class FitParser(LightningArgumentParser):
         ValueError: A schedule cannot work here.
     """
 
+    described: Mapping[str, type] = {}
+    """Classes whose options are part of the help, by the name of their setting."""
     _renamed: Mapping[str, str] = {}
+
+    @override
+    def format_help(self) -> str:
+        """Return the help, also of the options of `described`, without the lists of all classes that fit a setting."""
+        parser = FitParser(usage=SUPPRESS, add_help=False)
+        for name, described in self.described.items():
+            parser.add_class_arguments(described, name)
+        described_help = parser.format_help() if self.described else ""
+        return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help()}\n{described_help}")
 
     @override
     def add_class_arguments(
