@@ -136,6 +136,7 @@ class FitCLI(LightningCLI):
             options = [*command.defaults, *command.changes]
         else:
             self.default_settings = flatten(defaults)
+            assert isinstance(parser, FitParser)
             parser.described = {name: resolve_name(defaults[name].class_path) for name in config_groups.CLASSES}
             options = command.changes
         settings: Namespace = parser.parse_args(options, namespace=defaults)

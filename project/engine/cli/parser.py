@@ -1,7 +1,7 @@
 """The parser of the command line: options come from signatures, without what the data or the training gives."""
 
 import re
-from argparse import SUPPRESS
+from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -31,13 +31,13 @@ class FitParser(LightningArgumentParser):
     _renamed: Mapping[str, str] = {}
 
     @override
-    def format_help(self) -> str:
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the help, also of the options of `described`, without the lists of all classes that fit a setting."""
         parser = FitParser(usage=SUPPRESS, add_help=False)
         for name, described in self.described.items():
             parser.add_class_arguments(described, name)
         described_help = parser.format_help() if self.described else ""
-        return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help()}\n{described_help}")
+        return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
 
     @override
     def add_class_arguments(
