@@ -40,7 +40,7 @@ class DigitMasks(ImageDataModule):
         images = draw.integers(0, 60, (len(digits), 32, 32))
         masks = np.zeros((len(digits), 32, 32), np.uint8)
         for image, mask, digit in zip(images, masks, digits, strict=True):
-            for start in draw.integers(0, 24, 3):  # bars that are no digit
+            for start in draw.integers(0, 24, 3):  # Bars, which are not digits.
                 image[draw.integers(32), start : start + 8] = 200
                 image[start : start + 8, draw.integers(32)] = 200
             top, left = draw.integers(0, 17, 2)

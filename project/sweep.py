@@ -43,11 +43,16 @@ def _parser() -> ArgumentParser:
         "--n_trials",
         type=_at_least(1),
         default=8,
-        help="total number of trials, including earlier sweeps of the study (8)",
+        help="total number of trials, including earlier sweeps of the study (default: 8)",
     )
-    add("--n_jobs", type=_at_least(1), default=1, help="number of trials that run at the same time (1)")
-    add("--max_retries", type=_at_least(0), default=1, help="how often a failed trial is repeated (1)")
-    add("--study", help="name of the study; an existing study is continued (DATA-SEARCH)")
+    add("--n_jobs", type=_at_least(1), default=1, help="number of trials that run at the same time (default: 1)")
+    add(
+        "--max_retries",
+        type=_at_least(0),
+        default=1,
+        help="maximum number of repetitions of a failed trial (default: 1)",
+    )
+    add("--study", help="name of the study; an existing study is continued (default: DATA-SEARCH)")
     add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
         "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial "
         "(or of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"

@@ -1,4 +1,4 @@
-"""The versions of requirements.lock as constraints of uv in pyproject.toml: `uv run` resolves to what was tested.
+"""The versions of requirements.lock as constraints of uv in pyproject.toml: `uv run` resolves to the tested versions.
 
 python tools/constraints.py    # `make upgrade` runs it after it has written the lock
 """
@@ -14,16 +14,16 @@ _BLOCK = re.compile(r"^constraint-dependencies = \[\n.*?^\]\n", re.MULTILINE | r
 
 
 def pins(lock: str) -> list[str]:
-    """The pins of a lock with their markers, without hashes: `numpy==2.4.6 ; python_full_version < '3.12'`."""
+    """Return the pins of a lock with their markers, without hashes: `numpy==2.4.6 ; python_full_version < '3.12'`."""
     found = [(name, version, marker.strip()) for name, version, marker in _PIN.findall(lock)]
     return [f"{name}=={version}" + (f" ; {marker}" if marker else "") for name, version, marker in found]
 
 
 def constrained(pyproject: str, constraints: Sequence[str]) -> str:
-    """The text of pyproject.toml with these constraints in the place of those that it has.
+    """Return the text of pyproject.toml with its constraints replaced by these.
 
     Raises:
-        ValueError: It has no list of constraints.
+        ValueError: The text has no list of constraints.
     """
     block = "".join(f"    {json.dumps(constraint)},\n" for constraint in constraints)
     text, count = _BLOCK.subn(lambda _: f"constraint-dependencies = [\n{block}]\n", pyproject)

@@ -40,7 +40,7 @@ def check(name: str) -> None:
 
 
 def pattern(name: str) -> re.Pattern[str]:
-    """Return what matches the name of the package, but not the same word in a sentence."""
+    """Return a pattern that matches the name of the package, but not the same word in a sentence."""
     return re.compile(
         rf"""
         (?<![\w.-]) (?<!^\[) {name} (?= \.[\w{{*] | \\\. | / | \|\w )  # module paths, also in regular expressions
@@ -64,7 +64,7 @@ def rename(old: str, new: str) -> int:
             continue
         try:
             text = path.read_bytes().decode()
-        except UnicodeDecodeError:  # an image, for example
+        except UnicodeDecodeError:  # For example an image.
             continue
         words = re.compile(rf"\b{old}\b") if path.name in ONLY_THE_PACKAGE else pattern(old)
         if (renamed := words.sub(new, text)) != text:

@@ -44,7 +44,7 @@ class ImageFolder(LabelledImages):
     an image. Each file and folder is visited once, even if several links lead to it.
 
     Every file is decoded once before the first training, to find damaged ones. The result, and the decoded images if
-    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are made again if files
+    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are remade if files
     change, and may be removed at any time.
 
     Args:
@@ -135,7 +135,7 @@ class ImageFolder(LabelledImages):
         return self._cached(split, files, cache_path(self.root, f"{split}-{kind}-{digest}.npy"), digest)
 
     def _cached(self, split: Split, files: ImageFiles, kept: Path, digest: str) -> ImageFiles | ImageArray:
-        """Open the decoded images of a split, which are made unless they exist."""
+        """Open the decoded images of a split; decode them if they do not exist."""
         side = self.crop.cached_size
         is_cropped = self.crop.min_area is None
         images = cached(files, kept, side, self.workers, channels_last=not is_cropped)
@@ -155,7 +155,7 @@ class ImageFolder(LabelledImages):
         return [counts, f"left out: {display_name(str(self.left_out))}"] if self.left_out else [counts]
 
     def _checked(self) -> dict[Split, Path]:
-        """Return the tables of all splits, which are made unless they exist."""
+        """Return the tables of all splits; make them if they do not exist."""
         self.left_out, tables, listed = LeftOut(), {}, dict[Split, Listing]()
         for split, folder in self._folders.items():
             listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)

@@ -19,7 +19,7 @@ def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArr
         read: Reads images (N, C, H, W) uint8 and labels (N,).
 
     Raises:
-        OSError: There is no room for the files.
+        OSError: The disk has no space for the files.
     """
     digest = files_digest(folder, sorted(folder.glob("[!.]*")))
     kept = {kind: cache_path(folder, f"{name}-{kind}-{digest}.npy") for kind in ("images", "labels")}

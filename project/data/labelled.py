@@ -1,4 +1,4 @@
-"""The base class of image classification's datasets: images with class labels."""
+"""The base class of datasets for image classification: images with class labels."""
 
 from collections.abc import Sequence
 from typing import ClassVar

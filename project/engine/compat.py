@@ -108,9 +108,9 @@ def log_step(trainer: Trainer) -> None:
 
 
 def is_last_step(trainer: Trainer) -> bool:
-    """Whether no training step follows the one that has just been done: of `max_steps`, of `max_epochs`, or stopped.
+    """Return whether the step just done is the last one, because of `max_steps`, `max_epochs` or a stop.
 
-    Lightning decides it in `_FitLoop.done`, which counts an epoch only after its validation, and logs.
+    Lightning decides this in `_FitLoop.done`, which counts an epoch only after its validation, and logs.
     """
     loop = trainer.fit_loop
     steps_done = 0 <= loop.max_steps <= trainer.global_step

@@ -1,4 +1,4 @@
-"""What the engine asks of data, with a default for each answer, so that any LightningDataModule works."""
+"""The properties of data that the engine reads, with defaults, so that any LightningDataModule works."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple

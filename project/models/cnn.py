@@ -46,7 +46,7 @@ class CNN(nn.Module):
         side = image_size
         for channels_in, channels_out in zip([in_channels, *widths], widths, strict=False):
             convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=padding)
-            # Pooling first gives what ReLU first would, with a quarter of ReLU's work.
+            # Pooling before ReLU has the same result as after it, with a quarter of ReLU's work.
             layers += [convolution, nn.MaxPool2d(2), nn.ReLU()]
             side = (side if padding == "same" else side + 2 * padding - kernel_size + 1) // 2
         side = feature_size or side

@@ -15,7 +15,7 @@ class TorchvisionModel(nn.Module):
         dropout: Probability in [0, 1) for the model's own dropout layers; None keeps the model's.
 
     Raises:
-        ValueError: There is no such model, or the images have neither 1 nor 3 channels.
+        ValueError: torchvision has no such model, or the images have neither 1 nor 3 channels.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class TorchvisionModel(nn.Module):
 
 
 def classification_models() -> list[str]:
-    """Names of torchvision's classification models."""
+    """List the names of torchvision's classification models."""
     import torchvision.models
 
     return list(list_models(module=torchvision.models))

@@ -24,7 +24,7 @@ class ImageClassifier(ImageTask):
     Args:
         net: Called with `num_classes`, `in_channels` and `image_size`, returns a module that maps
             normalised images (N, C, H, W) to logits (N, num_classes).
-        num_classes: Number of classes; comes from the data, as does the next one.
+        num_classes: Number of classes; comes from the data, as does the next argument.
         class_names: Names of the classes, by label; without them there is no report.
         loss: Makes the loss of logits (N, num_classes) and labels: int64 (N,), or shares of each class
             (N, num_classes), which mixed images and smoothed labels have.

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def drawable(names: Sequence[str]) -> list[str]:
-    """Labels for class names: long names are shortened; those that no installed font draws become their numbers."""
+    """Make labels for class names: long names are shortened; names that no installed font draws become numbers."""
     _, unknown = _fonts(frozenset("".join(names)))
     unreadable = {name for name in names if not name.strip() or not unknown.isdisjoint(name)}
     if unreadable:
@@ -66,7 +66,8 @@ def mistakes_figure(
     rows = max(1, -(-len(images) // _COLUMNS))
     figure = Figure(figsize=(2 * _COLUMNS, 2.4 * rows + 0.5))
     figure.suptitle("Worst mistakes: true → predicted (probability)" if len(images) else "No mistakes")
-    axes = figure.add_axes((0, 0, 1, 1 - 0.5 / (2.4 * rows + 0.5)))  # one for all: each costs what 20 images cost
+    # All images share one axes, because making an axes takes as long as drawing 20 images.
+    axes = figure.add_axes((0, 0, 1, 1 - 0.5 / (2.4 * rows + 0.5)))
     axes.axis("off")
     plain = _plain([*truth, *guesses])
     for place, (image, true, guess, share) in enumerate(zip(images, truth, guesses, confidence, strict=True)):
@@ -90,14 +91,14 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _plain(labels: Sequence[str]) -> dict[str, Any]:
-    """Properties of a text that is drawn as it is: dollars are not mathematics, fonts are those that know it."""
+    """Return properties that draw a text literally: dollars are not mathematics, and its fonts have all letters."""
     families, _ = _fonts(frozenset("".join(labels)))
     return {"family": families, "parse_math": False}
 
 
 @cache
 def _fonts(letters: frozenset[str]) -> tuple[list[str], set[str]]:
-    """Font families that draw the letters, matplotlib's default first, and the letters that no installed font has."""
+    """Return font families that draw the letters, matplotlib's default first, and the letters that no font has."""
     families, default = [_DEFAULT_FONT], get_font(findfont(_DEFAULT_FONT)).get_charmap()
     unknown = {letter for letter in letters if ord(letter) not in default or not letter.isprintable()}
     for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", str(font.weight) != "400")):
@@ -107,7 +108,7 @@ def _fonts(letters: frozenset[str]) -> tuple[list[str], set[str]]:
             continue
         try:
             characters = get_font(font.fname).get_charmap()
-        except (RuntimeError, OSError):  # a font of bitmaps, such as emoji in colour, or one that was removed
+        except (RuntimeError, OSError):  # A bitmap font, such as colour emoji, or a font that was removed.
             continue
         if found := {letter for letter in unknown if ord(letter) in characters and letter.isprintable()}:
             families.append(font.name)

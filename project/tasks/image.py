@@ -19,7 +19,7 @@ class ImageTask(Task):
     Args:
         net: Makes a module that maps normalised images (N, C, H, W) to its outputs.
         outputs: First argument of `net`, such as the number of classes.
-        in_channels: Channels of the images; comes from the data, as do the next three.
+        in_channels: Channels of the images; comes from the data, as do the next three arguments.
         image_size: Side of the images in pixels.
         mean: Mean of each channel, of images in [0, 1].
         std: Standard deviation of each channel, of images in [0, 1].

@@ -10,7 +10,7 @@ _LARGEST = 1024
 
 
 def refusal(build: Callable[[int], nn.Module], channels: int, size: int) -> str | None:
-    """Why the model that `build(size)` returns cannot run on square images of `size` pixels; None where it can.
+    """Return why the model of `build(size)` cannot run on square images of `size` pixels; None if it can.
 
     Nothing is computed: tensors on the meta device have a shape and no content.
     """
@@ -18,7 +18,7 @@ def refusal(build: Callable[[int], nn.Module], channels: int, size: int) -> str 
         try:
             build(size)(torch.empty(2, channels, size, size))
         except (RuntimeError, ValueError, AssertionError) as error:
-            if "meta" in str(error):  # the net looks at values, which only training can show it
+            if "meta" in str(error):  # The net reads values, which meta tensors do not have.
                 return None
             return " ".join(str(error).split())
     return None
@@ -27,7 +27,7 @@ def refusal(build: Callable[[int], nn.Module], channels: int, size: int) -> str 
 def accepted_sizes(build: Callable[[int], nn.Module], channels: int) -> str:
     """Describe the sizes up to 1,024 pixels that the model takes: `529 to 544`, `16 or more`, or nothing.
 
-    The sizes are assumed to be one interval; a grid finds it, a fine one where a coarse one misses it, and
+    The sizes are assumed to be one interval; a grid finds it (a fine one if a coarse one misses it), and
     bisection measures it.
     """
 

@@ -131,7 +131,7 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._ended = True  # what is saved from here on says so, unlike what is saved in a validation
+        self._ended = True  # Checkpoints from here on contain this mark; those of a validation do not.
         # This callback averages the weights after the last validation.
         averaged = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
         unknown = (averaged or self._validated_step != trainer.global_step) and not trainer.fast_dev_run  # type: ignore[attr-defined]

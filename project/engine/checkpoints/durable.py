@@ -160,7 +160,7 @@ def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def is_valid(path: Path) -> bool:
-    """Whether a checkpoint is complete, none of its bytes has changed, and it holds a state and no code."""
+    """Return whether a checkpoint is complete and unchanged, and contains a state and no code."""
     return read_valid(path) is not None
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 class FiniteLoss(Callback):
     """Stops when the loss is NaN or infinite.
 
-    The loss is looked at once in every logging interval and before each checkpoint, as a look makes a GPU wait.
+    The loss is checked once per logging interval and before each checkpoint, because a check makes a GPU wait.
 
     Args:
-        every_n_steps: Steps between two looks, the trainer's `log_every_n_steps`.
+        every_n_steps: Steps between two checks, the trainer's `log_every_n_steps`.
 
     Raises:
         FloatingPointError: The loss is not finite; on every rank at the same step.

@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def holds_weights_only(state: dict[str, Any]) -> bool:
-    """Whether a state was saved by Lightning, but without what a run needs to resume."""
+    """Return whether Lightning saved a state without the parts that a run needs to resume."""
     return "loops" in state and "optimizer_states" not in state
 
 
@@ -40,7 +40,7 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
         found = f"; damaged or with code in it: {', '.join(damaged)}" if damaged else ""
         found += f"; without optimizer state: {', '.join(weights_only)}" if weights_only else ""
         raise FileNotFoundError(
-            f"--resume: there is no valid checkpoint in {folder}{found}; start anew without --resume"
+            f"--resume: there is no valid checkpoint in {folder}{found}; start a new run without --resume"
         )
     return None
 

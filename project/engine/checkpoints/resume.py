@@ -15,7 +15,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.schedule import batches_per_step, move_to
 
 _ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
-"""What torch's schedules add to the settings of an optimizer."""
+"""Settings that torch's schedules add to an optimizer."""
 
 
 class CurrentSettings(Callback):
@@ -165,7 +165,7 @@ def _lacking_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> st
 
 
 def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:
-    """What a checkpoint holds of a datamodule; empty where it holds nothing."""
+    """Return the state of a datamodule in a checkpoint; empty if it has none."""
     state: dict[str, Any] = _read(path).get(type(datamodule).__qualname__, {})
     return state
 

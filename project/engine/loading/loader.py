@@ -154,7 +154,7 @@ def check_same_batches(state: LoaderState, sampler: EpochBatches, targets: Tenso
         limit: Number of batches after which an epoch would end now; None means all.
 
     Raises:
-        ValueError: It says what is other.
+        ValueError: The batches differ; the message names the difference.
     """
     now = _state(sampler, _checksum(targets), state["epoch"], state["batches"], limit)
     was = now | state

@@ -190,9 +190,8 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
             )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # for a step that does not reach `high`, which is refused below
+            # Optuna warns of a step that does not reach `high`; this is refused below.
+            warnings.simplefilter("ignore", UserWarning)
             made = _DISTRIBUTIONS[kind](**arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"--search: {path}: {key}: {error}") from error

@@ -14,13 +14,13 @@ RUN_ID_VARIABLE = "PROJECT_RUN_ID"
 
 
 def launch_tag() -> dict[str, str]:
-    """A tag that all attempts of one `torchrun` share; nothing where it did not start this process."""
+    """Return a tag that all attempts of one `torchrun` share; empty if torchrun did not start this process."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name is None:
         return {}
     if name == "none" and os.environ["GROUP_WORLD_SIZE"] != "1":
-        return {}  # each node has a launcher of its own, and nothing here says that they belong together
-    if name == "none":  # it was given no --rdzv-id: the launcher outlives its attempts
+        return {}  # Each node has its own launcher, and the environment does not show that they belong together.
+    if name == "none":  # Without --rdzv-id, the launcher identifies the run: it outlives its attempts.
         name = ":".join(owner_tags(os.getppid()).values())
     return {TAG: name}
 

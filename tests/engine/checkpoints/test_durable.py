@@ -63,7 +63,7 @@ def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no valid checkpoint"):
         newest_checkpoint(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"damaged or with code in it: \S*last\.ckpt; start anew"):
+    with pytest.raises(FileNotFoundError, match=r"damaged or with code in it: \S*last\.ckpt; start a new run"):
         newest_checkpoint(tmp_path)
 
 
