@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from urllib.parse import quote
 
 HIDDEN = "***"
@@ -36,6 +37,7 @@ _ASSIGNED = re.compile(r"""(?<![\w-])([\w-]++)(["']?\s*[:=]\s*)(["'])([^"'\n]+)\
 _SHORTEST = 6
 
 
+@lru_cache(4096)  # The names of all variables are checked for each setting.
 def is_secret_name(name: str) -> bool:
     """Return whether a variable, setting or file has the name of a secret, like `api_token` and unlike `token_dim`."""
     if _SECRET_NAME.search(name):
