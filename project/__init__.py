@@ -1,4 +1,4 @@
-"""A PyTorch Lightning project: parallel, asynchronous, and tracked in MLflow."""
+"""A PyTorch Lightning project with parallel training, asynchronous loading, and tracking in MLflow."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Deliver what runs could not deliver because the MLflow store was unavailable or their process died.
+"""Deliver records and files that runs could not deliver because the MLflow store was unavailable or their process died.
 
 python -m project.sync
 """
@@ -20,7 +20,7 @@ from project.engine.tracking.secrets import redact
 def main(argv: Sequence[str]) -> None:
     """Exit with 1 if some records remain, 2 if the store does not respond."""
     configure_process()
-    ArgumentParser(prog="python -m project.sync", description="Deliver what runs could not deliver.").parse_args(argv)
+    ArgumentParser(prog="python -m project.sync", description="Deliver what is left of earlier runs.").parse_args(argv)
     console = Console(highlight=False)
     with exit_on_bad_input():
         client = store.connect()

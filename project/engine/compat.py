@@ -1,4 +1,4 @@
-"""Every use of private parts of other libraries, with its reason; `tests/engine/test_compat.py` holds what they do."""
+"""Every use of private parts of other libraries, with its reason; `tests/engine/test_compat.py` tests them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the default one, and how any of them gets its length and its position.
+"""Learning-rate schedules: the default one, and the length and the position of any schedule.
 
 A schedule is a function of its settings and of the number of steps done. A checkpoint therefore contributes that
 number alone: a resumed run builds its schedule from its own settings, and moves it to the step that it resumes at.

@@ -1,4 +1,4 @@
-"""The base class of tasks: what is learned, and what the engine asks about it."""
+"""The base class of tasks: the objective of training, and the properties that the engine reads."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -34,19 +34,19 @@ class Task(LightningModule):
     """Trains a net on pairs of inputs and targets, and logs loss and metrics as STAGE/NAME.
 
     Args:
-        net: Maps inputs to outputs; what is trained.
+        net: The trained module, which maps inputs to outputs.
         loss: Maps outputs and targets to a scalar.
         metrics: Metrics of outputs and targets, by name. Each stage has its own copy.
-        optimizer: Called with the groups of `parameter_groups`.
-        lr_schedule: Called with the optimizer; any class of torch.optim.lr_scheduler that follows the step.
-            Its unit of time is a step of the optimizer. `T_max` and `total_iters` are those of the whole training
-            unless they are given, and `total_steps` always is.
-        compile: Compile the net with `torch.compile`; a sharded net cannot be.
+        optimizer: Makes the optimizer from the groups of `parameter_groups`.
+        lr_schedule: Makes the schedule from the optimizer; any class of torch.optim.lr_scheduler that depends only on
+            the step. It advances after each optimizer step. `T_max` and `total_iters` default to the length of the
+            training; `total_steps` is always that length.
+        compile: Compile the net with `torch.compile`; a sharded net cannot be compiled.
         channels_last: Keep images and weights in the NHWC memory format; sharded weights stay contiguous.
 
     Attributes:
         monitor: Metric of the validation that selects the best checkpoint.
-        from_data: Arguments of the constructor that are attributes of the data; they are no options.
+        from_data: Arguments of the constructor that come from attributes of the data; they are not options.
     """
 
     monitor: str = "val/loss"

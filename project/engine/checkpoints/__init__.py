@@ -1,4 +1,4 @@
-"""Checkpoints of a run: durable files, what is kept, what can be resumed."""
+"""Checkpoints of a run: durable files, their retention, and resuming from them."""
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.engine.checkpoints.durable import DurableCheckpointIO

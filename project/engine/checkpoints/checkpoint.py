@@ -19,18 +19,18 @@ _log = logging.getLogger(__name__)
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, the one before it, `previous.ckpt`, and the best checkpoint, `best-epochNNN.ckpt`.
+    """Keeps `last.ckpt`, its predecessor `previous.ckpt`, and the best checkpoint `best-epochNNN.ckpt`.
 
     The last and the best one are saved after the validation of every `every_n_epochs`-th epoch, and when training
-    ends, for whatever reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among
+    ends, for any reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among
     them, it is validated before training ends. Of equal scores the latest is best: a small validation set has many,
     and training continued.
 
     Without such a metric there is no best checkpoint; the last one is tested.
 
     Args:
-        monitor: Metric of the validation that selects the best checkpoint; null is the one that the model declares.
-        mode: Whether small or large values of it are better; null is what the model declares.
+        monitor: Metric of the validation that selects the best checkpoint; null selects that of the model.
+        mode: Whether small or large values of the metric are better; null selects the mode that the model declares.
         every_n_epochs: Epochs between checkpoints.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Training that has gone wrong stops, before it overwrites the last good checkpoint."""
+"""The check that the loss is finite; it stops training before the last good checkpoint is overwritten."""
 
 from collections.abc import Mapping
 from typing import Any

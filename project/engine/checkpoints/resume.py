@@ -1,4 +1,4 @@
-"""Resuming from a checkpoint: what must fit it, and which settings win over it."""
+"""Resuming from a checkpoint: the settings that must match it, and the settings that override it."""
 
 from inspect import signature
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The rule of config groups: `--GROUP NAME` stands for `--config configs/GROUP/NAME.yaml`.
+"""The rule of config groups: `--GROUP NAME` is short for `--config configs/GROUP/NAME.yaml`.
 
 A new YAML file in a folder is a new choice. Files in `configs/GROUP/` of the current folder are choices too, and
 override files of the same name in the package. A YAML file may name groups under the key `groups`. They are read before
@@ -35,7 +35,7 @@ USAGE = """python -m project.fit [--data NAME] [--model NAME] [--strategy NAME] 
 def description() -> str:
     """Describe the groups and their choices for `--help`."""
     lines = [f"--{group} NAME: {', '.join(choices(group))}" for group in GROUPS]
-    return "--GROUP NAME stands for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". All settings:"
+    return "--GROUP NAME is short for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". All settings:"
 
 
 def base(chosen: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Bad input ends a command with exit code 2 and at most three lines, without a traceback."""
+"""The exit of a command after bad input: exit code 2 and at most three lines, without a traceback."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The parser of the command line: options come from signatures, without what the data or the training gives."""
+"""The parser of the command line: options come from signatures, without arguments set by data or training."""
 
 import re
 from argparse import SUPPRESS, HelpFormatter

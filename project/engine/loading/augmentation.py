@@ -23,13 +23,13 @@ class Augmentation:
     Args:
         crop_padding: Largest random shift in pixels; 0 disables it.
         horizontal_flip: Mirror each image with probability one half.
-        random_resized_crop: Take a random part of each image, of at least this share of its area, in (0, 1]; ImageNet's
-            usual 0.08 is for long trainings. None disables it.
+        random_resized_crop: Take a random part of each image, of at least this share of its area, in (0, 1]. The usual
+            0.08 of ImageNet is for long trainings. None disables it.
         cutout: Side in pixels of a square that is blacked out in each image; 0 disables it.
         mixup: Blend images in pairs, with ratios from Beta(mixup, mixup); 0 disables it.
         cutmix: Paste boxes between images, with areas from Beta(cutmix, cutmix); if mixup is also set, mixup comes
             first; 0 disables it.
-        extra: Augmentations of your own, called in this order before mixup, each with keys of its own.
+        extra: Your own augmentations, called in this order before mixup; each has its own keys.
     """
 
     crop_padding: int = 0

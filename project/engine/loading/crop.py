@@ -1,4 +1,4 @@
-"""The part of each image that is cut out and resized; wherever images come from, this decides it.
+"""The crop of each image, the same for all sources of images.
 
 Files are cropped by the threads that decode them, from the boxes of `Crop.boxes`. Images in memory are cropped as a
 whole batch, on the device, by `Crop.__call__`.

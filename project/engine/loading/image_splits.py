@@ -1,4 +1,4 @@
-"""Images with targets of any kind: their options, their splits, and what is known about them before a training."""
+"""Images with targets of any kind: their options, their splits, and their properties before training."""
 
 from abc import abstractmethod
 from typing import ClassVar, Literal
@@ -29,7 +29,7 @@ class ImageSplits(DescribedDataModule):
     Args:
         batch_size: Images per step and device.
         val_fraction: Share of the training images kept for validation if there is no val, in (0, 1).
-        split_seed: Seed of this choice and of the order of training images.
+        split_seed: Seed of the validation split and of the order of training images.
         image_size: Side of the images in pixels; None keeps the dataset's size.
         channels: Number of channels; 3 repeats grey images into three channels, None keeps the dataset's number.
         augmentation: Random changes of training images.

@@ -1,4 +1,4 @@
-"""The parts of the machine that trials get: GPUs of their own, and an equal number of CPU cores."""
+"""The share of the machine that each trial gets: its own GPUs, and an equal number of CPU cores."""
 
 from collections.abc import Sequence
 

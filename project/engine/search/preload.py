@@ -1,6 +1,6 @@
-"""The module that the server of trials imports: it does once what each fit would otherwise do at its start.
+"""The module that the forkserver of trials imports: it does work once that each fit would otherwise repeat.
 
-It works when it is imported, because multiprocessing's server can only import modules.
+The work is done at import, because multiprocessing's server can only import modules.
 """
 
 import atexit

@@ -1,1 +1,1 @@
-"""Everything about a run in MLflow: its life, its metrics, where it came from, what it made."""
+"""A run in MLflow: its status, its metrics, its provenance and its artifacts."""

@@ -1,4 +1,4 @@
-"""A fit with everything around it: checks before its MLflow run, and what is given back after it."""
+"""A fit with everything around it: checks before its MLflow run, and the release of its resources."""
 
 import os
 from collections.abc import Iterator, Sequence
