@@ -325,7 +325,7 @@ def test_one_ctrl_c_lets_trials_finish_and_a_second_stops_them(tmp_path: Path, s
     assert process.wait(120) == 130
     assert sweep.states == {TrialState.COMPLETE: 1}
     process = sweep.start("--max_retries", "0")
-    sweep.trains()  # of the complete one its weights alone are left
+    sweep.trains()  # Only the weights of the complete trial are left.
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
