@@ -32,8 +32,8 @@ MLFLOW_LOCATIONS = (
 )
 """Columns of MLflow's SQL store that hold absolute paths of artifacts.
 
-MLflow makes each path absolute when an experiment is created, and has no call that changes it: a folder that is moved
-leaves its artifacts behind. https://github.com/mlflow/mlflow/issues/3144
+MLflow makes each path absolute when an experiment is created, and has no call that changes it, so that the
+artifacts of a moved folder are not found. https://github.com/mlflow/mlflow/issues/3144
 """
 
 
@@ -76,7 +76,7 @@ def run_exit_handlers() -> None:
 def preloaded_forkserver(module: str) -> Iterator[None]:
     """Run the server of multiprocessing's start method `forkserver`, which imports a module, for a block of code.
 
-    A server that runs already is left as it is. multiprocessing has no public call that starts or ends its server:
+    A server that runs already is not changed. multiprocessing has no public call that starts or ends its server:
     https://docs.python.org/3/library/multiprocessing.html#contexts-and-start-methods
     """
     from multiprocessing import forkserver
@@ -94,16 +94,16 @@ def preloaded_forkserver(module: str) -> Iterator[None]:
 
 
 def set_signal_handlers(trainer: Trainer, register: Callable[[], None]) -> None:
-    """Have Lightning call `register` when a fit starts, instead of registering its own handlers of signals.
+    """Make Lightning call `register` when a fit starts, instead of registering its own signal handlers.
 
-    Its handler of SIGTERM runs a collective, which hangs if only one rank got the signal.
+    Its handler of SIGTERM runs a collective, which hangs if only one rank received the signal.
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/connectors/signal_connector.py
     """
     trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
 
 
 def log_step(trainer: Trainer) -> None:
-    """Log the metrics of the present training step, which Lightning does after `on_train_batch_end`."""
+    """Log the metrics of the current training step, which Lightning does after `on_train_batch_end`."""
     trainer._logger_connector.update_train_step_metrics()
 
 
@@ -120,10 +120,10 @@ def is_last_step(trainer: Trainer) -> bool:
 
 
 def validate_last_step(trainer: Trainer, *, resumed_in_validation: bool) -> None:
-    """Let this fit validate after its last step, too, wherever in an epoch it is.
+    """Make this fit also validate after its last step, at any position in an epoch.
 
     Lightning validates by `val_check_interval` and `check_val_every_n_epoch` alone, so that the weights of the last
-    step have no score: https://github.com/Lightning-AI/pytorch-lightning/issues/9855
+    step may have no score: https://github.com/Lightning-AI/pytorch-lightning/issues/9855
 
     Args:
         trainer: At the start of training.
@@ -142,7 +142,7 @@ def validate_last_step(trainer: Trainer, *, resumed_in_validation: bool) -> None
 
 
 def validate(trainer: Trainer) -> None:
-    """Validate when training has ended, as Lightning does after a training step, and with the number of that step."""
+    """Validate after the end of training, with the number of the last training step."""
     if trainer.enable_validation:
         loop = trainer.fit_loop.epoch_loop
         loop._batches_that_stepped -= 1
@@ -163,9 +163,9 @@ def merge_into(metric: Metric, state: dict[str, Tensor]) -> None:
 
 
 def cached_storage(storage: RDBStorage) -> BaseStorage:
-    """Put Optuna's cache of finished trials before a database, as a study does with an `RDBStorage` that it is given.
+    """Put Optuna's cache of finished trials before a database, as a study does with an `RDBStorage`.
 
-    A study with a storage that wraps one has no cache, and reads all trials at each look. Optuna calls the function
+    A study with a storage that wraps one has no cache, and reads all trials each time. Optuna calls the function
     internal: https://github.com/optuna/optuna/blob/master/optuna/storages/__init__.py
     """
     from optuna.storages import get_storage
@@ -174,7 +174,7 @@ def cached_storage(storage: RDBStorage) -> BaseStorage:
 
 
 def take_over(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
-    """Return a trial of another process as one that this process runs; `Study.ask` returns new trials alone.
+    """Return a trial of another process as one that this process runs; `Study.ask` returns only new trials.
 
     https://github.com/optuna/optuna/blob/v4.0.0/optuna/trial/_trial.py
     """

@@ -86,5 +86,5 @@ class _Undeclared(DescribedDataModule):
 
 
 def described(datamodule: LightningDataModule) -> DescribedDataModule:
-    """Return the datamodule itself if it describes its data, else answers that declare only its name."""
+    """Return the datamodule itself if it describes its data, else a description with only its name."""
     return datamodule if isinstance(datamodule, DescribedDataModule) else _Undeclared(datamodule)

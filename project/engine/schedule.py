@@ -1,7 +1,7 @@
 """Learning-rate schedules: the default one, and the length and the position of any schedule.
 
-A schedule is a function of its settings and of the number of steps done. A checkpoint therefore contributes that
-number alone: a resumed run builds its schedule from its own settings, and moves it to the step that it resumes at.
+A schedule is a function of its settings and of the number of steps done. Of a checkpoint, only this number is used: a
+resumed run builds its schedule from its own settings, and moves it to the step of the checkpoint.
 """
 
 import math
@@ -16,21 +16,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 ScheduleCallable = Callable[..., LRScheduler]
-"""Makes a schedule of an optimizer, which is its first argument."""
+"""Called with an optimizer as its first argument, makes a schedule."""
 
 LENGTHS = ("total_steps", "T_max", "total_iters")
-"""Parameters of schedules that are a number of steps: that of the training, unless another one is given."""
+"""Parameters of schedules that are a number of steps. Their default is the length of the training."""
 
 REFUSED = {
-    "LRScheduler": "it is what all schedules derive from",
-    "ReduceLROnPlateau": "it follows a metric, and a schedule follows the step here",
-    "SequentialLR": "it takes schedules that are made already; write a class of your own that combines them",
-    "ChainedScheduler": "it takes schedules that are made already; write a class of your own that combines them",
+    "LRScheduler": "it is the base class of all schedules",
+    "ReduceLROnPlateau": "it follows a metric, but schedules follow the step here",
+    "SequentialLR": "its arguments are schedules; write a class of your own that combines them",
+    "ChainedScheduler": "its arguments are schedules; write a class of your own that combines them",
 }
-"""Schedules that cannot be chosen, and why."""
+"""Schedules that cannot be chosen, with the reason."""
 
 NOT_OPTIONS = ("epochs", "steps_per_epoch", "last_epoch")
-"""Parameters of schedules that nobody sets: the length in another way, and the position."""
+"""Parameters of schedules that are no options: other forms of the length, and the position."""
 
 
 class WarmupCosine(LambdaLR):
@@ -66,15 +66,15 @@ def make_schedule(make: ScheduleCallable, optimizer: Optimizer, steps: int) -> L
 
     Args:
         make: A class of schedules, or a function that returns one, perhaps with settings bound by `partial`.
-        optimizer: Its learning rates are the ones that the schedule changes.
-        steps: Length of the training. A parameter of `LENGTHS` that is not set gets it, by its name.
+        optimizer: The optimizer whose learning rates the schedule changes.
+        steps: Length of the training. It is the value of each parameter of `LENGTHS` that is not set.
 
     Raises:
         ValueError: The settings are out of their range.
     """
     settings = make.keywords if isinstance(make, partial) else {}
     if (given := settings.get("total_steps")) is not None:
-        raise ValueError(f"total_steps: got {given}; it is always that of the training, see --max_epochs")
+        raise ValueError(f"total_steps: got {given}; it is always the length of the training, see --max_epochs")
     names = [name for name in LENGTHS if name in {*signature(make).parameters, *settings}]
     return make(optimizer, **{name: steps for name in names if settings.get(name) is None})
 
@@ -84,7 +84,7 @@ def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
 
     Args:
         make: See `make_schedule`.
-        optimizer: One that is not used for training.
+        optimizer: An optimizer that is not used for training.
 
     Raises:
         ValueError: Its settings are impossible.
@@ -99,9 +99,9 @@ def check_schedule(make: ScheduleCallable, optimizer: Optimizer) -> None:
 
 
 def move_to(schedule: LRScheduler, step: int) -> None:
-    """Step a new schedule until it is where it was after `step` steps.
+    """Move a new schedule to its position after `step` steps.
 
-    Many schedules define a rate only by the one before. A million steps take about ten seconds.
+    Many schedules define a rate only by the previous one. A million steps take about ten seconds.
     """
     with warnings.catch_warnings():
         # The optimizer has done its steps in an earlier process.
@@ -111,8 +111,8 @@ def move_to(schedule: LRScheduler, step: int) -> None:
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Count the steps of a whole training: those that are done, and those that remain with its settings."""
-    planned = int(trainer.estimated_stepping_batches)  # loads the data if they are not yet loaded
+    """Return the steps of a whole training: those that are done, and those that remain with its settings."""
+    planned = int(trainer.estimated_stepping_batches)  # It loads the data if they are not loaded.
     if trainer.max_epochs is None or trainer.max_epochs < 0:
         return planned
     loop = trainer.fit_loop

@@ -31,7 +31,7 @@ Mode = Literal["min", "max"]
 
 
 class Task(LightningModule):
-    """Trains a net on pairs of inputs and targets, and logs loss and metrics as STAGE/NAME.
+    """The training of a net on pairs of inputs and targets; loss and metrics are logged as STAGE/NAME.
 
     Args:
         net: The trained module, which maps inputs to outputs.
@@ -59,7 +59,7 @@ class Task(LightningModule):
         metrics: MetricCollection | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_schedule: ScheduleCallable = WarmupCosine,
-        compile: bool = False,  # noqa: A002  # torch's word for it
+        compile: bool = False,  # noqa: A002  # as in torch.compile
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -70,10 +70,10 @@ class Task(LightningModule):
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self.train_loss = MeanMetric(nan_strategy="disable")  # a look at the values would make a GPU wait
+        self.train_loss = MeanMetric(nan_strategy="disable")  # Reading the values would make a GPU wait.
         self._epoch_has_sums = self._epoch_is_logged = False
 
-    # What a subclass may change.
+    # Methods that a subclass may override.
 
     def training_targets(self, targets: Tensor) -> Tensor:
         """Return the targets of the loss in training, such as smoothed labels."""
@@ -99,7 +99,7 @@ class Task(LightningModule):
         """Return what is stored with the served model, such as names of outputs."""
         return {}
 
-    # What the engine asks.
+    # Methods that the engine calls.
 
     def logged_metrics(self) -> set[str]:
         """Return the names of all metrics that the task logs."""
@@ -187,7 +187,7 @@ class Task(LightningModule):
         return {"train/loss_epoch": self.train_loss, **dict(_named(self.train_metrics))}
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch; if it was resumed after its validation, for the callbacks alone."""
+        """Log the metrics of the epoch; after a resume from the end of its validation, only callbacks get them."""
         if self._epoch_is_logged:
             for name, metric in self._epoch_metrics().items():
                 self.trainer.callback_metrics[name] = metric.compute()
@@ -236,7 +236,7 @@ def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) ->
     Args:
         model: Declares both by its attributes `monitor` and `mode`, unless it is a `Task`, which knows its metrics.
         monitor: The metric, if it is given.
-        mode: The direction, if it is given.
+        mode: Whether small or large values are better, if it is given.
 
     Raises:
         ValueError: The model does not log the metric, or nothing declares the direction.

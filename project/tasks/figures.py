@@ -1,4 +1,4 @@
-"""Pictures of a model's mistakes."""
+"""Figures of a classifier's mistakes."""
 
 import logging
 from collections import Counter
@@ -42,7 +42,7 @@ def drawable(names: Sequence[str]) -> list[str]:
 
 
 def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
-    """Draw a confusion matrix (classes, classes), rows the truth, columns the prediction, int counts."""
+    """Draw a confusion matrix (classes, classes) of counts; rows are true classes, columns predictions."""
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     labelled, longest = len(names) <= _MOST_LABELS, max(map(len, names))
     side = 2.5 + 0.4 * min(len(names), _MOST_LABELS) + labelled * _INCHES_PER_LETTER * longest
@@ -62,7 +62,7 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
 def mistakes_figure(
     images: Tensor, truth: Sequence[str], guesses: Sequence[str], confidence: Sequence[float]
 ) -> Figure:
-    """Draw images (N, C, H, W) uint8 in a grid, each with its class, the guess and its probability."""
+    """Draw images (N, C, H, W) uint8 in a grid, each with its class, the prediction and its probability."""
     rows = max(1, -(-len(images) // _COLUMNS))
     figure = Figure(figsize=(2 * _COLUMNS, 2.4 * rows + 0.5))
     figure.suptitle("Worst mistakes: true → predicted (probability)" if len(images) else "No mistakes")

@@ -20,15 +20,15 @@ from project.tasks.figures import confusion_figure, drawable, mistakes_figure
 _SHOWN = 25
 _FOLDERS = {TrainerFn.VALIDATING: "val", TrainerFn.TESTING: "test"}
 
-Mistakes = tuple[Tensor, ...]  # probability (N,), images (N, C, H, W), labels (N,), guesses (N,); the worst first
+Mistakes = tuple[Tensor, ...]  # probability (N,), images (N, C, H, W), labels (N,), predictions (N,); the worst first
 
 
 class ClassificationReport(Callback):
-    """Logs a confusion matrix, the accuracy of each class and a grid of the most confident mistakes.
+    """A confusion matrix, the accuracy per class and a grid of the most confident mistakes.
 
-    The report is made by `trainer.test`, and by `trainer.validate` if that scores the run; validation within a fit
-    makes none. It expects batches of images (N, C, H, W) uint8 and labels (N,), and `test_step` or
-    `validation_step` to return logits (N, classes). The images of all ranks count. An error in it does not end the run.
+    `trainer.test` makes the report, and `trainer.validate` if it scores the run; validation within a fit makes none.
+    Batches are images (N, C, H, W) uint8 and labels (N,); `test_step` and `validation_step` return logits (N, classes).
+    The images of all ranks count. An error in the report does not end the run.
 
     Args:
         class_names: Names of the classes, by label.
@@ -73,7 +73,7 @@ class ClassificationReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._active:
             return
-        # Every rank takes part in the sums, also one that failed; the first one draws.
+        # All ranks take part in the sums, also those that failed; the first one draws.
         mine = None if self._failed else tuple(part.cpu() for part in self._worst[0])
         worst: list[Any] = [mine]
         if trainer.world_size > 1:
@@ -86,7 +86,7 @@ class ClassificationReport(Callback):
                     self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, *_most_confident(worst))  # type: ignore[index]
         elif not self._failed:
             with self._best_effort():
-                raise RuntimeError("another rank could not take part")
+                raise RuntimeError("the report failed on another rank")
 
     on_validation_epoch_start = on_test_epoch_start
     on_validation_batch_end = on_test_batch_end

@@ -192,7 +192,7 @@ def test_a_killed_fit_is_closed_by_the_next_one_and_can_be_resumed(tmp_path: Pat
     assert (still.code, "is still running; stop it first" in still.output) == (2, True)
     (last,) = tmp_path.glob("mlruns/checkpoints/*/last.ckpt")
     epochs = torch.load(last, weights_only=True)["epoch"] + 1
-    assert "give it more" in fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs - 1)).output
+    assert "; give " in fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs - 1)).output
     done = fit(tmp_path, "--resume", run_id, "--max_epochs", str(epochs + 1))
     assert done.code == 0, done.output
     assert done.run.info.run_id == run_id

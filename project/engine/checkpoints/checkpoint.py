@@ -26,7 +26,7 @@ class RunCheckpoint(Checkpoint):
     them, it is validated before training ends. Of equal scores the latest is best: a small validation set has many,
     and training continued.
 
-    Without such a metric there is no best checkpoint; the last one is tested.
+    If no metric is monitored, there is no best checkpoint, and the last one is tested.
 
     Args:
         monitor: Metric of the validation that selects the best checkpoint; null selects that of the model.
@@ -35,7 +35,7 @@ class RunCheckpoint(Checkpoint):
 
     Attributes:
         dirpath: Folder of the checkpoints, the same on every rank.
-        best_model_path: Path of the best checkpoint; empty before there is one.
+        best_model_path: Path of the best checkpoint; empty before the first.
         best_epoch: Number of the epoch of the best checkpoint, from 1.
         best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
             when training ends.
@@ -62,12 +62,12 @@ class RunCheckpoint(Checkpoint):
 
     @classmethod
     def of(cls, trainer: Trainer) -> Self | None:
-        """The callback of a trainer that keeps the run's checkpoints; the user may have added others."""
+        """Return the callback of a trainer that keeps the run's checkpoints; the user may have added others."""
         return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, cls)), None)
 
     @property
     def best_model_score(self) -> float | None:
-        """The monitored metric of the best checkpoint; None before there is one."""
+        """The monitored metric of the best checkpoint; None before the first."""
         return self.best_metrics.get(self.monitor or "")
 
     def last_if_unmonitored(self) -> str | None:
@@ -82,13 +82,13 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = False
-        self._saved_step = trainer.global_step  # that of the checkpoint that the run resumes from
+        self._saved_step = trainer.global_step  # the step of the checkpoint that the run resumes from
         best = self.best_model_path
         if best and not trainer.strategy.broadcast(Path(best).exists()):
-            _log.warning("the best checkpoint, %s, is not there; the next one is best", best)
+            _log.warning("the best checkpoint, %s, does not exist; the next one is the best", best)
             self.best_model_path, self.best_epoch, self.best_metrics = "", None, {}
         if self._validated_step == trainer.global_step:
-            # What follows a validation that is not repeated, such as EarlyStopping, looks for its metrics.
+            # Callbacks that follow this validation, such as EarlyStopping, read its metrics; it is not repeated.
             trainer.callback_metrics.update({name: torch.tensor(v) for name, v in self._validated_metrics.items()})
         compat.validate_last_step(trainer, resumed_in_validation=self._continues_in_validation)
 
@@ -96,7 +96,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._in_validation = False
         if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO):
-            trainer.strategy.checkpoint_io.raise_failure()  # or it would be noticed at the next save
+            trainer.strategy.checkpoint_io.raise_failure()  # Otherwise the next save would raise it.
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -146,7 +146,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "current_model_state" in checkpoint and trainer.state.fn != TrainerFn.FITTING:
-            # WeightAveraging, after a fit, loads the weights that are trained; those that were validated are averaged.
+            # After a fit, WeightAveraging loads the trained weights, but the averaged ones were validated.
             pl_module.load_state_dict(checkpoint["state_dict"])
 
     @override
@@ -172,7 +172,7 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the steps before an error. One of several processes cannot, as saving is the work of all."""
+        """Save the steps before an error. One of several processes cannot, because all must take part in a save."""
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         good = not isinstance(exception, FloatingPointError)
         if not (in_training and good and trainer.world_size == 1 and trainer.global_step > self._saved_step):
@@ -186,7 +186,7 @@ class RunCheckpoint(Checkpoint):
             RuntimeError,
             ValueError,
             FloatingPointError,
-        ) as error:  # the error that ends training is reported
+        ) as error:  # The error that ends training is the one to raise.
             _log.warning("the steps after step %d could not be saved: %s", saved, error)
 
     def save_last(self, trainer: Trainer) -> None:
@@ -200,7 +200,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
 
     def _restore_trained_weights(self, trainer: Trainer) -> None:
-        """Undo what weight averaging did at the start of a validation that was not completed: it saves by place."""
+        """Restore the trained weights, which weight averaging exchanged at the start of an incomplete validation."""
         if self._in_validation_epoch:
             self._in_validation_epoch = False
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -224,12 +224,12 @@ class RunCheckpoint(Checkpoint):
             found = ", ".join(self._validated_metrics) or "nothing"
             raise ValueError(f"--checkpoint.monitor: got {self.monitor}, but validation logs {found}")
         better = best is None or best != best or (score <= best if self.mode == "min" else score >= best)  # NaN
-        return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # or ranks would wait for each other for ever
+        return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # Ranks that differ would wait for each other for ever.
 
     def _save_best(self, trainer: Trainer) -> None:
         assert self.dirpath is not None
         before, folder = self.best_model_path, Path(self.dirpath)
-        # Its own state holds these, so they are set before.
+        # The checkpoint contains these attributes, so they are set before.
         self.best_epoch = trainer.current_epoch + (not self._ended)
         self.best_model_path = str(folder / f"best-epoch{self.best_epoch - 1:03d}.ckpt")
         self.best_metrics = self._validated_metrics
@@ -245,7 +245,7 @@ class RunCheckpoint(Checkpoint):
             trainer.strategy.remove_checkpoint(before)
 
     def _keep_previous(self, trainer: Trainer) -> None:
-        """Keep the last checkpoint, under another name, before it is replaced."""
+        """Keep the last checkpoint under another name before it is replaced."""
         storage = trainer.strategy.checkpoint_io
         if isinstance(storage, DurableCheckpointIO) and trainer.is_global_zero:
             assert self.dirpath is not None
@@ -253,16 +253,16 @@ class RunCheckpoint(Checkpoint):
 
 
 def _stage(metric: str | None) -> str:
-    """Return what a metric's name begins with, such as `val` of `val/loss` and `val_loss`."""
+    """Return the first part of a metric's name, such as `val` of `val/loss` and `val_loss`."""
     return re.split("[/_]", metric or "", maxsplit=1)[0]
 
 
 def use_folder(trainer: Trainer, folder: Path) -> None:
-    """Give the run's checkpoints a folder, and those of the user's `ModelCheckpoint` that name none."""
+    """Set the folder of the run's checkpoints, and of each `ModelCheckpoint` of the user that has none."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, RunCheckpoint):
             callback.dirpath = str(folder)
         elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder)
             if callback.CHECKPOINT_NAME_LAST == ModelCheckpoint.CHECKPOINT_NAME_LAST:
-                callback.CHECKPOINT_NAME_LAST = f"{type(callback).__name__}-last"  # `last.ckpt` is the run's
+                callback.CHECKPOINT_NAME_LAST = f"{type(callback).__name__}-last"  # `last.ckpt` belongs to the run.

@@ -1,7 +1,7 @@
-"""Checkpoint files that survive a crash: written beside the target, flushed, renamed, in the background.
+"""Checkpoint files that survive a crash: written to a temporary file, flushed and renamed, in the background.
 
 save   copy the state -> (thread) write .NAME.tmp -> flush to disk -> rename to NAME -> flush the folder
-remove -> the same thread, so that an old checkpoint goes only after the new one is on disk
+remove -> the same thread, so that an old checkpoint is removed after the new one is on disk
 valid  every record of the file agrees with its checksum (torch writes a CRC-32 for each)
 """
 
@@ -26,12 +26,12 @@ from project.engine.atomic import replace_file
 from project.engine.checkpoints.finite import check_numbers
 from project.engine.checkpoints.nodes import readable_here
 
-# What torch raises for a part that it cannot write, or cannot read without running code.
+# The errors of torch for a part that it cannot write, or cannot read without running code.
 _NOT_PICKLED = (PicklingError, UnpicklingError, AttributeError, TypeError, NotImplementedError)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, made durable; training waits for the copy of the state alone.
+    """Durable checkpoint files; training waits only for the copy of the state.
 
     An error of the background thread is raised by the next call, at the latest by `teardown`.
     """
@@ -44,12 +44,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
-        self.teardown()  # before the copy: two of them would double the memory
+        self.teardown()  # A second copy would double the memory.
         copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         self._submit(lambda: _check_and_write(Path(path), copy))
 
     def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-        """Give a checkpoint a second name, if there is one: the best checkpoint is often the last one, too."""
+        """Give a checkpoint a second name if it exists, because the best checkpoint is often the last one, too."""
         self._submit(lambda: link_durably(Path(source), Path(path)) if Path(source).exists() else None)
 
     @override
@@ -59,12 +59,12 @@ class DurableCheckpointIO(TorchCheckpointIO):
     @override
     def load_checkpoint(self, path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> dict[str, Any]:
         self.teardown()
-        # Whoever wrote it, none of its code runs.
+        # Code in a checkpoint is never run.
         state: dict[str, Any] = torch.load(readable_here(Path(path)), map_location="cpu", weights_only=True)
         return state
 
     def raise_failure(self) -> None:
-        """Raise the error of a save that has failed by now, without waiting for those that have not ended."""
+        """Raise the error of a failed save, without waiting for saves that have not ended."""
         if any(work.done() and work.exception() for work in self._waiting):
             self.teardown()
 
@@ -88,7 +88,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
-    """Do what depends on the work before it: a checkpoint that could not be written replaces none."""
+    """Do work after earlier work has succeeded, so that a checkpoint that cannot be written replaces none."""
     if before is not None:
         before.result()
     work()
@@ -102,11 +102,11 @@ def _check_and_write(path: Path, state: dict[str, Any]) -> None:
 def write_durably(path: Path, state: object) -> None:
     """Write a state so that `path` holds, at any moment, what it held before or all of the new one.
 
-    The file is read back before it takes its name, as it is when a run resumes: without running code in it.
+    The file is read before it gets its name, as it is when a run resumes, without running code in it.
 
     Raises:
-        OSError: The disk is full or the folder cannot be written; nothing is left beside what was there.
-        ValueError: A part of the state, which is named, cannot be read back.
+        OSError: The disk is full or the folder cannot be written; the folder is as it was before.
+        ValueError: A part of the state cannot be read again; the message names it.
     """
 
     def write(unfinished: Path) -> None:
@@ -115,7 +115,7 @@ def write_durably(path: Path, state: object) -> None:
             torch.load(unfinished, map_location="meta", weights_only=True)
         except _NOT_PICKLED as error:
             raise ValueError(
-                f"a checkpoint could not be read back, so {path} is not written: {_unreadable_part(state)}; give its "
+                f"a checkpoint cannot be read again, so {path} is not written: {_unreadable_part(state)}; give its "
                 "state as numbers, texts, tensors, lists and dictionaries, such as value.tolist()"
             ) from error
 
@@ -123,7 +123,7 @@ def write_durably(path: Path, state: object) -> None:
 
 
 def _unreadable_part(state: object, name: str = "") -> str:
-    """Name the innermost part of a state that cannot be read back, by its keys, and its type."""
+    """Return the keys and the type of the innermost part of a state that cannot be read again."""
     parts = state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list | tuple) else ())
     for key, part in parts:
         file = io.BytesIO()
@@ -137,7 +137,7 @@ def _unreadable_part(state: object, name: str = "") -> str:
 
 
 def link_durably(source: Path, path: Path) -> None:
-    """Give a checkpoint that is on disk a second name, under the same promise as `write_durably`.
+    """Give a checkpoint that is on disk a second name, as durably as `write_durably`.
 
     A filesystem without hard links gets a copy.
     """
@@ -145,7 +145,7 @@ def link_durably(source: Path, path: Path) -> None:
     def link(unfinished: Path) -> None:
         try:
             os.link(source, unfinished)
-        except OSError:  # If the reason is another one, the copy meets it, too.
+        except OSError:  # If the reason is another one, the copy fails for it, too.
             shutil.copyfile(source, unfinished)
 
     _replace_durably(path, link)
@@ -156,7 +156,7 @@ def _replace_durably(path: Path, make: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, make)
     except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        raise OSError(f"cannot write the checkpoint {path}: {error}; the one before it is untouched") from error
+        raise OSError(f"cannot write the checkpoint {path}: {error}; the earlier one is unchanged") from error
 
 
 def is_valid(path: Path) -> bool:
@@ -165,7 +165,7 @@ def is_valid(path: Path) -> bool:
 
 
 def read_valid(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint without its tensors' values; None when it is not valid."""
+    """Read a checkpoint without its tensors' values; None if it is not valid."""
     try:
         with zipfile.ZipFile(path) as records:
             if records.testzip() is not None:

@@ -26,16 +26,16 @@ def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[
         validated = trainer.validating and validation.completed == validation.ready
         checkpoint[_KEY] = {
             "sums": {name: _summed(metric) for name, metric in metrics.items()},
-            # The end of the epoch follows immediately; a checkpoint of a later moment is seldom there.
+            # The epoch ends immediately after this.
             "logged": validated and loop.epoch_loop.batch_progress.is_last_batch,
         }
 
 
 def restore_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Continue from the sums of a checkpoint, in the first process, as they are those of all processes.
+    """Continue from the sums of a checkpoint in the first process, because they are sums of all processes.
 
     Returns:
-        Whether there are any, and whether they have been logged.
+        Whether the checkpoint has sums, and whether they have been logged.
     """
     saved = checkpoint.get(_KEY, {"sums": {}, "logged": False})
     sums: dict[str, dict[str, Tensor]] = saved["sums"]

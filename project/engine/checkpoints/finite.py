@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class FiniteLoss(Callback):
-    """Stops when the loss is NaN or infinite.
+    """A stop of training if the loss is NaN or infinite.
 
     The loss is checked once per logging interval and before each checkpoint, because a check makes a GPU wait.
 
@@ -44,7 +44,7 @@ class FiniteLoss(Callback):
 
 
 def check_numbers(weights: Mapping[str, Tensor]) -> None:
-    """Raise FloatingPointError when a weight is NaN; infinite ones may be meant, as in a mask."""
+    """Raise FloatingPointError if a weight is NaN; infinite weights are allowed, as in a mask."""
     for name, weight in weights.items():
         if weight.isnan().any():
-            raise FloatingPointError(f"{name} has weights that are NaN; the checkpoint before is kept")
+            raise FloatingPointError(f"{name} has weights that are NaN; the earlier checkpoint is kept")

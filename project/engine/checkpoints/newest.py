@@ -8,7 +8,7 @@ from project.engine.checkpoints.durable import read_valid
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
-"""The last checkpoint but one: the best and the last are often one file, which may be damaged."""
+"""The checkpoint before the last one. The best and the last one are often one file, which may be damaged."""
 
 _log = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ def holds_weights_only(state: dict[str, Any]) -> bool:
 
 
 def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
-    """Return the newest valid checkpoint that a run can resume from; damaged ones are named and skipped.
+    """Return the newest valid checkpoint that a run can resume from; damaged ones are skipped with a warning.
 
     Raises:
-        FileNotFoundError: There is none, and one is required.
+        FileNotFoundError: There is no such checkpoint, and one is required.
     """
     damaged: list[str] = []
     weights_only: list[str] = []
@@ -34,10 +34,12 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
             weights_only.append(str(path))
         else:
             if damaged:
-                _log.warning("damaged or with code in it: %s; an older checkpoint is used", ", ".join(damaged))
+                _log.warning(
+                    "these checkpoints are damaged or contain code: %s; an older one is used", ", ".join(damaged)
+                )
             return path
     if required:
-        found = f"; damaged or with code in it: {', '.join(damaged)}" if damaged else ""
+        found = f"; damaged or containing code: {', '.join(damaged)}" if damaged else ""
         found += f"; without optimizer state: {', '.join(weights_only)}" if weights_only else ""
         raise FileNotFoundError(
             f"--resume: there is no valid checkpoint in {folder}{found}; start a new run without --resume"
@@ -47,7 +49,7 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
 
 def _age(path: Path) -> tuple[float, bool]:
     try:
-        # Of two names for one file it is `last.ckpt`: Lightning never removes what a run was resumed from.
+        # Of two names of one file, `last.ckpt` is returned: Lightning never removes the one that a run resumed from.
         return -path.stat().st_mtime, path.name != LAST
-    except FileNotFoundError:  # the run still trains
+    except FileNotFoundError:  # The run is still training.
         return 0.0, True

@@ -12,10 +12,10 @@ _PIECE = 64 * 2**20  # bytes sent in one call
 
 
 def readable_here(path: Path) -> Path | io.BytesIO:
-    """Return what to read a checkpoint of the first process from: the file, or its bytes where it is not.
+    """Return the file of a checkpoint, or its bytes if this node does not have the file.
 
-    All ranks call this together once `torch.distributed` runs. The first node's file counts: another file of the
-    same name is not read.
+    After the start of `torch.distributed`, all ranks must call this at the same time. The file of the first node is
+    the one to read; another file of the same name is not read.
 
     Raises:
         FileNotFoundError: The first process does not have the file.
@@ -35,7 +35,7 @@ def readable_here(path: Path) -> Path | io.BytesIO:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file, which are equal wherever it is mounted; None if there is none."""
+    """Return size and time of a file, which are equal on all nodes that mount it; None if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:

@@ -19,11 +19,11 @@ _ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum
 
 
 class CurrentSettings(Callback):
-    """Gives a resumed run its current settings, at the position of the checkpoint.
+    """The current settings of a resumed run, at the position of its checkpoint.
 
-    A checkpoint holds positions (momenta, counts, best scores) together with settings (rates, weight decay, lengths,
+    A checkpoint contains positions (momenta, counts, best scores) and settings (rates, weight decay, lengths,
     patience), and Lightning restores both. The settings may have changed, and the length of a schedule depends on the
-    data, the devices and the epochs of now.
+    current data, devices and epochs.
     """
 
     def __init__(self) -> None:
@@ -32,31 +32,33 @@ class CurrentSettings(Callback):
         self._ends_epoch = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the settings of the callbacks, and keep schedules, whose position is the step, from being restored.
+        """Store the settings of the callbacks, and remove the state of schedules, whose position is the step.
 
-        A schedule may be of another class now.
+        The class of a schedule may have changed.
         """
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
         self._schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the settings, now that the loops know where training is."""
+        """Apply the settings; the loops now have the position of the training."""
         for callback, settings in self._settings:
             vars(callback).update(settings)
-        # Lightning's schedule of it is applied at the start of each epoch, which is not repeated.
+        # Lightning's callback sets it at the start of an epoch, which is not repeated.
         trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
         self._ends_epoch = _finish_epoch(trainer)
         validation = trainer.fit_loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
-            # Lightning would leave out as many batches as were done, whose part of the metrics is not stored.
+            # Lightning would skip the batches that were done, but their part of the metrics is not stored.
             validation.batch_progress.current.reset()
         states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            if isinstance(config.scheduler, ReduceLROnPlateau):  # it follows a metric: its state is its position
+            if isinstance(
+                config.scheduler, ReduceLROnPlateau
+            ):  # It follows a metric, so that its state is its position.
                 config.scheduler.load_state_dict(saved)
                 for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
                     group["lr"] = rate
@@ -65,7 +67,7 @@ class CurrentSettings(Callback):
             move_to(config.scheduler, position // config.frequency)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step the schedules that follow a metric, which Lightning leaves out here, as it stores no metrics."""
+        """Step the schedules that follow a metric; Lightning does not, because it stores no metrics."""
         if self._ends_epoch:
             self._ends_epoch = False
             for config in trainer.lr_scheduler_configs:
@@ -80,10 +82,10 @@ def _constructed_with(callback: Callback) -> dict[str, Any]:
 
 
 def _finish_epoch(trainer: Trainer) -> bool:
-    """Make the end of an epoch its end also if an epoch has another number of batches now.
+    """End an epoch that was complete, also if an epoch now has another number of batches.
 
-    After the validation that ends an epoch, the epoch still counts as unfinished, and Lightning would train on until
-    it has as many batches as it has now.
+    After the validation that ends an epoch, the epoch still counts as unfinished. Lightning would continue it until
+    it has as many batches as an epoch has now.
 
     Returns:
         Whether training resumes at the end of an epoch.
@@ -95,7 +97,7 @@ def _finish_epoch(trainer: Trainer) -> bool:
 
 
 def check_version(path: Path) -> None:
-    """Refuse a checkpoint whose best one is not known here.
+    """Refuse a checkpoint that does not contain the state of this version.
 
     Raises:
         ValueError: Another version of this code saved it.
@@ -103,7 +105,7 @@ def check_version(path: Path) -> None:
     if "validated_metrics" not in _read(path).get("callbacks", {}).get(RunCheckpoint.__qualname__, {}):
         raise ValueError(
             f"--resume: {path} was saved by another version of project, which stored the best checkpoint in another "
-            "way; resume the run with the code that it was made by, or start again without --resume"
+            "way; resume the run with the code that saved it, or start again without --resume"
         )
 
 
@@ -171,11 +173,11 @@ def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:
 
 
 def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_steps: int) -> None:
-    """Refuse to resume what has nothing left to do.
+    """Refuse to resume a run that is complete.
 
     Args:
         path: The checkpoint.
-        finished: Whether the run came to its end; one that was stopped after its last epoch has a test left.
+        finished: Whether the run is FINISHED; a run that was stopped after its last epoch lacks its test.
         max_epochs: Epochs to train in all; None and -1 are no limit.
         max_steps: Steps to train in all; -1 is no limit.
 
@@ -185,18 +187,18 @@ def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_s
     state = _read(path)
     loop = state["loops"]["fit_loop"]
     epoch, last_batch = loop["epoch_progress"]["current"], loop["epoch_loop.batch_progress"]["is_last_batch"]
-    # The validation that ends an epoch comes before the epoch counts as done.
+    # The epoch counts as done after the validation that ends it.
     epochs = epoch["ready"] if last_batch else epoch["processed"]
     if max_epochs is not None and epochs <= max_epochs < epoch["ready"] and max_epochs >= 0:
         raise ValueError(
-            f"--resume: the run is in epoch {epoch['ready']}, beyond --max_epochs {max_epochs}; give it "
+            f"--resume: the run is in epoch {epoch['ready']}, beyond --max_epochs {max_epochs}; give "
             f"--max_epochs {epoch['ready']} or more"
         )
     limits = {"max_epochs": (epochs, max_epochs), "trainer.max_steps": (state["global_step"], max_steps)}
     for option, (done, limit) in limits.items():
         if limit is not None and limit >= 0 and (done > limit or (finished and done == limit)):
             raise ValueError(
-                f"--resume: the run has done {done} already, of --{option} {limit}; give it more: --{option} {2 * done}"
+                f"--resume: the run has done {done} of --{option} {limit}; give more: --{option} {2 * done}"
             )
 
 

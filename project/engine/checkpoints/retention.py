@@ -1,4 +1,4 @@
-"""Disk space that the checkpoints of a finished run no longer need."""
+"""The removal of checkpoints that a finished run no longer needs."""
 
 import shutil
 from pathlib import Path
@@ -14,14 +14,14 @@ _ONLY_FOR_RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "current_m
 def strip_optimizer_state(folder: Path) -> None:
     """Reduce the checkpoints of a run to their weights; the run can be tested and served, but not resumed.
 
-    The checkpoint before the last one is removed. Each other file is replaced durably, and names of one file stay
-    names of one file. Damaged files stay as they are.
+    The checkpoint before the last one is removed. Each other file is replaced durably, and two names of one file remain
+    so. Damaged files are not changed.
 
     Args:
         folder: Checkpoint folder of the run.
 
     Raises:
-        OSError: A checkpoint cannot be written; it is untouched.
+        OSError: A checkpoint cannot be written; it is unchanged.
     """
     (folder / PREVIOUS).unlink(missing_ok=True)
     written: dict[int, Path] = {}  # by inode

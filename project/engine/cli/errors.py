@@ -16,7 +16,7 @@ _LONGEST = 400
 
 @contextmanager
 def exit_on_bad_input() -> Iterator[None]:
-    """Turn an error about the input into a message and exit code 2."""
+    """Print an error about the input as one line, and exit with code 2."""
     try:
         yield
     except (ValueError, OSError, MisconfigurationException, MlflowException, LoadingError) as error:

@@ -16,11 +16,10 @@ from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
 
 class FitParser(LightningArgumentParser):
-    """Leaves out the arguments of a model that come from the data, and makes the length of a schedule optional.
+    """A parser without the arguments of a model that come from the data.
 
-    The length is that of the training unless another one is given.
-
-    Arguments of a datamodule may have their earlier names.
+    The length of a schedule is optional; its default is the length of the training. Arguments of a datamodule may have
+    their earlier names.
 
     Raises:
         ValueError: A schedule cannot work here.
@@ -54,7 +53,7 @@ class FitParser(LightningArgumentParser):
         for name in lengths:
             option = f"{nested_key}.{name}" if nested_key else name
             self.add_argument(
-                f"--{option}", type=int | None, default=None, help="Steps; null is those of the training."
+                f"--{option}", type=int | None, default=None, help="Steps; null is the length of the training."
             )
             added.append(option)
         if isinstance(class_type, type) and issubclass(class_type, DescribedDataModule):

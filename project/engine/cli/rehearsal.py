@@ -27,9 +27,9 @@ def step_refusal(model: LightningModule, shape: Sequence[int], dtype: torch.dtyp
     Nothing is computed: tensors on the meta device have a shape and no content.
 
     Args:
-        model: In training mode; it stays as it is.
-        shape: Of its inputs, (N, ...).
-        dtype: Of its inputs.
+        model: The model, in training mode; it is not changed.
+        shape: Shape of its inputs, (N, ...).
+        dtype: Type of its inputs.
     """
     weights = {
         **{
@@ -42,7 +42,7 @@ def step_refusal(model: LightningModule, shape: Sequence[int], dtype: torch.dtyp
         try:
             functional_call(model, weights, (torch.empty(*shape, dtype=dtype),)).sum().backward()
         except (RuntimeError, ValueError, AssertionError) as error:
-            if "meta" in str(error).lower():  # The net looks at values, which only training can show it.
+            if "meta" in str(error).lower():  # The net reads values, which only training has.
                 return None
             return " ".join(str(error).split())
     return None
@@ -60,18 +60,18 @@ def rehearse(
     """Train and validate one batch on one device, without files, checkpoints or a run.
 
     Args:
-        model: A model of its own, which is trained.
-        data: A datamodule of its own.
-        callbacks: Instances of their own.
-        accelerator: The trainer's.
+        model: A model that is used only here; it is trained.
+        data: A datamodule that is used only here.
+        callbacks: Callbacks that are used only here.
+        accelerator: The trainer's accelerator.
         logger: Whether the trainer has a logger.
-        often: Whether what is logged every `log_every_n_steps` is logged before the first validation.
+        often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
 
     Returns:
         Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
 
     Raises:
-        ValueError: The step fails, or a callback's state cannot be read back from a checkpoint.
+        ValueError: The step fails, or a callback's state cannot be read from a checkpoint.
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     first = _LoggedAtValidation()
@@ -97,7 +97,9 @@ def rehearse(
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
     except UnpicklingError as error:
-        raise ValueError(f"--trainer.callbacks: {name} fails: it is more than tensors and plain values") from error
+        raise ValueError(
+            f"--trainer.callbacks: {name} fails: it contains more than tensors and plain values"
+        ) from error
     except _FAULTS as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--trainer.callbacks: {name} fails with {type(error).__name__}: {reason}") from error
@@ -105,7 +107,7 @@ def rehearse(
 
 
 class _LoggedAtValidation(Callback):
-    """The metrics that there are before the end of the first epoch."""
+    """The metrics that are logged before the end of the first epoch."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -118,9 +120,9 @@ def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[s
     """Raise ValueError for a callback that monitors a metric which no fit logs, or not in time.
 
     Args:
-        callbacks: Of the user.
+        callbacks: The callbacks of `--trainer.callbacks`.
         logged: Names of the metrics that a fit logs.
-        early: Of those that are logged at a validation within the first epoch; None if it has no such validation.
+        early: Names of those that a validation within the first epoch finds; None if there is no such validation.
     """
     for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.strict and early and callback.monitor in logged - early:

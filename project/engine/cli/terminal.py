@@ -1,4 +1,4 @@
-"""The terminal output during training: the progress bar, without notes of libraries."""
+"""The terminal output during training: a progress bar, or lines."""
 
 from collections.abc import Mapping
 from time import monotonic
@@ -20,12 +20,12 @@ _Shown = int | str | float | dict[str, float]
 
 
 def progress() -> RichProgressBar | LightningProgressBar:
-    """A bar in a terminal; lines elsewhere, as a bar shows nothing in a file until it ends."""
+    """Return a progress bar for a terminal, and lines for a file, in which a bar appears only when it ends."""
     return ProgressBar() if Console().is_terminal else ProgressLines()
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with epochs counted from one, in the width of a terminal: short names and no run id."""
+    """Lightning's bar for 80 columns, with epochs counted from one, short names and no run id."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = f"/{self.trainer.max_epochs}" if self.trainer.max_epochs else ""
@@ -34,11 +34,11 @@ class ProgressBar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Metrics beside the bar."""
+        """Return the metrics beside the bar."""
         return _short_names(super().get_metrics(trainer, pl_module), trainer)
 
     def configure_columns(self, trainer: Trainer) -> list[ProgressColumn]:
-        """Lightning's columns, with a bar that leaves room for the metrics in 80 columns."""
+        """Return Lightning's columns, with a narrower bar."""
         columns: list[ProgressColumn] = super().configure_columns(trainer)
         for column in columns:
             if isinstance(column, BarColumn):
@@ -47,7 +47,7 @@ class ProgressBar(RichProgressBar):
 
 
 class ProgressLines(LightningProgressBar):
-    """A line for each epoch, and one a minute in longer ones."""
+    """A line per epoch, and a line per minute in longer epochs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,37 +57,37 @@ class ProgressLines(LightningProgressBar):
         self._ended_epoch: int | None = None
 
     def enable(self) -> None:
-        """Print from now on."""
+        """Print lines."""
         self._enabled = True
 
     def disable(self) -> None:
-        """Print no more, as on all ranks but the first."""
+        """Print no lines, as on all ranks but the first."""
         self._enabled = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last = monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._say_where(trainer, pl_module, "", args[2], self.total_train_batches)
+        self._print_position(trainer, pl_module, "", args[2], self.total_train_batches)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._say_where(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
+        self._print_position(trainer, pl_module, "validation, ", args[2], self.total_val_batches)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._has_batches:  # a resumed run ends once more the epoch that it had completed
+        if self._has_batches:  # A resumed run also ends the epoch that it had completed.
             self._ended_epoch = trainer.current_epoch
         self._has_batches = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._say_ended_epoch(trainer, pl_module)
+        self._print_ended_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._say_ended_epoch(trainer, pl_module)
+        self._print_ended_epoch(trainer, pl_module)
 
-    def _say_ended_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print an epoch's line: Lightning computes its metrics of training after `on_train_epoch_end`."""
+    def _print_ended_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print an epoch's line; Lightning computes its training metrics after `on_train_epoch_end`."""
         if self._ended_epoch is not None:
-            self._say(trainer, _described(self.get_metrics(trainer, pl_module), trainer), self._ended_epoch)
+            self._print_metrics(trainer, _described(self.get_metrics(trainer, pl_module), trainer), self._ended_epoch)
             self._ended_epoch = None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,13 +97,15 @@ class ProgressLines(LightningProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._print("testing the best checkpoint")
 
-    def _say_where(self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float) -> None:
+    def _print_position(
+        self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float
+    ) -> None:
         self._has_batches = True
         if monotonic() - self._last >= _LINE_EVERY_S:
             metrics = _described(self.get_metrics(trainer, pl_module), trainer)
-            self._say(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
+            self._print_metrics(trainer, f"{what}batch {batch_idx + 1:,} of {total:,}  {metrics}".rstrip())
 
-    def _say(self, trainer: Trainer, what: str, epoch: int | None = None) -> None:
+    def _print_metrics(self, trainer: Trainer, what: str, epoch: int | None = None) -> None:
         of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         training = trainer.state.fn == TrainerFn.FITTING
         number = (trainer.current_epoch if epoch is None else epoch) + 1
@@ -116,7 +118,7 @@ class ProgressLines(LightningProgressBar):
 
 
 def _short_names(metrics: Mapping[str, _Shown], trainer: Trainer) -> dict[str, _Shown]:
-    """Leave out the name of the monitored metric, which all stages share: `train`, `val`."""
+    """Remove the name of the monitored metric, so that `val/loss` becomes `val`, and the run id."""
     checkpoint = RunCheckpoint.of(trainer)
     monitored = (checkpoint.monitor if checkpoint else None) or ""
     return {

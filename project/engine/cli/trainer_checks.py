@@ -1,4 +1,4 @@
-"""Settings of the trainer that cannot work or would have no effect, refused before there is a run."""
+"""The checks of the trainer's settings, which refuse what cannot work or has no effect, before there is a run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -20,17 +20,17 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-# Options by the values that they may have here, and the reason.
+# Options with their allowed values, and the reason.
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
-    "barebones": ((False,), "it trains without the checkpoints and metrics that a run is made of"),
+    "barebones": ((False,), "it trains without checkpoints and metrics"),
     "default_root_dir": ((None,), "runs are stored in mlruns/ of the current folder"),
     "enable_autolog_hparams": ((True,), "a run's parameters are its settings; --trainer.logger false logs nothing"),
-    "enable_checkpointing": ((None, True), "the test takes the best checkpoint, and --resume the last one"),
+    "enable_checkpointing": ((None, True), "the test needs the best checkpoint, and --resume the last one"),
     "limit_predict_batches": ((None,), "project.fit does not predict"),
     "model_registry": ((None,), "MLflow is the registry: its UI has the button 'Register model' at each run"),
     "reload_dataloaders_every_n_epochs": ((0,), "the splits are read once, and every epoch has a new order already"),
 }
-# Options by the least value that means something.
+# Options with their smallest useful value.
 _LEAST = {
     "accumulate_grad_batches": 1,
     "check_val_every_n_epoch": 1,
@@ -56,13 +56,13 @@ _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
 
 def check_settings(trainer: Namespace) -> None:
-    """Refuse settings that are wrong whatever the data.
+    """Refuse settings that are wrong for any data.
 
     Args:
         trainer: The settings of the trainer.
 
     Raises:
-        ValueError: It names the option, what is allowed and why.
+        ValueError: A setting is refused.
     """
     for option, (allowed, reason) in _FIXED.items():
         if trainer[option] not in allowed:
@@ -79,7 +79,7 @@ def check_settings(trainer: Namespace) -> None:
         )
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ValueError(
-            "--max_epochs: got -1, no end, which the learning-rate schedule needs; give a number, or "
+            "--max_epochs: got -1, which sets no end, but the learning-rate schedule needs one; give a number, or "
             "--trainer.max_steps"
         )
     for option in ("epochs", "steps"):
@@ -98,11 +98,11 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
     """Refuse settings that do not fit the number of batches in an epoch.
 
     Args:
-        trainer: Built, and not started.
-        batches: Batches of one rank by split; a split that is not there is not checked.
+        trainer: The trainer, before its start.
+        batches: Batches of one rank by split; missing splits are not checked.
 
     Raises:
-        ValueError: It names the option and the number of batches.
+        ValueError: A setting does not fit.
     """
     for split, number in batches.items():
         limit = getattr(trainer, f"limit_{split}_batches")
@@ -116,7 +116,7 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
     if "train" not in batches:
         return
     trained = _batches_of_epoch(trainer, batches["train"])
-    interval = getattr(trainer, "val_check_interval", None)  # not there if it is a time
+    interval = getattr(trainer, "val_check_interval", None)  # It does not exist if it is a time.
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
         raise ValueError(
             f"--trainer.val_check_interval: got {interval}, but an epoch has {trained} batches; use that or less, or "
@@ -134,7 +134,7 @@ def steps_before_validation(trainer: Trainer, batches: int) -> int:
     """Return the number of steps before the first validation.
 
     Args:
-        trainer: Built, and not started.
+        trainer: The trainer, before its start.
         batches: Batches of one rank in train.
     """
     trained = _batches_of_epoch(trainer, batches)
@@ -162,7 +162,7 @@ def check_not_sharded(trainer: Trainer) -> None:
     """Refuse callbacks that copy the model if it is sharded.
 
     Raises:
-        ValueError: It names the callback and the remedy.
+        ValueError: A callback is refused.
     """
     for callback in trainer.callbacks if isinstance(trainer.strategy, ModelParallelStrategy) else ():  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
@@ -176,7 +176,7 @@ def check_resumable(callbacks: Sequence[Callback]) -> None:
     """Refuse to resume with callbacks whose state is in no checkpoint.
 
     Raises:
-        ValueError: It names the callback and the remedy.
+        ValueError: A callback is refused.
     """
     for callback in callbacks:
         if isinstance(callback, StochasticWeightAveraging):
@@ -190,7 +190,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> None:
     """Refuse callbacks that have no effect in a fit, or change its settings.
 
     Raises:
-        ValueError: It names the callback and the reason.
+        ValueError: A callback is refused.
     """
     for callback in callbacks:
         name = type(callback).__name__

@@ -26,7 +26,7 @@ def launch_tag() -> dict[str, str]:
 
 
 def run_before_restart() -> str | None:
-    """The MLflow run of the attempt before this one, None on the first attempt or if that had none yet.
+    """Return the MLflow run of the previous attempt; None on the first attempt, or if the previous one had no run.
 
     A sweep names it in the environment; torchrun counts attempts.
     """

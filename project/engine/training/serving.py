@@ -17,13 +17,13 @@ def save_model(folder: Path, model: nn.Module, inputs: Tensor, metadata: Mapping
     """Save a model with its signature and an input example, as an exported program without pickles.
 
     Args:
-        folder: Where to; must not be there yet.
-        model: Maps inputs (N, ...) to a tensor (N, ...); left on the CPU, in evaluation mode.
+        folder: The folder to write; it must not exist.
+        model: Maps inputs (N, ...) to a tensor (N, ...); it is moved to the CPU, in evaluation mode.
         inputs: Two or more examples, (N, ...).
-        metadata: What is stored with the model, such as the names of its outputs.
+        metadata: Values that are stored with the model, such as the names of its outputs.
 
     Raises:
-        ValueError: The saved program takes no other number of inputs, or does not compute what the model does.
+        ValueError: The saved program does not accept another number of inputs, or has other outputs than the model.
     """
     model, inputs = model.cpu().eval(), inputs.cpu()
     with torch.no_grad():
@@ -34,7 +34,7 @@ def save_model(folder: Path, model: nn.Module, inputs: Tensor, metadata: Mapping
             serialization_format="pt2",
             signature=ModelSignature(Schema([_any_number_of(inputs)]), Schema([_any_number_of(outputs)])),
             input_example=inputs.numpy(),
-            # Named here, since inferring them would load the model in a fresh process.
+            # MLflow would load the model in a new process to find the requirements.
             pip_requirements=[f"{package}=={version(package)}" for package in ("torch", "mlflow", "numpy")],
             metadata=dict(metadata),
         )
@@ -46,11 +46,11 @@ def _any_number_of(samples: Tensor) -> TensorSpec:
 
 
 def _check_served(folder: Path, model: nn.Module, inputs: Tensor) -> None:
-    """Compare the saved program with the model at batch sizes that differ from the one that it was exported with."""
+    """Compare the saved program with the model at batch sizes other than that of the export."""
     served = mlflow.pytorch.load_model(str(folder))
     for count in (1, 3):
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # a net may draw
+            torch.manual_seed(0)  # A net may draw random numbers.
             expected = model(inputs[:count])
             torch.manual_seed(0)
             try:

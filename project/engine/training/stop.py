@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self, cast
 
@@ -84,18 +85,20 @@ class Interrupts(Callback):
         signal.set_wakeup_fd(self._wakeup_before)
         sys.unraisablehook = self._hook_before
         self._over.set()
-        os.close(self._writing)
+        with suppress(BlockingIOError):  # The pipe is full, so that the thread has bytes to read.
+            os.write(self._writing, bytes([0]))  # Closing the pipe is no end for the thread if a fork has a copy.
         self._watcher.join()
+        os.close(self._writing)
 
     def _register(self) -> None:
         for signum in self._before:
             signal.signal(signum, self._handle)
 
     def _watch(self, reading: int) -> None:
-        while signums := os.read(reading, 1):
+        while (signum := os.read(reading, 1)[0]) and not self._over.is_set():
             handled = self._over.wait(_STUCK_AFTER_S) or self.signum or self._in_loop
-            if signums[0] in self._before and not handled and self.on_stuck is not None:
-                self.on_stuck(signums[0])
+            if signum in self._before and not handled and self.on_stuck is not None:
+                self.on_stuck(signum)
         os.close(reading)
 
     def _on_unraisable(self, dropped: "sys.UnraisableHookArgs") -> None:

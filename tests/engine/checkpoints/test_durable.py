@@ -56,14 +56,14 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
         content[len(content) // 2] ^= 1
     last.write_bytes({"truncated": content[:-1000], "flipped": content, "emptied": b""}[damage])
     assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch001.ckpt"
-    assert f"damaged or with code in it: {last}; an older checkpoint is used" in caplog.text
+    assert f"these checkpoints are damaged or contain code: {last}; an older one is used" in caplog.text
 
 
 def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no valid checkpoint"):
         newest_checkpoint(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"damaged or with code in it: \S*last\.ckpt; start a new run"):
+    with pytest.raises(FileNotFoundError, match=r"damaged or containing code: \S*last\.ckpt; start a new run"):
         newest_checkpoint(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path: Path) -> N
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-        with pytest.raises(OSError, match="the one before it is untouched"):
+        with pytest.raises(OSError, match="the earlier one is unchanged"):
             write_durably(path, STATE | {"epoch": 4})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -13,7 +13,7 @@ FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "tes
 STEPWISE = ["--trainer.log_every_n_steps=1"]
 
 REFUSED = [
-    ([], "has done 1 already, of --max_epochs 1; give it more: --max_epochs 2"),
+    ([], "has done 1 of --max_epochs 1; give more: --max_epochs 2"),
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
     (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),

@@ -15,13 +15,13 @@ from project.engine.training.callbacks import build_fit
 
 # For each entry of ANSWERS, in its order, a command line that reaches it, and the line that the user reads.
 LINES = [
-    ("--model.lr_schedule=LRScheduler", "--model.lr_schedule: LRScheduler cannot be used, as it is what all schedules "
-     "derive from"),
+    ("--model.lr_schedule=LRScheduler", "--model.lr_schedule: LRScheduler cannot be used, as it is the base class of "
+     "all schedules"),
     ("--trainer.max_epoch=3", "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
     ("--model.net.dropot=0.3", "unknown option --model.net.dropot; did you mean --model.net.dropout?"),
     ("--config=misspelt.yaml", "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
     ("--model.lr_schedule=ReduceLROnPlateau", "--model.lr_schedule: ReduceLROnPlateau cannot be used, as it follows a "
-     "metric, and a schedule follows the step here"),
+     "metric, but schedules follow the step here"),
     ("--model.lr_schedule=ExponentialLR", "--model.lr_schedule: got 'ExponentialLR', which needs a value for "
      "--model.lr_schedule.gamma"),
     ("--trainer.callbacks=EarlyStopping", "--trainer.callbacks: got 'EarlyStopping', which needs a value for "
