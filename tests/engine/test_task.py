@@ -46,6 +46,7 @@ def test_another_metric_is_logged_and_selects_the_best_checkpoint(workplace: Pat
     history = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val/f1")
     assert run.data.metrics["best/val/f1"] == max(point.value for point in history)
     assert run.data.tags["monitor"] == "val/f1 (max)"
+    assert "metrics=f1:MulticlassF1Score" in str(run.info.run_name)
 
 
 def test_the_loss_is_an_argument(workplace: Path) -> None:

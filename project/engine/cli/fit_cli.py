@@ -272,8 +272,19 @@ class FitCLI(LightningCLI):
             if value != self.default_settings.get(key) and not key.startswith("groups.") and not key.endswith(".root")
         }
         named = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
-        words = [f"{key.rpartition('.')[2]}={redact_setting(key, str(value))}" for key, value in named.items()]
+        words = [f"{key.rpartition('.')[2]}={redact_setting(key, _short(value))}" for key, value in named.items()]
         return " ".join([f"{self.data.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
+
+
+def _short(value: Any) -> str:
+    """Return a setting as text; classes in lists and mappings are given by their names alone."""
+    if isinstance(value, Namespace):
+        return str(value.get("class_path", value)).rpartition(".")[2]
+    if isinstance(value, list) and any(isinstance(entry, Namespace) for entry in value):
+        return ",".join(map(_short, value))
+    if isinstance(value, dict):
+        return ",".join(f"{key}:{_short(entry)}" for key, entry in value.items())
+    return str(value)
 
 
 def _listed(value: Any) -> list[Any]:
