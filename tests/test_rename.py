@@ -70,7 +70,7 @@ def test_the_settings_are_those_of_the_renamed_package(renamed: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"),
+    ("name", "message"),
     [
         ("my-name", "lowercase letters, digits and underscores"),
         ("class", "is no keyword"),
@@ -80,11 +80,11 @@ def test_the_settings_are_those_of_the_renamed_package(renamed: Path) -> None:
         ("project", "the name of another module or of a file here"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(name: str, answer: str, clone: Path) -> None:
+def test_a_name_that_cannot_be_is_refused(name: str, message: str, clone: Path) -> None:
     refused = rename(clone, name)
     assert refused.returncode == 2
-    (said,) = refused.stderr.splitlines()
-    assert answer in said
+    (error,) = refused.stderr.splitlines()
+    assert message in error
 
 
 def test_uncommitted_changes_are_kept_safe(clone: Path) -> None:

@@ -96,7 +96,7 @@ class Refused:
     """Options, and a part of the error message."""
 
     options: Sequence[str]
-    answer: str
+    message: str
 
 
 def with_callback(name: str, **arguments: object) -> list[str]:
@@ -361,9 +361,9 @@ def test_an_option_that_works_has_its_effect(
 def test_a_refused_option_leaves_no_run(example: Refused, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([*FAST, *example.options])
-    (said,) = capsys.readouterr().err.splitlines()
-    assert example.answer in said
-    assert Fit(workplace, 2, said).runs == []
+    (error,) = capsys.readouterr().err.splitlines()
+    assert example.message in error
+    assert Fit(workplace, 2, error).runs == []
 
 
 def documented(heading: str) -> dict[str, str]:

@@ -64,7 +64,7 @@ def linked_files(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("add", "said"),
+    ("add", "reason"),
     [
         (loop, "folders train/cat/self (a link)"),
         (loop_from_above, "folders all (a link), train/cat/up (a link), train/dog/root (a link)"),
@@ -72,12 +72,12 @@ def linked_files(root: Path) -> None:
         (linked_files, "2 files: second links to a file 2 (train/cat/z.png)"),
     ],
 )
-def test_links_add_no_images(add: Callable[[Path], None], said: str, tmp_path: Path) -> None:
+def test_links_add_no_images(add: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     root = write(tmp_path / "pets", {"train/cat": 20, "train/dog": 10, "val/cat": 2, "val/dog": 2})
     add(root)
     data = opened(root)
     assert sizes(data) == {"train": [20, 10], "val": [2, 2]}
-    assert data.found()[1] == f"left out: {said}"
+    assert data.found()[1] == f"left out: {reason}"
 
 
 def test_images_behind_links_count_once(tmp_path: Path) -> None:
@@ -117,17 +117,17 @@ def test_validation_images_are_found_under_their_usual_names(name: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("folders", "answer"),
+    ("folders", "message"),
     [
         (["holdout/cat"], "holdout has classes of train (cat), but it is not a split; rename it to val or test"),
         (["val/cat", "valid/cat"], "are both val; keep one of them"),
     ],
 )
-def test_an_ambiguous_split_is_refused(folders: list[str], answer: str, tmp_path: Path) -> None:
+def test_an_ambiguous_split_is_refused(folders: list[str], message: str, tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 2, "train/dog": 2, **dict.fromkeys(folders, 1)})
     with pytest.raises(ValueError, match=r"data\.root: ") as refused:
         opened(root)
-    assert answer in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_each_file_that_the_decoder_reads_is_an_image(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize(
-    ("options", "answer"),
+    ("options", "message"),
     [
         (["--model.net", "os.system"], "Importing 'os.system' is not allowed"),
         (["--model.net.class_path", "subprocess.Popen"], "Importing 'subprocess.Popen' is not allowed"),
@@ -54,11 +54,11 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
     ],
 )
 def test_a_class_path_of_another_type_is_refused(
-    options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(options)
-    assert answer in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_a_configuration_with_code_in_it_runs_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

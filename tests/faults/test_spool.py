@@ -240,7 +240,7 @@ def test_a_disk_that_refuses_every_write_loses_no_record(workplace: Path) -> Non
     spool.close(remove=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives up the right to write")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, whose rights the test drops")
 def test_a_folder_that_becomes_read_only_ends_no_training(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id

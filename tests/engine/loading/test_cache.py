@@ -19,13 +19,13 @@ from project.data import ImageFolder
 from project.engine.loading import Augmentation, ImageFiles, Workers
 
 
-def use_cache(root: Path, said: "Queue[tuple[str, int]] | None" = None) -> None:
+def use_cache(root: Path, results: "Queue[tuple[str, int]] | None" = None) -> None:
     torch.set_num_threads(1)  # torch's threads do not survive a fork.
     data = ImageFolder(root=str(root), image_size=32, workers=Workers(num=2))
     data.setup("fit")
-    if said is not None:
+    if results is not None:
         train = data.splits["train"]
-        said.put((type(train).__name__, int(data.fetch("train", torch.arange(len(train)))[0].long().sum())))
+        results.put((type(train).__name__, int(data.fetch("train", torch.arange(len(train)))[0].long().sum())))
 
 
 def caches(root: Path) -> list[str]:
@@ -44,22 +44,22 @@ def test_four_processes_create_one_cache_and_a_killed_process_leaves_none(tmp_pa
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert not list(root.glob(".cache/train*.npy"))
-    said: Queue[tuple[str, int]] = fork.Queue()
-    processes = [fork.Process(target=use_cache, args=(root, said)) for _ in range(4)]
+    results: Queue[tuple[str, int]] = fork.Queue()
+    processes = [fork.Process(target=use_cache, args=(root, results)) for _ in range(4)]
     try:
         for process in processes:
             process.start()
-        answers = {said.get(timeout=60) for _ in processes}
+        distinct = {results.get(timeout=60) for _ in processes}
     finally:
         for process in processes:
             process.kill()
     files = ImageFolder(root=str(root), image_size=32, cache="off")
     files.setup("fit")
-    assert answers == {("ImageArray", int(files.fetch("train", torch.arange(400))[0].long().sum()))}
+    assert distinct == {("ImageArray", int(files.fetch("train", torch.arange(400))[0].long().sum()))}
     assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what a mapping holds")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the pages of a mapping")
 @pytest.mark.parametrize("min_area", [None, 0.3])
 def test_an_epoch_from_the_cache_does_not_copy_the_cache(min_area: float | None, tmp_path: Path) -> None:
     root = image_folder(tmp_path, 40)

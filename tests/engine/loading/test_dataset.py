@@ -42,7 +42,7 @@ class Faulty(Dataset[tuple[Tensor, int]]):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("fault", "answer"),
+    ("fault", "message"),
     [
         ("killed", "a loading process died .SIGKILL.* a smaller --data.workers.num"),
         ("bus error", "out of shared memory .* --shm-size"),
@@ -50,10 +50,10 @@ class Faulty(Dataset[tuple[Tensor, int]]):
         ("hangs", "no batch in 1 s: .* --data.workers.timeout_s"),
     ],
 )
-def test_a_fault_of_a_process_is_explained(fault: str, answer: str) -> None:
+def test_a_fault_of_a_process_is_explained(fault: str, message: str) -> None:
     store = TorchDataset(Faulty(fault), torch.arange(8))
     requests = iter([Request(torch.tensor([index]), None) for index in range(8)])
-    with pytest.raises(LoadingError, match=answer):
+    with pytest.raises(LoadingError, match=message):
         list(store.stream(requests, Workers(pin_memory=False, num=1, timeout_s=1 if fault == "hangs" else 30), CROP))
 
 
@@ -69,7 +69,7 @@ PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
-    ("samples", "answer"),
+    ("samples", "message"),
     [
         ([PIXELS / 255], r"sample 0 is torch.float32 of shape \(3, 4, 5\); TorchDataset takes uint8 tensors"),
         ([PIXELS[0]], r"sample 0 is torch.uint8 of shape \(4, 5\); TorchDataset takes uint8 tensors"),
@@ -78,9 +78,9 @@ PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
         ([PIXELS, PIXELS, PIXELS], "got 2 targets for 3 samples"),
     ],
 )
-def test_samples_of_an_unsupported_type_are_refused(samples: list[Tensor], answer: str) -> None:
+def test_samples_of_an_unsupported_type_are_refused(samples: list[Tensor], message: str) -> None:
     labelled, labels = [(image, 0) for image in samples], torch.zeros(min(2, len(samples)), dtype=torch.int64)
-    with pytest.raises(ValueError, match=answer):
+    with pytest.raises(ValueError, match=message):
         fetch(TorchDataset(labelled, labels), torch.arange(2), CROP)
 
 

@@ -92,9 +92,9 @@ def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, wai
 def test_a_training_that_waits_reports_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.workers.num=0", *FEW])
     assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] > 0.5
-    said = capsys.readouterr().out
-    assert "waited for data" in said
-    assert "--data.workers.num N" in said
+    output = capsys.readouterr().out
+    assert "waited for data" in output
+    assert "--data.workers.num N" in output
 
 
 def test_a_training_that_does_not_wait_reports_nothing(main_job: Fit) -> None:

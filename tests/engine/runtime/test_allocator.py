@@ -35,7 +35,7 @@ def page_faults(memory: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is configured")
 def test_memory_of_a_step_is_kept_for_the_next() -> None:
     assert page_faults("returned") > 10 * STEPS
     assert page_faults("kept") < STEPS

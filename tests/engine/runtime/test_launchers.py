@@ -63,7 +63,7 @@ def test_the_devices_follow_the_settings_and_the_launcher(
 
 
 @pytest.mark.parametrize(
-    ("environment", "given", "answer"),
+    ("environment", "given", "message"),
     [
         ({}, {"devices": 0}, "--devices: got 0"),
         ({}, {"devices": []}, r"--devices: got \[\]"),
@@ -82,9 +82,9 @@ def test_the_devices_follow_the_settings_and_the_launcher(
     ],
 )
 def test_settings_that_contradict_the_launcher_are_refused(
-    environment: dict[str, str], given: dict[str, Any], answer: str, launched: Any
+    environment: dict[str, str], given: dict[str, Any], message: str, launched: Any
 ) -> None:
-    with pytest.raises(ValueError, match=answer):
+    with pytest.raises(ValueError, match=message):
         launched(environment, **given)
 
 

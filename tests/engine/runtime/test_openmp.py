@@ -6,10 +6,10 @@ import sys
 import pytest
 from conftest import clean_environment
 
-SAYS = "import project, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
+PRINT_POLICY = "import project, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get('GOMP_SPINCOUNT'))"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="libgomp's, which torch has on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="torch uses libgomp on Linux only")
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
@@ -21,4 +21,4 @@ SAYS = "import project, os; print(os.environ['OMP_WAIT_POLICY'], os.environ.get(
 )
 def test_threads_spin_for_a_bounded_time_unless_the_user_sets_another(given: dict[str, str], policy: str) -> None:
     environment = {key: value for key, value in clean_environment().items() if "OMP" not in key} | given
-    assert subprocess.check_output([sys.executable, "-c", SAYS], env=environment, text=True).strip() == policy
+    assert subprocess.check_output([sys.executable, "-c", PRINT_POLICY], env=environment, text=True).strip() == policy

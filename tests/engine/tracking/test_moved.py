@@ -96,8 +96,8 @@ def test_the_ui_of_a_moved_folder_shows_its_artifacts(home: Path) -> None:
     (run,) = MlflowClient(f"sqlite:///{moved}/mlruns/mlflow.db").search_runs(["1"])
     with serving("project.ui", folder=moved) as ui:
         page = f"{ui.uri}/get-artifact?path={store.CONFIG_FILE}&run_uuid={run.info.run_id}"
-        with urlopen(page, timeout=60) as answer:
-            assert answer.read() == b"first"
+        with urlopen(page, timeout=60) as message:
+            assert message.read() == b"first"
 
 
 @pytest.mark.parametrize("name", ["a b", "a#b", "a%20b", "日本 ü", "a?b"])
