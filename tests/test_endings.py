@@ -77,7 +77,7 @@ def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, caps
     assert not any(m.key.startswith("val/") for m in model.metrics)
 
 
-def test_class_names_that_look_like_formulas_are_printed_as_they_are(workplace: Path) -> None:
+def test_class_names_that_look_like_formulas_are_printed_unchanged(workplace: Path) -> None:
     photos("cost_$_us", "price_$_eu", splits=("train", "test"))
     main([*SMALL, *SMALL_NET, *FEW])
     done = Fit(workplace, 0, "")
@@ -131,7 +131,7 @@ def test_a_net_that_cannot_be_served_is_trained_and_named(
         assert "no model to serve, only its checkpoints" in caplog.text
 
 
-def test_what_cannot_be_measured_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_metric_that_cannot_be_measured_is_absent(caplog: pytest.LogCaptureFixture) -> None:
     logged: dict[str, float] = {}
     metrics = SystemMetrics(lambda: None, lambda values, _: logged.update(values), kinds=[GPUMonitor, CPUMonitor])
     metrics.start()
@@ -235,7 +235,7 @@ class Stopped(TinyNet):
         return super().forward(images)
 
 
-def test_a_signal_after_training_is_no_error_of_a_step(workplace: Path) -> None:
+def test_a_signal_after_training_is_not_logged_as_an_error(workplace: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*TINY, "--model.net=test_endings.Stopped", "--max_epochs=1"])
     run = Fit(workplace, 0, "").run

@@ -167,7 +167,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("name", "change"), PAIRS)
-def test_a_resumed_schedule_has_todays_length_and_the_position_of_the_checkpoint(
+def test_a_resumed_schedule_has_the_current_length_and_the_position_of_the_checkpoint(
     name: str, change: str, tmp_path: Path
 ) -> None:
     given, plain = SCHEDULES[name]
@@ -193,7 +193,7 @@ def test_a_resumed_cosine_falls_to_its_minimum_in_the_last_step(name: str, tmp_p
     assert values[-1] > optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
-def test_settings_of_the_optimizer_are_todays_and_its_momenta_those_of_the_checkpoint(tmp_path: Path) -> None:
+def test_an_optimizer_has_its_current_settings_and_the_momenta_of_the_checkpoint(tmp_path: Path) -> None:
     given, plain = SCHEDULES["ExponentialLR"]
     rates(Net(given), tmp_path / "before", Stop(8, tmp_path / "stopped.ckpt"))
     momenta = [state["momentum_buffer"] for state in saved(tmp_path / "stopped.ckpt")["state"].values()]
@@ -204,7 +204,7 @@ def test_settings_of_the_optimizer_are_todays_and_its_momenta_those_of_the_check
     assert all(torch.equal(was, now) for was, now in zip(momenta, seen.momenta, strict=True))
 
 
-def test_a_schedule_may_be_another_one(tmp_path: Path) -> None:
+def test_a_resumed_run_can_have_another_schedule(tmp_path: Path) -> None:
     for then, now in (("WarmupCosine", "StepLR"), ("StepLR", "LambdaLR"), ("LinearLR", "CyclicLR")):
         folder = tmp_path / now
         rates(Net(SCHEDULES[then][0]), folder / "before", Stop(8, folder / "stopped.ckpt"))
@@ -214,7 +214,7 @@ def test_a_schedule_may_be_another_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
-def test_a_callback_has_todays_settings_and_the_count_of_the_checkpoint(early: bool, tmp_path: Path) -> None:
+def test_a_callback_has_its_current_settings_and_the_count_of_the_checkpoint(early: bool, tmp_path: Path) -> None:
     given, _ = SCHEDULES["ExponentialLR"]
     folder = str(tmp_path / "checkpoints")
 
@@ -266,7 +266,7 @@ def test_a_schedule_by_class_path_has_its_own_arguments_and_the_length_by_name(
     assert values(lambda optimizer: make_schedule(cli.model.lr_schedule, optimizer, 40)) == values(same)
 
 
-def test_the_learning_rate_in_mlflow_is_that_of_the_schedule_that_was_chosen(workplace: Path) -> None:
+def test_the_learning_rate_in_mlflow_is_that_of_the_chosen_schedule(workplace: Path) -> None:
     few = [f"--trainer.limit_{split}_batches=5" for split in ("train", "val", "test")]
     step = ["--model.lr_schedule=StepLR", "--model.lr_schedule.step_size=2", "--model.lr_schedule.gamma=0.5"]
     main([*few, *step, *SMALL_NET, "--max_epochs=1", "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.008"])

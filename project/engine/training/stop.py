@@ -86,7 +86,7 @@ class Interrupts(Callback):
         sys.unraisablehook = self._hook_before
         self._over.set()
         with suppress(BlockingIOError):  # The pipe is full, so that the thread has bytes to read.
-            os.write(self._writing, bytes([0]))  # Closing the pipe is no end for the thread if a fork has a copy.
+            os.write(self._writing, bytes([0]))  # It ends the thread also if a forked process has a copy of the pipe.
         self._watcher.join()
         os.close(self._writing)
 

@@ -27,7 +27,9 @@ def checkpoints(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.name: torch.load(path, weights_only=True) for path in files}
 
 
-def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_the_one_before(workplace: Path) -> None:
+def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_the_previous_one(
+    workplace: Path,
+) -> None:
     main([*SMALL, "--max_epochs=3", "--trainer.limit_train_batches=4", "--model.optimizer.lr=0.001",
           "--checkpoint.monitor=val/loss"])  # fmt: skip
     (folder,) = Path("mlruns/checkpoints").iterdir()
@@ -64,7 +66,7 @@ def _metrics(split: str, model: torch.nn.Module, batches: list[Any]) -> dict[str
 
 
 def best_metrics(fit: Fit) -> dict[str, float]:
-    """What the run says of its best checkpoint."""
+    """Return the metrics that the run logs of its best checkpoint."""
     metrics = fit.run.data.metrics
     best = {name.removeprefix("best/"): value for name, value in metrics.items() if name.startswith("best/")}
     return best | {name: value for name, value in metrics.items() if name.startswith("test/")}

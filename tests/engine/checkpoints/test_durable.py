@@ -67,7 +67,7 @@ def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
 
 
-def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_earlier_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     write_durably(path, STATE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_that_leaves_what_was_there(tmp_path: Path) -> N
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_an_old_checkpoint_goes_only_after_the_new_one_is_written(tmp_path: Path) -> None:
+def test_an_old_checkpoint_is_removed_only_after_the_new_one_is_written(tmp_path: Path) -> None:
     storage = DurableCheckpointIO()
     storage.save_checkpoint(STATE, tmp_path / "best-1.ckpt")
     storage.save_checkpoint(STATE, tmp_path / "best-2.ckpt")
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_cannot_be_written_replaces_none(tmp_path: Path) -> No
     assert is_valid(tmp_path / "best-1.ckpt")
 
 
-def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None:
+def test_a_checkpoint_has_no_later_changes_of_the_training(tmp_path: Path) -> None:
     weight = torch.zeros(1_000_000)
     storage = DurableCheckpointIO()
     storage.save_checkpoint({"weight": weight}, tmp_path / "last.ckpt")
@@ -113,7 +113,7 @@ def test_what_training_changes_after_a_save_is_not_in_it(tmp_path: Path) -> None
     assert storage.load_checkpoint(tmp_path / "last.ckpt", weights_only=True)["weight"].sum() == 0
 
 
-def test_a_second_name_costs_no_second_write_and_stays_when_the_first_changes(tmp_path: Path) -> None:
+def test_a_second_name_needs_no_second_write_and_keeps_the_old_content(tmp_path: Path) -> None:
     storage = DurableCheckpointIO()
     storage.save_checkpoint(STATE, tmp_path / "best-1.ckpt")
     storage.link_checkpoint(tmp_path / "best-1.ckpt", tmp_path / "last.ckpt")
@@ -144,7 +144,7 @@ def _train_until_it_fails(storage: DurableCheckpointIO) -> None:
 
 
 @pytest.mark.parametrize("value", [np.float64(0.5), np.ones(2), {1}.__iter__, Path])
-def test_a_state_that_could_not_be_read_back_is_named_and_not_written(value: object, tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_read_again_is_named_and_not_written(value: object, tmp_path: Path) -> None:
     write_durably(tmp_path / "last.ckpt", STATE)
     state = STATE | {"callbacks": {"EarlyStopping": {"patience": 3}, "Mine": {"scores": [0.25, value]}}}
     storage = DurableCheckpointIO()
@@ -155,7 +155,7 @@ def test_a_state_that_could_not_be_read_back_is_named_and_not_written(value: obj
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+def test_weights_that_are_nan_are_not_saved(tmp_path: Path) -> None:
     storage = DurableCheckpointIO()
     storage.save_checkpoint(STATE, tmp_path / "last.ckpt")
     storage.save_checkpoint({"state_dict": {"weight": torch.tensor([1.0, torch.nan])}}, tmp_path / "last.ckpt")
@@ -193,7 +193,7 @@ def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
     assert files == {"last.ckpt", "best-epoch000.ckpt"}
 
 
-def test_an_error_of_the_background_is_raised(tmp_path: Path) -> None:
+def test_an_error_of_the_background_thread_is_raised(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     storage = DurableCheckpointIO()
     storage.save_checkpoint(STATE, tmp_path / "file" / "last.ckpt")

@@ -1,4 +1,4 @@
-"""A signal at any moment: the exit code, the run's status, and a run that goes on as if nothing had been."""
+"""A signal at any moment: the exit code, the run's status, and a resumed run that equals an uninterrupted one."""
 
 import multiprocessing
 import os
@@ -29,7 +29,7 @@ FEW = [
 
 
 class SignalInItsEnd:
-    """Is told to stop while Python removes it, where exceptions are dropped."""
+    """An object in whose finalizer, which drops exceptions, a signal arrives."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -40,7 +40,7 @@ def remove_and_wait() -> None:
     time.sleep(5)
 
 
-def test_a_signal_that_python_drops_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_whose_exception_python_drops_is_sent_again(capsys: pytest.CaptureFixture[str]) -> None:
     with Interrupts(), pytest.raises(Interrupted) as stopped:
         remove_and_wait()
     assert stopped.value.code == 143
@@ -63,7 +63,7 @@ def test_a_lost_terminal_stops_training_unless_it_started_under_nohup(before: si
 
 
 class SignalAt(Callback):
-    """Sends SIGINT to this process in a hook, at one batch.
+    """A sender of SIGINT to this process in a hook, at one batch.
 
     Args:
         hook: Name of the hook.
@@ -95,7 +95,7 @@ class SignalAt(Callback):
 
 
 class Validations(Callback):
-    """Counts the batches of each validation of a fit."""
+    """A count of the batches of each validation of a fit."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -112,7 +112,7 @@ class Validations(Callback):
     [("train", 1), ("train", 2), ("validation", 1), ("validation", 2), ("test", 2)],
     ids=["train", "last-of-train", "validation", "last-of-validation", "last-of-test"],
 )
-def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workplace: Path) -> None:
+def test_a_run_that_is_interrupted_anywhere_resumes(hook: str, batch: int, workplace: Path) -> None:
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", f"--trainer.callbacks.hook={hook}",
           f"--trainer.callbacks.batch={batch}"]  # fmt: skip
     with pytest.raises(SystemExit, match="130"):
@@ -133,7 +133,7 @@ def test_a_run_that_is_interrupted_anywhere_goes_on(hook: str, batch: int, workp
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumulate: int, workplace: Path) -> None:
+def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accumulate: int, workplace: Path) -> None:
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
                "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", *TINY, "--data.batch_size=2",
                "--data.augmentation.crop_padding=1"]  # fmt: skip
@@ -156,7 +156,7 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_one_that_was_not(accumula
 
 @pytest.mark.faults
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_so_does_one_of_two_processes(strategy: str, tmp_path: Path) -> None:
+def test_an_interrupted_epoch_of_two_processes_ends_with_the_same_weights(strategy: str, tmp_path: Path) -> None:
     options = ["--max_epochs=2", f"--strategy={strategy}", "--trainer.limit_train_batches=6"]
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
           "--trainer.callbacks.batch=3"]  # fmt: skip
@@ -182,7 +182,7 @@ def _twice_interrupted() -> None:
         time.sleep(60)
 
 
-def test_a_second_ctrl_c_leaves_at_once() -> None:
+def test_a_second_ctrl_c_exits_immediately() -> None:
     process = multiprocessing.get_context("fork").Process(target=_twice_interrupted)
     process.start()
     process.join(10)

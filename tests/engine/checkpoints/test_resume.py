@@ -34,7 +34,7 @@ def run_id(workplace: Path) -> str:
     return str(Fit(workplace, 0, "").run.info.run_id)
 
 
-def test_resume_goes_on_in_the_same_run_with_the_options_that_are_given(workplace: Path, run_id: str) -> None:
+def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, run_id: str) -> None:
     # The epoch had two batches, so that nothing of it is left, and the next may have other ones.
     other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "16", "--trainer.limit_train_batches", "4"]
     main(["--resume", run_id, "--max_epochs", "3", *other])
@@ -80,7 +80,7 @@ def test_a_run_that_dies_before_its_epoch_has_ended_resumes(
     assert [metric.step for metric in after.client.get_metric_history(run_id, "val/accuracy")] == [1, 3]
 
 
-def test_what_cannot_go_on_is_refused(
+def test_a_run_that_cannot_resume_is_refused(
     workplace: Path, datasets: None, run_id: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, answer in REFUSED:
@@ -96,7 +96,7 @@ def test_what_cannot_go_on_is_refused(
     assert "is deleted" in capsys.readouterr().err
 
 
-def test_the_last_checkpoint_is_the_last_even_when_the_first_was_best(workplace: Path) -> None:
+def test_the_last_checkpoint_is_the_last_even_if_the_first_was_best(workplace: Path) -> None:
     # The loss grows: the gradient is climbed.
     worse = ["--model.optimizer.maximize", "true", "--model.optimizer.lr", "0.01", "--checkpoint.monitor", "val/loss"]
     main(["--max_epochs", "3", *FEW, *worse])

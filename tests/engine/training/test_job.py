@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from lightning import Callback, LightningModule, Trainer
-from tiny import TINY
+from tiny import TINY, Tiny
 
 from project.engine.compat import close_store_connections
 from project.fit import main
@@ -31,6 +31,13 @@ class Interrupts(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class InterruptedCheck(Tiny):
+    """Data whose preparation, such as a download, is interrupted by Ctrl-C."""
+
+    def prepare_data(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def held() -> dict[str, Any]:
@@ -78,7 +85,15 @@ def interrupted() -> None:
         main(OPTIONS, [Interrupts()])
 
 
-@pytest.mark.parametrize("run", [fit, refused_option, refused_data, refused_store, failed, interrupted])
+def interrupted_before_the_run() -> None:
+    with pytest.raises(SystemExit, match="130"):
+        fit("--data.class_path=test_job.InterruptedCheck")
+
+
+RUNS = [fit, refused_option, refused_data, refused_store, failed, interrupted, interrupted_before_the_run]
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Path) -> None:
     close_store_connections()
     gc.collect()  # Objects of earlier tests.
