@@ -68,13 +68,13 @@ class Interrupts(Callback):
         self._group: ProcessGroup | None = None
 
     def __enter__(self) -> Self:
-        reading, self._writing = os.pipe()
+        self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._wakeup_before = signal.set_wakeup_fd(self._writing)
         self._hook_before, sys.unraisablehook = sys.unraisablehook, self._on_unraisable
         self._over = threading.Event()
         self._before = {signum: signal.getsignal(signum) or signal.SIG_DFL for signum in stop_signals()}
-        self._watcher = threading.Thread(target=self._watch, args=[reading], name="interrupts", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="interrupts", daemon=True)
         self._watcher.start()
         self._register()
         return self
@@ -84,22 +84,22 @@ class Interrupts(Callback):
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         sys.unraisablehook = self._hook_before
-        self._over.set()
         with suppress(BlockingIOError):  # The pipe is full, so that the thread has bytes to read.
             os.write(self._writing, bytes([0]))  # It ends the thread also if a forked process has a copy of the pipe.
+        self._over.set()
         self._watcher.join()
         os.close(self._writing)
+        os.close(self._reading)
 
     def _register(self) -> None:
         for signum in self._before:
             signal.signal(signum, self._handle)
 
-    def _watch(self, reading: int) -> None:
-        while (signum := os.read(reading, 1)[0]) and not self._over.is_set():
+    def _watch(self) -> None:
+        while (signum := os.read(self._reading, 1)[0]) and not self._over.is_set():
             handled = self._over.wait(_STUCK_AFTER_S) or self.signum or self._in_loop
             if signum in self._before and not handled and self.on_stuck is not None:
                 self.on_stuck(signum)
-        os.close(reading)
 
     def _on_unraisable(self, dropped: "sys.UnraisableHookArgs") -> None:
         """Send the signal again if Python dropped its exception, as it does in a finalizer."""
