@@ -153,7 +153,7 @@ OPTIONS: dict[str, Works | Refused] = {
     "log_every_n_steps": Works(
         ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True
     ),
-    "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test takes the best checkpoint"),
+    "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test needs the best checkpoint"),
     "enable_progress_bar": Works(["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1),
     "enable_model_summary": Works(
         ["--trainer.enable_model_summary=true"], lambda s: re.findall(r"Trainable params: (\d+)", s.text), ["130"]
@@ -187,7 +187,7 @@ OPTIONS: dict[str, Works | Refused] = {
         tracked=True,
     ),
     "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True),
-    "barebones": Refused(["--trainer.barebones=true"], "without the checkpoints and metrics"),
+    "barebones": Refused(["--trainer.barebones=true"], "without checkpoints and metrics"),
     "plugins": Works(
         ["--trainer.precision=null", "--trainer.plugins=DoublePrecision"],
         lambda s: s.model.net.head.weight.dtype,
