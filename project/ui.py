@@ -20,19 +20,23 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--port", "-p", type=int, default=5000)
     parser.add_argument("--host", "-h", default="127.0.0.1")
     options, _ = parser.parse_known_args(argv)
+    if "--help" not in argv:
+        _check(options.host, options.port)
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # Any user of the machine could read an option.
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *argv])
+
+
+def _check(host: str, port: int) -> None:
+    """Exit with 2 if the store does not respond, or the port is in use."""
     with exit_on_bad_input(), socket() as probe:
         check_has_database(tracking_uri())
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:
-            probe.bind((options.host, options.port))
+            probe.bind((host, port))
         except (OSError, OverflowError) as error:  # OverflowError: the port is out of range
             reason = error.strerror if isinstance(error, OSError) else "it must be from 1 to 65535"
-            raise OSError(
-                f"--port: cannot listen on {options.host}:{options.port} ({reason}); give --port N"
-            ) from error
+            raise OSError(f"--port: cannot listen on {host}:{port} ({reason}); give --port N") from error
         connect()  # It reports in one line what MLflow's server reports in fifty.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri()  # Any user of the machine could read an option.
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", *argv])
 
 
 if __name__ == "__main__":
