@@ -44,16 +44,16 @@ def score(job: Job) -> Mapping[str, float]:
 
 def log_model(job: Job) -> None:
     """Log the model of the best checkpoint, as MLflow serves it. A model that cannot be served has checkpoints only."""
-    logger, inputs, best = job.logger, job.data.examples(), best_checkpoint(job.trainer)
-    if logger is None or best is None or inputs is None or not isinstance(job.model, Task):
+    logger, best = job.logger, best_checkpoint(job.trainer)
+    if logger is None or best is None or not isinstance(job.model, Task):
         return
     folder: Path | None = None
     with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
         folder = logger.model_folder("model")
         if folder is None:  # not the first rank
             return
-        trained = _trained_model(job, best)
-        if (served := trained.serving_model()) is not None:
+        trained, inputs = _trained_model(job, best), job.data.examples()
+        if inputs is not None and (served := trained.serving_model()) is not None:
             save_model(folder, served, inputs, trained.serving_metadata())
             logger.log_saved_model(folder.name)
         return
