@@ -33,7 +33,7 @@ def test_a_checkpoint_with_code_in_it_runs_nothing(tmp_path: Path, caplog: pytes
     os.utime(tmp_path / "best-epoch000.ckpt", (1, 1))
     torch.save({"state_dict": {}, "callbacks": Canary(song)}, tmp_path / "last.ckpt")
     assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch000.ckpt"
-    assert "last.ckpt; an older checkpoint is used" in caplog.text
+    assert "last.ckpt; an older one is used" in caplog.text
     with pytest.raises(Exception, match="Weights only load failed"):
         DurableCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
     assert not song.exists()
@@ -65,7 +65,7 @@ def test_a_configuration_with_code_in_it_runs_nothing(workplace: Path, capsys: p
     Path("run.yaml").write_text("seed_everything: !!python/object/apply:os.system ['touch song']\n")
     with pytest.raises(SystemExit, match="2"):
         main(["--config", "run.yaml"])
-    assert "is no valid YAML" in capsys.readouterr().err
+    assert "is not valid YAML" in capsys.readouterr().err
     assert not Path("song").exists()
 
 
@@ -77,7 +77,7 @@ def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytes
     torch.save(
         {"state_dict": {}, "callbacks": Canary(workplace / "song")}, store.checkpoint_folder(run_id) / "last.ckpt"
     )
-    for damaged in ("is no valid checkpoint", "is no valid YAML"):
+    for damaged in ("is not a valid checkpoint", "is not valid YAML"):
         with pytest.raises(SystemExit, match="2"):
             main(["--resume", run_id])
         assert damaged in capsys.readouterr().err
