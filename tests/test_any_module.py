@@ -69,6 +69,43 @@ class Plateau(Validated):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 
+class Manual(Slope):
+    """Optimizes by hand, and so returns no loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        optimizer = self.optimizers()
+        loss = (self.linear(batch[0]) - batch[1]).square().mean()
+        self.manual_backward(loss)
+        optimizer.step()  # type: ignore[union-attr]
+
+
+class WithoutStep(LightningModule):
+    def configure_optimizers(self) -> None:
+        return None
+
+
+class Unlogged(Slope):
+    monitor = "val_loss"
+
+
+class WithoutTrain(LightningDataModule):
+    pass
+
+
+class WithoutBatches(Line):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(torch.zeros(0, 1), torch.zeros(0, 1)), 4)
+
+
+class WithoutFile(Line):
+    def setup(self, stage: str) -> None:
+        raise FileNotFoundError("there is no file lines.csv")
+
+
 def of(model: type, data: type = LineWithVal) -> list[str]:
     return [f"--model=test_any_module.{model.__name__}", f"--data=test_any_module.{data.__name__}"]
 
@@ -96,6 +133,33 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     run = Fit(workplace, 0, "").run
     scores = [p.value for p in Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val_score")]
     assert run.data.metrics["best/val_score"] == max(scores)
+
+
+@pytest.mark.parametrize(("options", "answer"), [
+    (of(WithoutStep), "No `training_step()` method defined"),
+    (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
+    (of(Slope, WithoutBatches), "--data: reading a batch of train fails"),
+    (of(Slope, WithoutFile), "FileNotFoundError: there is no file lines.csv"),
+    (of(Unlogged), "--checkpoint.monitor: got val_loss, which training does not log; it logs epoch, "),
+    ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),
+])  # fmt: skip
+def test_a_module_that_cannot_train_starts_no_run(
+    options: list[str], answer: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(options)
+    errors = capsys.readouterr().err
+    assert end.value.code == 2
+    assert answer in errors
+    assert len(errors.splitlines()) <= 3
+    assert not Fit(workplace, 0, "").runs
+
+
+def test_manual_optimization_trains(workplace: Path) -> None:
+    main([*of(Manual), "--max_epochs=1"])
+    assert Fit(workplace, 0, "").run.info.status == "FINISHED"
+    (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
 @pytest.mark.parametrize("model", [Slope, Plateau])

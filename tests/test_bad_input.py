@@ -1,4 +1,6 @@
+import importlib
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from conftest import Fit, write_folder
 from project.fit import main
 
 BAD_OPTIONS = [
+    (["--model.metrics.f1", "torchmetrics.MeanAbsoluteError"], "--model.metrics: does not fit the outputs (2, 10)"),
+    (["--model.metrics.cm", "torchmetrics.classification.MulticlassConfusionMatrix"], "cm is not a single number"),
+    (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
+    (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
     (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
@@ -154,6 +160,21 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
         return message
 
     return run
+
+
+@pytest.mark.parametrize(("code", "message"), [
+    ("class Net(:", "importing broken fails with SyntaxError: invalid syntax (broken.py, line 1)"),
+    ("Net = undefined", "importing broken fails with NameError: name 'undefined' is not defined"),
+    ("import nowhere", "importing broken fails: No module named 'nowhere'"),
+])  # fmt: skip
+def test_an_error_in_the_module_of_a_class_is_reported(
+    code: str, message: str, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(Path())
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    Path("broken.py").write_text(code)
+    importlib.invalidate_caches()
+    assert message in refused("--model.net", "broken.Net")
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])

@@ -50,8 +50,8 @@ class DescribedDataModule(LightningDataModule):
         """Return lines for the terminal about the data."""
         return []
 
-    def examples(self) -> Tensor | None:
-        """Return two or more samples as the model receives them, (N, ...); None if there are none."""
+    def examples(self) -> tuple[Tensor, Tensor] | None:
+        """Return two or more samples as the model receives them, inputs and targets (N, ...); None if unknown."""
         return None
 
     def batch_counts(self, ranks: int) -> dict[str, BatchCount]:

@@ -1,14 +1,16 @@
 """The base class of tasks: the objective of training, and the properties that the engine reads."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -67,6 +69,8 @@ class Task(LightningModule):
         self.optimizer, self.lr_schedule, self.compile_net = optimizer, lr_schedule, compile
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         metrics = MetricCollection({}) if metrics is None else metrics
+        if any(str(name).startswith("loss") for name in metrics):
+            raise ValueError("model.metrics: got a metric with the name loss, which is that of the loss; rename it")
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -124,6 +128,40 @@ class Task(LightningModule):
         except ValueError as error:
             raise ValueError(f"model.optimizer: {error}") from error
         check_schedule(self.lr_schedule, unused)
+
+    def check_batch(self, inputs: Tensor, targets: Tensor) -> None:
+        """Raise ValueError if the loss or a metric does not fit the net and the data; the model is not changed.
+
+        Args:
+            inputs: Two or more samples, (N, ...).
+            targets: Their targets, (N, ...).
+        """
+        was_training = self.training
+        self.eval()
+        name = "model.loss"
+        try:
+            with torch.no_grad(), isolate_rng(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Two samples are few for some metrics.
+                try:
+                    outputs = self(inputs)
+                except RuntimeError:  # A net may need a GPU.
+                    return
+                for wanted in (self.training_targets(targets), targets):
+                    if (loss := self.loss(outputs, wanted)).ndim:
+                        raise ValueError(f"the loss has the shape {tuple(loss.shape)}; it must be a scalar")
+                name, metrics = "model.metrics", self.val_metrics.clone()
+                self.update_metrics(metrics, outputs, targets)
+                for metric, value in metrics.compute().items():
+                    if not isinstance(value, Tensor) or value.numel() != 1:
+                        raise ValueError(f"{metric} is not a single number")
+        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"--{name}: does not fit the outputs {tuple(outputs.shape)} of the net and the targets "
+                f"{tuple(targets.shape)} of the data: {reason}"
+            ) from error
+        finally:
+            self.train(was_training)
 
     def make_optimizer(self) -> Optimizer:
         """Return a new optimizer of the net's parameters."""
@@ -223,8 +261,10 @@ class Task(LightningModule):
 
 def declared(model: LightningModule) -> tuple[str | None, Mode | None]:
     """Return the metric that a model declares for selecting the best checkpoint, and its direction."""
-    monitor: str | None = getattr(model, "monitor", None)
-    mode: Mode | None = getattr(model, "mode", None)
+    # Other classes may use these names for something else.
+    monitor, mode = getattr(model, "monitor", None), getattr(model, "mode", None)
+    monitor = monitor if isinstance(monitor, str) else None
+    mode = mode if mode in get_args(Mode) else None
     if isinstance(model, Task) and monitor:
         mode = model.mode_of(monitor) or mode
     return monitor, mode

@@ -53,7 +53,7 @@ def test_normalisation_uses_the_statistics_of_the_images() -> None:
 def test_grey_images_get_the_channels_and_the_size_of_the_model() -> None:
     data = Digits(image_size=48, channels=3)
     data.setup("fit")
-    assert data.examples().shape == (2, 3, 48, 48)
+    assert data.examples()[0].shape == (2, 3, 48, 48)
     assert (len(data.mean), len(data.std)) == (3, 3)
 
 

@@ -27,7 +27,9 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not isinstance(outputs, Mapping):  # a step of manual optimization may return nothing
+        if (
+            not isinstance(outputs, Mapping) or "loss" not in outputs
+        ):  # a step of manual optimization may return nothing
             return
         finite = torch.isfinite(outputs["loss"].detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite

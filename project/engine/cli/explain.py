@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from pkgutil import resolve_name
 from typing import NamedTuple
@@ -14,6 +16,30 @@ _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.87
 # Arguments that the project passes to optimizers and schedules, and those that cannot be set.
 _GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
+
+
+def check_importable(text: str) -> None:
+    """Raise ValueError if a class that jsonargparse's error names is in a module that cannot be imported.
+
+    jsonargparse reports only that the class does not fit.
+
+    Args:
+        text: Its error.
+    """
+    named = re.findall(r"(?:class_path[= ]'|class_path': '|[GgVv]\w+ value: |val=')([A-Za-z_]\w*(?:\.\w+)+)", text)
+    for path in dict.fromkeys(named):
+        module = path.rpartition(".")[0]
+        try:
+            if find_spec(module.partition(".")[0]) is not None:
+                import_module(module)
+        except ModuleNotFoundError as error:
+            if module == error.name or module.startswith(f"{error.name}."):
+                continue  # The table below names it.
+            raise ValueError(f"importing {module} fails: {error}") from error
+        except (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
+                RuntimeError, SyntaxError, TypeError, ValueError) as error:  # fmt: skip
+            reason = " ".join(str(error).split())
+            raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
 def explain(text: str, known: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.explain import explain
+from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.parser import FitParser
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
 from project.engine.cli.trainer_checks import (
@@ -122,6 +122,7 @@ class FitCLI(LightningCLI):
         try:
             self.config = self._parse(parser)
         except ArgumentError as error:
+            check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*config_groups.NAMES, *settings])) from error
 
@@ -206,28 +207,49 @@ class FitCLI(LightningCLI):
         batches = {split: count.batches for split, count in self.data.batch_counts(trainer.world_size).items()}
         check_lengths(trainer, batches)
         self._check_smallest_batch()
-        if batches and self.callbacks and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with isolate_rng():
-                own = self.instantiate()
-                described(own.data).share_splits(self.data)
-                callbacks, accelerator = _listed(own.trainer.callbacks), self.config.trainer.accelerator
-                often = 0 < trainer.log_every_n_steps <= steps_before_validation(trainer, batches["train"])  # type: ignore[attr-defined]
-                logged, early = rehearse(
-                    own.model, own.data, callbacks, accelerator, logger=bool(trainer.loggers), often=often
-                )
-            check_monitors(callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
+        # Nothing is known about a class that declares nothing, before it has done a step.
+        plain = self.data is not self.datamodule or not isinstance(self.model, Task)
+        if trainer.fast_dev_run or not (plain or self.callbacks):  # type: ignore[attr-defined]
+            return
+        steps = steps_before_validation(trainer, batches["train"]) if batches else 1
+        logged, early = self.rehearse(steps, "--model" if plain else "--trainer.callbacks")
+        check_monitors(self.callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
+        monitor = self.config_init.checkpoint.monitor
+        if plain and monitor is not None and monitor not in logged:
+            raise ValueError(
+                f"--checkpoint.monitor: got {monitor}, which training does not log; it logs "
+                f"{', '.join(sorted(logged)) or 'nothing'}"
+            )
+
+    def rehearse(self, steps: int, blamed: str = "--model") -> tuple[set[str], set[str]]:
+        """Train and validate one batch with new instances; see `rehearse`.
+
+        Args:
+            steps: Steps before the first validation of the training.
+            blamed: The option that an error of the step is attributed to.
+        """
+        trainer = self.trainer
+        with isolate_rng():
+            own = self.instantiate()
+            described(own.data).share_splits(self.data)
+            often = 0 < trainer.log_every_n_steps <= steps  # type: ignore[attr-defined]
+            return rehearse(
+                own.model, own.data, _listed(own.trainer.callbacks), self.config.trainer.accelerator,
+                logger=bool(trainer.loggers), often=often, blamed=blamed,
+            )  # fmt: skip
 
     def _check_smallest_batch(self) -> None:
         examples, counts = self.data.examples(), self.data.batch_counts(self.trainer.world_size)
         if examples is None or not isinstance(self.model, Task):
             return
-        size = counts["train"].smallest
-        if reason := step_refusal(self.model, (size, *examples.shape[1:]), examples.dtype):
+        inputs, size = examples[0], counts["train"].smallest
+        if reason := step_refusal(self.model, (size, *inputs.shape[1:]), inputs.dtype):
             raise ValueError(
                 f"--data.batch_size: got {self.config.data.init_args.batch_size}, which makes batches of {size} of the "
                 f"{self.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: "
                 f"{reason}"
             )
+        self.model.check_batch(*examples)
 
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:

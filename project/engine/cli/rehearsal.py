@@ -1,6 +1,7 @@
 """A rehearsal of one training step before a run exists, to find errors that would end the run at its first step."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from pickle import PicklingError, UnpicklingError
 
@@ -16,8 +17,8 @@ from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
 _FAULTS = (
-    AttributeError, ImportError, LookupError, OSError, PicklingError, RuntimeError, TypeError, ValueError,
-    MisconfigurationException,
+    AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError, RuntimeError,
+    TypeError, ValueError, MisconfigurationException,
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def rehearse(
     *,
     logger: bool,
     often: bool,
+    blamed: str,
 ) -> tuple[set[str], set[str]]:
     """Train and validate one batch on one device, without files, checkpoints or a run.
 
@@ -66,6 +68,7 @@ def rehearse(
         accelerator: The trainer's accelerator.
         logger: Whether the trainer has a logger.
         often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
+        blamed: The option that an error of the step is attributed to.
 
     Returns:
         Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
@@ -89,7 +92,13 @@ def rehearse(
             enable_model_summary=False,
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
         )
-        trainer.fit(model, data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # The training repeats them.
+            trainer.fit(model, data)
+        if trainer.num_training_batches == 0:
+            blamed, name = "--data", "reading a batch of train"
+            raise ValueError("there is none")
+        blamed = "--trainer.callbacks"
         for callback in callbacks:
             name = f"saving and reading the state of {type(callback).__name__}"
             file = io.BytesIO()
@@ -102,7 +111,7 @@ def rehearse(
         ) from error
     except _FAULTS as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--trainer.callbacks: {name} fails with {type(error).__name__}: {reason}") from error
+        raise ValueError(f"{blamed}: {name} fails with {type(error).__name__}: {reason}") from error
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
 
 

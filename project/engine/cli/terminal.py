@@ -92,10 +92,10 @@ class ProgressLines(LightningProgressBar):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._print("validating the best checkpoint")
+            self._print(f"validating the {_tested(trainer)} checkpoint")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._print("testing the best checkpoint")
+        self._print(f"testing the {_tested(trainer)} checkpoint")
 
     def _print_position(
         self, trainer: Trainer, pl_module: LightningModule, what: str, batch_idx: int, total: float
@@ -109,12 +109,17 @@ class ProgressLines(LightningProgressBar):
         of = f" of {trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         training = trainer.state.fn == TrainerFn.FITTING
         number = (trainer.current_epoch if epoch is None else epoch) + 1
-        self._print(f"epoch {number}{of}: {what}" if training else what)
+        self._print(f"epoch {number}{of}: {what}".removesuffix(": ") if training else what)
 
     def _print(self, line: str) -> None:
         self._last = monotonic()
         if self._enabled:
             print(line, flush=True)
+
+
+def _tested(trainer: Trainer) -> str:
+    checkpoint = RunCheckpoint.of(trainer)
+    return "best" if checkpoint and checkpoint.monitor else "last"
 
 
 def _short_names(metrics: Mapping[str, _Shown], trainer: Trainer) -> dict[str, _Shown]:

@@ -166,10 +166,10 @@ class ImageSplits(DescribedDataModule):
         return f"{len(self.splits[split]):,}{origin}"
 
     @override
-    def examples(self) -> Tensor:
-        """Return two images of the last split as the model receives them, (2, C, H, W) uint8."""
+    def examples(self) -> Batch:
+        """Return two images of the last split as the model receives them, (2, C, H, W) uint8, and their targets."""
         split = list(self.splits)[-1]
-        return self.fetch(split, torch.tensor([0, min(1, len(self.splits[split]) - 1)]))[0]
+        return self.fetch(split, torch.tensor([0, min(1, len(self.splits[split]) - 1)]))
 
     @override
     def digest(self) -> str:

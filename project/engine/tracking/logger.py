@@ -63,6 +63,7 @@ class MLflowLogger(Logger):
         self.spool: Spool | None = None
         self.status: str | None = None
         self._ignores_metrics = False
+        self._earlier_params: Mapping[str, str] = {}
         self._run_id: str | None = None
 
     @classmethod
@@ -103,6 +104,7 @@ class MLflowLogger(Logger):
         now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
         had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
+        self._earlier_params = run.data.params
         changed = {f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k)}
         for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
             client.set_tag(run_id, tag, value)
@@ -131,10 +133,15 @@ class MLflowLogger(Logger):
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        items = list((params if isinstance(params, dict) else vars(params)).items())
+        given = (params if isinstance(params, dict) else vars(params)).items()
+        settings = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in given}
+        changed = {key: value for key, value in settings.items() if self._earlier_params.get(key, value) != value}
+        if changed:  # MLflow parameters are immutable.
+            self.set_tags({f"{_CHANGED}{key}": value for key, value in changed.items()})
+        items = [item for item in settings.items() if item[0] not in changed]
         for start in range(0, len(items), _PARAMS_PER_RECORD):
             part = items[start : start + _PARAMS_PER_RECORD]
-            self._append(params={key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in part})
+            self._append(params=dict(part))
 
     @override
     @rank_zero_only

@@ -32,7 +32,8 @@ def score(job: Job) -> Mapping[str, float]:
     best = best_checkpoint(trainer)
     if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
         return _merged(trainer.test(model, data, ckpt_path=best, verbose=False))
-    if not trainer.limit_val_batches or not is_overridden("validation_step", model):
+    has_val = job.data is data or is_overridden("val_dataloader", data)
+    if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
     loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []
     with job.logger.metrics_ignored() if job.logger else nullcontext():
@@ -52,9 +53,9 @@ def log_model(job: Job) -> None:
         folder = logger.model_folder("model")
         if folder is None:  # not the first rank
             return
-        trained, inputs = _trained_model(job, best), job.data.examples()
-        if inputs is not None and (served := trained.serving_model()) is not None:
-            save_model(folder, served, inputs, trained.serving_metadata())
+        trained, examples = _trained_model(job, best), job.data.examples()
+        if examples is not None and (served := trained.serving_model()) is not None:
+            save_model(folder, served, examples[0], trained.serving_metadata())
             logger.log_saved_model(folder.name)
         return
     if folder is not None:

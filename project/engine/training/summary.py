@@ -60,7 +60,7 @@ def _search_command(cli: FitCLI) -> str | None:
     """Return the sweep on this fit's data, if its model has a search space."""
     settings = flatten(cli.config)
     model, data, root = settings["groups.model"], settings["groups.data"], settings.get("data.root")
-    if model not in config_groups.choices("search"):
+    if model not in config_groups.choices("search") or data not in config_groups.choices("data"):
         return None
     options = ["--data", data] if data != config_groups.DEFAULTS["data"] else []
     if root != cli.default_settings.get("data.root"):
