@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.cli.errors import BAD_INPUT
 
 # Windows lacks SIGUSR1 and SIGHUP.
 STOP_SIGNALS = tuple(
@@ -65,6 +66,7 @@ class Interrupts(Callback):
         self.signum = 0
         self.agreed = False
         self._in_loop = False
+        self._raised = False
         self._group: ProcessGroup | None = None
 
     def __enter__(self) -> Self:
@@ -79,7 +81,7 @@ class Interrupts(Callback):
         self._register()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -90,6 +92,10 @@ class Interrupts(Callback):
         self._watcher.join()
         os.close(self._writing)
         os.close(self._reading)
+        refused = isinstance(error, SystemExit) and error.code == BAD_INPUT
+        if self._raised and (isinstance(error, Exception) or refused):
+            # A library that was interrupted has raised another error while it cleaned up.
+            raise Interrupted(self.signum) from error
 
     def _register(self) -> None:
         for signum in self._before:
@@ -115,6 +121,7 @@ class Interrupts(Callback):
             os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:
+            self._raised = True
             raise Interrupted(signum)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -40,6 +40,16 @@ class InterruptedCheck(Tiny):
         os.kill(os.getpid(), signal.SIGINT)
 
 
+class InterruptedLibrary(Tiny):
+    """Data whose preparation raises another error while it is interrupted, as a database does that cannot roll back."""
+
+    def prepare_data(self) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SystemExit:
+            raise ValueError("this transaction cannot be rolled back") from None
+
+
 def held() -> dict[str, Any]:
     """Return the resources that this process holds, by kind."""
     files = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
@@ -102,3 +112,9 @@ def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Pa
     after = held()
     for kind in before:
         assert after[kind] == before[kind], kind
+
+
+def test_an_error_of_an_interrupted_library_is_an_interrupt(workplace: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*OPTIONS, "--data.class_path=test_job.InterruptedLibrary"])
+    assert end.value.code == 143
