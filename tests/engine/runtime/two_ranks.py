@@ -2,6 +2,7 @@
 
 python two_ranks.py FOLDER CASE..."""
 
+import ctypes
 import json
 import os
 import sys
@@ -102,6 +103,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
     cli = build_fit(CommandLine.parse([*COMMON, *options]), [record])
     cli.trainer.fit(cli.model, cli.datamodule)
     parameters = list(cli.model.parameters())
+    ctypes.CDLL(None).malloc_trim(0)  # A fit keeps freed memory for its next step.
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
     result = {
         "parameters": held(parameters),
