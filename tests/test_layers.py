@@ -14,7 +14,7 @@ LAYERS = [
     ("engine.training",),
     ("engine.cli",),
     ("tasks", "data"),
-    ("engine.task",),
+    ("engine.monitor", "engine.task"),
     ("engine.loading", "engine.tracking", "engine.checkpoints"),
     ("models", "engine.runtime", "engine.data", "engine.schedule", "engine.compat", "engine.atomic"),
 ]

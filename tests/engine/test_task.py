@@ -10,7 +10,8 @@ from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score
 
-from project.engine.task import Task, monitored
+from project.engine.monitor import monitored
+from project.engine.task import Task
 from project.fit import main
 from project.tasks import ImageClassifier
 

@@ -30,8 +30,9 @@ from project.engine.cli.trainer_checks import (
 )
 from project.engine.compat import integers_first
 from project.engine.data import described
+from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
-from project.engine.task import Task, monitored
+from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, redact_setting
@@ -197,12 +198,16 @@ class FitCLI(LightningCLI):
         return _listed(self.config_init.trainer.callbacks)
 
     def check_training(self) -> None:
-        """Try the first step of the training, on the first rank, after the setup of the data.
+        """Load the data if it describes itself, and try the first step of the training, on the first rank.
 
         Raises:
             ValueError: The settings do not fit the data, or the first step would end the run.
         """
         trainer = self.trainer
+        if self.data is self.datamodule:
+            self.data.prepare_data()
+            self.data.setup("fit")
+            self.data.check_batch_size(trainer.world_size)
         check_not_sharded(trainer)
         batches = {split: count.batches for split, count in self.data.batch_counts(trainer.world_size).items()}
         check_lengths(trainer, batches)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
+from project.engine.monitor import declared
 from project.engine.search.space import SearchSpace, check_metrics, check_values
-from project.engine.task import Task, declared
+from project.engine.task import Task
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.throughput import IMAGES_PER_SECOND, SAMPLES_PER_SECOND, WAIT_FRACTION
 from project.engine.training.callbacks import build_fit
@@ -42,7 +43,7 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     else:
         built = build_fit(CommandLine.parse(fit_options))
     _check_promises(built)
-    _load(built)
+    built.check_training()
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
     check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(built.rehearse(1)[0]))
@@ -71,12 +72,4 @@ def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
     cli = build_fit(CommandLine.parse([*fit_options, *extra]))
     _check_promises(cli)
     if any(option.startswith("--data.") for option in extra):
-        _load(cli)
-
-
-def _load(cli: FitCLI) -> None:
-    if cli.data is cli.datamodule:
-        cli.data.prepare_data()
-        cli.data.setup("fit")
-        cli.data.check_batch_size(cli.trainer.world_size)
-    cli.check_training()
+        cli.check_training()

@@ -109,10 +109,6 @@ def _check(job: Job) -> None:
     """
     if not job.trainer.is_global_zero:  # Lightning starts other processes after the checks of the first one.
         return
-    if job.data is job.datamodule:
-        job.data.prepare_data()
-        job.data.setup("fit")
-        job.data.check_batch_size(job.trainer.world_size)
     job.cli.check_training()
     client = store.connect()
     if job.earlier:

@@ -50,7 +50,8 @@ def test_code_keeps_everything_except_secrets() -> None:
 
 @pytest.mark.timeout(60)  # A regular expression that backtracks takes hours.
 def test_a_long_line_is_redacted_quickly() -> None:
-    redact_code("a" * 1_000_000)
+    line = "a" * 1_000_000
+    assert redact_code(line) == line
 
 
 def test_the_diff_restores_an_uncommitted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
