@@ -30,7 +30,7 @@ REFUSED = {
 """Schedules that cannot be chosen, with the reason."""
 
 NOT_OPTIONS = ("epochs", "steps_per_epoch", "last_epoch")
-"""Parameters of schedules that are no options: other forms of the length, and the position."""
+"""Parameters of schedules that are not options: other forms of the length, and the position."""
 
 
 class WarmupCosine(LambdaLR):

@@ -178,8 +178,8 @@ def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_s
     Args:
         path: The checkpoint.
         finished: Whether the run is FINISHED; a run that was stopped after its last epoch lacks its test.
-        max_epochs: Epochs to train in all; None and -1 are no limit.
-        max_steps: Steps to train in all; -1 is no limit.
+        max_epochs: Epochs to train in all; None and -1 mean no limit.
+        max_steps: Steps to train in all; -1 means no limit.
 
     Raises:
         ValueError: The checkpoint is beyond the limit, or has reached it in a run that is finished.
