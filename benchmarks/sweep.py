@@ -40,6 +40,7 @@ from rich.console import Console
 from project.engine.search.device_pool import Devices
 from project.engine.search.driver import Driver
 from project.engine.search.space import SearchSpace
+from project.engine.search.study import MLFLOW_RUN
 from project.engine.search.trial_process import TrialLauncher
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
@@ -165,6 +166,7 @@ def trivial(folder: Path) -> dict[str, Any]:
     )
     space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, "")
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
+    study.set_user_attr(MLFLOW_RUN, "none")
     runs = TrialRuns(client, "0", study, space.metrics)
     launcher = TrialLauncher("benchmarks.trivial", [], space.metrics, Devices(2, 1, 2, []), runs, folder)
     set_forkserver_preload(["project.engine.search.job", "benchmarks.trivial"])

@@ -84,7 +84,8 @@ def clean_environment() -> dict[str, str]:
     environment = {
         k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_") and k != "PYTHONDONTWRITEBYTECODE"
     }
-    return environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return environment | {"PYTHONPATH": os.pathsep.join(paths), "COLUMNS": "120"}
 
 
 def fit(folder: Path, *options: str, environment: Mapping[str, str] = {}) -> Fit:

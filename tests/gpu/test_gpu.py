@@ -238,8 +238,7 @@ def test_a_resumed_run_ends_bit_equal_with_deterministic_kernels(tmp_path: Path,
 def test_a_trial_sees_the_gpu_that_it_is_assigned(named: str) -> None:
     uuid = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     ids = gpu_ids("0" if named == "index" else uuid, torch.cuda.device_count())
-    assigned = Devices(1, 1, 2, ids).lend()
-    assert assigned is not None
+    assigned = Devices(1, 1, 2, ids).acquire()
     program = "import torch; print(torch.cuda.device_count(), torch.cuda.get_device_properties(0).uuid)"
     seen = subprocess.check_output([sys.executable, "-c", program], env=os.environ | assigned, text=True)
     assert seen.split() == ["1", uuid.removeprefix("GPU-")]

@@ -2,11 +2,13 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jsonargparse import set_parsing_settings
+from torch import distributed
 
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.runtime.output import prepare_output
@@ -59,3 +61,19 @@ def restored_environment() -> Iterator[None]:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)
+
+
+@contextmanager
+def closed_process_group() -> Iterator[None]:
+    """Destroy the process group that a block of code starts, because Lightning keeps it.
+
+    After an error, a group of several ranks is kept until its process ends: another rank may wait in a collective.
+    """
+    started, hook, failed = distributed.is_initialized(), sys.excepthook, True
+    try:
+        yield
+        failed = False
+    finally:
+        if distributed.is_initialized() and not started and (distributed.get_world_size() == 1 or not failed):
+            distributed.destroy_process_group()
+            sys.excepthook = hook  # torch's names the rank

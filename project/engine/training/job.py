@@ -15,7 +15,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
-from project.engine.runtime.process import configure_process, restored_environment
+from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
 from project.engine.task import Task
 from project.engine.tracking import store
@@ -63,6 +63,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
     """
     with ExitStack() as stack:
         stack.enter_context(restored_environment())
+        stack.enter_context(closed_process_group())
         stack.callback(compat.close_store_connections)
         configure_process()
         with exit_on_bad_input():

@@ -6,10 +6,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback, LightningModule, Trainer
 from tiny import TINY, Tiny
 
@@ -118,3 +120,12 @@ def test_an_error_of_an_interrupted_library_is_an_interrupt(workplace: Path) -> 
     with pytest.raises(SystemExit) as end:
         main([*OPTIONS, "--data.class_path=test_job.InterruptedLibrary"])
     assert end.value.code == 143
+
+
+@pytest.mark.parametrize("callbacks", [[], [Fails()]])
+def test_a_sharded_fit_destroys_its_process_group(callbacks: list[Callback], workplace: Path) -> None:
+    hook = sys.excepthook
+    with pytest.raises(ArithmeticError) if callbacks else nullcontext():
+        main([*OPTIONS, "--strategy=fsdp", "--trainer.devices=1"], callbacks)
+    assert not torch.distributed.is_initialized()
+    assert sys.excepthook is hook
