@@ -84,11 +84,11 @@ def train_small_cnn(*, peer: bool) -> Throughput:
     data = SmallImages(batch_size=BATCH, augmentation=SMALL_AUGMENTATION)
     data.count = 4096
     data.setup("fit")
-    throughput = Throughput(10)
+    throughput = Throughput()
     model = ImageClassifier(partial(CNN, widths=(32, 32, 64, 64)), 10, in_channels=3, image_size=32, mean=MEAN, std=STD)
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[throughput],
+        enable_model_summary=False, log_every_n_steps=10, callbacks=[throughput],
     )  # fmt: skip
     # No persistent workers: the garbage collector would wait 10 s for them to exit, during another measurement.
     by_image = DataLoader(SmallPillowImages(data.count), BATCH, num_workers=WORKERS)

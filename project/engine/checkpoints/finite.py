@@ -11,17 +11,14 @@ from torch import Tensor
 class FiniteLoss(Callback):
     """A stop of training if the loss is NaN or infinite.
 
-    The loss is checked once per logging interval and before each checkpoint, because a check makes a GPU wait.
-
-    Args:
-        every_n_steps: Steps between two checks, the trainer's `log_every_n_steps`.
+    The loss is checked once per `log_every_n_steps` of the trainer and before each checkpoint, because a check makes a
+    GPU wait.
 
     Raises:
         FloatingPointError: The loss is not finite; on every rank at the same step.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
-        self._every_n_steps = max(1, every_n_steps)
+    def __init__(self) -> None:
         self._finite: torch.Tensor | None = None
 
     def on_train_batch_end(
@@ -33,7 +30,8 @@ class FiniteLoss(Callback):
             return
         finite = torch.isfinite(outputs["loss"].detach()).all()
         self._finite = finite if self._finite is None else self._finite & finite
-        if trainer.global_step % self._every_n_steps == 0 or trainer.is_last_batch:
+        every_n_steps = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if trainer.global_step % every_n_steps == 0 or trainer.is_last_batch:
             everywhere = trainer.strategy.reduce(self._finite.float(), reduce_op="sum")
             self._finite = None
             if float(everywhere) < trainer.world_size:

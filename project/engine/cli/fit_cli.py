@@ -26,7 +26,7 @@ from project.engine.cli.trainer_checks import (
     check_not_sharded,
     check_settings,
     check_validates,
-    steps_before_validation,
+    logs_before_validation,
 )
 from project.engine.compat import integers_first
 from project.engine.data import described
@@ -216,8 +216,8 @@ class FitCLI(LightningCLI):
         plain = self.data is not self.datamodule or not isinstance(self.model, Task)
         if trainer.fast_dev_run or not (plain or self.callbacks):  # type: ignore[attr-defined]
             return
-        steps = steps_before_validation(trainer, batches["train"]) if batches else 1
-        logged, early = self.rehearse(steps, "--model" if plain else "--trainer.callbacks")
+        often = logs_before_validation(trainer, self.config.trainer.log_every_n_steps, batches.get("train"))
+        logged, early = self.rehearse("--model" if plain else "--trainer.callbacks", often=often)
         check_monitors(self.callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
         monitor = self.config_init.checkpoint.monitor
         if plain and monitor is not None and monitor not in logged:
@@ -226,18 +226,17 @@ class FitCLI(LightningCLI):
                 f"{', '.join(sorted(logged)) or 'nothing'}"
             )
 
-    def rehearse(self, steps: int, blamed: str = "--model") -> tuple[set[str], set[str]]:
+    def rehearse(self, blamed: str = "--model", *, often: bool = True) -> tuple[set[str], set[str]]:
         """Train and validate one batch with new instances; see `rehearse`.
 
         Args:
-            steps: Steps before the first validation of the training.
             blamed: The option that an error of the step is attributed to.
+            often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
         """
         trainer = self.trainer
         with isolate_rng():
             own = self.instantiate()
             described(own.data).share_splits(self.data)
-            often = 0 < trainer.log_every_n_steps <= steps  # type: ignore[attr-defined]
             return rehearse(
                 own.model, own.data, _listed(own.trainer.callbacks), self.config.trainer.accelerator,
                 logger=bool(trainer.loggers), often=often, blamed=blamed,

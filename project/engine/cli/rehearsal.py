@@ -79,7 +79,7 @@ def rehearse(
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     first = _LoggedAtValidation()
     every_n_steps = 1 if often else 2  # one step is done
-    own: list[Callback] = [first, Throughput(every_n_steps), *([LearningRateMonitor()] if logger else [])]
+    own: list[Callback] = [first, Throughput(), *([LearningRateMonitor()] if logger else [])]
     name = "one training step"
     try:
         trainer = Trainer(

@@ -20,6 +20,8 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from project.engine.tracking.log_interval import log_interval
+
 # Options with their allowed values, and the reason.
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "barebones": ((False,), "it trains without checkpoints and metrics"),
@@ -130,19 +132,24 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
         )
 
 
-def steps_before_validation(trainer: Trainer, batches: int) -> int:
-    """Return the number of steps before the first validation.
+def logs_before_validation(trainer: Trainer, every_n_steps: int | None, batches: int | None) -> bool:
+    """Return whether metrics of every `log_every_n_steps` steps are logged before the first validation.
 
     Args:
         trainer: The trainer, before its start.
-        batches: Batches of one rank in train.
+        every_n_steps: The setting; None follows the number of batches.
+        batches: Batches of one rank in train; None if they are unknown.
     """
+    if batches is None:
+        return every_n_steps in (None, 1)
     trained = _batches_of_epoch(trainer, batches)
     interval = getattr(trainer, "val_check_interval", 1.0)
     if isinstance(interval, float):
         epochs = trainer.check_val_every_n_epoch or 1
         interval = int(interval * trained) if interval < 1 else epochs * trained
-    return -(-interval // trainer.accumulate_grad_batches)
+    if every_n_steps is None:
+        every_n_steps = log_interval(trained / trainer.accumulate_grad_batches)
+    return 0 < every_n_steps <= -(-interval // trainer.accumulate_grad_batches)
 
 
 def _batches_of_epoch(trainer: Trainer, batches: int) -> int:

@@ -46,7 +46,7 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     built.check_training()
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
-    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(built.rehearse(1)[0]))
+    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(built.rehearse()[0]))
     return built
 
 

@@ -16,15 +16,12 @@ WAIT_FRACTION = "data/wait_fraction"
 class Throughput(Callback):
     """Callback that logs samples per second of all ranks, and the share of time in which the device waits for data.
 
-    Each value covers the steps since the previous value, without validation. `samples_per_second` and `wait_fraction`
-    cover the whole training; `advice` is a remedy against waiting, and `unit` names the samples.
-
-    Args:
-        every_n_steps: Steps between two values, the trainer's `log_every_n_steps`.
+    There is a value each `log_every_n_steps` of the trainer. It covers the steps since the previous value, without
+    validation. `samples_per_second` and `wait_fraction` cover the whole training; `advice` is a remedy against
+    waiting, and `unit` names the samples.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
-        self._every_n_steps = every_n_steps
+    def __init__(self) -> None:
         self._total = _Window()
         self._window = _Window()
         self._start = 0.0
@@ -65,7 +62,8 @@ class Throughput(Callback):
             window.seconds += now - self._start
             window.wait_s += waited - self._waited
         self._start, self._waited = now, waited
-        if self._every_n_steps and trainer.global_step % self._every_n_steps == 0:
+        every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every_n_steps and trainer.global_step % every_n_steps == 0:
             pl_module.log_dict(self._metrics(), batch_size=1)
             self._window = _Window()
 

@@ -11,6 +11,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
 from project.engine.loading import StepSeed
+from project.engine.tracking.log_interval import LogInterval
 from project.engine.tracking.throughput import Throughput
 
 
@@ -26,15 +27,15 @@ def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCL
     """
 
     def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:
-        every_n_steps = settings.log_every_n_steps
         has_bar = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
         has_monitor = settings.logger is False or any(isinstance(one, LearningRateMonitor) for one in given)
         return [
             *([] if has_bar else [progress()]),
             *([] if has_monitor else [LearningRateMonitor(logging_interval="step")]),
-            FiniteLoss(every_n_steps),
+            *([LogInterval()] if settings.log_every_n_steps is None else []),
+            FiniteLoss(),
             StepSeed(),
-            Throughput(every_n_steps),
+            Throughput(),
             *callbacks,
         ]
 
