@@ -194,16 +194,26 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
+def connect_existing(reference: str) -> MlflowClient:
+    """Open a store that holds a run; see `connect`. A store that does not exist is not created.
+
+    Raises:
+        ValueError: There is no store.
+        OSError: The store does not respond within seconds.
+    """
+    uri = tracking_uri()
+    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+        raise ValueError(f"there is no store {redact(uri)} with a run {reference!r}; start from the folder of the run")
+    return connect()
+
+
 def config_of(run_id: str, folder: str) -> Path:
     """Copy the settings of a run into a folder; from its spool if the store may not have them yet.
 
     Raises:
         ValueError: The store has no such run, or the run has no settings.
     """
-    uri = tracking_uri()
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise ValueError(f"there is no store {redact(uri)} with a run {run_id!r}; start from the folder of the run")
-    client = connect()
+    client = connect_existing(run_id)
     find_run(client, run_id)
     with suppress(FileNotFoundError):
         return Path(shutil.copy(spool_folder(run_id) / "files" / CONFIG_FILE, folder))

@@ -1,0 +1,128 @@
+"""The names of a run on the command line: an id, the beginning of one, `latest`, `best`, or a registered model."""
+
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from project.engine.tracking import store
+from project.engine.tracking.secrets import redact
+
+RUN_HELP = "a run id or the beginning of one, latest, best, best:EXPERIMENT, or models:/NAME@ALIAS"
+MONITOR = "monitor"
+"""Tag of a run: the metric that selects its best checkpoint, and its mode, such as `val/accuracy (max)`."""
+
+_WORDS = ("latest", "best")
+_FINISHED_FIT = "attributes.status = 'FINISHED' and tags.command LIKE 'python -m project.fit%'"
+_NEWEST_FIRST = "attributes.start_time DESC"
+_ID = re.compile("[0-9a-f]{1,32}")
+_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_MOST_NAMED = 3
+
+
+class FoundRun(NamedTuple):
+    """A run, and why it is the one that a reference means; empty if the reference is its id."""
+
+    run: Run
+    reason: str
+
+
+def find(client: MlflowClient, reference: str) -> FoundRun:
+    """Look up the run that a reference means.
+
+    `latest` is the newest finished run of `fit`, also a trial of a sweep. `best` compares the finished runs of an
+    experiment by the metric that selects their best checkpoints; without an experiment, it is that of the latest run.
+
+    Args:
+        client: Client of the store.
+        reference: See `RUN_HELP`.
+
+    Raises:
+        ValueError: There is no such run, or several.
+    """
+    word, _, experiment = reference.partition(":")
+    if reference == "latest":
+        return _latest(client)
+    if word == "best" and (experiment or reference == word):
+        return _best(client, experiment)
+    if reference.startswith("models:"):
+        return _of_model(client, reference)
+    if _ID.fullmatch(reference) and len(reference) < 32:
+        return _by_prefix(client, reference)
+    if nearest := get_close_matches(word, _WORDS, n=1):
+        raise ValueError(f"got run {reference!r} (did you mean {nearest[0]}?); give {RUN_HELP}")
+    return FoundRun(store.find_run(client, reference), "")
+
+
+def _latest(client: MlflowClient) -> FoundRun:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(ids, _FINISHED_FIT, max_results=1, order_by=[_NEWEST_FIRST])
+    if not runs:
+        raise ValueError(
+            f"latest: {redact(store.tracking_uri())} has no finished run of project.fit; start from the folder of the "
+            "run, or train one: python -m project.fit"
+        )
+    newer = f"attributes.status != 'FINISHED' and attributes.start_time > {runs[0].info.start_time}"
+    others = client.search_runs(ids, newer, max_results=1, order_by=[_NEWEST_FIRST])
+    note = f"; {others[0].info.run_id} is newer, but {others[0].info.status}" if others else ""
+    return FoundRun(runs[0], f"the latest finished run{note}")
+
+
+def _best(client: MlflowClient, experiment: str) -> FoundRun:
+    newest: Sequence[Run]
+    if experiment:
+        known = {one.name: one.experiment_id for one in client.search_experiments()}
+        if experiment not in known:
+            nearest = get_close_matches(experiment, known, n=1)
+            hint = f" (did you mean best:{nearest[0]}?)" if nearest else f"; there are {', '.join(sorted(known))}"
+            raise ValueError(f"best:{experiment}: there is no experiment {experiment!r}{hint}")
+        newest = client.search_runs([known[experiment]], _FINISHED_FIT, max_results=1, order_by=[_NEWEST_FIRST])
+    else:
+        newest = [_latest(client).run]
+        experiment = client.get_experiment(newest[0].info.experiment_id).name
+    if not newest:
+        raise ValueError(f"best:{experiment}: the experiment has no finished run of project.fit")
+    monitor = newest[0].data.tags.get(MONITOR, "")
+    metric, _, mode = monitor.rpartition(" ")
+    if not metric:
+        raise ValueError(
+            f"best:{experiment}: its latest run, {newest[0].info.run_id}, has no metric that selects the best "
+            "checkpoint; give the id of a run"
+        )
+    order = [f"metrics.`best/{metric}` {'DESC' if mode == '(max)' else 'ASC'}", _NEWEST_FIRST]
+    same = f"{_FINISHED_FIT} and tags.{MONITOR} = '{monitor}'"
+    best = client.search_runs([newest[0].info.experiment_id], same, max_results=1, order_by=order)[0]
+    value = best.data.metrics.get(f"best/{metric}")
+    return FoundRun(best, f"the best of {experiment}, with {metric} {value:.4f}" if value is not None else "")
+
+
+def _by_prefix(client: MlflowClient, prefix: str) -> FoundRun:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(ids, f"attributes.run_id LIKE '{prefix}%'", max_results=_MOST_NAMED + 1)
+    if len(runs) > 1:
+        raise ValueError(f"got run {prefix!r}, with which several ids begin, such as {_named(runs)}; give more of it")
+    return FoundRun(runs[0] if runs else store.find_run(client, prefix), "")
+
+
+def _of_model(client: MlflowClient, reference: str) -> FoundRun:
+    if (match := _MODEL.fullmatch(reference)) is None:
+        raise ValueError(f"got {reference!r}; a registered model is models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, alias, number = match["name"], match["alias"], match["version"]
+    try:
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        models = [model.name for model in client.search_registered_models()]
+        raise ValueError(
+            f"got {reference!r}, but {store.reason(error)}; registered models are {', '.join(models) or 'not there'}"
+        ) from error
+    if not version.run_id:
+        raise ValueError(f"{reference}: version {version.version} was registered without its run; give the run's id")
+    return FoundRun(store.find_run(client, version.run_id), f"version {version.version} of {name}")
+
+
+def _named(runs: Sequence[Run]) -> str:
+    return ", ".join(run.info.run_id for run in runs[:_MOST_NAMED])
