@@ -290,14 +290,18 @@ class FitCLI(LightningCLI):
             if isinstance(value, str) and HIDDEN in value:
                 raise ValueError(f"--{key}: got {value}: secrets are not stored with a run; pass the value again")
 
-    def _run_name(self) -> str:
-        chosen = self.config.groups
+    def changed_settings(self) -> dict[str, Any]:
+        """Return the settings that differ from those of the chosen groups and classes, by name."""
         changed = {
             key: value
             for key, value in flatten(self.config).items()
-            if value != self.default_settings.get(key) and not key.startswith("groups.") and not key.endswith(".root")
+            if value != self.default_settings.get(key) and not key.startswith("groups.")
         }
-        named = {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
+        return {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
+
+    def _run_name(self) -> str:
+        chosen = self.config.groups
+        named = {key: value for key, value in self.changed_settings().items() if not key.endswith(".root")}
         words = [f"{key.rpartition('.')[2]}={redact_setting(key, _short(value))}" for key, value in named.items()]
         return " ".join([f"{self.data.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
 

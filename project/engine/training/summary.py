@@ -1,17 +1,14 @@
 """The summary that the terminal shows at the end of a fit."""
 
-import shlex
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.markup import escape
 
 from project.engine.checkpoints import RunCheckpoint
-from project.engine.cli import config_groups
-from project.engine.cli.fit_cli import FitCLI, flatten
-from project.engine.tracking.secrets import redact
 from project.engine.tracking.throughput import Throughput
 from project.engine.training.job import Job
+from project.engine.training.next_commands import next_commands
 from project.engine.training.scoring import best_checkpoint
 
 _MUCH_WAITING = 0.1
@@ -40,29 +37,9 @@ def print_summary(job: Job, scores: Mapping[str, float]) -> None:
         "run": run_id or "not tracked",
         "checkpoint": escape(best_checkpoint(trainer) or "none"),
         "": "",
-        "view it": "python -m project.ui",
+        **{label: escape(command) for label, command in next_commands(job.cli, run_id).items()},
     }
-    if job.cli.config.groups.data in config_groups.choices("data"):
-        lines["other data"] = f"python -m project.fit --data {'mnist' if job.data.name != 'mnist' else 'cifar10'}"
-    if search := _search_command(job.cli):
-        lines["search"] = escape(search)
-    if run_id and 0 <= trainer.max_steps <= trainer.global_step:
-        lines["continue"] = f"python -m project.fit --resume {run_id} --trainer.max_steps {2 * trainer.max_steps}"
-    elif run_id and trainer.max_epochs:
-        lines["continue"] = f"python -m project.fit --resume {run_id} --max_epochs {2 * trainer.max_epochs}"
     console = Console(highlight=False)
     width = max(17, *map(len, lines)) + 2
     for name, value in lines.items():
         console.print(f"{name:<{width}}{value}", soft_wrap=True)
-
-
-def _search_command(cli: FitCLI) -> str | None:
-    """Return the sweep on this fit's data, if its model has a search space."""
-    settings = flatten(cli.config)
-    model, data, root = settings["groups.model"], settings["groups.data"], settings.get("data.root")
-    if model not in config_groups.choices("search") or data not in config_groups.choices("data"):
-        return None
-    options = ["--data", data] if data != config_groups.DEFAULTS["data"] else []
-    if root != cli.default_settings.get("data.root"):
-        options += ["--data.root", redact(str(root))]
-    return shlex.join(["python", "-m", "project.sweep", "--search", model, *options, "--n_trials=8", "--n_jobs=2"])

@@ -1,0 +1,102 @@
+"""The commands that a person may need after a fit, with the run's own id and settings."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning import Trainer
+
+from project.engine.cli import config_groups
+from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.task import Task
+from project.engine.tracking.secrets import redact_setting
+
+_TRIALS = ("--n_trials", "8", "--n_jobs", "2")
+
+
+def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
+    """Return commands that continue the work on a run, by label, in the order to show them.
+
+    Args:
+        cli: The fit, after its training.
+        run_id: Its MLflow run; None if nothing is tracked.
+    """
+    commands = {"view": ["project.ui"]} if run_id else {}
+    if run_id:
+        commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
+    if space := _search_space(cli):
+        commands["search"] = ["project.sweep", "--search", space, *_own_options(cli, space), *_TRIALS]
+    return {label: shlex.join(["python", "-m", *words]) for label, words in commands.items()}
+
+
+def _higher_limits(trainer: Trainer) -> list[str]:
+    """Return options that double the limits at which the training ended; a run at its limit cannot be resumed."""
+    epochs, steps = trainer.max_epochs or 0, trainer.max_steps
+    limits = ["--trainer.max_steps", str(2 * steps)] if 0 < steps <= trainer.global_step else []
+    if epochs > 0 and (trainer.current_epoch >= epochs or not limits):
+        limits += ["--max_epochs", str(2 * epochs)]
+    return limits
+
+
+def _search_space(cli: FitCLI) -> str | None:
+    """Return the search space of the model's name, or the first one without a model's name that suits the fit."""
+    own, of_models = str(cli.config.groups.model), config_groups.choices("model")
+    names = [own, *(name for name in config_groups.choices("search") if name not in of_models)]
+    return next((name for name in names if _suits(_space(name), cli)), None)
+
+
+def _space(name: str) -> Mapping[str, Any]:
+    """Return the content of a search space's file; empty if it is not valid, which only a sweep reports."""
+    try:
+        content: Any = yaml.safe_load(config_groups.file_of("search", name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) and isinstance(content.get("space"), dict) else {}
+
+
+def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
+    """Return whether the fit has the settings of a search space, and logs its metrics."""
+    metrics = space.get("metric", [])
+    logged = cli.model.logged_metrics() if isinstance(cli.model, Task) else set(cli.trainer.callback_metrics)
+    wanted = {metrics} if isinstance(metrics, str) else set(metrics)
+    return bool(wanted) and wanted <= logged and set(space["space"]) <= set(flatten(cli.config))
+
+
+def _own_options(cli: FitCLI, space: str) -> list[str]:
+    """Return the data, the model and their changed settings as options, without those that a search space varies."""
+    settings, varied, changed = flatten(cli.config), _space(space)["space"], cli.changed_settings()
+    options: list[tuple[str, str | None]] = []
+    for group in config_groups.CLASSES:
+        chosen = _choice(cli, group, settings)
+        options.append((group, chosen))
+        if changed.get(group, chosen) != chosen:
+            options.append((f"{group}.class_path", changed[group]))
+        of_group = {key: value for key, value in changed.items() if key.startswith(f"{group}.") and key not in varied}
+        options += [(key, redact_setting(key, _text(value))) for key, value in of_group.items()]
+    options.append(("experiment", settings["groups.experiment"]))
+    return [word for key, value in options if value is not None for word in (f"--{key}", value)]
+
+
+def _choice(cli: FitCLI, group: str, settings: Mapping[str, Any]) -> str:
+    """Return the value of `--data` or `--model`: the name of a choice, a YAML file, or the path of a class."""
+    typed, name = cli.command.groups[group], str(settings[f"groups.{group}"])
+    if typed.endswith(".yaml") and Path(typed).exists():  # The settings of a resumed run are in a temporary file.
+        return typed
+    try:
+        config_groups.choice(group, name)
+    except ValueError:
+        return str(settings[group])
+    return name
+
+
+def _text(value: Any) -> str:
+    """Return a setting as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else str(value)

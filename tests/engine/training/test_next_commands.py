@@ -1,0 +1,59 @@
+"""The commands that a fit suggests, which are about its own run, data and model."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import Fit, write_folder
+from tiny import TINY
+
+from project.engine.training.job import open_job
+from project.engine.training.next_commands import next_commands
+from project.fit import main
+
+FEW = ["--trainer.fast_dev_run=1", "--data.batch_size=4"]
+
+
+def commands_of(*options: str) -> dict[str, str]:
+    """Return the commands after a fit of one batch, which has no run."""
+    with open_job(options) as job:
+        job.trainer.fit(job.model, job.datamodule)
+        return next_commands(job.cli, "1234")
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (["--data=image_folder", "--data.root=my photos"],
+     "--search cnn --data image_folder --data.root 'my photos' --model cnn"),
+    (["--data=image_folder", "--data.root=my photos", "--model=mobilenet_v3_small", "--model.optimizer.lr=0.01"],
+     "--search optimizer --data image_folder --data.root 'my photos' --model mobilenet_v3_small"),
+    ([*TINY, "--model.optimizer=SGD", "--model.label_smoothing=0"],
+     "--search optimizer --data digits --data.class_path tiny.Tiny --data.augmentation.crop_padding 0 --model cnn "
+     "--model.net tiny.TinyNet"),
+])  # fmt: skip
+def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
+    write_folder(Path("my photos"))
+    command = commands_of(*options, *FEW)["search"]
+    assert expected in command
+    assert "batch_size" not in command  # The search varies it.
+    assert "optimizer.lr" not in command
+    assert ("--model.label_smoothing 0" in command) == ("--model.label_smoothing=0" in options)
+
+
+def test_a_model_without_a_search_space_has_no_search(workplace: Path) -> None:
+    assert "search" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+
+
+@pytest.mark.parametrize(("limits", "longer"), [
+    (["--max_epochs=1"], ["--max_epochs", "2"]),
+    (["--max_epochs=-1", "--trainer.max_steps=3"], ["--trainer.max_steps", "6"]),
+    (["--max_epochs=1", "--trainer.max_steps=4"], ["--trainer.max_steps", "8", "--max_epochs", "2"]),
+])  # fmt: skip
+def test_the_resume_command_trains_longer(limits: list[str], longer: list[str], workplace: Path) -> None:
+    main([*TINY, *limits])
+    run_id = Fit(workplace, 0, "").run.info.run_id
+    with open_job(["--resume", run_id, *longer]) as job:
+        job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
+        assert job.trainer.global_step > 3
+        words = shlex.split(next_commands(job.cli, run_id)["resume"])
+    assert words[:5] == ["python", "-m", "project.fit", "--resume", run_id]
+    assert int(words[-1]) == 2 * int(longer[-1])
