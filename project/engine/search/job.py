@@ -28,7 +28,7 @@ from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
 from project.engine.search.space import SearchSpace, fit_options, read_space
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
-from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RUN_ID, open_study
+from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
 from project.engine.search.trial_process import TrialLauncher
@@ -197,10 +197,10 @@ def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:
 
 def _settings(built: FitCLI, space: SearchSpace) -> dict[str, str]:
     """Return the settings that all trials share; a study with other settings is another study."""
-    ranges = {f"search.{key}": str(d) for key, d in space.distributions.items()}
+    ranges = {f"{RANGE}{key}": str(d) for key, d in space.distributions.items()}
     fixed = {
         key: redact_setting(key, str(value))
         for key, value in flatten(built.config).items()
         if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
     }
-    return {"search.metric": str(space.directions), **ranges, **fixed, "data.digest": built.data.digest()}
+    return {f"{RANGE}metric": str(space.directions), **ranges, **fixed, "data.digest": built.data.digest()}

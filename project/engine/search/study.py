@@ -10,6 +10,7 @@ from project.engine.search.space import SearchSpace
 
 # The trials that count; failed ones are run again or replaced by others.
 DONE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
+RANGE = "search."  # Prefix of the settings that are the search space.
 # User attributes: of the study, and of its trials.
 MLFLOW_RUN, _SETTINGS = "mlflow_run", "settings"
 RUN_ID, ERROR, RETRIES, RETRY_OF = "run_id", "error", "retries", "retry_of"
@@ -37,12 +38,27 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
         raise ValueError(f"--study: {name} has the directions {', '.join(other)}; name another study with --study")
     if before is None:
         study.set_user_attr(_SETTINGS, dict(settings))
-    elif different := sorted(before.items() ^ settings.items()):
-        key = different[0][0]
-        raise ValueError(
-            f"--study: {name} has {key} {before.get(key)}, but this sweep has {settings.get(key)}; name another "
-            "study with --study, or keep the options of the study"
-        )
+    elif before != settings:
+        raise ValueError(f"--study: {name} {_difference(before, settings)}")
     else:
         study.sampler.reseed_rng()  # The study has the first draws of this seed already.
     return study
+
+
+def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """Describe the first difference between the settings of a study and those of a sweep, and its remedy."""
+    differing = sorted({key for key, _ in before.items() ^ now.items()})
+    chosen = [key for key in differing if key.startswith(RANGE) or (key in before and key in now)]
+    # Another class has other settings below its own key, and a setting that is varied is not a fixed one.
+    explained, below = {key.removeprefix(RANGE) for key in chosen}, tuple(f"{key}." for key in chosen)
+    of_other_code = [key for key in differing if key not in {*chosen, *explained} and not key.startswith(below)]
+    if of_other_code:
+        return (
+            f"was created by another version of this project, which {'has' if of_other_code[0] in before else 'lacks'} "
+            f"the setting {of_other_code[0]}; name a new study with --study, or continue this one with that version"
+        )
+    old, new = (settings.get(chosen[0], "nothing") for settings in (before, now))
+    return (
+        f"has {chosen[0]} {old}, but this sweep has {new}; name another study with --study, or keep the options of the "
+        "study"
+    )
