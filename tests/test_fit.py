@@ -52,7 +52,7 @@ def test_a_fit_is_one_finished_run_with_all_artifacts(main_job: Fit) -> None:
     assert run.info.status == "FINISHED"
     assert set(run.data.metrics) >= METRICS
     assert main_job.artifacts() >= ARTIFACTS
-    assert run.info.run_name == "digits-cnn-single"
+    assert run.info.run_name == "cnn"
     assert main_job.client.get_experiment(run.info.experiment_id).name == "digits"
     assert run.data.params["model.optimizer.lr"] == "0.002"
     assert run.data.params["data.augmentation.crop_padding"] == "2"
@@ -94,8 +94,7 @@ def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workp
 def test_run_names_contain_the_settings_that_differ(workplace: Path) -> None:
     main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW[:1]])
     name = Fit(workplace, 0, "").run.info.run_name
-    assert name.startswith("digits-cnn-single ")
-    assert set(name.split()[1:]) == {"max_epochs=1", "lr=0.01", "precision=bf16-mixed", "limit_train_batches=2"}
+    assert name == "cnn lr=0.01 precision=bf16-mixed max_epochs=1…"
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -33,14 +33,12 @@ from project.engine.data import described
 from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
 from project.engine.task import Task
-from project.engine.tracking import store
+from project.engine.tracking import names, store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, redact_setting
 
 MakeCallbacks = Callable[[Namespace, Sequence[Callback]], Sequence[Callback]]
 """Called with the settings of the trainer and the callbacks of `--trainer.callbacks`, makes the other callbacks."""
-
-_LONGEST_NAME = 200
 
 
 class FitCLI(LightningCLI):
@@ -259,7 +257,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger is False:
             return None
         experiment = store.experiment_name(self.config.groups.experiment, self.data.name)
-        return MLflowLogger(experiment, self._run_name())
+        return MLflowLogger(experiment, self._run_name(experiment))
 
     def _loggers_of_the_user(self) -> list[Logger]:
         """Return the loggers of `--trainer.logger`, which are added to the MLflow logger."""
@@ -299,22 +297,16 @@ class FitCLI(LightningCLI):
         }
         return {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
 
-    def _run_name(self) -> str:
+    def _run_name(self, experiment: str) -> str:
         chosen = self.config.groups
-        named = {key: value for key, value in self.changed_settings().items() if not key.endswith(".root")}
-        words = [f"{key.rpartition('.')[2]}={redact_setting(key, _short(value))}" for key, value in named.items()]
-        return " ".join([f"{self.data.name}-{chosen.model}-{chosen.strategy}", *words])[:_LONGEST_NAME]
-
-
-def _short(value: Any) -> str:
-    """Return a setting as text; classes in lists and mappings are given by their names alone."""
-    if isinstance(value, Namespace):
-        return str(value.get("class_path", value)).rpartition(".")[2]
-    if isinstance(value, list) and any(isinstance(entry, Namespace) for entry in value):
-        return ",".join(map(_short, value))
-    if isinstance(value, dict):
-        return ",".join(f"{key}:{_short(entry)}" for key, entry in value.items())
-    return str(value)
+        # The first words or the experiment name the data.
+        changed = {
+            key: value for key, value in self.changed_settings().items() if key != "data" and not key.endswith(".root")
+        }
+        words = [names.short(changed.pop("model.net", chosen.model))]
+        words += [chosen.strategy] if chosen.strategy != config_groups.DEFAULTS["strategy"] else []
+        words += [self.data.name] if self.data.name != experiment else []
+        return names.run_name(" ".join(words), changed)
 
 
 def _listed(value: Any) -> list[Any]:

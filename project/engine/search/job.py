@@ -38,6 +38,7 @@ from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.names import parameter_text
 from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.secrets import redact_options, redact_setting
 
@@ -199,7 +200,7 @@ def _settings(built: FitCLI, space: SearchSpace) -> dict[str, str]:
     """Return the settings that all trials share; a study with other settings is another study."""
     ranges = {f"{RANGE}{key}": str(d) for key, d in space.distributions.items()}
     fixed = {
-        key: redact_setting(key, str(value))
+        key: redact_setting(key, parameter_text(value))
         for key, value in flatten(built.config).items()
         if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
     }

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import TrialState
 
 from project.engine.search.moment import metrics_of_run
@@ -18,13 +19,14 @@ from project.engine.search.retention import keep_best_checkpoints, release_check
 from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF, RUN_ID
 from project.engine.search.sweep_options import Keep
 from project.engine.tracking import store
+from project.engine.tracking.names import parameter_text, run_name
 from project.engine.tracking.recovery import recover
 from project.engine.tracking.secrets import redact, redact_setting
 from project.engine.tracking.spool import Spool
 
 _log = logging.getLogger(__name__)
 
-_PARENT, _TRIAL = "mlflow.parentRunId", "trial"
+_TRIAL = "trial"
 
 
 class TrialRuns:
@@ -55,13 +57,21 @@ class TrialRuns:
         return {"MLFLOW_RUN_CONTEXT": json.dumps(self._tags(number))}
 
     def _tags(self, number: int) -> dict[str, str]:
-        tags = {_PARENT: self._study.user_attrs[MLFLOW_RUN], "study": self._study.study_name, _TRIAL: str(number)}
-        retry_of = self._study.get_trials(deepcopy=False)[number].user_attrs.get(RETRY_OF)
+        trial = self._study.get_trials(deepcopy=False)[number]
+        tags = {
+            MLFLOW_PARENT_RUN_ID: self._study.user_attrs[MLFLOW_RUN],
+            MLFLOW_RUN_NAME: run_name(f"trial {number}", trial.params),
+            "study": self._study.study_name,
+            _TRIAL: str(number),
+        }
+        retry_of = trial.user_attrs.get(RETRY_OF)
         return tags if retry_of is None else tags | {RETRY_OF: str(retry_of)}
 
     def find(self, number: int) -> str | None:
         """Return the run of a trial; None if it has not created one yet."""
-        of_trial = f"tags.`{_PARENT}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
+        of_trial = (
+            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
+        )
         with _tolerate_errors_of_the_store():
             experiments = [
                 one.experiment_id for one in self._client.search_experiments()
@@ -94,11 +104,9 @@ class TrialRuns:
     def create_failed(self, trial: optuna.Trial, reason: str) -> None:
         """Create the run of a trial that failed before it had one."""
         tags = self._tags(trial.number) | {ERROR: redact(reason)}
-        params = [Param(key, redact_setting(key, str(value))) for key, value in trial.params.items()]
+        params = [Param(key, redact_setting(key, parameter_text(value))) for key, value in trial.params.items()]
         with _tolerate_errors_of_the_store():
-            run = self._client.create_run(
-                self._experiment_id, run_name=f"trial {trial.number}", tags=resolve_tags(tags)
-            )
+            run = self._client.create_run(self._experiment_id, run_name=tags[MLFLOW_RUN_NAME], tags=resolve_tags(tags))
             run_id: str = run.info.run_id
             self._client.log_batch(run_id, params=params)
             self._client.set_terminated(run_id, "FAILED")

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from typing_extensions import override
 
 from project.engine.compat import latest_metrics
@@ -29,6 +30,7 @@ from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier
 from project.engine.tracking.draining import Draining
+from project.engine.tracking.names import parameter_text
 from project.engine.tracking.owner import owner_tags
 from project.engine.tracking.provenance import git_state, packages
 from project.engine.tracking.secrets import redact, redact_setting
@@ -36,6 +38,8 @@ from project.engine.tracking.spool import Spool
 from project.engine.tracking.system import SystemMetrics
 
 _CHANGED = "resumed."
+_UNSET = "None"
+"""Text of a setting without a value, which is not a parameter; the artifact with all settings contains it."""
 _PARAMS_PER_RECORD = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
@@ -88,7 +92,7 @@ class MLflowLogger(Logger):
         given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = store.experiment_id(client, self.experiment_name)
         all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
-        name = f"trial {all_tags['trial']} {self.run_name}" if "trial" in all_tags else self.run_name
+        name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=name, tags=all_tags)
         self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
@@ -101,11 +105,13 @@ class MLflowLogger(Logger):
         # The preceding recovery may still hold the spool while a request is in flight.
         spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
         run = client.get_run(run_id)
-        now = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in settings.items()}
+        now = _as_texts(settings)
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
         had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
         self._earlier_params = run.data.params
-        changed = {f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k)}
+        changed = {
+            f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k, _UNSET)
+        }
         for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
             client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
@@ -133,12 +139,11 @@ class MLflowLogger(Logger):
     @override
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        given = (params if isinstance(params, dict) else vars(params)).items()
-        settings = {key: redact_setting(key, str(value))[:_PARAM_LENGTH] for key, value in given}
+        settings = _as_texts(params if isinstance(params, dict) else vars(params))
         changed = {key: value for key, value in settings.items() if self._earlier_params.get(key, value) != value}
         if changed:  # MLflow parameters are immutable.
             self.set_tags({f"{_CHANGED}{key}": value for key, value in changed.items()})
-        items = [item for item in settings.items() if item[0] not in changed]
+        items = [(key, value) for key, value in settings.items() if key not in changed and value != _UNSET]
         for start in range(0, len(items), _PARAMS_PER_RECORD):
             part = items[start : start + _PARAMS_PER_RECORD]
             self._append(params=dict(part))
@@ -232,3 +237,7 @@ class MLflowLogger(Logger):
         file = self.spool.files / path
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
+
+
+def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {key: redact_setting(key, parameter_text(value))[:_PARAM_LENGTH] for key, value in settings.items()}

@@ -1,0 +1,80 @@
+"""Names of runs, which begin with what differs, and texts of parameters: short enough for a table."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from jsonargparse import Namespace
+
+from project.engine.tracking.secrets import redact_setting
+
+_LONGEST = 60
+_SECTIONS = ("model", "data", "trainer", "checkpoint")
+_CUT = "…"
+
+
+def run_name(subject: str, settings: Mapping[str, Any]) -> str:
+    """Return a name such as `resnet18 lr=0.01`; settings that do not fit are left out.
+
+    Args:
+        subject: The first words.
+        settings: What distinguishes the run from others, by the names of the command line.
+    """
+    in_order = sorted(settings, key=lambda key: _rank(key.partition(".")[0]))
+    count = Counter(key.rpartition(".")[2] for key in settings)
+    name = subject[:_LONGEST]
+    for key in in_order:
+        parts = key.split(".")
+        label = ".".join(parts[-2:]) if count[parts[-1]] > 1 else parts[-1]
+        word = f" {label}={redact_setting(key, short(settings[key]))}"
+        if len(name) + len(word) > _LONGEST - len(_CUT):
+            return name + _CUT
+        name += word
+    return name
+
+
+def _rank(section: str) -> int:
+    return _SECTIONS.index(section) if section in _SECTIONS else len(_SECTIONS)
+
+
+def short(value: Any) -> str:
+    """Return a setting as text: a number with three significant digits, a class or a function by its name alone."""
+    match value:
+        case float():
+            return f"{value:.3g}"
+        case Namespace():
+            return _last_part(str(value.get("class_path", "settings")))
+        case list() | tuple():
+            return ",".join(map(short, value))
+        case Mapping():
+            return ",".join(f"{key}:{short(entry)}" for key, entry in value.items())
+        case str() if _is_import_path(value):
+            return _last_part(value)
+    return str(value)
+
+
+def parameter_text(value: Any) -> str:
+    """Return a setting as the text of a parameter; an object is the name of its class with its arguments."""
+    match value:
+        case Namespace() if "class_path" in value:
+            given = vars(value.init_args) if "init_args" in value else {}
+            options = ", ".join(f"{key}={parameter_text(one)}" for key, one in given.items() if one is not None)
+            return f"{_last_part(value.class_path)}({options})" if options else _last_part(value.class_path)
+        case list() if any(isinstance(entry, Namespace) for entry in value):
+            return ", ".join(map(parameter_text, value))
+        case dict() if any(isinstance(entry, Namespace) for entry in value.values()):
+            return ", ".join(f"{key}: {parameter_text(entry)}" for key, entry in value.items())
+    return str(value)
+
+
+def _is_import_path(text: str) -> bool:
+    """Return whether a text is the path of an object in an installed module, and not a file's name."""
+    return (
+        re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", text) is not None and find_spec(text.partition(".")[0]) is not None
+    )
+
+
+def _last_part(path: str) -> str:
+    return path.rpartition(".")[2]
