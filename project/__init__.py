@@ -17,5 +17,7 @@ if os.path.expanduser("~") == "~":  # noqa: PTH111  # pathlib raises for it
     os.environ.setdefault("USER", str(os.getuid()))
 
 if sys.argv[:1] == ["-m"]:
-    # Until the command installs its own handlers, Ctrl-C ends it without a traceback from the imports.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from project.engine.runtime.startup import exit_interrupted
+
+    # The handler of Ctrl-C before and after the command has its own, such as during the imports.
+    signal.signal(signal.SIGINT, exit_interrupted)

@@ -9,6 +9,11 @@ python -m project.fit --resume RUN_ID --max_epochs 30
 import sys
 from collections.abc import Sequence
 
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("fit", "loading torch, lightning and mlflow")
+
 from lightning import Callback
 
 from project.engine.runtime.exit import exit_without_teardown

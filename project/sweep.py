@@ -9,6 +9,11 @@ from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from typing import get_args
 
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("sweep", "loading torch, lightning and optuna")
+
 from project.engine.cli import config_groups
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown

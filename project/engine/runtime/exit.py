@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from project.engine.compat import run_exit_handlers
+from project.engine.runtime.startup import end_activity
 
 
 @contextmanager
@@ -21,6 +22,7 @@ def exit_without_teardown() -> Iterator[None]:
         if isinstance(end.code, str):  # Python prints the text.
             raise
         code = end.code or 0
+    end_activity()
     run_exit_handlers()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 
+before_output: Callable[[], None] | None = None
+"""Called before each write, so that a spinner is removed from the terminal."""
+
 
 class _Output(FileIO):
     """A file descriptor that drops what cannot be written, for example to a closed pipe or a full disk."""
@@ -20,6 +24,8 @@ class _Output(FileIO):
 
     @override
     def write(self, data: "ReadableBuffer", /) -> int:
+        if before_output is not None:
+            before_output()
         size = memoryview(data).nbytes
         try:
             written: int | None = super().write(data)  # None if it would block

@@ -21,6 +21,7 @@ from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.devices import usable_cores
 from project.engine.runtime.process import configure_process
+from project.engine.runtime.startup import update_activity
 from project.engine.search.checks import check_no_overlap, checked_fit
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
@@ -50,6 +51,7 @@ _WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_mod
 def run(options: SweepOptions) -> int:
     """Check everything, run the trials, and return the exit code."""
     configure_process()  # Lightning sets its own level when it is imported.
+    update_activity("checking data, model, search space and store")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
         with exit_on_bad_input():

@@ -14,6 +14,7 @@ from project.engine.checkpoints import RunCheckpoint, newest_checkpoint, use_fol
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.output import lost_output
 from project.engine.runtime.rendezvous import FirstProcess
+from project.engine.runtime.startup import print_interrupted
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import recover_run
@@ -46,14 +47,14 @@ def open_run(
     supervisor = Supervisor(cli.trainer, run.close)
     interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
     try:
-        with _status(run.logger), supervisor:
+        with _status(run.logger), supervisor, interrupts.as_interruption():
             first_process.compute("run", run.start)
             yield
             if run.logger and (reason := lost_output()):
                 run.logger.set_tags({"output.error": reason})
     except Interrupted:
-        if run.logger and run.logger.version:
-            print(f"\ninterrupted; {run.how_to_resume()}", file=sys.stderr)
+        if cli.trainer.is_global_zero:
+            print_interrupted(run.how_to_resume())
         # A process that Lightning started must exit with 0 after all ranks have agreed to stop.
         if not cli.trainer.is_global_zero and interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.exit(0)
@@ -128,7 +129,10 @@ class _FitRun:
             recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
 
     def how_to_resume(self) -> str:
-        assert self.logger is not None and self.logger.version is not None
+        if self.logger is None:
+            return "the run is not tracked, and cannot be resumed"
+        if self.logger.version is None:
+            return "no run was started"
         if self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):

@@ -17,6 +17,7 @@ from project.engine.cli.fit_cli import FitCLI
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
+from project.engine.runtime.startup import print_interrupted, update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
@@ -24,7 +25,7 @@ from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.training.callbacks import build_fit
 from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
 from project.engine.training.fit_run import open_run
-from project.engine.training.stop import Interrupts
+from project.engine.training.stop import Interrupted, Interrupts
 
 
 class Job:
@@ -66,9 +67,10 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         stack.enter_context(closed_process_group())
         stack.callback(compat.close_store_connections)
         configure_process()
-        with exit_on_bad_input():
-            # Signals come first, because a check may take hours, such as a download.
-            interrupts = stack.enter_context(Interrupts())
+        update_activity("checking data, model and store")
+        # Signals come first, because a check may take hours, such as a download.
+        interrupts = stack.enter_context(Interrupts())
+        with exit_on_bad_input(), _explained(interrupts):
             first_process = FirstProcess()
             job = _build(CommandLine.parse(argv), [interrupts, *callbacks], first_process)
             _check_shardable(job)
@@ -76,6 +78,16 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
         stack.enter_context(open_run(job.cli, job.earlier, first_process, interrupts))
         yield job
+
+
+@contextmanager
+def _explained(interrupts: Interrupts) -> Iterator[None]:
+    try:
+        with interrupts.as_interruption():
+            yield
+    except Interrupted:
+        print_interrupted("no run was started")
+        raise
 
 
 def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: FirstProcess) -> Job:

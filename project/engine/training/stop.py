@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Self, cast
 
@@ -19,7 +19,6 @@ from torch.distributed import ProcessGroup
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
-from project.engine.cli.errors import BAD_INPUT
 
 # Windows lacks SIGUSR1 and SIGHUP.
 STOP_SIGNALS = tuple(
@@ -81,7 +80,7 @@ class Interrupts(Callback):
         self._register()
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -92,10 +91,16 @@ class Interrupts(Callback):
         self._watcher.join()
         os.close(self._writing)
         os.close(self._reading)
-        refused = isinstance(error, SystemExit) and error.code == BAD_INPUT
-        if self._raised and (isinstance(error, Exception) or refused):
-            # A library that was interrupted has raised another error while it cleaned up.
-            raise Interrupted(self.signum) from error
+
+    @contextmanager
+    def as_interruption(self) -> Iterator[None]:
+        """Raise Interrupted instead of another error that an interrupted library raises while it cleans up."""
+        try:
+            yield
+        except Exception as error:
+            if self._raised:
+                raise Interrupted(self.signum) from error
+            raise
 
     def _register(self) -> None:
         for signum in self._before:

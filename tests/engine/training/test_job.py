@@ -116,10 +116,27 @@ def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Pa
         assert after[kind] == before[kind], kind
 
 
-def test_an_error_of_an_interrupted_library_is_an_interrupt(workplace: Path) -> None:
+@pytest.mark.parametrize(("data", "code"), [("InterruptedCheck", 130), ("InterruptedLibrary", 143)])
+def test_a_signal_before_the_run_ends_in_one_line(
+    data: str, code: int, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        main([*OPTIONS, "--data.class_path=test_job.InterruptedLibrary"])
-    assert end.value.code == 143
+        main([*OPTIONS, f"--data.class_path=test_job.{data}"])
+    assert end.value.code == code
+    assert capsys.readouterr() == ("", "interrupted; no run was started\n")
+
+
+@pytest.mark.parametrize(("callback", "options", "outcome"), [
+    (Interrupts(), [], "continue with: python -m project.fit --resume RUN"),
+    (Interrupts(), ["--trainer.logger=false"], "the run is not tracked, and cannot be resumed"),
+], ids=["training", "untracked"])  # fmt: skip
+def test_a_signal_in_training_ends_in_one_line(
+    callback: Callback, options: list[str], outcome: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*OPTIONS, *options, "--trainer.enable_progress_bar=false"], [callback])
+    run = next(path.name for path in (workplace / "mlruns/checkpoints").iterdir())
+    assert capsys.readouterr().err == f"interrupted; {outcome.replace('RUN', run)}\n"
 
 
 @pytest.mark.parametrize("callbacks", [[], [Fails()]])

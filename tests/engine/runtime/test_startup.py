@@ -1,0 +1,59 @@
+"""What a command shows before it imports its libraries, and how Ctrl-C ends it then."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import clean_environment
+
+# The first import of torch ends this command with Ctrl-C, after time for two frames of the spinner.
+TORCH = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+LOADING = {
+    "project.fit": "fit: loading torch, lightning and mlflow",
+    "project.sweep": "sweep: loading torch, lightning and optuna",
+}
+
+
+def interrupted_in_the_imports(module: str, folder: Path, term: str | None, environment: dict[str, str]) -> str:
+    """Return what a command prints on a terminal, or in a pipe if `term` is None; it must exit with 130."""
+    (folder / "torch.py").write_text(TORCH)
+    paths = f"{folder}{os.pathsep}{clean_environment()['PYTHONPATH']}"
+    environment = clean_environment() | {"TERM": term or "xterm", "PYTHONUTF8": "1", "PYTHONPATH": paths} | environment
+    reading, writing = os.pipe() if term is None else pty.openpty()
+    command = subprocess.Popen(
+        [sys.executable, "-m", module], cwd=folder, env=environment, stdin=writing, stdout=writing, stderr=writing
+    )
+    os.close(writing)
+    printed = b""
+    with suppress(OSError), open(reading, "rb", buffering=0) as stream:  # noqa: PTH123  # Linux: EIO ends a terminal.
+        while chunk := stream.read(4096):
+            printed += chunk
+    assert command.wait() == 130, printed
+    return printed.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("module", LOADING)
+def test_a_command_shows_an_activity_before_it_imports_torch_and_removes_it(module: str, tmp_path: Path) -> None:
+    printed = interrupted_in_the_imports(module, tmp_path, "xterm", {})
+    line = rf"\r\x1b\[K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] {LOADING[module]}"
+    assert re.fullmatch(rf"({line}){{2,}}\r\x1b\[Kinterrupted\n", printed)
+
+
+@pytest.mark.parametrize("module", LOADING)
+def test_a_terminal_without_control_codes_gets_a_line(module: str, tmp_path: Path) -> None:
+    assert interrupted_in_the_imports(module, tmp_path, "dumb", {}) == f"{LOADING[module]}\n\ninterrupted\n"
+
+
+@pytest.mark.parametrize("module", [*LOADING, "project.ui", "project.sync"])
+def test_ctrl_c_in_the_imports_is_one_line_in_a_pipe(module: str, tmp_path: Path) -> None:
+    assert interrupted_in_the_imports(module, tmp_path, None, {}) == "interrupted\n"
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
+def test_only_the_first_process_shows_anything(rank: str, tmp_path: Path) -> None:
+    assert interrupted_in_the_imports("project.fit", tmp_path, "xterm", {rank: "1"}) == ""
