@@ -1,0 +1,120 @@
+"""The trials of a study as a table, in Markdown and as CSV: number, state, values, parameters, MLflow run."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
+
+_MOST_ROWS = 20
+_ORDER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
+_WORDS = {TrialState.FAIL: "failed"}
+
+
+def state_word(trial: FrozenTrial) -> str:
+    """Return the state of a trial: complete, pruned, failed, running or waiting."""
+    return _WORDS.get(trial.state, trial.state.name.lower())
+
+
+def progress(trial: FrozenTrial) -> str:
+    """Return the state of a trial and how far it came, such as `pruned after 3 validations`."""
+    count = len(trial.intermediate_values)
+    if trial.state == TrialState.COMPLETE or not count:
+        return state_word(trial)
+    return f"{state_word(trial)} after {count} validation{'s' * (count != 1)}"
+
+
+def latest_values(trial: FrozenTrial) -> list[float]:
+    """Return the values of a complete trial; of another trial the last one that it reported, if any."""
+    if trial.state == TrialState.COMPLETE:
+        return list(trial.values)
+    return [] if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+
+
+def short_names(names: Iterable[str]) -> list[str]:
+    """Return the last parts of dotted names, and whole names where two of them end alike."""
+    names = list(names)
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    return [name if ends[end := name.rpartition(".")[2]] > 1 else end for name in names]
+
+
+def parameter_names(trials: Iterable[FrozenTrial]) -> list[str]:
+    """Return the names of all parameters, in the order in which trials first have them."""
+    return list(dict.fromkeys(name for trial in trials for name in trial.params))
+
+
+def short(value: object) -> str:
+    """Return a value with up to four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def markdown_table(
+    study: optuna.Study, metrics: Sequence[str], address: Callable[[str], str] = str, most: int = _MOST_ROWS
+) -> str:
+    """Return a Markdown table of the trials: running ones first, then the best of the complete ones, then the others.
+
+    Args:
+        study: The study.
+        metrics: Its metrics.
+        address: Maps a run's id to the text of the last column, such as a link.
+        most: Number of trials to show.
+
+    Returns:
+        The table, with a line below it if there are more trials; empty if there are none.
+    """
+    trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: _rank(study, trial))
+    if not trials:
+        return ""
+    names = parameter_names(trials)
+    header = ["trial", "state", *metrics, *short_names(names), "run"]
+    lines = [_row(header), _row(["---"] * len(header))]
+    for trial in trials[:most]:
+        values = [f"{value:.4f}" for value in latest_values(trial)]
+        values += [""] * (len(metrics) - len(values))
+        parameters = [short(trial.params.get(name, "")) for name in names]
+        run_id = trial.user_attrs.get(RUN_ID)
+        lines.append(
+            _row([str(trial.number), progress(trial), *values, *parameters, address(run_id) if run_id else ""])
+        )
+    if left := len(trials) - most:
+        lines += [] if left < 0 else ["", f"{left} more trials are in study/trials.csv."]
+    return "\n".join(lines)
+
+
+def csv_table(study: optuna.Study, metrics: Sequence[str]) -> str:
+    """Return a CSV table of the trials by number: state, value or values, parameters, then all else.
+
+    A trial that is not complete has the last value that it reported.
+    """
+    trials = study.get_trials(deepcopy=False)
+    names = parameter_names(trials)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    values = ["value"] if len(metrics) == 1 else list(metrics)
+    times = ["start", "end", "duration_s"]
+    writer.writerow(["number", "state", *values, *names, "validations", *times, RUN_ID, RETRY_OF, ERROR])
+    for trial in trials:
+        found = latest_values(trial)
+        start, end, duration = trial.datetime_start, trial.datetime_complete, trial.duration
+        writer.writerow([
+            trial.number, state_word(trial), *found, *[""] * (len(metrics) - len(found)),
+            *(trial.params.get(name, "") for name in names), len(trial.intermediate_values),
+            *(when.isoformat(" ", "seconds") if when else "" for when in (start, end)),
+            round(duration.total_seconds(), 1) if duration else "",
+            *(trial.user_attrs.get(key, "") for key in (RUN_ID, RETRY_OF, ERROR)),
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def _rank(study: optuna.Study, trial: FrozenTrial) -> tuple[int, float, int]:
+    values = latest_values(trial)
+    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
+    return _ORDER.index(trial.state), sign * values[0] if values else 0, trial.number
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
