@@ -19,6 +19,7 @@ from optuna.visualization import matplotlib as pictures
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
+from project.engine.search.trials_table import csv_table
 from project.engine.search.view import best_trials
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
@@ -87,7 +88,7 @@ class StudyRun:
                 trials = self._study.get_trials(deepcopy=False)
                 counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
                 self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
-                self._logger.log_text(self._study.trials_dataframe().to_csv(index=False), "study/trials.csv", "report")
+                self._logger.log_text(csv_table(self._study, self._space.metrics), "study/trials.csv", "report")
             with self._best_effort("best"):
                 if best := best_trials(self._study):
                     self._log_best(best, with_model=status == "FINISHED")

@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
+from project.engine.tracking.names import short
 
 _MOST_ROWS = 20
 _ORDER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
@@ -47,11 +48,6 @@ def parameter_names(trials: Iterable[FrozenTrial]) -> list[str]:
     return list(dict.fromkeys(name for trial in trials for name in trial.params))
 
 
-def short(value: object) -> str:
-    """Return a value with up to four significant digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def markdown_table(
     study: optuna.Study, metrics: Sequence[str], address: Callable[[str], str] = str, most: int = _MOST_ROWS
 ) -> str:
@@ -80,8 +76,8 @@ def markdown_table(
         lines.append(
             _row([str(trial.number), progress(trial), *values, *parameters, address(run_id) if run_id else ""])
         )
-    if left := len(trials) - most:
-        lines += [] if left < 0 else ["", f"{left} more trials are in study/trials.csv."]
+    if len(trials) > most:
+        lines += ["", f"{len(trials) - most} more trials are in study/trials.csv."]
     return "\n".join(lines)
 
 

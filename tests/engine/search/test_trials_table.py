@@ -58,7 +58,7 @@ def test_the_markdown_table_shows_where_each_trial_is(study: optuna.Study) -> No
         "| --- | --- | --- | --- | --- | --- |",
         "| 4 | running after 1 validation | 0.3000 | 0.5 | a\\|b | [ee](/ee) |",
         "| 5 | running |  | 0.6 | a\\|b |  |",
-        "| 3 | complete | 0.7500 | 0.1235 | a\\|b | [dd](/dd) |",
+        "| 3 | complete | 0.7500 | 0.123 | a\\|b | [dd](/dd) |",
         "| 0 | complete | 0.5000 | 0.1 | a\\|b | [aa](/aa) |",
         "| 1 | pruned after 2 validations | 0.2500 | 0.2 | a\\|b | [bb](/bb) |",
         "| 2 | failed |  | 0.3 | a\\|b | [cc](/cc) |",
