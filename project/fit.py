@@ -19,7 +19,7 @@ from lightning import Callback
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.tracking.best_effort import best_effort
 from project.engine.training.job import open_job
-from project.engine.training.scoring import log_model, score
+from project.engine.training.scoring import describe, log_model, score
 from project.engine.training.summary import print_summary
 
 
@@ -28,7 +28,8 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     with open_job(argv, callbacks) as job:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
         scores = score(job)
-        log_model(job)
+        describe(job, scores)
+        log_model(job, scores)
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):
             print_summary(job, scores)

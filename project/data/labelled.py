@@ -1,7 +1,7 @@
 """The base class of datasets for image classification: images with class labels."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +19,7 @@ class LabelledImages(ImageDataModule):
     """
 
     declared: ClassVar[tuple[str, ...]] = (*ImageDataModule.declared, "class_names")
+    tensor_names: ClassVar[tuple[str, str]] = ("images", "labels")
     class_names: tuple[str, ...]
 
     @property
@@ -42,6 +43,16 @@ class LabelledImages(ImageDataModule):
     @override
     def to_mixable(self, targets: Tensor) -> Tensor:
         return F.one_hot(targets, self.num_classes).float()
+
+    @override
+    def profile(self) -> dict[str, Any]:
+        """Return the number of classes, and the images of each class in each split; known after `setup`."""
+        counts = {split: images.targets.bincount(minlength=self.num_classes) for split, images in self.splits.items()}
+        of_class = {
+            f"class {name}": {split: int(count[label]) for split, count in counts.items()}
+            for label, name in enumerate(self.class_names)
+        }
+        return {"classes": self.num_classes, **of_class} if counts else {}
 
     @override
     def found(self) -> list[str]:

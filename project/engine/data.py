@@ -24,6 +24,7 @@ class DescribedDataModule(LightningDataModule):
         name: Name of the data, of its MLflow experiment and of its dataset input.
         source: Where the data is, such as a folder.
         skipped: Number of samples left out, by split.
+        tensor_names: Names of the inputs and of the targets.
         earlier_names: Current names of arguments by their earlier names, which settings may still use.
     """
 
@@ -31,6 +32,7 @@ class DescribedDataModule(LightningDataModule):
 
     name: str
     source: str = ""
+    tensor_names: ClassVar[tuple[str, str]] = ("inputs", "targets")
     skipped: Mapping[Any, int]
 
     @property
@@ -40,6 +42,10 @@ class DescribedDataModule(LightningDataModule):
 
     def sizes(self) -> dict[str, int]:
         """Return the number of samples in each split."""
+        return {}
+
+    def profile(self) -> dict[str, Any]:
+        """Return what else is counted in the splits, by a short name, as values of JSON."""
         return {}
 
     def digest(self) -> str:

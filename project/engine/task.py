@@ -47,10 +47,12 @@ class Task(LightningModule):
 
     Attributes:
         monitor: Metric of the validation that selects the best checkpoint.
+        output_name: Name of the tensor that the served model returns.
         from_data: Arguments of the constructor that come from attributes of the data; they are not options.
     """
 
     monitor: str = "val/loss"
+    output_name: ClassVar[str] = "outputs"
     from_data: ClassVar[tuple[str, ...]] = ()
 
     def __init__(

@@ -38,6 +38,7 @@ class ImageClassifier(ImageTask):
     """
 
     monitor = "val/accuracy"
+    output_name: ClassVar[str] = "probabilities"
     from_data: ClassVar[tuple[str, ...]] = ("num_classes", "class_names", *ImageTask.from_data)
 
     def __init__(

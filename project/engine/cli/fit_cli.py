@@ -297,14 +297,21 @@ class FitCLI(LightningCLI):
         }
         return {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
 
+    @property
+    def net_name(self) -> str:
+        """The name of the chosen model, or of the class of the net that replaces its net."""
+        return names.short(self.changed_settings().get("model.net", self.config.groups.model))
+
     def _run_name(self, experiment: str) -> str:
-        chosen = self.config.groups
+        strategy, ignored = self.config.groups.strategy, ("data", "model.net")
         # The first words or the experiment name the data.
         changed = {
-            key: value for key, value in self.changed_settings().items() if key != "data" and not key.endswith(".root")
+            key: value
+            for key, value in self.changed_settings().items()
+            if key not in ignored and not key.endswith(".root")
         }
-        words = [names.short(changed.pop("model.net", chosen.model))]
-        words += [chosen.strategy] if chosen.strategy != config_groups.DEFAULTS["strategy"] else []
+        words = [self.net_name]
+        words += [strategy] if strategy != config_groups.DEFAULTS["strategy"] else []
         words += [self.data.name] if self.data.name != experiment else []
         return names.run_name(" ".join(words), changed)
 

@@ -150,7 +150,7 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             follow_folder()
             for _ in _deliver_lane(spool, client, "metrics"):
                 pass  # The model shows the run's scores, which may have been logged after their lane was delivered.
-            send_model(client, run_id, spool.files / record["model"])
+            send_model(client, run_id, spool.files / record["model"], record.get("tags", {}), record.get("dataset"))
         case "model_of":
             show_model_of(client, run_id, record["model_of"])
         case "status" if record["status"] == "RUNNING":

@@ -67,6 +67,7 @@ class MLflowLogger(Logger):
         self.spool: Spool | None = None
         self.status: str | None = None
         self._ignores_metrics = False
+        self._dataset: tuple[str, str] | None = None
         self._earlier_params: Mapping[str, str] = {}
         self._run_id: str | None = None
 
@@ -86,11 +87,12 @@ class MLflowLogger(Logger):
         return self._run_id
 
     @rank_zero_only
-    def start(self, client: MlflowClient, tags: Mapping[str, str]) -> None:
-        """Create the run, with the commit, the packages and these tags."""
+    def start(self, client: MlflowClient, tags: Mapping[str, str], experiment_note: str = "") -> None:
+        """Create the run, with the commit, the packages and these tags; describe an experiment without description."""
         git_tags, diff = git_state()
         given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = store.experiment_id(client, self.experiment_name)
+        store.describe_experiment(client, experiment, redact(experiment_note))
         all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
         name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=name, tags=all_tags)
@@ -165,12 +167,33 @@ class MLflowLogger(Logger):
             self._ignores_metrics = False
 
     @rank_zero_only
-    def log_dataset(self, name: str, digest: str, sizes: Mapping[str, int], source: str) -> None:
-        """Record the data of the run as an MLflow dataset input."""
-        profile = json.dumps({f"num_{split}": size for split, size in sizes.items()})
-        uri = json.dumps({"uri": redact(source)})
+    def log_dataset(
+        self, name: str, digest: str, sizes: Mapping[str, int], source: str, profile: Mapping[str, Any] = {},
+        tensors: Mapping[str, str] = {},
+    ) -> None:  # fmt: skip
+        """Record the data of the run as an MLflow dataset input.
+
+        Args:
+            name: Name of the data.
+            digest: A text that changes with the data.
+            sizes: Samples of each split.
+            source: Where the data is.
+            profile: What else is known, by a short name; the page of the run lists each entry.
+            tensors: Type and shape of each tensor of a sample, by name.
+        """
+        self._dataset = (name, digest)
+        counts = {f"num_{split}": size for split, size in sizes.items()}
+        # The page of a run shows columns, but not the tensors of a `mlflow_tensorspec`.
+        columns = [{"name": tensor, "type": kind} for tensor, kind in tensors.items()]
         self._append(
-            dataset={"name": name, "digest": digest, "source_type": "local", "source": uri, "profile": profile}
+            dataset={
+                "name": name,
+                "digest": digest,
+                "source_type": "local",
+                "source": json.dumps({"uri": redact(source)}),
+                "profile": json.dumps({**counts, **profile}),
+                **({"schema": json.dumps({"mlflow_colspec": columns})} if columns else {}),
+            }
         )
 
     @rank_zero_only
@@ -184,9 +207,10 @@ class MLflowLogger(Logger):
         self._write_artifact(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
 
     @rank_zero_only
-    def log_saved_model(self, name: str) -> None:
-        """Log the MLflow model that `model_folder(name)` holds."""
-        self._append(model=name)
+    def log_saved_model(self, name: str, tags: Mapping[str, str] = {}) -> None:
+        """Log the MLflow model that `model_folder(name)` holds, with the run's scores on its dataset, and tags."""
+        given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
+        self._append(model=name, tags=given, dataset=self._dataset)
 
     @rank_zero_only
     def log_model_of(self, run_id: str) -> None:

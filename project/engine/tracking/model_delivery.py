@@ -1,6 +1,6 @@
 """Delivery of a saved model: it becomes a logged model of its run, and a retry does not create another."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -13,8 +13,18 @@ from project.engine.compat import latest_metrics
 from project.engine.tracking.store import long_timeout
 
 
-def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
-    """Log the MLflow model in a folder with the run's scores; continue what an earlier attempt created."""
+def send_model(
+    client: MlflowClient, run_id: str, folder: Path, tags: Mapping[str, str], dataset: Sequence[str] | None
+) -> None:
+    """Log the MLflow model in a folder with the run's scores; continue what an earlier attempt created.
+
+    Args:
+        client: The store.
+        run_id: The run that trained it.
+        folder: Folder of the model; its name is that of the logged model.
+        tags: Tags of the logged model.
+        dataset: Name and digest of the dataset of the scores; None if it is unknown.
+    """
     run = client.get_run(run_id)
     model = Model.load(str(folder))
     existing = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
@@ -25,12 +35,21 @@ def send_model(client: MlflowClient, run_id: str, folder: Path) -> None:
     model.run_id, model.model_id = run_id, logged.model_id
     model.artifact_path = logged.artifact_location
     replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
+    if tags:
+        client.set_logged_model_tags(logged.model_id, dict(tags))
     with long_timeout():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     # Scores keep their timestamps. The last point of val/* may belong to another epoch than the model.
     scores = [m for m in latest_metrics(run) if m.key.startswith(("best/", "test/"))]
-    of_model = [Metric(m.key, m.value, m.timestamp, m.step, model_id=logged.model_id) for m in scores]
+    name, digest = dataset or (None, None)
+    of_model = [
+        Metric(
+            m.key, m.value, m.timestamp, m.step,
+            model_id=logged.model_id, dataset_name=name, dataset_digest=digest, run_id=run_id,
+        )
+        for m in scores
+    ]  # fmt: skip
     client.log_batch(run_id, of_model, synchronous=True)
     _show(client, run_id, [logged.model_id])
 

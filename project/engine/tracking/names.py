@@ -35,6 +35,11 @@ def run_name(subject: str, settings: Mapping[str, Any]) -> str:
     return name
 
 
+def model_name(data: str, net: str) -> str:
+    """Return the name of a logged model, such as `digits-cnn`, without characters that MLflow refuses."""
+    return re.sub(r"[^\w-]+", "-", f"{data}-{net}")
+
+
 def _rank(section: str) -> int:
     return _SECTIONS.index(section) if section in _SECTIONS else len(_SECTIONS)
 

@@ -13,6 +13,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.exc import NoSuchModuleError
 
 from project.engine.atomic import replace_file
@@ -269,6 +270,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
             f"mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
+
+
+def describe_experiment(client: MlflowClient, experiment: str, note: str) -> None:
+    """Set the description of an experiment that has none; one that a person wrote is kept."""
+    if note and not client.get_experiment(experiment).tags.get(MLFLOW_RUN_NOTE):
+        client.set_experiment_tag(experiment, MLFLOW_RUN_NOTE, note)
 
 
 @contextmanager

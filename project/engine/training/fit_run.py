@@ -19,6 +19,7 @@ from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact_options
+from project.engine.training.describing import describe_start, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
 from project.engine.training.stop import Interrupted, Interrupts
@@ -98,9 +99,11 @@ class _FitRun:
         if self._earlier:
             logger.resume(client, self._earlier.run_id, self._command, settings)
         else:
-            logger.start(client, self._tags())
+            logger.start(client, self._tags(), experiment_note(self._cli, self._command))
             logger.log_hyperparams(settings)
-        logger.log_dataset(data.name, data.digest(), data.sizes(), data.source or data.name)
+        describe_start(self._cli, logger)
+        source, tensors = data.source or data.name, tensors_of(self._cli)
+        logger.log_dataset(data.name, data.digest(), data.sizes(), source, data.profile(), tensors)
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts

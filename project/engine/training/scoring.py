@@ -12,6 +12,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from project.engine.checkpoints import RunCheckpoint
 from project.engine.task import Task
 from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.names import model_name
+from project.engine.training.describing import describe_result, model_tags
 from project.engine.training.job import Job
 from project.engine.training.serving import save_model
 
@@ -43,20 +45,28 @@ def score(job: Job) -> Mapping[str, float]:
             trainer.loggers = loggers
 
 
-def log_model(job: Job) -> None:
+def describe(job: Job, scores: Mapping[str, float]) -> None:
+    """Write the result into the description of the run."""
+    if job.logger is not None:
+        with best_effort(job.logger, "description", "the description of the run has no result"):
+            describe_result(job.cli, job.logger, scores)
+
+
+def log_model(job: Job, scores: Mapping[str, float]) -> None:
     """Log the model of the best checkpoint, as MLflow serves it. A model that cannot be served has checkpoints only."""
     logger, best = job.logger, best_checkpoint(job.trainer)
     if logger is None or best is None or not isinstance(job.model, Task):
         return
     folder: Path | None = None
     with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
-        folder = logger.model_folder("model")
+        folder = logger.model_folder(model_name(job.data.name, job.cli.net_name))
         if folder is None:  # not the first rank
             return
         trained, examples = _trained_model(job, best), job.data.examples()
         if examples is not None and (served := trained.serving_model()) is not None:
-            save_model(folder, served, examples[0], trained.serving_metadata())
-            logger.log_saved_model(folder.name)
+            stored = trained.serving_metadata()
+            signature = save_model(folder, served, examples[0], stored, trained.output_name)
+            logger.log_saved_model(folder.name, model_tags(job.cli, logger.version, scores, signature, stored))
         return
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,28 +1,85 @@
-"""What a fit and a sweep leave in the store for a person who reads it."""
+"""What a fit leaves in the store for a person who reads it."""
 
+import re
+import shlex
 from pathlib import Path
 
+import mlflow
+import numpy as np
 import pytest
 from conftest import Fit
 from tiny import TINY
 
+from project.engine.cli.command_line import CommandLine
+from project.engine.tracking.description import TAG
 from project.fit import main
 
-SHORT = [*TINY, "--max_epochs=2"]
-STOPPING = "--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping"
+STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
 
 
-def test_parameters_have_values_and_name_classes_shortly(workplace: Path) -> None:
-    main([*SHORT, "--trainer.max_epochs=1", STOPPING, "--trainer.callbacks.monitor=val/loss"])
-    run = Fit(workplace, 0, "").run
-    assert run.info.run_name == "TinyNet batch_size=4 crop_padding=0 callbacks=EarlyStopping…"
-    params = run.data.params
+@pytest.fixture
+def done(workplace: Path) -> Fit:
+    main([*TINY, "--max_epochs=2", *STOPPING])
+    return Fit(workplace, 0, "")
+
+
+def test_a_fit_can_be_read_in_the_store(done: Fit) -> None:
+    check_parameters(done)
+    check_description(done)
+    check_experiment(done)
+    check_model(done)
+
+
+def check_parameters(done: Fit) -> None:
+    assert done.run.info.run_name == "TinyNet batch_size=4 crop_padding=0 callbacks=EarlyStopping…"
+    params = done.run.data.params
     assert [key for key, value in params.items() if value == "None"] == []
     assert params["trainer.callbacks"].startswith("EarlyStopping(monitor=val/loss, min_delta=0.0,")
-    assert "trainer.max_time: null" in Fit(workplace, 0, "").text("config.yaml").replace("\n  ", "\ntrainer.")
+    assert "max_time: null" in done.text("config.yaml")
 
 
-def test_a_user_may_name_the_run(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_description(done: Fit) -> None:
+    run = done.run
+    note = run.data.tags[TAG]
+    assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
+    assert f"| test/accuracy | {run.data.metrics['test/accuracy']:.4g} |" in note
+    assert f"| best/val/loss | {run.data.metrics['best/val/loss']:.4g} |" in note
+    assert "tiny: 2 classes, train 16 (dark 8, bright 8)" in note
+    (resume,) = re.findall(r"\n# resume\n(.*)\n", note)
+    words = shlex.split(resume)
+    assert words[:3] == ["python", "-m", "project.fit"]
+    assert CommandLine.parse(words[3:]).resume == run.info.run_id
+
+
+def check_experiment(done: Fit) -> None:
+    note = done.client.get_experiment(done.run.info.experiment_id).tags[TAG]
+    assert "`val/accuracy (max)`" in note
+    assert "tiny: 2 classes" in note
+
+
+def check_model(done: Fit) -> None:
+    run = done.run
+    order = [{"field_name": "metrics.test/accuracy", "ascending": False, "dataset_name": "tiny"}]
+    (model,) = done.client.search_logged_models([run.info.experiment_id], order_by=order)
+    assert model.name == "tiny-TinyNet"
+    (dataset,) = [entry.dataset for entry in run.inputs.dataset_inputs]
+    found = {one.key: (one.value, one.dataset_name, one.dataset_digest) for one in model.metrics or []}
+    assert set(found) == {"test/accuracy", "test/loss", "best/val/accuracy", "best/val/loss"}
+    assert found["test/accuracy"] == (run.data.metrics["test/accuracy"], "tiny", dataset.digest)
+    assert model.tags["class_names"] == "dark,bright"
+    assert model.tags["dataset"] == f"tiny ({dataset.digest})"
+    assert "| output | probabilities: float32 (N, 2) |" in model.tags[TAG]
+    loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
+    assert loaded.metadata.signature.outputs.input_names() == ["probabilities"]
+    assert loaded.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 2)
+
+
+def test_a_person_may_name_the_run_and_describe_the_experiment(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_RUN_CONTEXT", '{"mlflow.runName": "my best"}')
-    main([*SHORT, "--trainer.max_epochs=1"])
-    assert Fit(workplace, 0, "").run.info.run_name == "my best"
+    found = Fit(workplace, 0, "")
+    experiment = found.client.create_experiment("tiny", tags={TAG: "mine"})
+    main([*TINY, "--max_epochs=1"])
+    assert found.run.info.run_name == "my best"
+    assert found.client.get_experiment(experiment).tags[TAG] == "mine"

@@ -1,0 +1,88 @@
+"""Descriptions in Markdown, which MLflow shows on the pages of runs, experiments, studies and models."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from project.engine.tracking.names import short
+
+_LONGEST_CELL = 300
+TAG = MLFLOW_RUN_NOTE
+"""The tag of a run, an experiment or a logged model that holds its description."""
+
+
+def describe_fit(
+    what: str, data: Sequence[str], scores: Mapping[str, float], commands: Mapping[str, str], ending: str = ""
+) -> str:
+    """Describe a run: what was trained on what, the result, and the next commands.
+
+    Args:
+        what: The net, the data and the devices, in one sentence.
+        data: Lines about the data.
+        scores: Metrics of the best checkpoint, the main ones first; empty before there is one.
+        commands: Commands by label.
+        ending: How far the training came, in one sentence.
+    """
+    result = _table(("metric", "value"), scores.items()) if scores else "There is no result yet."
+    return _paragraphs(what, *data, ending, result, _shell(commands))
+
+
+def describe_experiment(data: Sequence[str], monitor: str, commands: Mapping[str, str]) -> str:
+    """Describe an experiment: its data, the metric that selects the best checkpoints, and commands that add runs."""
+    selected = f"The best checkpoint of a run is selected by `{monitor}`." if monitor else ""
+    return _paragraphs(*data, selected, _shell(commands))
+
+
+def describe_model(
+    what: str,
+    data: Sequence[str],
+    scores: Mapping[str, float],
+    signature: Mapping[str, str],
+    commands: Mapping[str, str],
+) -> str:
+    """Describe a logged model: what it was trained on, its scores, its tensors, and what it stores, such as classes."""
+    return _paragraphs(
+        what, *data, _table(("metric", "value"), scores.items()), _table(("model", ""), signature.items()),
+        _shell(commands),
+    )  # fmt: skip
+
+
+def describe_study(
+    what: str, columns: Sequence[str], trials: Sequence[Sequence[object]], counts: Mapping[str, int],
+    commands: Mapping[str, str], most: int = 20,
+) -> str:  # fmt: skip
+    """Describe a study: its metrics, the number of trials in each state, the best trials, and the next commands.
+
+    Args:
+        what: What is searched, in one sentence.
+        columns: Names of the columns of `trials`.
+        trials: A row for each trial, the best first.
+        counts: Trials by state.
+        commands: Commands by label.
+        most: Longest table.
+    """
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    more = f"The other {len(trials) - most} trials are in `study/trials.csv`." if len(trials) > most else ""
+    shown = _table(columns, trials[:most]) if trials else "No trial is complete yet."
+    return _paragraphs(what, f"Trials: {states}." if states else "", shown, more, _shell(commands))
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else short(value)
+    text = text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _shell(commands: Mapping[str, str]) -> str:
+    """Return a block of commands, each after a comment with its label, so that it can be pasted into a shell."""
+    lines = [line for label, command in commands.items() for line in (f"# {label}", command)]
+    return "\n".join(["```bash", *lines, "```"]) if lines else ""

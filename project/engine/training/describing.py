@@ -1,0 +1,106 @@
+"""The descriptions of a fit's run, experiment and model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lightning import Trainer
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from torch.nn.parameter import UninitializedParameter
+
+from project.engine.checkpoints import RunCheckpoint
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.tracking.description import TAG, describe_experiment, describe_fit, describe_model
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.names import short
+from project.engine.training.next_commands import next_commands
+
+
+def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
+    """Describe a run before its training. The description remains if the training does not finish."""
+    resume = {"resume": f"python -m project.fit --resume {logger.version}"}
+    logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), {}, resume)})
+
+
+def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, float]) -> None:
+    """Describe a run after its training, with its result."""
+    commands = next_commands(cli, logger.version)
+    ending = _ending(cli.trainer)
+    logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
+
+
+def experiment_note(cli: FitCLI, command: str) -> str:
+    """Return the description of an experiment that begins with this fit."""
+    checkpoint = RunCheckpoint.of(cli.trainer)
+    monitor = f"{checkpoint.monitor} ({checkpoint.mode})" if checkpoint and checkpoint.monitor else ""
+    commands = {"view": "python -m project.ui", "train": command, **next_commands(cli, None)}
+    return describe_experiment(cli.data.found() or [f"Data: {cli.data.name}"], monitor, commands)
+
+
+def model_tags(
+    cli: FitCLI, run_id: str | None, scores: Mapping[str, float], signature: ModelSignature, stored: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the tags of a logged model: its description, its dataset, and what is stored with it.
+
+    Args:
+        cli: The fit.
+        run_id: Its run.
+        scores: Metrics of the best checkpoint.
+        signature: The tensors of the model.
+        stored: What is stored with the model, such as names of classes.
+    """
+    digest = f" ({cli.data.digest()})" if cli.data.digest() else ""
+    named = {"dataset": f"{cli.data.name}{digest}", **{name: short(value) for name, value in stored.items()}}
+    facts = {
+        "input": f"{cli.data.tensor_names[0]}: {_spec_text(signature.inputs)}",
+        "output": f"{signature.outputs.input_names()[0]}: {_spec_text(signature.outputs)}",
+        **named,
+    }
+    best, commands = with_best(cli, scores), next_commands(cli, run_id)
+    return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands), **named}
+
+
+def _spec_text(schema: Schema) -> str:
+    (spec,) = schema.inputs
+    assert isinstance(spec, TensorSpec)
+    return _shape_text(spec.type, spec.shape)
+
+
+def tensors_of(cli: FitCLI) -> dict[str, str]:
+    """Return type and shape of the inputs and the targets by name; nothing if the data declares no examples."""
+    examples = cli.data.examples()
+    if examples is None:
+        return {}
+    kinds = [_shape_text(str(tensor.dtype).removeprefix("torch."), tensor.shape) for tensor in examples]
+    return dict(zip(cli.data.tensor_names, kinds, strict=True))
+
+
+def _shape_text(kind: object, shape: Sequence[int]) -> str:
+    return f"{kind} ({', '.join(['N', *map(str, shape[1:])])})"
+
+
+def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the main scores first, then the others, then the metrics of the best checkpoint's validation."""
+    checkpoint, shown = RunCheckpoint.of(cli.trainer), cli.trainer.progress_bar_metrics
+    best = {f"best/{name}": value for name, value in checkpoint.best_metrics.items()} if checkpoint else {}
+    ordered = sorted(scores, key=lambda name: name not in shown)
+    monitored = sorted(best, key=lambda name: name != f"best/{checkpoint.monitor if checkpoint else ''}")
+    return {name: scores[name] for name in ordered} | {name: best[name] for name in monitored}
+
+
+def _trained(cli: FitCLI) -> str:
+    trainer, model = cli.trainer, cli.model
+    sizes = [p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter)]
+    accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
+    devices = f"{trainer.world_size} {accelerator}, {cli.config.groups.strategy}, {trainer.precision}"
+    size = f"{type(model).__name__}, {sum(sizes):,} parameters"
+    return f"**{cli.net_name}** ({size}), trained on **{cli.data.name}** with {devices}."
+
+
+def _ending(trainer: Trainer) -> str:
+    checkpoint = RunCheckpoint.of(trainer)
+    epoch = checkpoint.best_epoch if checkpoint else None
+    if checkpoint is None or epoch is None:
+        return f"Trained for {trainer.current_epoch} epochs, {trainer.global_step:,} steps."
+    last = max(epoch, trainer.current_epoch)
+    return f"The best epoch by `{checkpoint.monitor}` ({checkpoint.mode}) is {epoch} of {last}."
