@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from project.engine.compat import run_exit_handlers
+from project.engine.runtime.failure import is_of_a_run, print_failure
 from project.engine.runtime.startup import end_activity
 
 
 @contextmanager
 def exit_without_teardown() -> Iterator[None]:
-    """End the process when the block ends or exits, with the same exit code; an error exits Python normally.
+    """End the process when the block ends or exits, with the same exit code.
+
+    An error of a run, whose traceback the run has, is printed in a few lines, with exit code 1. Any other error exits
+    Python normally.
 
     As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
@@ -22,6 +26,11 @@ def exit_without_teardown() -> Iterator[None]:
         if isinstance(end.code, str):  # Python prints the text.
             raise
         code = end.code or 0
+    except Exception as error:
+        if not is_of_a_run(error):
+            raise
+        print_failure(error)
+        code = 1
     end_activity()
     run_exit_handlers()
     sys.stdout.flush()

@@ -59,6 +59,7 @@ class MLflowLogger(Logger):
 
     Attributes:
         status: How the run ended; None before.
+        artifact_uri: Where the store keeps the artifacts of the run; empty before the run starts.
     """
 
     def __init__(self, experiment: str, run_name: str) -> None:
@@ -66,6 +67,7 @@ class MLflowLogger(Logger):
         self.experiment_name, self.run_name = experiment, redact(run_name)
         self.spool: Spool | None = None
         self.status: str | None = None
+        self.artifact_uri = ""
         self._ignores_metrics = False
         self._dataset: tuple[str, str] | None = None
         self._earlier_params: Mapping[str, str] = {}
@@ -96,6 +98,7 @@ class MLflowLogger(Logger):
         all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
         name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=name, tags=all_tags)
+        self.artifact_uri = run.info.artifact_uri
         self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
         if diff:
@@ -110,7 +113,7 @@ class MLflowLogger(Logger):
         now = _as_texts(settings)
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
         had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
-        self._earlier_params = run.data.params
+        self._earlier_params, self.artifact_uri = run.data.params, run.info.artifact_uri
         changed = {
             f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k, _UNSET)
         }

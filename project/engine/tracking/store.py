@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 from alembic.util import CommandError
@@ -49,6 +50,15 @@ def profile_folder(run_id: str) -> Path:
 def spool_folder(run_id: str) -> Path:
     """Return the folder of the records that the store does not have yet."""
     return HOME / "spool" / run_id
+
+
+def shown_artifact(artifact_uri: str, name: str) -> str:
+    """Return the path of an artifact, relative to the current folder if it is inside, or its URI in another store."""
+    uri = urlsplit(artifact_uri)
+    if uri.scheme not in ("", "file"):
+        return redact(f"{artifact_uri}/{name}")
+    path = Path(unquote(uri.path), name)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def connect() -> MlflowClient:

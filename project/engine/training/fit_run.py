@@ -7,18 +7,23 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import time
+from time import monotonic, sleep, time
 from uuid import uuid4
+
+import torch
+from lightning import Trainer
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from project.engine.checkpoints import RunCheckpoint, newest_checkpoint, use_folder
 from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.runtime.failure import RunNote
 from project.engine.runtime.output import lost_output
 from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import recover_run
-from project.engine.tracking.secrets import redact_options
+from project.engine.tracking.secrets import redact, redact_options
 from project.engine.training.describing import describe_start, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
@@ -27,6 +32,11 @@ from project.engine.training.supervision import Supervisor
 
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LAST_LINES = 20
+_TRACEBACK = "traceback.txt"
+_LESS_MEMORY = (
+    "use less memory: a smaller --data.batch_size with --trainer.accumulate_grad_batches, or --precision bf16-mixed"
+)
+_SAME_ERROR_WITHIN_S = 1.0
 
 
 @contextmanager
@@ -48,7 +58,12 @@ def open_run(
     supervisor = Supervisor(cli.trainer, run.close)
     interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
     try:
-        with _status(run.logger), supervisor, interrupts.as_interruption():
+        with (
+            _status(run.logger),
+            supervisor,
+            interrupts.as_interruption(),
+            _left_to_first_rank(cli.trainer, interrupts),
+        ):
             first_process.compute("run", run.start)
             yield
             if run.logger and (reason := lost_output()):
@@ -59,6 +74,31 @@ def open_run(
         # A process that Lightning started must exit with 0 after all ranks have agreed to stop.
         if not cli.trainer.is_global_zero and interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
             sys.exit(0)
+        raise
+    except Exception as error:
+        if run.logger is not None:
+            error.add_note(run.about_failure(error))
+        raise
+
+
+@contextmanager
+def _left_to_first_rank(trainer: Trainer, interrupts: Interrupts) -> Iterator[None]:
+    """Give the first rank a second to end this process after an error, which it does if it has the same error.
+
+    Otherwise each rank would print it.
+
+    Raises:
+        Interrupted: The first rank ended this process.
+    """
+    try:
+        yield
+    except Exception:
+        if not trainer.is_global_zero and isinstance(trainer.strategy.cluster_environment, LightningEnvironment):  # type: ignore[attr-defined]
+            deadline = monotonic() + _SAME_ERROR_WITHIN_S
+            while not interrupts.signum and monotonic() < deadline:
+                sleep(0.05)
+            if interrupts.signum:
+                raise Interrupted(interrupts.signum) from None
         raise
 
 
@@ -76,7 +116,7 @@ def _status(logger: MLflowLogger | None) -> Iterator[None]:
         if logger is not None:
             lines = traceback.format_exception(error)
             logger.set_tags({"error": "".join(lines[-1:]).strip(), "traceback": "".join(lines[-_LAST_LINES:])})
-            logger.log_text("".join(lines), "traceback.txt")
+            logger.log_text("".join(lines), _TRACEBACK)
         raise
     finally:
         if logger is not None:
@@ -141,3 +181,23 @@ class _FitRun:
         if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):
             return f"continue with: python -m project.fit --resume {self.logger.version}"
         return "there is no checkpoint to resume from yet"
+
+    def about_failure(self, error: Exception) -> RunNote:
+        """Return lines about the run of an error: the run, its whole traceback, and how to resume it."""
+        assert self.logger is not None
+        trainer, lines = self._cli.trainer, []
+        if run_id := self.logger.version or os.environ.get(RUN_ID_VARIABLE):
+            lines.append(f"run        {run_id}")
+        if not trainer.is_global_zero:
+            lines.append(f"rank       {trainer.global_rank}")
+            if run_id:  # The artifact has the traceback of the first rank, which fails in a collective.
+                file = store.checkpoint_folder(run_id) / f"rank{trainer.global_rank}-{_TRACEBACK}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="replace")
+                lines.append(f"traceback  {file}")
+        elif self.logger.artifact_uri:
+            lines.append(f"traceback  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
+            lines.append(self.how_to_resume())
+        if isinstance(error, torch.OutOfMemoryError):
+            lines.append(_LESS_MEMORY)
+        return RunNote("\n".join(lines))

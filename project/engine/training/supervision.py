@@ -1,6 +1,7 @@
 """The supervision of the processes of one fit: if one ends, all end, and the run records the reason."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,8 +17,13 @@ from project.engine.training.stop import STOP_SIGNALS, Interrupted, exit_code
 _PARENT = "PROJECT_PARENT_PID"
 _LOOK_EVERY_S = 0.2
 _GRACE_S = 3.0
+_EXIT_TAKES_S = 0.5
 # An interrupted process exits with such a code; without a handler, the signal ends it.
 _INTERRUPTED = {code: signum for signum in STOP_SIGNALS for code in (128 + signum, -signum)}
+
+
+class RankFailedError(Exception):
+    """The failure of a process that Lightning started, which made a collective of this process fail."""
 
 
 class Supervisor:
@@ -32,6 +38,7 @@ class Supervisor:
 
     Raises:
         Interrupted: The block failed because another process was interrupted.
+        RankFailedError: The block failed because another process failed.
     """
 
     def __init__(self, trainer: Trainer, close_run: Callable[[str, str], None]) -> None:
@@ -65,18 +72,29 @@ class Supervisor:
             self._watcher.join()
         if self._parent and os.getppid() != self._parent:
             self._close_run("FAILED", "the process of rank 0 died")
-        ended = [child.poll() for child in self._children]
+        ended = self._codes() if isinstance(error, Exception) else {}
         self._end_children(terminate=error is not None)
-        signals = [_INTERRUPTED[code] for code in ended if code in _INTERRUPTED]
-        if isinstance(error, Exception) and signals:
-            raise Interrupted(signals[0]) from error
+        for code in ended.values():
+            if code in _INTERRUPTED:
+                raise Interrupted(_INTERRUPTED[code]) from error
+        if ended:
+            raise RankFailedError(_ending(*next(iter(ended.items())))) from error
+
+    def _codes(self) -> dict[int, int]:
+        """Return the codes of the ranks that failed; the one that made this process fail may still be exiting."""
+        deadline = monotonic() + _EXIT_TAKES_S
+        while True:
+            codes = {rank: code for rank, child in enumerate(self._children, start=1) if (code := child.poll())}
+            if codes or not self._children or monotonic() > deadline:
+                return codes
+            sleep(0.05)
 
     def _watch_children(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
             self._take_over()
             for rank, child in enumerate(self._children, start=1):
                 if code := child.poll():
-                    self._end_unless_over(f"the process of rank {rank} ended with code {code}", _INTERRUPTED.get(code))
+                    self._end_unless_over(_ending(rank, code), _INTERRUPTED.get(code))
 
     def _take_over(self) -> None:
         started = self._trainer.strategy.launcher.procs  # type: ignore[union-attr]
@@ -121,3 +139,10 @@ class Supervisor:
         for child in self._children:
             child.kill()
             child.wait()
+
+
+def _ending(rank: int, code: int) -> str:
+    """Return how the process of a rank ended, with the remedy against the usual reason of a SIGKILL."""
+    if code == -signal.SIGKILL:
+        return f"the process of rank {rank} was killed (SIGKILL), as the system does if memory runs out"
+    return f"the process of rank {rank} ended with code {code}"

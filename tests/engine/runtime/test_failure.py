@@ -1,0 +1,106 @@
+"""The last lines of a fit that fails: the user's frame, the run, how to resume, and the error in one line."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import Command
+from conftest import Fit, clean_environment
+from tiny import TINY
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from project.engine.runtime.failure import failure
+from project.fit import main
+from project.tasks import ImageClassifier
+
+MOST_LINES = 10
+FAILING = [*TINY, "--model.class_path=test_failure.Failing", "--max_epochs=2"]
+DDP = ["--strategy=ddp", "--devices=2", "--trainer.accelerator=cpu"]
+
+
+class Failing(ImageClassifier):
+    """Its sixth step fails, on all ranks or on that of `FAILING_RANK`; or it is killed there."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        rank = os.environ.get("FAILING_RANK")
+        if self.global_step == 3 and rank in (None, os.environ.get("LOCAL_RANK", "0")):
+            if "KILLED" in os.environ:
+                os.kill(os.getpid(), 9)
+            raise RuntimeError("my loss is wrong,\nin two lines")
+        step: dict[str, Tensor] = super().training_step(batch, batch_idx)
+        return step
+
+
+def last_lines(error: BaseException) -> list[str]:
+    return failure(error).splitlines()
+
+
+def test_an_error_in_a_fit_ends_with_its_place_its_run_and_how_to_resume(workplace: Path) -> None:
+    with pytest.raises(RuntimeError, match="my loss is wrong") as raised:  # not replaced: callers may handle it
+        main([*FAILING, "--trainer.limit_train_batches=2"])
+    run_id, lines = Fit(workplace, 0, "").run.info.run_id, last_lines(raised.value)
+    assert re.fullmatch(
+        r"error: .*test_failure.py:\d+, training_step: RuntimeError: my loss is wrong, in two lines", lines[-1]
+    )
+    assert len(lines) <= MOST_LINES
+    assert f"run        {run_id}" in lines
+    assert f"continue with: python -m project.fit --resume {run_id}" in lines
+    (named,) = [line.split()[1] for line in lines if line.startswith("traceback ")]
+    assert "optimizer_step" in (workplace / named).read_text()
+
+
+class Unreadable(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise KeyError(f"label {index}")
+
+
+def test_an_error_in_a_loading_process_names_the_file_and_the_line() -> None:
+    with pytest.raises(KeyError) as raised:
+        next(iter(DataLoader(Unreadable(), num_workers=1)))
+    lines = last_lines(raised.value)
+    assert re.fullmatch(r"error: .*test_failure.py:\d+, __getitem__: KeyError: .*label 0.*", lines[-1])
+    assert len(lines) <= MOST_LINES
+
+
+def test_an_error_of_a_library_names_the_call_of_the_user() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.nn.Linear(2, 2)(torch.zeros(3, 3))
+    lines = last_lines(raised.value)
+    assert re.fullmatch(r"error: .*test_failure.py:\d+, test_\w+: RuntimeError: .*mat1 and mat2 .*", lines[-1])
+    assert "site-packages" not in "".join(lines)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("options", "environment", "last"),
+    [
+        ([], {}, r"error: .*test_failure.py:\d+, training_step: RuntimeError: .*"),
+        (DDP, {}, r"error: .*test_failure.py:\d+, training_step: RuntimeError: .*"),
+        (DDP, {"FAILING_RANK": "1"}, r"error: the process of rank 1 ended with code 1"),
+        (DDP, {"FAILING_RANK": "1", "KILLED": ""}, r"error: the process of rank 1 was killed \(SIGKILL\), as .*"),
+    ],
+)
+def test_a_command_that_fails_prints_few_lines_and_exits_with_1(
+    options: list[str], environment: dict[str, str], last: str, workplace: Path
+) -> None:
+    folders = os.pathsep.join([clean_environment()["PYTHONPATH"], *(str(Path(__file__).parents[n]) for n in (0, 2))])
+    command = Command(
+        "project.fit", *FAILING, *options, folder=workplace,
+        environment=clean_environment() | {"PYTHONPATH": folders, "OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+    output, _ = command.communicate()
+    lines = [line for line in output.splitlines() if line]
+    assert command.wait() == 1
+    assert re.fullmatch(last, lines[-1]), output
+    assert "Traceback" not in output
+    assert len(re.findall("(?m)^error: .*my loss is wrong", output)) == ("KILLED" not in environment)
+    run = Fit(workplace, 1, "").run
+    assert run.info.status == "FAILED"
+    assert f"continue with: python -m project.fit --resume {run.info.run_id}" in lines or not options
