@@ -149,10 +149,10 @@ class ImageFolder(LabelledImages):
 
     def found(self) -> list[str]:
         """Return lines on the images found, and on the files left out with the reasons."""
-        (counts,) = super().found()
+        lines = super().found()
         if self._peak:
-            counts += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
-        return [counts, f"left out: {display_name(str(self.left_out))}"] if self.left_out else [counts]
+            lines[-1] += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
+        return [*lines, f"left out: {display_name(str(self.left_out))}"] if self.left_out else lines
 
     def _checked(self) -> dict[Split, Path]:
         """Return the tables of all splits; make them if they do not exist."""

@@ -1,6 +1,6 @@
 """The base class of datasets for image classification: images with class labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from project.engine.loading import ImageDataModule, Split, split_off
 
-_MOST_NAMED = 8
+_LONGEST = 72  # It fits in 80 columns, after a label.
 
 
 class LabelledImages(ImageDataModule):
@@ -47,7 +47,7 @@ class LabelledImages(ImageDataModule):
     @override
     def profile(self) -> dict[str, Any]:
         """Return the number of classes, and the images of each class in each split; known after `setup`."""
-        counts = {split: images.targets.bincount(minlength=self.num_classes) for split, images in self.splits.items()}
+        counts = self._class_counts()
         of_class = {
             f"class {name}": {split: int(count[label]) for split, count in counts.items()}
             for label, name in enumerate(self.class_names)
@@ -56,19 +56,23 @@ class LabelledImages(ImageDataModule):
 
     @override
     def found(self) -> list[str]:
-        """Return a line with the classes, and the images of each split and class; known after `setup`."""
-        parts = [f"{self.name}: {self.num_classes:,} classes"]
-        parts += [
-            f"{split} {self.size_text(split)} ({_per_class(self.class_names, images.targets)})"
-            for split, images in self.splits.items()
-        ]
-        return [", ".join(parts if self.has_test else [*parts, "no test (scored on val)"])]
+        """Return lines on the images: the classes and splits, and the images of each class; known after `setup`."""
+        counts = self._class_counts()
+        sizes = ", ".join(f"{split} {len(images):,}" for split, images in self.splits.items())
+        by_name = "; ".join(f"{self.origin(split)} {self._by_name(count)}" for split, count in counts.items())
+        ranges = ", ".join(f"{self.origin(split)} {_range(count)}" for split, count in counts.items())
+        line = f"{self.name}: {self.num_classes:,} classes, {self.size_text}; {sizes}{self.without_test}"
+        return [line, by_name if len(by_name) <= _LONGEST else f"of each class: {ranges}"]
+
+    def _class_counts(self) -> Mapping[Split, Tensor]:
+        """Return the number of images of each class (num_classes,) by split."""
+        return {split: images.targets.bincount(minlength=self.num_classes) for split, images in self.splits.items()}
+
+    def _by_name(self, counts: Tensor) -> str:
+        named = zip(self.class_names, counts.tolist(), strict=True)
+        return ", ".join(f"{name} {count:,}" for name, count in named)
 
 
-def _per_class(class_names: Sequence[str], labels: Tensor) -> str:
-    """Return the number of images in each class; the smallest and the largest if there are many classes."""
-    counts = labels.bincount(minlength=len(class_names)).tolist()
-    if len(class_names) <= _MOST_NAMED:
-        return ", ".join(f"{name} {count:,}" for name, count in zip(class_names, counts, strict=True))
-    least, most = min(counts), max(counts)
-    return f"{most:,} of each class" if least == most else f"{least:,} to {most:,} of each class"
+def _range(counts: Tensor) -> str:
+    least, most = (int(end) for end in counts.aminmax())
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"

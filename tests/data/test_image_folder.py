@@ -77,7 +77,7 @@ def test_links_add_no_images(add: Callable[[Path], None], reason: str, tmp_path:
     add(root)
     data = opened(root)
     assert sizes(data) == {"train": [20, 10], "val": [2, 2]}
-    assert data.found()[1] == f"left out: {reason}"
+    assert data.found()[2] == f"left out: {reason}"
 
 
 def test_images_behind_links_count_once(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_two_classes_that_are_one_folder_are_refused(tmp_path: Path) -> None:
 def test_images_of_train_in_test_are_named(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 5, "train/dog": 5, "test/cat": 2})
     (root / "test/dog").symlink_to("../train/dog")
-    assert opened(root).found()[1] == "left out: 5 files of test are in train, too, by a link"
+    assert opened(root).found()[2] == "left out: 5 files of test are in train, too, by a link"
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "VALIDATION"])
@@ -143,8 +143,8 @@ def test_each_file_that_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
     assert data.splits["train"].targets.bincount().tolist() == [6, 2]
     assert data.splits["val"].targets.bincount().tolist() == [2, 1]
     assert data.found() == [
-        f"{tmp_path.name}: 2 classes, train 8 (cat 6, dog 2), val 3 taken from train (cat 2, dog 1), "
-        "no test (scored on val)",
+        f"{tmp_path.name}: 2 classes, 12x12 pixels; train 8, val 3, no test (scored on val)",
+        "train cat 6, dog 2; val (from train) cat 2, dog 1",
         "left out: 7 files: .txt 2, outside of the classes 1 (train/labels.csv), hidden 1, .mp4 1, .eps 1, "
         "no image without a suffix 1",
     ]
@@ -170,7 +170,7 @@ def test_folders_of_operating_systems_are_not_classes(tmp_path: Path) -> None:
     data = opened(root)
     assert data.class_names == ("cat", "dog")
     assert sizes(data) == {"train": [4, 4], "val": [1, 1]}
-    assert all(f"{name} (3)" in data.found()[1] for name in junk)
+    assert all(f"{name} (3)" in data.found()[2] for name in junk)
 
 
 def png(values: Any, path: Path) -> None:
@@ -191,7 +191,7 @@ def test_sixteen_bit_files_keep_their_grey_levels(bits: int, cache: str, suffix:
     dark, bright = data.fetch("train", torch.tensor([1]))[0], data.fetch("val", torch.tensor([0]))[0]
     assert (len(bright.unique()), int(bright.max())) == (256, 255)
     assert (len(dark.unique()), int(dark.max())) == (64, 63)
-    assert data.found()[0].endswith(f"; 16-bit files hold {bits} bits (largest value {ramp.max():,})")
+    assert data.found()[1].endswith(f"; 16-bit files hold {bits} bits (largest value {ramp.max():,})")
 
 
 def test_values_above_the_bit_depth_are_refused(tmp_path: Path) -> None:
@@ -221,17 +221,16 @@ def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
     data = ["--data.class_path=counting.Counting", "--data.root=pets", "--data.image_size=16", "--data.batch_size=8"]
     done = fit(tmp_path, *data, "--strategy=ddp", "--devices=2", "--max_epochs=1", "--model.net.widths=[2,2,2,2]")
     assert done.code == 0, done.output
-    assert done.output.count("pets: 2 classes, train 60 (cat 30, dog 30), val 8 (cat 4, dog 4)") == 1
+    assert done.output.count("pets: 2 classes, 16x16 pixels; train 60, val 8, no test") == 1
     assert len(list(tmp_path.glob("listed-by-*"))) == 1
 
 
 def test_a_fit_prints_the_files_that_it_found(main_job: Fit) -> None:
-    line, _, after = main_job.output.partition("digits: 10 classes, ")[2].partition("\n")
-    assert line == (
-        "train 1,293 (125 to 131 of each class), val 144 taken from train (14 to 15 of each class), "
-        "test 360 (35 to 37 of each class)"
-    )
-    assert "epoch" in after
+    assert (
+        "data    digits: 10 classes, 32x32 pixels; train 1,293, val 144, test 360\n"
+        "        of each class: train 125 to 131, val (from train) 14 to 15, test 35 to 37\n"
+        "model   cnn (ImageClassifier), "
+    ) in main_job.output.partition("epoch")[0]
 
 
 def test_names_are_printed_on_one_line_and_do_not_depend_on_the_locale(tmp_path: Path) -> None:
@@ -244,7 +243,8 @@ def test_names_are_printed_on_one_line_and_do_not_depend_on_the_locale(tmp_path:
     )
     environment = os.environ | {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(ROOT)}
     printed = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True)
-    counts = "(a\\nb {0}, \u732b {0}, \\xff {0})".format
+    counts = "a\\nb 4, \u732b 4, \\xff 4"
     expected = ["\u732b", r"a\nb", "\u732b", r"\xff"]
-    line = f"\u732b: 3 classes, train 12 {counts(4)}, val 12 {counts(4)}, no test (scored on val)"
-    assert ast.literal_eval(printed.splitlines()[-1]) == [*expected, line, [0] * 4 + [1] * 4 + [2] * 4]
+    line = "\u732b: 3 classes, 12x12 pixels; train 12, val 12, no test (scored on val)"
+    lines = [line, f"train {counts}; val {counts}"]
+    assert ast.literal_eval(printed.splitlines()[-1]) == [*expected, *lines, [0] * 4 + [1] * 4 + [2] * 4]

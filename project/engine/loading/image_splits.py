@@ -157,13 +157,22 @@ class ImageSplits(DescribedDataModule):
     @override
     def found(self) -> list[str]:
         """Return a line with the number of images in each split; known after `setup`."""
-        parts = [f"{split} {self.size_text(split)}" for split in self.splits]
-        return [f"{self.name}: " + ", ".join(parts if self.has_test else [*parts, "no test (scored on val)"])]
+        sizes = ", ".join(f"{self.origin(split)} {len(images):,}" for split, images in self.splits.items())
+        return [f"{self.name}: {self.size_text}; {sizes}{self.without_test}"]
 
-    def size_text(self, split: Split) -> str:
-        """Return the number of images in a split as text."""
-        origin = " taken from train" if split == "val" and self.val_is_from_train else ""
-        return f"{len(self.splits[split]):,}{origin}"
+    @property
+    def size_text(self) -> str:
+        """The size of the images as text."""
+        return f"{self.image_size}x{self.image_size} pixels"
+
+    @property
+    def without_test(self) -> str:
+        """A remark if there is no test split; known after `setup`."""
+        return "" if self.has_test else ", no test (scored on val)"
+
+    def origin(self, split: Split) -> str:
+        """Return the name of a split, and where its images come from; known after `setup`."""
+        return "val (from train)" if split == "val" and self.val_is_from_train else split
 
     @override
     def examples(self) -> Batch:

@@ -42,6 +42,7 @@ from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import parameter_text
 from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.secrets import redact_options, redact_setting
+from project.engine.training.header import print_fit
 
 _MODULE = "project.fit"
 # Settings that may differ between two sweeps of one study.
@@ -69,8 +70,7 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
     space = read_space(config_groups.file_of("search", options.search))
     check_no_overlap(space, options.fit_options)
     built = checked_fit(space, options.fit_options)
-    for line in built.data.found():
-        print(line, flush=True)
+    print_fit(built)
     devices = _divide_machine(built, options.n_jobs)
     client = store.connect()
     recover_all(client)

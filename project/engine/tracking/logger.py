@@ -96,8 +96,8 @@ class MLflowLogger(Logger):
         experiment = store.experiment_id(client, self.experiment_name)
         store.describe_experiment(client, experiment, redact(experiment_note))
         all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
-        name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
-        run = client.create_run(experiment, run_name=name, tags=all_tags)
+        self.run_name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
+        run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)
         self.artifact_uri = run.info.artifact_uri
         self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
@@ -110,6 +110,7 @@ class MLflowLogger(Logger):
         # The preceding recovery may still hold the spool while a request is in flight.
         spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
         run = client.get_run(run_id)
+        self.run_name = run.info.run_name or self.run_name
         now = _as_texts(settings)
         known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
         had_settings = bool(run.data.params)  # otherwise it was killed before it logged them

@@ -25,6 +25,7 @@ from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.training.callbacks import build_fit
 from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
 from project.engine.training.fit_run import open_run
+from project.engine.training.header import print_fit, print_run
 from project.engine.training.stop import Interrupted, Interrupts
 
 
@@ -77,6 +78,11 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
             first_process.compute("checks", lambda: _check(job))
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
         stack.enter_context(open_run(job.cli, job.earlier, first_process, interrupts))
+        if job.trainer.is_global_zero:
+            print_fit(job.cli)
+            print_run(job.logger, resumed=job.earlier is not None)
+            for line in _undeclared(job):
+                print(line, flush=True)
         yield job
 
 
@@ -132,8 +138,6 @@ def _check(job: Job) -> None:
         check_can_continue(job.earlier, job.cli, client)
     elif job.logger is not None:
         store.experiment_id(client, job.logger.experiment_name)
-    for line in (*job.data.found(), *_undeclared(job)):
-        print(line, flush=True)
 
 
 def _undeclared(job: Job) -> list[str]:

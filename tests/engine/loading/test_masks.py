@@ -111,7 +111,7 @@ def test_validation_is_a_random_part_of_any_targets_and_the_digest_changes_with_
     assert data.sizes() == {"train": 36, "val": 4}
     together = torch.cat([data.splits["train"].targets, data.splits["val"].targets])
     assert torch.equal(together.sort(0).values, targets.sort(0).values)
-    assert data.found() == ["shapes: train 36, val 4 taken from train, no test (scored on val)"]
+    assert data.found() == ["shapes: 24x24 pixels; train 36, val (from train) 4, no test (scored on val)"]
     assert data.digest() != other.digest()
 
 

@@ -1,0 +1,90 @@
+"""The header of a fit in the terminal: its data, its model, its devices and its run, before the first batch."""
+
+import sys
+from shutil import get_terminal_size
+from textwrap import wrap
+
+import torch
+from lightning import LightningModule
+from torch.nn.parameter import UninitializedParameter
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.runtime.devices import usable_cores
+from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.names import short
+
+_COLUMNS, _LABEL_WIDTH = 80, 8
+
+
+def print_fit(cli: FitCLI) -> None:
+    """Print what is trained on what data and devices. Data that declares nothing has only its name."""
+    found = cli.data.found() or [cli.data.name]
+    print_line("data", found[0])
+    for line in found[1:]:
+        print_line("", line)
+    print_line("model", _model(cli))
+    print_line("device", f"{_devices(cli)}, {_batch(cli)}")
+
+
+def print_run(logger: MLflowLogger | None, *, resumed: bool) -> None:
+    """Print the name of the run, and the command that shows it.
+
+    Args:
+        logger: The logger, after the start of the run; None if nothing is tracked.
+        resumed: Whether the run existed before.
+    """
+    if logger is None:
+        print_line("run", "not tracked")
+    else:
+        after = f"{' (resumed)' if resumed else ''}; live: python -m project.ui"
+        width = _COLUMNS - _LABEL_WIDTH - len(after)
+        name = logger.run_name
+        print_line("run", (name if len(name) <= width else f"{name[: width - 1].rstrip('…')}…") + after)
+
+
+def print_line(label: str, text: str) -> None:
+    """Print a line with a label; a terminal gets lines of its width, a file one line."""
+    lines = [text]
+    if sys.stdout.isatty():
+        lines = wrap(text, get_terminal_size().columns - _LABEL_WIDTH, break_on_hyphens=False) or [""]
+    for line in lines:
+        print(f"{label:<{_LABEL_WIDTH}}{line}", flush=True)
+        label = ""
+
+
+def _model(cli: FitCLI) -> str:
+    name, kind = short(cli.changed_settings().get("model.net", cli.config.groups.model)), type(cli.model).__name__
+    return f"{name if name == kind else f'{name} ({kind})'}, {_parameters(cli.model)}"
+
+
+def _parameters(model: LightningModule) -> str:
+    """Return the number of parameters as text, and how many of them are trained if some are not."""
+    parameters = list(model.parameters())
+    if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+        return "parameters known after the first batch"
+    count, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
+
+
+def _devices(cli: FitCLI) -> str:
+    trainer, device = cli.trainer, cli.trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU with {usable_cores()} cores" if device.type == "cpu" else device.type.upper()
+    if trainer.world_size > 1:
+        name = f"{trainer.world_size} processes on {name}" if device.type == "cpu" else f"{trainer.world_size} x {name}"
+    nodes = f" on {trainer.num_nodes} nodes" if trainer.num_nodes > 1 else ""
+    return f"{name}{nodes}, strategy {cli.config.groups.strategy}, {trainer.precision}"
+
+
+def _batch(cli: FitCLI) -> str:
+    """Return the number of samples in an optimizer step, if the data has a batch size."""
+    size = getattr(cli.datamodule, "batch_size", None)
+    if not isinstance(size, int):
+        return "batches of the data's size"
+    ranks, accumulated = cli.trainer.world_size, cli.trainer.accumulate_grad_batches
+    factors = [f"{ranks} x {size}"] * (ranks > 1) or [str(size)]
+    factors += [f"{accumulated} steps"] * (accumulated > 1)
+    total = ranks * size * accumulated
+    return f"batch {total:,}" + (f" ({' x '.join(factors)})" if total > size else "")
