@@ -169,14 +169,15 @@ def _check_uri(uri: str) -> None:
             _create_tables(Path(path))
 
 
-def check_has_database(uri: str) -> None:
-    """Raise ValueError for the store of a server, which serves the UI itself."""
-    if uri.startswith(("http://", "https://")):
-        raise ValueError(
-            f"MLFLOW_TRACKING_URI: got a server, which serves the UI itself; open {redact(uri)} in a browser"
-        )
+def is_server(uri: str) -> bool:
+    """Return whether the store is a server, which serves the UI itself.
+
+    Raises:
+        ValueError: The UI is a part of Databricks.
+    """
     if uri.startswith("databricks"):
         raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
+    return uri.startswith(("http://", "https://"))
 
 
 def _create_tables(path: Path) -> None:

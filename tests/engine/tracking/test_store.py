@@ -61,12 +61,12 @@ def test_the_database_of_another_program_is_not_changed(workplace: Path, monkeyp
 @pytest.mark.parametrize(
     ("uri", "where"),
     [
-        ("http://127.0.0.1:1", "open http://127.0.0.1:1 in"),
-        ("https://me:secret@127.0.0.1:1", "open https://me:***@127.0.0.1:1 in"),
+        ("http://127.0.0.1:1", "no MLflow store responds at http://127.0.0.1:1"),
+        ("https://me:secret@127.0.0.1:1", "no MLflow store responds at https://me:***@127.0.0.1:1"),
         ("databricks", "in the Databricks workspace"),
     ],
 )
-def test_the_message_about_a_server_is_one_line(
+def test_the_message_about_a_server_without_an_answer_is_one_line(
     uri: str, where: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
