@@ -2,9 +2,10 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +14,7 @@ import torch
 from filelock import FileLock
 from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from project.engine.cli import config_groups
@@ -98,7 +99,9 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
         launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs)
         driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
-        study_run = StudyRun(client, MLflowLogger(experiment, f"study {name}"), study, space, lock, command, settings)
+        logger = MLflowLogger(experiment, f"study {name}")
+        train = partial(_training_command, redact_options(built.command.argv))
+        study_run = StudyRun(client, logger, study, space, lock, command, settings, train)
         yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
 
 
@@ -175,7 +178,7 @@ class Sweep:
     def _report(self, console: Console, code: int) -> None:
         if best := best_trials(self.study):
             console.print(table_of_best(self.study, self.space.metrics))
-            again = shlex.join(["python", "-m", _MODULE, *self.launcher.argv, *fit_options(best[0].params)])
+            again = _training_command(self.launcher.argv, best[0])
             which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
             console.print(f"train {which} again:\n{again}", soft_wrap=True)
             console.print(f"its run: {best[0].user_attrs[RUN_ID]}; view it with python -m project.ui", soft_wrap=True)
@@ -183,6 +186,11 @@ class Sweep:
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             unfinished = f", {left} of its trials are unfinished" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
+
+
+def _training_command(argv: Sequence[str], trial: FrozenTrial) -> str:
+    """Return the command that trains with the parameters of a trial."""
+    return shlex.join(["python", "-m", _MODULE, *argv, *fit_options(trial.params)])
 
 
 def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:

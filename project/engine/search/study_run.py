@@ -1,6 +1,7 @@
 """The MLflow run of a study: parent of its trials' runs, with the best trial, the plots and the table."""
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -19,9 +20,11 @@ from optuna.visualization import matplotlib as pictures
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
-from project.engine.search.trials_table import csv_table
+from project.engine.search.trials_table import csv_table, markdown_table, state_word
 from project.engine.search.view import best_trials
+from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import is_held
 
@@ -37,14 +40,15 @@ class StudyRun:
         lock: The lock of the sweeps that share the study.
         command: The command that continues the study.
         settings: Settings that all trials share.
+        train: Returns the command that trains with the parameters of a trial.
     """
 
     def __init__(
         self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace, lock: FileLock,
-        command: str, settings: Mapping[str, Any],
+        command: str, settings: Mapping[str, Any], train: Callable[[FrozenTrial], str],
     ) -> None:  # fmt: skip
         self._client, self._logger, self._study, self._space = client, logger, study, space
-        self._lock, self._command, self._settings = lock, command, settings
+        self._lock, self._command, self._settings, self._train = lock, command, settings, train
         self._is_started = False
         self._logged_trials = 0
 
@@ -55,6 +59,7 @@ class StudyRun:
             if self._is_started or (earlier and is_held(earlier)):
                 return
             self._is_started = True
+            self._experiment_id = store.experiment_id(self._client, self._logger.experiment_name)
             if earlier:
                 self._logger.resume(self._client, earlier, self._command, self._settings)
             else:
@@ -77,6 +82,25 @@ class StudyRun:
             for place, (metric, direction) in enumerate(self._space.directions.items())
         }
         self._logger.log_metrics({"trials/complete": self._logged_trials, **best}, self._logged_trials)
+        with self._best_effort("description"):
+            self._describe()
+
+    def _describe(self) -> None:
+        """Write the state of the study into the description of its run."""
+        trials = self._study.get_trials(deepcopy=False)
+        wanted = " and ".join(f"{direction} `{metric}`" for metric, direction in self._space.directions.items())
+        what = f"Study **{self._study.study_name}**: {wanted} over `{'`, `'.join(self._space.distributions)}`."
+        best = best_trials(self._study)
+        commands = {f"train again with the parameters of trial {one.number}": self._train(one) for one in best[:1]}
+        table = markdown_table(self._study, self._space.metrics, self._link)
+        note = describe_study(
+            what, Counter(map(state_word, trials)), {**commands, "continue the study": self._command}, table
+        )
+        self._logger.set_tags({TAG: note})
+
+    def _link(self, run_id: str) -> str:
+        """Return a link to a run, relative to the page of the study's run."""
+        return f"[{run_id[:8]}](#/experiments/{self._experiment_id}/runs/{run_id})"
 
     def end(self, status: str) -> None:
         """Log the best trial, the plots and the table, and end the run. An error in one of them does not raise."""
@@ -89,6 +113,8 @@ class StudyRun:
                 counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
                 self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
                 self._logger.log_text(csv_table(self._study, self._space.metrics), "study/trials.csv", "report")
+            with self._best_effort("description"):
+                self._describe()
             with self._best_effort("best"):
                 if best := best_trials(self._study):
                     self._log_best(best, with_model=status == "FINISHED")

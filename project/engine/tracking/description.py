@@ -16,6 +16,8 @@ def describe_fit(
 ) -> str:
     """Describe a run: what was trained on what, the result, and the next commands.
 
+    MLflow folds a description after a few lines, so the main score is in the second one.
+
     Args:
         what: The net, the data and the devices, in one sentence.
         data: Lines about the data.
@@ -23,8 +25,9 @@ def describe_fit(
         commands: Commands by label.
         ending: How far the training came, in one sentence.
     """
-    result = _table(("metric", "value"), scores.items()) if scores else "There is no result yet."
-    return _paragraphs(what, *data, ending, result, _shell(commands))
+    main = next((f"**{name} {_cell(value)}**." for name, value in scores.items()), "There is no result yet.")
+    table = _table(("metric", "value"), scores.items()) if scores else ""
+    return _paragraphs(what, f"{main} {ending}".strip(), table, *data, _shell(commands))
 
 
 def describe_experiment(data: Sequence[str], monitor: str, commands: Mapping[str, str]) -> str:
@@ -47,24 +50,13 @@ def describe_model(
     )  # fmt: skip
 
 
-def describe_study(
-    what: str, columns: Sequence[str], trials: Sequence[Sequence[object]], counts: Mapping[str, int],
-    commands: Mapping[str, str], most: int = 20,
-) -> str:  # fmt: skip
-    """Describe a study: its metrics, the number of trials in each state, the best trials, and the next commands.
+def describe_study(what: str, counts: Mapping[str, int], commands: Mapping[str, str], trials: str) -> str:
+    """Describe a study: its metrics, the number of trials in each state, the next commands, and a table of the trials.
 
-    Args:
-        what: What is searched, in one sentence.
-        columns: Names of the columns of `trials`.
-        trials: A row for each trial, the best first.
-        counts: Trials by state.
-        commands: Commands by label.
-        most: Longest table.
+    The table is last, because the store may shorten a long description.
     """
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    more = f"The other {len(trials) - most} trials are in `study/trials.csv`." if len(trials) > most else ""
-    shown = _table(columns, trials[:most]) if trials else "No trial is complete yet."
-    return _paragraphs(what, f"Trials: {states}." if states else "", shown, more, _shell(commands))
+    return _paragraphs(what, f"Trials: {states or 'none yet'}.", _shell(commands), trials)
 
 
 def _paragraphs(*parts: str) -> str:

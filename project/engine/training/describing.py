@@ -5,7 +5,9 @@ from typing import Any
 
 from lightning import Trainer
 from mlflow.models import ModelSignature
+from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch.nn.parameter import UninitializedParameter
 
 from project.engine.checkpoints import RunCheckpoint
@@ -18,13 +20,13 @@ from project.engine.training.next_commands import next_commands
 
 def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
     """Describe a run before its training. The description remains if the training does not finish."""
-    resume = {"resume": f"python -m project.fit --resume {logger.version}"}
+    resume = {} if _is_trial() else {"resume": f"python -m project.fit --resume {logger.version}"}
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), {}, resume)})
 
 
 def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, float]) -> None:
     """Describe a run after its training, with its result."""
-    commands = next_commands(cli, logger.version)
+    commands = _commands(cli, logger.version)
     ending = _ending(cli.trainer)
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
 
@@ -56,7 +58,7 @@ def model_tags(
         "output": f"{signature.outputs.input_names()[0]}: {_spec_text(signature.outputs)}",
         **named,
     }
-    best, commands = with_best(cli, scores), next_commands(cli, run_id)
+    best, commands = with_best(cli, scores), _commands(cli, run_id)
     return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands), **named}
 
 
@@ -86,6 +88,16 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
     ordered = sorted(scores, key=lambda name: name not in shown)
     monitored = sorted(best, key=lambda name: name != f"best/{checkpoint.monitor if checkpoint else ''}")
     return {name: scores[name] for name in ordered} | {name: best[name] for name in monitored}
+
+
+def _commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
+    """Return the next commands; the sweep decides whether a trial keeps the checkpoint to resume from."""
+    commands = next_commands(cli, run_id)
+    return {label: commands[label] for label in commands if not (_is_trial() and label in ("resume", "search"))}
+
+
+def _is_trial() -> bool:
+    return MLFLOW_PARENT_RUN_ID in resolve_tags({})
 
 
 def _trained(cli: FitCLI) -> str:
