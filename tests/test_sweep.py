@@ -87,6 +87,7 @@ class Sweep:
         errors = [trial.user_attrs.get("error") for trial in self.study.trials if trial.state == TrialState.FAIL]
         assert len(errors) == failed, errors
         assert states[TrialState.RUNNING] == 0
+        assert self.study.metric_names in (["val/accuracy"], ["val/accuracy", "val/loss"])
         runs = Fit(self.folder, 0, "").runs
         parents = [run for run in runs if "trial" not in run.data.tags]
         (parent,) = parents
@@ -96,6 +97,7 @@ class Sweep:
         for trial in self.study.trials:
             child = children[str(trial.number)]
             assert child.info.status == status[trial.state]
+            assert child.data.tags["state"] == trial.state.name.lower().replace("fail", "failed")
             if trial.state == TrialState.COMPLETE and len(trial.values) == 1:
                 assert child.data.metrics["best/val/accuracy"] == trial.value
             assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -134,7 +136,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swe
     try:
         process = sweep.start()
         sweep.wait_for(lambda: sweep.began(0))
-        os.kill(int(sweep.study.trials[0].user_attrs["worker"]["process.pid"]), signal.SIGKILL)
+        os.kill(int(sweep.study.trials[0].system_attrs["worker"]["process.pid"]), signal.SIGKILL)
         sweep.wait_for(lambda: sweep.has_run(2))  # The repeated trial has the same parameters.
         assert listening(process.pid) <= {"127.0.0.1", "::1"}
         process.kill()
@@ -270,7 +272,7 @@ def test_a_sweep_in_another_container_of_the_same_name_runs_other_trials(tmp_pat
         assert process.returncode == 0, output
         assert "Traceback" not in output and "ended by another" not in output
     sweep.check(ended=5)
-    owners = {trial.user_attrs["owner"]["process.pid_namespace"] for trial in sweep.study.trials}
+    owners = {trial.system_attrs["owner"]["process.pid_namespace"] for trial in sweep.study.trials}
     assert len(owners) == 2  # Both sweeps ran trials.
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     from torch import Tensor
     from torchmetrics import Metric
 
+_LONGEST_PART_OF_A_NOTE = 2045  # characters; optuna-dashboard's limit
 MLFLOW_LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -186,6 +187,40 @@ def take_over(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
 def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
     """Set a parameter of a trial, unless it is set already; the public calls take a range instead of a distribution."""
     trial._suggest(name, distribution)
+
+
+def system_attrs(trial: optuna.Trial) -> dict[str, Any]:
+    """Return the attributes of a trial that `set_system_attr` has set, and Optuna's own."""
+    return trial.storage.get_trial_system_attrs(trial._trial_id)
+
+
+def set_system_attr(trial: optuna.Trial, name: str, value: Any) -> None:
+    """Set an attribute of a trial that no dashboard shows; the public `set_user_attr` sets one that all show.
+
+    https://github.com/optuna/optuna/blob/v4.0.0/optuna/storages/_base.py
+    """
+    trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+
+
+def save_note(study: optuna.Study, text: str, trial: optuna.Trial | None = None) -> None:
+    """Store the note of a study or of one of its trials, which optuna-dashboard shows, unless there is one already.
+
+    The public `optuna_dashboard.save_note` stores the same attributes, but would be a dependency for this alone.
+    https://github.com/optuna/optuna-dashboard/blob/v0.17.0/optuna_dashboard/_note.py
+
+    Args:
+        study: The study.
+        text: Markdown.
+        trial: A trial of the study; None for the note of the study.
+    """
+    storage, study_id = study._storage, study._study_id
+    prefix = "dashboard:" if trial is None else f"dashboard:{trial._trial_id}:"
+    if f"{prefix}note_ver" in storage.get_study_system_attrs(study_id):
+        return
+    for part, start in enumerate(range(0, len(text), _LONGEST_PART_OF_A_NOTE)):
+        part_of_text = text[start : start + _LONGEST_PART_OF_A_NOTE]
+        storage.set_study_system_attr(study_id, f"{prefix}note_str:{part}", part_of_text)
+    storage.set_study_system_attr(study_id, f"{prefix}note_ver", 1)
 
 
 def latest_metrics(run: Run) -> list[StoredMetric]:

@@ -25,7 +25,17 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from project.engine import compat
-from project.engine.compat import MLFLOW_LOCATIONS, cached_storage, latest_metrics, merge_into, suggest, take_over
+from project.engine.compat import (
+    MLFLOW_LOCATIONS,
+    cached_storage,
+    latest_metrics,
+    merge_into,
+    save_note,
+    set_system_attr,
+    suggest,
+    system_attrs,
+    take_over,
+)
 
 
 def test_mlflow_stores_absolute_paths_in_these_columns_only(empty_store: Path) -> None:
@@ -78,6 +88,28 @@ def test_a_trial_of_another_process_is_taken_over_with_its_values() -> None:
     assert taken.number == left.number
     assert taken.params["x"] == left.params["x"]
     assert 2 <= taken.params["y"] <= 3
+
+
+def test_an_attribute_of_the_system_is_no_user_attribute(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/optuna.db")
+    trial = study.ask()
+    set_system_attr(trial, "owner", {"process.pid": "1"})
+    assert system_attrs(trial) == study.trials[0].system_attrs == {"owner": {"process.pid": "1"}}
+    assert study.trials[0].user_attrs == {}
+
+
+def test_optuna_dashboard_reads_the_notes_and_a_note_is_written_once() -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    study = optuna.create_study()
+    trial = study.ask()
+    for owner, text in ((None, "*study* " * 600), (trial, "trial")):  # The first note is longer than one part.
+        save_note(study, text, owner)
+        assert dashboard.get_note(owner or study) == text
+        save_note(study, "another", owner)
+        assert dashboard.get_note(owner or study) == text
+    dashboard.save_note(trial, "of a person")
+    save_note(study, "of the sweep", trial)
+    assert dashboard.get_note(trial) == "of a person"
 
 
 def test_the_latest_metrics_have_steps_and_timestamps(workplace: Path) -> None:

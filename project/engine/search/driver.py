@@ -10,10 +10,10 @@ import optuna
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 
+from project.engine.search.dashboard import set_run
 from project.engine.search.failures import HopelessError
 from project.engine.search.messages import FromTrial, Prune, Report, RunStarted, Stop, Stopped, send
 from project.engine.search.ownership import HEARTBEAT_EVERY_S, claim, name_worker
-from project.engine.search.study import RUN_ID
 from project.engine.search.trial_process import TrialLauncher, TrialProcess
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
@@ -102,7 +102,7 @@ class Driver:
     def _handle(self, one: TrialProcess, message: FromTrial) -> None:
         match message:
             case RunStarted(run_id):
-                one.trial.set_user_attr(RUN_ID, run_id)
+                set_run(one.trial, run_id)
             case Report(step, value):
                 reported = self._study.get_trials(deepcopy=False)[one.trial.number].intermediate_values
                 if len(self._study.directions) == 1 and step not in reported:

@@ -1,10 +1,14 @@
-"""The owner of a trial: attributes that identify the processes of a sweep, and a heartbeat."""
+"""The owner of a trial: attributes that identify the processes of a sweep, and a heartbeat.
+
+They are system attributes, which dashboards do not show.
+"""
 
 from time import monotonic, time
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from project.engine.compat import set_system_attr, system_attrs
 from project.engine.tracking.owner import is_me, owner_tags, state
 
 HEARTBEAT_EVERY_S = 20.0
@@ -14,7 +18,7 @@ _SILENT_FOR_S = 60.0
 
 def claim(trial: optuna.Trial) -> None:
     """Record that this process runs a trial and is alive. Called again, it renews the heartbeat."""
-    trial.set_user_attr(_OWNER, owner_tags() | {_HEARTBEAT: f"{time():.0f}"})
+    set_system_attr(trial, _OWNER, owner_tags() | {_HEARTBEAT: f"{time():.0f}"})
 
 
 def name_worker(trial: optuna.Trial, pid: int) -> None:
@@ -23,12 +27,12 @@ def name_worker(trial: optuna.Trial, pid: int) -> None:
     Raises:
         psutil.NoSuchProcess: It has ended already.
     """
-    trial.set_user_attr(_WORKER, owner_tags(pid))
+    set_system_attr(trial, _WORKER, owner_tags(pid))
 
 
 def had_worker(trial: optuna.Trial) -> bool:
     """Return whether a process of the trial was started. If so, it may have created an MLflow run."""
-    return _WORKER in trial.user_attrs
+    return _WORKER in system_attrs(trial)
 
 
 class AbandonmentCheck:
@@ -47,7 +51,7 @@ class AbandonmentCheck:
 
         This process does not count, because the caller knows which trials it runs.
         """
-        owners = [trial.user_attrs[role] for role in (_OWNER, _WORKER) if role in trial.user_attrs]
+        owners = [trial.system_attrs[role] for role in (_OWNER, _WORKER) if role in trial.system_attrs]
         others = [owner for owner in owners if not is_me(owner)]
         if {state(owner) for owner in others} <= {"dead"}:
             return True

@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
+from project.engine.search.dashboard import describe_study
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
@@ -67,6 +68,7 @@ class StudyRun:
                 self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
                 self._logger.log_hyperparams(dict(self._settings))
                 self._logger.log_text(self._space.text, "search.yaml")
+            describe_study(self._study, self._space.metrics, str(self._logger.version), self._command)
 
     def update(self) -> None:
         """Log the number of complete trials, and the best values so far."""

@@ -8,6 +8,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import TrialState
 
+from project.engine.search.dashboard import set_run
 from project.engine.search.failures import FailureStreak
 from project.engine.search.messages import Done, Failed, Pruned, Stopped
 from project.engine.search.ownership import had_worker
@@ -40,7 +41,7 @@ class TrialResults:
         """Return the run of a trial; a trial whose process died before it could report its run is looked for."""
         run_id: str | None = trial.user_attrs.get(RUN_ID)
         if run_id is None and had_worker(trial) and (run_id := self._runs.find(trial.number)):
-            trial.set_user_attr(RUN_ID, run_id)
+            set_run(trial, run_id)
         return run_id
 
     def complete_if_finished(self, trial: optuna.Trial) -> bool:
@@ -112,7 +113,7 @@ class TrialResults:
         if state != TrialState.FAIL:
             self.failures.clear()
         if run_id := self.run_of(trial):
-            self._runs.before_end(run_id, state)
+            self._runs.before_end(trial, run_id, state)
         try:
             self._study.tell(trial, skip_if_finished=True, **result)
         except RuntimeError:  # These samplers raise it after their last parameters.

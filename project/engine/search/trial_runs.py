@@ -14,13 +14,15 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import TrialState
 
+from project.engine.search.dashboard import add_pictures, set_run
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
-from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF, RUN_ID
+from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
 from project.engine.search.sweep_options import Keep
+from project.engine.search.trials_table import STATE, state_tags, state_word
 from project.engine.tracking import store
 from project.engine.tracking.names import parameter_text, run_name
-from project.engine.tracking.recovery import recover
+from project.engine.tracking.recovery import recover, tag_ended_run
 from project.engine.tracking.secrets import redact, redact_setting
 from project.engine.tracking.spool import Spool
 
@@ -91,8 +93,16 @@ class TrialRuns:
                     return [found[metric] for metric in self._metrics]
         return None
 
-    def before_end(self, run_id: str, state: TrialState) -> None:
-        """Free disk space before a result is recorded in the study. After a kill at this point, it is done again."""
+    def before_end(self, trial: optuna.Trial, run_id: str, state: TrialState) -> None:
+        """Mark the run with the trial's state, and free disk space, before a result is recorded in the study.
+
+        After a kill at this point, it is done again.
+        """
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        with _tolerate_errors_of_the_store():
+            tag_ended_run(self._client, run_id, state_tags(frozen, state, self._metrics))
+            if state == TrialState.COMPLETE:
+                add_pictures(trial, self._client, run_id)
         if self._keep != "all":
             release_checkpoints(run_id, state)
 
@@ -103,19 +113,19 @@ class TrialRuns:
 
     def create_failed(self, trial: optuna.Trial, reason: str) -> None:
         """Create the run of a trial that failed before it had one."""
-        tags = self._tags(trial.number) | {ERROR: redact(reason)}
+        tags = self._tags(trial.number) | {ERROR: redact(reason), STATE: state_word(TrialState.FAIL)}
         params = [Param(key, redact_setting(key, parameter_text(value))) for key, value in trial.params.items()]
         with _tolerate_errors_of_the_store():
             run = self._client.create_run(self._experiment_id, run_name=tags[MLFLOW_RUN_NAME], tags=resolve_tags(tags))
             run_id: str = run.info.run_id
             self._client.log_batch(run_id, params=params)
             self._client.set_terminated(run_id, "FAILED")
-            trial.set_user_attr(RUN_ID, run_id)
+            set_run(trial, run_id)
 
 
 @contextmanager
 def _tolerate_errors_of_the_store() -> Iterator[None]:
     try:
         yield
-    except MlflowException as error:  # the sweep continues
+    except (MlflowException, OSError) as error:  # The sweep continues.
         _log.warning("the MLflow store does not respond: %s", store.reason(error))

@@ -13,27 +13,50 @@ from project.engine.tracking.names import short
 
 _MOST_ROWS = 20
 _ORDER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
-_WORDS = {TrialState.FAIL: "failed"}
+STATE, _PRUNED = "state", "pruned"
+"""Tags of a trial's run: the state of the trial, and when and with which value it was pruned."""
 
 
-def state_word(trial: FrozenTrial) -> str:
-    """Return the state of a trial: complete, pruned, failed, running or waiting."""
-    return _WORDS.get(trial.state, trial.state.name.lower())
+def state_word(state: TrialState) -> str:
+    """Return complete, pruned, failed, running or waiting."""
+    return "failed" if state == TrialState.FAIL else state.name.lower()
+
+
+def state_tags(trial: FrozenTrial, state: TrialState, metrics: Sequence[str]) -> dict[str, str]:
+    """Return the tags of a trial's run that show the state in which the trial ends.
+
+    MLflow has the same status for a pruned and an interrupted run.
+    """
+    tags = {STATE: state_word(state)}
+    return tags | {_PRUNED: pruned(trial, metrics)} if state == TrialState.PRUNED else tags
+
+
+def pruned(trial: FrozenTrial, metrics: Sequence[str]) -> str:
+    """Return when and with which value a trial was pruned, such as `after 3 validations at val/accuracy 0.1234`."""
+    value = "".join(f" at {metrics[0]} {value:.4f}" for value in reported(trial))
+    return f"after {_validations(trial)}{value}"
 
 
 def progress(trial: FrozenTrial) -> str:
     """Return the state of a trial and how far it came, such as `pruned after 3 validations`."""
+    if trial.state == TrialState.COMPLETE or not trial.intermediate_values:
+        return state_word(trial.state)
+    return f"{state_word(trial.state)} after {_validations(trial)}"
+
+
+def _validations(trial: FrozenTrial) -> str:
     count = len(trial.intermediate_values)
-    if trial.state == TrialState.COMPLETE or not count:
-        return state_word(trial)
-    return f"{state_word(trial)} after {count} validation{'s' * (count != 1)}"
+    return f"{count} validation{'s' * (count != 1)}"
+
+
+def reported(trial: FrozenTrial) -> list[float]:
+    """Return the last value that a trial reported, if any."""
+    return [] if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
 
 
 def latest_values(trial: FrozenTrial) -> list[float]:
     """Return the values of a complete trial; of another trial the last one that it reported, if any."""
-    if trial.state == TrialState.COMPLETE:
-        return list(trial.values)
-    return [] if trial.last_step is None else [trial.intermediate_values[trial.last_step]]
+    return list(trial.values) if trial.state == TrialState.COMPLETE else reported(trial)
 
 
 def short_names(names: Iterable[str]) -> list[str]:
@@ -97,7 +120,7 @@ def csv_table(study: optuna.Study, metrics: Sequence[str]) -> str:
         found = latest_values(trial)
         start, end, duration = trial.datetime_start, trial.datetime_complete, trial.duration
         writer.writerow([
-            trial.number, state_word(trial), *found, *[""] * (len(metrics) - len(found)),
+            trial.number, state_word(trial.state), *found, *[""] * (len(metrics) - len(found)),
             *(trial.params.get(name, "") for name in names), len(trial.intermediate_values),
             *(when.isoformat(" ", "seconds") if when else "" for when in (start, end)),
             round(duration.total_seconds(), 1) if duration else "",

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from project.engine.search.study import ERROR, RETRY_OF
+from project.engine.search.trials_table import pruned
 
 _SHOWN = 5
 _STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
@@ -91,8 +92,7 @@ def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
     if trial.state == TrialState.COMPLETE:
         result = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED:
-        count = len(trial.intermediate_values)
-        result = f"pruned after {count} validation{'s' * (count != 1)}"
+        result = f"pruned {pruned(trial, metrics)}"
     else:
         result = f"failed: {trial.user_attrs.get(ERROR, 'unknown reason').partition('; ')[0]}"  # without the remedy
     again = f", {trial.user_attrs[RETRY_OF]} again" if RETRY_OF in trial.user_attrs else ""

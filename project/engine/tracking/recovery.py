@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -154,6 +154,25 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
         spool.close(remove=False)
     else:
         recover(client, spool)
+
+
+def tag_ended_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run whose process has ended. If the store does not respond, its spool keeps them.
+
+    Raises:
+        MlflowException: The store does not respond, and the run has no spool.
+    """
+    try:
+        spool = Spool(store.spool_folder(run_id), new=False, wait_s=_SHORT_WAIT_S)
+    except (FileNotFoundError, Timeout):  # The store has all its records, or another process delivers them.
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+        return
+    last = spool.last_record() or {}
+    spool.append({"tags": dict(tags)})
+    if "status" in last:
+        spool.append(last)  # The status of an ended run is its last record.
+    recover(client, spool)
 
 
 def _last_written_s(folder: Path) -> float:

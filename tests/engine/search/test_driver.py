@@ -24,6 +24,7 @@ from project.engine.search.trial_process import TrialLauncher
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
 from project.engine.search.trial_runs import TrialRuns
+from project.engine.search.view import describe_trial
 
 XY: dict[str, BaseDistribution] = {"x": FloatDistribution(0, 1), "y": IntDistribution(1, 3)}
 
@@ -97,6 +98,26 @@ def test_the_reason_of_a_failure_is_in_the_run_of_the_trial(bench: Bench) -> Non
     again = {t.user_attrs["retry_of"]: t.params for t in bench.study.trials if "retry_of" in t.user_attrs}
     assert again == {trial.number: trial.params for trial in failed}
     assert bench.states.count(TrialState.COMPLETE) == 3
+
+
+def test_a_pruned_trial_can_be_told_from_a_failed_one(bench: Bench) -> None:
+    attributes: set[str] = set()
+
+    def look(driver: Driver) -> None:
+        attributes.update(*(trial.user_attrs for trial in bench.study.trials))
+
+    bench.ends, bench.on_progress = {0: "pruned", 1: "out of memory"}, look
+    bench.study.pruner = optuna.pruners.ThresholdPruner(lower=0.3)
+    bench.run(2)
+    assert bench.states == [TrialState.PRUNED, TrialState.FAIL, TrialState.COMPLETE]
+    runs = {run.data.tags["trial"]: run.data.tags for run in bench.children}
+    assert (runs["0"]["state"], runs["0"]["pruned"]) == ("pruned", "after 2 validations at val/accuracy 0.2500")
+    assert (runs["1"]["state"], runs["1"].get("pruned")) == ("failed", None)
+    pruned, failed, complete = (describe_trial(trial, ["val/accuracy"]) for trial in bench.study.trials)
+    assert pruned.startswith("trial 0: pruned after 2 validations at val/accuracy 0.2500  (")
+    assert failed.startswith("trial 1: failed: ValueError: out of memory  (")
+    assert complete.startswith("trial 2: val/accuracy ")
+    assert attributes == {"run_id", "error"}  # Dashboards show these, and none of them is a process id.
 
 
 def test_settings_that_fail_in_the_same_way_end_the_sweep_and_retries_do_not_count(bench: Bench) -> None:

@@ -6,6 +6,7 @@ import optuna
 import psutil
 import pytest
 
+from project.engine.compat import set_system_attr, system_attrs
 from project.engine.search import ownership
 from project.engine.search.ownership import AbandonmentCheck, claim
 from project.engine.tracking.owner import owner_tags
@@ -22,10 +23,10 @@ def is_abandoned(trial: optuna.Trial, watch: AbandonmentCheck) -> bool:
 
 def test_the_process_table_decides_in_this_pid_namespace(trial: optuna.Trial) -> None:
     assert is_abandoned(trial, AbandonmentCheck())  # its sweep was killed before it recorded an owner
-    trial.set_user_attr("owner", owner_tags(1))
+    set_system_attr(trial, "owner", owner_tags(1))
     assert not is_abandoned(trial, AbandonmentCheck())
     dead = next(pid for pid in range(2, 2**22) if not psutil.pid_exists(pid))
-    trial.set_user_attr("owner", owner_tags() | {"process.pid": str(dead)})
+    set_system_attr(trial, "owner", owner_tags() | {"process.pid": str(dead)})
     assert is_abandoned(trial, AbandonmentCheck())
     claim(trial)
     assert is_abandoned(trial, AbandonmentCheck())  # the caller knows which trials this process runs
@@ -37,12 +38,12 @@ def test_elsewhere_the_heartbeat_decides_after_a_minute_of_silence(
 ) -> None:
     watch = AbandonmentCheck()
     claim(trial)
-    claimed = trial.user_attrs["owner"] | {elsewhere: "another"}
-    trial.set_user_attr("owner", claimed)
+    claimed = system_attrs(trial)["owner"] | {elsewhere: "another"}
+    set_system_attr(trial, "owner", claimed)
     assert not is_abandoned(trial, watch)
-    trial.set_user_attr("owner", claimed | {"heartbeat": str(int(claimed["heartbeat"]) - 3600)})
+    set_system_attr(trial, "owner", claimed | {"heartbeat": str(int(claimed["heartbeat"]) - 3600)})
     assert not is_abandoned(trial, watch)
     monkeypatch.setattr(ownership, "_SILENT_FOR_S", 0.0)
     assert is_abandoned(trial, watch)
-    trial.set_user_attr("owner", claimed)  # it is alive; its heartbeat was late
+    set_system_attr(trial, "owner", claimed)  # it is alive; its heartbeat was late
     assert not is_abandoned(trial, watch)
