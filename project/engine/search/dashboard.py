@@ -29,7 +29,7 @@ def run_address(run_id: str) -> str:
     return f"{server}/#/runs/{run_id}"
 
 
-def describe_study(study: optuna.Study, metrics: Sequence[str], run_id: str, command: str) -> None:
+def introduce_study(study: optuna.Study, metrics: Sequence[str], run_id: str, command: str) -> None:
     """Name the metrics of a study, and write its note, with a link to its MLflow run."""
     if study.metric_names != list(metrics):
         with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as pictures
 
-from project.engine.search.dashboard import describe_study
+from project.engine.search.dashboard import introduce_study
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
@@ -52,6 +52,7 @@ class StudyRun:
         self._lock, self._command, self._settings, self._train = lock, command, settings, train
         self._is_started = False
         self._logged_trials = 0
+        self._shown: list[tuple[TrialState, str | None]] = []
 
     def start(self) -> None:
         """Create or resume the run, unless this or another sweep writes it already."""
@@ -68,12 +69,22 @@ class StudyRun:
                 self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
                 self._logger.log_hyperparams(dict(self._settings))
                 self._logger.log_text(self._space.text, "search.yaml")
-            describe_study(self._study, self._space.metrics, str(self._logger.version), self._command)
+            introduce_study(self._study, self._space.metrics, str(self._logger.version), self._command)
 
     def update(self) -> None:
-        """Log the number of complete trials, and the best values so far."""
-        complete = self._study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        if not self._is_started or len(complete) == self._logged_trials:
+        """Show where each trial is, the number of complete trials, and the best values so far."""
+        trials = self._study.get_trials(deepcopy=False)
+        shown = [(trial.state, trial.user_attrs.get(RUN_ID)) for trial in trials]
+        if not self._is_started or shown == self._shown:
+            return
+        self._shown = shown
+        self._log_best_values([trial for trial in trials if trial.state == TrialState.COMPLETE])
+        with self._best_effort("description"):
+            self._describe()
+            self._logger.log_text(csv_table(self._study, self._space.metrics), "study/trials.csv", "report")
+
+    def _log_best_values(self, complete: Sequence[FrozenTrial]) -> None:
+        if len(complete) == self._logged_trials:
             return
         self._logged_trials = len(complete)
         several = len(self._space.metrics) > 1  # If so, the best values are not those of one trial.
@@ -84,8 +95,6 @@ class StudyRun:
             for place, (metric, direction) in enumerate(self._space.directions.items())
         }
         self._logger.log_metrics({"trials/complete": self._logged_trials, **best}, self._logged_trials)
-        with self._best_effort("description"):
-            self._describe()
 
     def _describe(self) -> None:
         """Write the state of the study into the description of its run."""
@@ -96,7 +105,10 @@ class StudyRun:
         commands = {f"train again with the parameters of trial {one.number}": self._train(one) for one in best[:1]}
         table = markdown_table(self._study, self._space.metrics, self._link)
         note = describe_study(
-            what, Counter(map(state_word, trials)), {**commands, "continue the study": self._command}, table
+            what,
+            Counter(state_word(trial.state) for trial in trials),
+            {**commands, "continue the study": self._command},
+            table,
         )
         self._logger.set_tags({TAG: note})
 
@@ -110,13 +122,11 @@ class StudyRun:
             return
         try:
             with self._best_effort("report"):
+                self._shown = []
                 self.update()
                 trials = self._study.get_trials(deepcopy=False)
                 counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
                 self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
-                self._logger.log_text(csv_table(self._study, self._space.metrics), "study/trials.csv", "report")
-            with self._best_effort("description"):
-                self._describe()
             with self._best_effort("best"):
                 if best := best_trials(self._study):
                     self._log_best(best, with_model=status == "FINISHED")
