@@ -5,9 +5,9 @@ python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mni
 """
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 from project.engine.runtime.startup import show_activity
 
@@ -15,6 +15,7 @@ if __name__ == "__main__":
     show_activity("sweep", "loading torch, lightning and optuna")
 
 from project.engine.cli import config_groups
+from project.engine.cli.help import choices
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
@@ -22,6 +23,15 @@ from project.engine.search.sweep_options import Keep, SweepOptions
 
 _KEEP = get_args(Keep)
 _STORAGE = "sqlite:///mlruns/optuna.db"
+_DESCRIPTION = """\
+Search hyper-parameters with Optuna. Options of project.fit apply to each trial.
+
+  python -m project.sweep --search cnn
+  python -m project.sweep --search cnn --n_trials 20 --n_jobs 2 --max_epochs 5
+  python -m project.sweep --search cnn --data mnist --study mnist-cnn"""
+_MORE = """\
+  python -m project.sweep --help all  every option, also of fit
+  python -m project.fit --help        the options of data and model"""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,11 +48,15 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m project.sweep",
-        usage="%(prog)s --search NAME [--n_trials N] [--n_jobs J] [--study NAME] [--OPTION_OF_FIT VALUE]...",
-        description="Search hyper-parameters with Optuna. Options of project.fit are passed to each trial.",
+        usage="%(prog)s --search NAME [--OPTION VALUE]...",
+        description=_DESCRIPTION,
+        epilog=f"{choices()}\n\nmore:\n{_MORE}",
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        add_help=False,
     )
     add, names = parser.add_argument, ", ".join(config_groups.choices("search"))
+    add("-h", "--help", action=_Help, nargs="?", metavar="all", help="print this page, or every option (all)")
     add("--search", required=True, type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
     add(
         "--n_trials",
@@ -64,6 +78,21 @@ def _parser() -> ArgumentParser:
     ))  # fmt: skip
     add("--storage", default=_STORAGE, help=f"URL of the Optuna storage ({_STORAGE})")
     return parser
+
+
+class _Help(Action):
+    """`--help`, the page of this command; `--help all` adds all options of `fit`."""
+
+    def __call__(self, parser: ArgumentParser, _namespace: object, values: Any, _option: str | None = None) -> None:
+        if values not in (None, "all"):
+            parser.error(f"--help: got {values!r}; give --help or --help all")
+        parser.print_help()
+        if values == "all":
+            from project.fit import main as fit  # imported here, because it needs seconds
+
+            print("\noptions of project.fit:\n")
+            fit(["--help", "all"])
+        parser.exit()
 
 
 def _space(name: str) -> str:

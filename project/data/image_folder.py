@@ -49,17 +49,18 @@ class ImageFolder(LabelledImages):
 
     Args:
         root: Folder that contains `train`.
-        image_size: Side in pixels to which images are resized and cropped.
-        cache: Whether decoded images are kept on disk and mapped into memory. `auto` caches a split if it needs at most
-            `cache_limit_mib`. Cached images are the centre squares of the files. With `random_resized_crop` they are a
-            seventh larger than `image_size`, and crops are taken from them; without a cache, from whole images.
+        image_size: Side of the images in pixels; they are resized and cropped to it.
+        cache: Whether decoded images are kept on disk; they are mapped into memory. `auto` caches a split if it needs
+            at most `cache_limit_mib`. Cached images are the centre squares of the files. With `random_resized_crop`
+            they are a seventh larger than `image_size`, and crops are taken from them; without a cache, from whole
+            images.
         cache_limit_mib: Largest cache of a split, in MiB.
-        cache_total_mib: Largest total size of the folder's caches, including those of other image sizes, in MiB. The
+        cache_total_mib: Largest size of all caches, in MiB; also those of other image sizes count. The
             least recently used ones are removed; those of this run are kept.
-        bit_depth: Bits of the values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
+        bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
             of 8, 10, 12, 14 and 16 that holds the values of all splits.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
-        max_bad_percent: Largest share of a split's files that may be skipped, in percent.
+        max_bad_percent: Largest percentage of skipped files in a split.
         options: See `LabelledImages`.
 
     Raises:

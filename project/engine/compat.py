@@ -53,6 +53,18 @@ def integers_first(parser: ArgumentParser) -> None:
             action._typehint = Union[tuple(kinds)]  # type: ignore[attr-defined]  # noqa: UP007
 
 
+def option_texts(parser: ArgumentParser) -> dict[str, str]:
+    """Return the help of each option of a parser by its dotted name; no public call lists the options.
+
+    https://github.com/python/cpython/issues/59330
+    """
+    return {
+        action.dest: action.help or ""
+        for action in parser._actions
+        if action.option_strings and not action.option_strings[0].endswith(".help")
+    }
+
+
 def close_store_connections() -> None:
     """Close the idle connections of this process to SQL stores, which MLflow keeps open until the process ends.
 

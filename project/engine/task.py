@@ -38,12 +38,12 @@ class Task(LightningModule):
         net: The trained module, which maps inputs to outputs.
         loss: Maps outputs and targets to a scalar.
         metrics: Metrics of outputs and targets, by name. Each stage has its own copy.
-        optimizer: Makes the optimizer from the groups of `parameter_groups`.
+        optimizer: Makes the optimizer; called with the groups of `parameter_groups`.
         lr_schedule: Makes the schedule from the optimizer; any class of torch.optim.lr_scheduler that depends only on
             the step. It advances after each optimizer step. `T_max` and `total_iters` default to the length of the
             training; `total_steps` is always that length.
         compile: Compile the net with `torch.compile`; a sharded net cannot be compiled.
-        channels_last: Keep images and weights in the NHWC memory format; sharded weights stay contiguous.
+        channels_last: Keep images and weights in the NHWC format; sharded weights stay contiguous.
 
     Attributes:
         monitor: Metric of the validation that selects the best checkpoint.

@@ -22,13 +22,13 @@ class ImageClassifier(ImageTask):
     """A task that trains a net to classify images.
 
     Args:
-        net: Called with `num_classes`, `in_channels` and `image_size`; returns a module that maps
+        net: Makes the net; called with `num_classes`, `in_channels` and `image_size`, returns a module that maps
             normalised images (N, C, H, W) to logits (N, num_classes).
         num_classes: Number of classes; comes from the data, as does the next argument.
         class_names: Names of the classes, by label; without them there is no report.
         loss: Makes the loss of logits (N, num_classes) and labels: int64 (N,), or shares of each class
             (N, num_classes) for mixed images and smoothed labels.
-        label_smoothing: Share of each training target that is spread over all classes, in [0, 1).
+        label_smoothing: Share of each target spread over all classes; in [0, 1).
         metrics: Metrics by name, such as `{f1: torchmetrics.classification.MulticlassF1Score}`; each is called with
             `num_classes`. The accuracy is always one of them, unless another metric has its name.
         options: See `ImageTask`.

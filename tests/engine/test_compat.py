@@ -264,3 +264,12 @@ assert not servers()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("ran\n", "", 0)
+
+
+def test_options_of_a_parser_are_listed_with_their_help() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--size", type=int, help="Side in pixels.")
+    parser.add_class_arguments(MeanMetric, "metric")
+    options = compat.option_texts(parser)
+    assert options["size"] == "Side in pixels."
+    assert "metric.nan_strategy" in options

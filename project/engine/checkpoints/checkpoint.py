@@ -29,8 +29,8 @@ class RunCheckpoint(Checkpoint):
     If no metric is monitored, there is no best checkpoint, and the last one is tested.
 
     Args:
-        monitor: Metric of the validation that selects the best checkpoint; null selects that of the model.
-        mode: Whether small or large values of the metric are better; null selects the mode that the model declares.
+        monitor: Metric that selects the best checkpoint; null selects that of the model.
+        mode: Whether small or large values are better; null selects the mode that the model declares.
         every_n_epochs: Epochs between checkpoints.
 
     Attributes:

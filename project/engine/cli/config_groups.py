@@ -28,7 +28,8 @@ SHORT = {
 }
 NAMES = (*GROUPS, "config", "resume", *(option.removeprefix("--") for option in SHORT))
 
-USAGE = """python -m project.fit [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
+PROGRAM = "python -m project.fit"
+USAGE = f"""{PROGRAM} [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
            [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN_ID] [--SETTING VALUE]..."""
 
 

@@ -137,6 +137,7 @@ class FitCLI(LightningCLI):
         else:
             self.default_settings = flatten(defaults)
             assert isinstance(parser, FitParser)
+            parser.settings = self.default_settings
             parser.described = {name: resolve_name(defaults[name].class_path) for name in config_groups.CLASSES}
             options = command.changes
         settings: Namespace = parser.parse_args(options, namespace=defaults)

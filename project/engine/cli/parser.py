@@ -11,6 +11,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
+from project.engine.cli import config_groups
+from project.engine.cli.help import page
+from project.engine.compat import option_texts
 from project.engine.data import DescribedDataModule
 from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
@@ -27,15 +30,24 @@ class FitParser(LightningArgumentParser):
 
     described: Mapping[str, type] = {}
     """Classes whose options are part of the help, by the name of their setting."""
+    settings: Mapping[str, Any] = {}
+    """The settings without the changes of the command line; if there are any, the help is a page."""
+    _all_options = False
     _renamed: Mapping[str, str] = {}
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"prog": config_groups.PROGRAM} | options)
 
     @override
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Return the help, also of the options of `described`, without the lists of all classes that fit a setting."""
+        """Return the page of `--help`, or all options for `--help all`, also those of `described`."""
         parser = FitParser(usage=SUPPRESS, add_help=False)
         for name, described in self.described.items():
             parser.add_class_arguments(described, name)
+        if self.settings and not self._all_options:
+            return page(option_texts(self) | option_texts(parser), self.settings)
         described_help = parser.format_help() if self.described else ""
+        # The lists of all classes that fit a setting are long.
         return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
 
     @override
@@ -64,7 +76,17 @@ class FitParser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]  # argparse has overloads, jsonargparse has none
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> Namespace:
-        """Parse options such as `--cutout=8`, also those of a class inside of `--data`."""
+        """Parse options such as `--cutout=8`, also those of a class inside of `--data`.
+
+        `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
+        """
+        if args is not None and self.settings:
+            self._all_options = "--help=all" in args
+            if wrong := [arg for arg in args if arg.startswith("--help=") and arg != "--help=all"]:
+                raise ValueError(f"--help: got {wrong[0].removeprefix('--help=')!r}; give --help or --help all")
+            chosen = {f"--{name}.help": value for name, value in self.settings.items() if isinstance(value, str)}
+            args = [f"{arg}={chosen[arg]}" if arg in chosen else arg for arg in args]
+            args = ["--help" if arg == "--help=all" else arg for arg in args]
         if args is not None and self._renamed:
             pairs = [arg.removeprefix("--").partition("=") for arg in args]
             args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
