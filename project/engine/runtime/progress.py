@@ -19,7 +19,8 @@ def with_progress_bar(items: Iterable[Item], total: int, description: str) -> It
         for done, item in enumerate(items, 1):
             yield item
             if progress is None and monotonic() - start > _WORTH_A_BAR_S:
-                progress = Progress(console=Console(stderr=True), transient=True)
+                console = Console(stderr=True)
+                progress = Progress(console=console, transient=True, disable=not console.is_interactive)
                 progress.add_task(description, total=total)
                 progress.start()
             if progress is not None:

@@ -31,7 +31,7 @@ class Draining:
 
     def _show(self, share: float) -> None:
         if self._bar is None and monotonic() - self._start > _WORTH_A_BAR_S:
-            self._bar = Progress(console=self._console)
+            self._bar = Progress(console=self._console, transient=True, disable=not self._console.is_interactive)
             self._bar.add_task("delivering to MLflow", total=1.0)
             self._bar.start()
         if self._bar is not None:

@@ -23,6 +23,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._total = _Window()
+        self._epoch = _Window()
         self._window = _Window()
         self._start = 0.0
         self._waited = 0.0
@@ -33,6 +34,11 @@ class Throughput(Callback):
     def samples_per_second(self) -> float:
         """Samples of all ranks per second of training."""
         return self._total.samples / max(self._total.seconds, 1e-9)
+
+    @property
+    def epoch_samples_per_second(self) -> float:
+        """Samples of all ranks per second of training, in the epoch that began last."""
+        return self._epoch.samples / max(self._epoch.seconds, 1e-9)
 
     @property
     def wait_fraction(self) -> float:
@@ -46,6 +52,7 @@ class Throughput(Callback):
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch = _Window()
         self._start, self._waited = perf_counter(), _wait_s(trainer)
 
     def on_train_batch_end(
@@ -57,7 +64,7 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         now, waited = perf_counter(), _wait_s(trainer)
-        for window in (self._total, self._window):
+        for window in (self._total, self._epoch, self._window):
             window.samples += _batch_size(batch) * trainer.world_size
             window.seconds += now - self._start
             window.wait_s += waited - self._waited

@@ -13,7 +13,7 @@ from lightning import Trainer
 from project.engine.cli import config_groups
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.task import Task
-from project.engine.tracking.secrets import redact_setting
+from project.engine.tracking.secrets import redact_options
 
 _TRIALS = ("--n_trials", "8", "--n_jobs", "2")
 
@@ -69,16 +69,28 @@ def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
 def _own_options(cli: FitCLI, space: str) -> list[str]:
     """Return the data, the model and their changed settings as options, without those that a search space varies."""
     settings, varied, changed = flatten(cli.config), _space(space)["space"], cli.changed_settings()
-    options: list[tuple[str, str | None]] = []
+    words: list[str] = []
     for group in config_groups.CLASSES:
         chosen = _choice(cli, group, settings)
-        options.append((group, chosen))
+        words += [f"--{group}", chosen]
         if changed.get(group, chosen) != chosen:
-            options.append((f"{group}.class_path", changed[group]))
-        of_group = {key: value for key, value in changed.items() if key.startswith(f"{group}.") and key not in varied}
-        options += [(key, redact_setting(key, _text(value))) for key, value in of_group.items()]
-    options.append(("experiment", settings["groups.experiment"]))
-    return [word for key, value in options if value is not None for word in (f"--{key}", value)]
+            words += [f"--{group}.class_path", str(changed[group])]
+        for key, value in changed.items():
+            if key.startswith(f"{group}.") and key not in varied:
+                words += _as_option(cli, key, value)
+    experiment = settings["groups.experiment"]
+    return redact_options([*words, *(["--experiment", experiment] if experiment else [])])
+
+
+def _as_option(cli: FitCLI, key: str, value: Any) -> list[str]:
+    """Return a setting as an option; lists and mappings as given, because their classes have many defaults."""
+    if isinstance(value, list | dict | Namespace):
+        given = {
+            option: option.removeprefix("--").partition("=")[0].removesuffix("+") for option in cli.command.changes
+        }
+        if typed := [option for option, name in given.items() if f"{name}.".startswith(f"{key}.")]:
+            return typed
+    return [f"--{key}", _text(value)]
 
 
 def _choice(cli: FitCLI, group: str, settings: Mapping[str, Any]) -> str:

@@ -26,6 +26,8 @@ def commands_of(*options: str) -> dict[str, str]:
      "--search cnn --data image_folder --data.root 'my photos' --model cnn"),
     (["--data=image_folder", "--data.root=my photos", "--model=mobilenet_v3_small", "--model.optimizer.lr=0.01"],
      "--search optimizer --data image_folder --data.root 'my photos' --model mobilenet_v3_small"),
+    (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
+     "--data digits --model cnn --model.metrics.f1=torchmetrics.classification.MulticlassF1Score --n_trials"),
     ([*TINY, "--model.optimizer=SGD", "--model.label_smoothing=0"],
      "--search optimizer --data digits --data.class_path tiny.Tiny --data.augmentation.crop_padding 0 --model cnn "
      "--model.net tiny.TinyNet"),
