@@ -104,13 +104,15 @@ class StudyRun:
         best = best_trials(self._study)
         commands = {f"train again with the parameters of trial {one.number}": self._train(one) for one in best[:1]}
         table = markdown_table(self._study, self._space.metrics, self._link)
-        note = describe_study(
-            what,
-            Counter(state_word(trial.state) for trial in trials),
-            {**commands, "continue the study": self._command},
-            table,
-        )
-        self._logger.set_tags({TAG: note})
+        commands["continue the study"] = self._command
+        counts = Counter(state_word(trial.state) for trial in trials)
+        self._logger.set_tags({TAG: describe_study(what, counts, self._result(best), commands, table)})
+
+    def _result(self, best: Sequence[FrozenTrial]) -> str:
+        """Return the best trial in a sentence, or those of the Pareto front."""
+        shown = best[:1] if len(self._space.metrics) == 1 else best
+        values = [f"trial {one.number} with {', '.join(f'{value:.4g}' for value in one.values)}" for one in shown]
+        return f"Best: {'; '.join(values)}." if values else ""
 
     def _link(self, run_id: str) -> str:
         """Return a link to a run, relative to the page of the study's run."""

@@ -1,12 +1,13 @@
 """Descriptions in Markdown, which MLflow shows on the pages of runs, experiments, studies and models."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from project.engine.tracking.names import short
 
-_LONGEST_CELL = 300
+_LONGEST_CELL, _LONGEST_LINE = 300, 100
 TAG = MLFLOW_RUN_NOTE
 """The tag of a run, an experiment or a logged model that holds its description."""
 
@@ -50,13 +51,13 @@ def describe_model(
     )  # fmt: skip
 
 
-def describe_study(what: str, counts: Mapping[str, int], commands: Mapping[str, str], trials: str) -> str:
-    """Describe a study: its metrics, the number of trials in each state, the next commands, and a table of the trials.
+def describe_study(what: str, counts: Mapping[str, int], result: str, commands: Mapping[str, str], trials: str) -> str:
+    """Describe a study: its metrics, the number of trials in each state, its result, commands, and all trials.
 
     The table is last, because the store may shorten a long description.
     """
     states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    return _paragraphs(what, f"Trials: {states or 'none yet'}.", _shell(commands), trials)
+    return _paragraphs(what, f"Trials: {states or 'none yet'}. {result}", _shell(commands), trials)
 
 
 def _paragraphs(*parts: str) -> str:
@@ -74,7 +75,17 @@ def _cell(value: object) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+def _wrapped(command: str) -> str:
+    """Break a long command before its options, because the page of a run would become as wide as the command."""
+    lines = [""]
+    for word in shlex.split(command):
+        if word.startswith("-") and len(lines[-1]) + len(word) > _LONGEST_LINE:
+            lines.append("")
+        lines[-1] += f"{' ' if lines[-1] else ''}{shlex.quote(word)}"
+    return " \\\n  ".join(lines)
+
+
 def _shell(commands: Mapping[str, str]) -> str:
     """Return a block of commands, each after a comment with its label, so that it can be pasted into a shell."""
-    lines = [line for label, command in commands.items() for line in (f"# {label}", command)]
+    lines = [line for label, command in commands.items() for line in (f"# {label}", _wrapped(command))]
     return "\n".join(["```bash", *lines, "```"]) if lines else ""
