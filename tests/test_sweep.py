@@ -136,7 +136,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swe
     try:
         process = sweep.start()
         sweep.wait_for(lambda: sweep.began(0))
-        os.kill(int(sweep.study.trials[0].system_attrs["worker"]["process.pid"]), signal.SIGKILL)
+        os.kill(int(sweep.study.trials[0].system_attrs["worker"]["project.process.pid"]), signal.SIGKILL)
         sweep.wait_for(lambda: sweep.has_run(2))  # The repeated trial has the same parameters.
         assert listening(process.pid) <= {"127.0.0.1", "::1"}
         process.kill()
@@ -272,7 +272,7 @@ def test_a_sweep_in_another_container_of_the_same_name_runs_other_trials(tmp_pat
         assert process.returncode == 0, output
         assert "Traceback" not in output and "ended by another" not in output
     sweep.check(ended=5)
-    owners = {trial.system_attrs["owner"]["process.pid_namespace"] for trial in sweep.study.trials}
+    owners = {trial.system_attrs["owner"]["project.process.pid_namespace"] for trial in sweep.study.trials}
     assert len(owners) == 2  # Both sweeps ran trials.
 
 

@@ -171,7 +171,7 @@ def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -
     assert logger.spool is not None
     folder = logger.spool.folder
     (folder / "lock").unlink()
-    (folder / "owner").write_text(json.dumps(owner_tags() | {"process.host": "other node"}))
+    (folder / "owner").write_text(json.dumps(owner_tags() | {"project.process.host": "other node"}))
     log = folder / "log.jsonl"
     an_hour_ago = time.time() - 3600
     for _ in range(2):

@@ -146,7 +146,7 @@ def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.M
     spool = Spool(Path("mlruns/spool", run_id))
     spool.append({"metrics": {"loss": 1.0}, "step": 0, "time_ms": 1})
     spool.close(remove=False)
-    (spool.folder / "owner").write_text('{"process.host": "a container that has ended"}')
+    (spool.folder / "owner").write_text('{"project.process.host": "a container that has ended"}')
     os.utime(spool.folder / "log.jsonl", (0, time.time() - DEAD_AFTER_S - 1))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workplace}/other.db")
     assert synced(workplace).code == 1

@@ -10,9 +10,12 @@ import psutil
 
 State = Literal["alive", "dead", "unknown"]
 
-HOST = "process.host"
-_BOOT, _NAMESPACE, _PID = "process.boot", "process.pid_namespace", "process.pid"
-_STARTED = "process.started_after_boot_s"
+PREFIX = "project."
+"""Prefix of the tags that the machinery needs, and that tell a person nothing about the training."""
+
+HOST = f"{PREFIX}process.host"
+_BOOT, _NAMESPACE, _PID = f"{PREFIX}process.boot", f"{PREFIX}process.pid_namespace", f"{PREFIX}process.pid"
+_STARTED = f"{PREFIX}process.started"
 _BOOT_ID, _OWN_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 _SAME_START_S = 1.5  # The kernel rounds the time of its boot to seconds.
 # A heartbeat is written every two seconds. It may be late under load, or if a file server does not respond.
@@ -31,7 +34,7 @@ def owner_tags(pid: int | None = None) -> dict[str, str]:
     """
     pid = os.getpid() if pid is None else pid
     started = _started_s(pid)
-    return _place() | {_PID: str(pid), _STARTED: "" if started is None else f"{started:.2f}"}
+    return _place() | {_PID: str(pid), _STARTED: "" if started is None else f"{started:.2f} s after boot"}
 
 
 def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, holds_lock: bool = False) -> State:
@@ -50,6 +53,8 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
     Returns:
         "unknown" if there is no evidence. The run of such a process must not be closed.
     """
+    # Runs and spools of earlier versions have names without the prefix.
+    tags = {f"{PREFIX}{key.removesuffix('_after_boot_s')}": value for key, value in tags.items()} | dict(tags)
     if _is_of_this_table(tags):
         known = _in_process_table(tags)
         if known != "unknown":
@@ -103,6 +108,6 @@ def _in_process_table(tags: Mapping[str, str]) -> State:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return "dead"
         # The kernel may reuse the id for a later process.
-        return "alive" if abs(started - float(tags[_STARTED])) < _SAME_START_S else "dead"
+        return "alive" if abs(started - float(tags[_STARTED].split()[0])) < _SAME_START_S else "dead"
     except psutil.Error:  # It has just ended, or this system hides the processes of other users.
         return "unknown"

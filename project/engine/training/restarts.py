@@ -4,11 +4,11 @@ import logging
 import os
 
 from project.engine.tracking import store
-from project.engine.tracking.owner import owner_tags
+from project.engine.tracking.owner import PREFIX, owner_tags
 
 _log = logging.getLogger(__name__)
 
-TAG = "torchrun"
+TAG = f"{PREFIX}torchrun"
 RESTART_OF = "PROJECT_RESTART_OF"
 RUN_ID_VARIABLE = "PROJECT_RUN_ID"
 
@@ -40,6 +40,6 @@ def run_before_restart() -> str | None:
     client = store.connect()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(
-        experiments, f"tags.{TAG} = '{tag[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
+        experiments, f"tags.`{TAG}` = '{tag[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
     )
     return runs[0].info.run_id if runs else None

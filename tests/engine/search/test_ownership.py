@@ -26,13 +26,13 @@ def test_the_process_table_decides_in_this_pid_namespace(trial: optuna.Trial) ->
     set_system_attr(trial, "owner", owner_tags(1))
     assert not is_abandoned(trial, AbandonmentCheck())
     dead = next(pid for pid in range(2, 2**22) if not psutil.pid_exists(pid))
-    set_system_attr(trial, "owner", owner_tags() | {"process.pid": str(dead)})
+    set_system_attr(trial, "owner", owner_tags() | {"project.process.pid": str(dead)})
     assert is_abandoned(trial, AbandonmentCheck())
     claim(trial)
     assert is_abandoned(trial, AbandonmentCheck())  # the caller knows which trials this process runs
 
 
-@pytest.mark.parametrize("elsewhere", ["process.pid_namespace", "process.boot", "process.host"])
+@pytest.mark.parametrize("elsewhere", ["project.process.pid_namespace", "project.process.boot", "project.process.host"])
 def test_elsewhere_the_heartbeat_decides_after_a_minute_of_silence(
     elsewhere: str, trial: optuna.Trial, monkeypatch: pytest.MonkeyPatch
 ) -> None:

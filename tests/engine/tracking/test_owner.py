@@ -13,8 +13,8 @@ from conftest import clean_environment
 from project.engine.tracking import owner
 from project.engine.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, DEAD_AFTER_S, is_me, owner_tags, state
 
-BOOT, NAMESPACE, HOST = "process.boot", "process.pid_namespace", "process.host"
-PID, STARTED = "process.pid", "process.started_after_boot_s"
+BOOT, NAMESPACE, HOST = "project.process.boot", "project.process.pid_namespace", "project.process.host"
+PID, STARTED = "project.process.pid", "project.process.started"
 FREE_PID = "4194305"  # One more than the largest id that a kernel gives.
 BEFORE_ON_THIS_KERNEL = (DEAD_AFTER_ON_THIS_KERNEL_S + DEAD_AFTER_S) / 2
 
@@ -25,7 +25,7 @@ BEFORE_ON_THIS_KERNEL = (DEAD_AFTER_ON_THIS_KERNEL_S + DEAD_AFTER_S) / 2
         pytest.param({}, None, False, "alive", id="this process"),
         pytest.param({}, 1e6, True, "alive", id="this process, suspended for days"),
         pytest.param({PID: FREE_PID}, 0.0, False, "dead", id="its id is free"),
-        pytest.param({STARTED: "1.00"}, 0.0, False, "dead", id="its id was given again"),
+        pytest.param({STARTED: "1.00 s after boot"}, 0.0, False, "dead", id="its id was given again"),
         pytest.param({NAMESPACE: "pid:[1]"}, None, True, "unknown", id="another namespace, nothing known"),
         pytest.param({NAMESPACE: "pid:[1]", PID: FREE_PID}, 1.0, True, "alive", id="another namespace, it beats"),
         pytest.param({NAMESPACE: "pid:[1]"}, BEFORE_ON_THIS_KERNEL, False, "alive", id="no lock shows that it is gone"),
@@ -43,6 +43,14 @@ def test_the_evidence_that_a_process_is_alive(
 ) -> None:
     tags = {key: value for key, value in (owner_tags() | changed).items() if value is not None}
     assert state(tags, heartbeat_age_s, holds_lock=holds_lock) == expected
+
+
+def test_tags_of_an_earlier_version_identify_a_process() -> None:
+    earlier = {key.removeprefix("project."): value for key, value in owner_tags().items()}
+    earlier["process.started_after_boot_s"] = earlier.pop("process.started").split()[0]
+    assert set(earlier) & set(owner_tags()) == set()
+    assert state(earlier, 1e6) == "alive"
+    assert state(earlier | {"process.pid": FREE_PID}, 0.0) == "dead"
 
 
 def test_a_process_of_another_user_that_the_system_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
