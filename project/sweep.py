@@ -5,7 +5,7 @@ python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mni
 """
 
 import sys
-from argparse import Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
@@ -56,7 +56,15 @@ def _parser() -> ArgumentParser:
         add_help=False,
     )
     add, names = parser.add_argument, ", ".join(config_groups.choices("search"))
-    add("-h", "--help", action=_Help, nargs="?", metavar="all", help="print this page, or every option (all)")
+    add(
+        "-h",
+        "--help",
+        action=_Help,
+        nargs="?",
+        default=SUPPRESS,
+        metavar="all",
+        help="print this page, or every option (all)",
+    )
     add("--search", required=True, type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
     add(
         "--n_trials",

@@ -62,7 +62,7 @@ class LabelledImages(ImageDataModule):
         by_name = "; ".join(f"{self.origin(split)} {self._by_name(count)}" for split, count in counts.items())
         ranges = ", ".join(f"{self.origin(split)} {_range(count)}" for split, count in counts.items())
         line = f"{self.name}: {self.num_classes:,} classes, {self.size_text}; {sizes}{self.without_test}"
-        return [line, by_name if len(by_name) <= _LONGEST else f"of each class: {ranges}"]
+        return [line, by_name if len(by_name) <= _LONGEST else f"per class: {ranges}"]
 
     def _class_counts(self) -> Mapping[Split, Tensor]:
         """Return the number of images of each class (num_classes,) by split."""

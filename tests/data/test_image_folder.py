@@ -228,7 +228,7 @@ def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
 def test_a_fit_prints_the_files_that_it_found(main_job: Fit) -> None:
     assert (
         "data    digits: 10 classes, 32x32 pixels; train 1,293, val 144, test 360\n"
-        "        of each class: train 125 to 131, val (from train) 14 to 15, test 35 to 37\n"
+        "        per class: train 125 to 131, val (from train) 14 to 15, test 35 to 37\n"
         "model   cnn (ImageClassifier), "
     ) in main_job.output.partition("epoch")[0]
 

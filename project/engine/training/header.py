@@ -68,12 +68,13 @@ def _parameters(model: LightningModule) -> str:
 
 def _devices(cli: FitCLI) -> str:
     trainer, device = cli.trainer, cli.trainer.strategy.root_device
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+    count = trainer.world_size
+    if device.type == "cpu":
+        cores = usable_cores()
+        name = f"CPU with {cores} cores" if count == 1 else f"{count} processes on {cores} CPU cores"
     else:
-        name = f"CPU with {usable_cores()} cores" if device.type == "cpu" else device.type.upper()
-    if trainer.world_size > 1:
-        name = f"{trainer.world_size} processes on {name}" if device.type == "cpu" else f"{trainer.world_size} x {name}"
+        kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+        name = kind if count == 1 else f"{count} x {kind}"
     nodes = f" on {trainer.num_nodes} nodes" if trainer.num_nodes > 1 else ""
     return f"{name}{nodes}, strategy {cli.config.groups.strategy}, {trainer.precision}"
 
