@@ -10,13 +10,21 @@ from conftest import ROOT
 # From top to bottom. Packages in one row may import each other if no cycle of modules results.
 LAYERS = [
     ("commands",),
-    ("engine.search",),
+    ("engine.search", "engine.inference"),
     ("engine.training",),
     ("engine.cli",),
     ("tasks", "data"),
     ("engine.monitor", "engine.task"),
     ("engine.loading", "engine.tracking", "engine.checkpoints"),
-    ("models", "engine.runtime", "engine.data", "engine.schedule", "engine.compat", "engine.atomic"),
+    (
+        "models",
+        "engine.runtime",
+        "engine.data",
+        "engine.schedule",
+        "engine.evaluation",
+        "engine.compat",
+        "engine.atomic",
+    ),
 ]
 COMMANDS = {path.stem for path in (ROOT / "project").glob("*.py") if path.stem != "__init__"}
 

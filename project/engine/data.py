@@ -1,11 +1,32 @@
 """The properties of data that the engine reads, with defaults, so that any LightningDataModule works."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+
+GIVEN_BY_DATA = "given_by_data"
+"""Attribute of a model, and key of its checkpoints: arguments of the model that came from its data, by name."""
+
+
+def plain(value: Any) -> Any:
+    """Return a value of numbers, texts, lists and dictionaries, as a checkpoint and JSON can hold it.
+
+    Raises:
+        TypeError: A part of the value is of another type.
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
+    raise TypeError(f"got a {type(value).__name__}")
 
 
 class BatchCount(NamedTuple):
@@ -47,6 +68,10 @@ class DescribedDataModule(LightningDataModule):
     def profile(self) -> dict[str, Any]:
         """Return what else is counted in the splits, by a short name, as values of JSON."""
         return {}
+
+    def sample_names(self, split: str) -> Sequence[str]:
+        """Return the name of each sample of a split in the order of its loader, such as its path; empty if unknown."""
+        return ()
 
     def digest(self) -> str:
         """Return a text that changes with the data; empty if it is unknown."""

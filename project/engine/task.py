@@ -1,21 +1,25 @@
 """The base class of tasks: the objective of training, and the properties that the engine reads."""
 
+import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from project.engine.checkpoints import restore_sums, save_sums
+from project.engine.evaluation import Columns, Evaluation, Interval, as_columns, bootstrap_intervals
 from project.engine.runtime.fsdp2 import shard
 from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
 
@@ -96,6 +100,34 @@ class Task(LightningModule):
         """
         return [{"params": list(self.net.parameters())}]
 
+    def evaluation(self, outputs: Tensor, targets: Tensor) -> Evaluation:
+        """Return what `project.evaluate` adds to the logged metrics, by default their intervals.
+
+        Args:
+            outputs: Outputs for all samples of a split, (N, ...), on the CPU.
+            targets: Their targets, (N, ...).
+        """
+        samples: Columns = {}
+        absent: tuple[str, ...] = ("scores beyond its metrics",)
+        if outputs.ndim <= 2:
+            samples = as_columns("target", targets) | self.predictions(outputs)
+        else:
+            absent += ("predictions of each sample",)
+        return Evaluation(intervals=self.metric_intervals(outputs, targets), samples=samples, absent=absent)
+
+    def predictions(self, outputs: Tensor, top_k: int = 1) -> dict[str, Any]:
+        """Return the predictions for a table, by column; by default the outputs themselves.
+
+        Args:
+            outputs: (N, ...), on the CPU.
+            top_k: Number of predictions for each sample, if they have an order.
+        """
+        return as_columns("prediction", outputs)
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the outputs (N, ...) for samples with several views, from the outputs for each view."""
+        return torch.stack(list(outputs)).mean(0)
+
     def serving_model(self) -> nn.Module | None:
         """Return the module that MLflow serves, which maps inputs to predictions; None if there is none."""
         return None
@@ -121,6 +153,32 @@ class Task(LightningModule):
             better = self.val_metrics[f"val/{name}"].higher_is_better
             return None if better is None else "max" if better else "min"
         return None
+
+    def metric_intervals(self, outputs: Tensor, targets: Tensor, without: Collection[str] = ()) -> dict[str, Interval]:
+        """Return the intervals of the loss and of the metrics, by name; see `bootstrap_intervals`.
+
+        Args:
+            outputs: Outputs for all samples, (N, ...), on the CPU.
+            targets: Their targets, (N, ...).
+            without: Names of metrics to leave out.
+        """
+        kept: dict[str, Metric | MetricCollection] = {
+            name: copy.deepcopy(metric) for name, metric in self.test_metrics.items(True) if name not in without
+        }
+        for metric in kept.values():
+            metric.sync_on_compute = False  # Only the first rank computes intervals.
+        metrics = MetricCollection(kept).cpu()
+        loss = copy.deepcopy(self.loss).cpu() if isinstance(self.loss, nn.Module) else self.loss
+
+        def scores(rows: NDArray[np.int64]) -> dict[str, float]:
+            drawn = outputs[rows], targets[rows]
+            metrics.reset()
+            self.update_metrics(metrics, *drawn)
+            return {"loss": float(loss(*drawn)), **{name: float(value) for name, value in metrics.compute().items()}}
+
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # A draw may lack samples that a metric needs.
+            return bootstrap_intervals(scores, len(outputs), outputs[0].numel())
 
     def check(self) -> None:
         """Raise ValueError if the optimizer or the schedule does not accept its settings."""

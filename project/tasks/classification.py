@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from project.engine.evaluation import Evaluation
 from project.engine.task import LossCallable
 from project.tasks.image import ImageTask, NetCallable
 from project.tasks.report import ClassificationReport
+from project.tasks.scores import ClassificationScores
 
 MetricCallable = Callable[[int], Metric]
 """Called with the number of classes, makes a metric of logits (N, classes) and labels (N,)."""
@@ -71,6 +73,41 @@ class ImageClassifier(ImageTask):
 
     def configure_callbacks(self) -> list[Callback]:
         return [ClassificationReport(self.class_names)] if self.class_names else []
+
+    def evaluation(self, outputs: Tensor, targets: Tensor) -> Evaluation:
+        """Return the scores of `ClassificationScores`, and the probabilities of each image."""
+        labels, probabilities = targets if targets.ndim == 1 else targets.argmax(1), outputs.double().softmax(1)
+        scores = ClassificationScores(probabilities.numpy(), labels.numpy())
+        names = self._names()
+        return Evaluation(
+            scores=scores.scores(),
+            intervals=self.metric_intervals(outputs, targets, without=("accuracy",)) | scores.intervals(),
+            samples={
+                "label": labels.numpy(),
+                "true_class": [names[label] for label in labels],
+                **self.predictions(outputs),
+                **{f"p/{name}": column.numpy() for name, column in zip(names, probabilities.float().T, strict=True)},
+            },
+            tables={"per_class": scores.per_class(names)},
+        )
+
+    def predictions(self, outputs: Tensor, top_k: int = 1) -> dict[str, Any]:
+        """Return the classes with the largest probabilities, and these probabilities."""
+        names = self._names()
+        probabilities, labels = outputs.double().softmax(1).float().topk(min(top_k, self.num_classes))
+        columns: dict[str, Any] = {}
+        for place, (label, probability) in enumerate(zip(labels.T, probabilities.T, strict=True), 1):
+            suffix = "" if place == 1 else f"_{place}"
+            columns[f"class{suffix}"] = [names[number] for number in label]
+            columns[f"probability{suffix}"] = probability.numpy()
+        return columns
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Return the logarithm of the mean probabilities (N, num_classes)."""
+        return torch.stack([each.float().softmax(1) for each in outputs]).mean(0).log()
+
+    def _names(self) -> Sequence[str]:
+        return self.class_names or [str(label) for label in range(self.num_classes)]
 
     def serving_model(self) -> nn.Module:
         """Return the classifier with probabilities (N, num_classes) as its output."""

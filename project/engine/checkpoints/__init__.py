@@ -1,10 +1,10 @@
 """Checkpoints of a run: durable files, their retention, and resuming from them."""
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
-from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.durable import DurableCheckpointIO, read_valid
 from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
 from project.engine.checkpoints.finite import FiniteLoss
-from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.newest import best_checkpoint, newest_checkpoint
 from project.engine.checkpoints.resume import (
     CurrentSettings,
     check_not_complete,
@@ -20,12 +20,14 @@ __all__ = [
     "DurableCheckpointIO",
     "FiniteLoss",
     "RunCheckpoint",
+    "best_checkpoint",
     "check_not_complete",
     "check_optimizer",
     "check_version",
     "check_weights",
     "data_state",
     "newest_checkpoint",
+    "read_valid",
     "remove_checkpoints",
     "restore_sums",
     "save_sums",

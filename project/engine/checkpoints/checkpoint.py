@@ -13,7 +13,8 @@ from typing_extensions import override
 
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
-from project.engine.checkpoints.newest import LAST, PREVIOUS
+from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
+from project.engine.data import GIVEN_BY_DATA
 
 _log = logging.getLogger(__name__)
 
@@ -144,6 +145,10 @@ class RunCheckpoint(Checkpoint):
             logger.log_metrics(best, trainer.global_step)
 
     @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[GIVEN_BY_DATA] = getattr(pl_module, GIVEN_BY_DATA, {})
+
+    @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if "current_model_state" in checkpoint and trainer.state.fn != TrainerFn.FITTING:
             # After a fit, WeightAveraging loads the trained weights, but the averaged ones were validated.
@@ -231,7 +236,7 @@ class RunCheckpoint(Checkpoint):
         before, folder = self.best_model_path, Path(self.dirpath)
         # The checkpoint contains these attributes, so they are set before.
         self.best_epoch = trainer.current_epoch + (not self._ended)
-        self.best_model_path = str(folder / f"best-epoch{self.best_epoch - 1:03d}.ckpt")
+        self.best_model_path = str(folder / f"{BEST}{self.best_epoch - 1:03d}.ckpt")
         self.best_metrics = self._validated_metrics
         trainer.save_checkpoint(self.best_model_path)
         storage = trainer.strategy.checkpoint_io

@@ -6,6 +6,7 @@ from typing import Any
 
 from project.engine.checkpoints.durable import read_valid
 
+BEST = "best-epoch"
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 """The checkpoint before the last one. The best and the last one are often one file, which may be damaged."""
@@ -53,3 +54,16 @@ def _age(path: Path) -> tuple[float, bool]:
         return -path.stat().st_mtime, path.name != LAST
     except FileNotFoundError:  # The run is still training.
         return 0.0, True
+
+
+def best_checkpoint(folder: Path, *, monitored: bool) -> Path | None:
+    """Return the best checkpoint of a run that has ended; None if there is none.
+
+    Args:
+        folder: Checkpoint folder of the run.
+        monitored: Whether a metric selects the best one; otherwise it is the last one.
+    """
+    if not monitored:
+        return folder / LAST if (folder / LAST).exists() else None
+    # A process that was killed between two best checkpoints leaves both.
+    return max(folder.glob(f"{BEST}*.ckpt"), key=lambda path: int(path.stem.removeprefix(BEST)), default=None)

@@ -24,6 +24,7 @@ CLASSES = ("data", "model")
 SHORT = {
     "--precision": "--trainer.precision",
     "--devices": "--trainer.devices",
+    "--accelerator": "--trainer.accelerator",
     "--max_epochs": "--trainer.max_epochs",
 }
 NAMES = (*GROUPS, "config", "resume", *(option.removeprefix("--") for option in SHORT))

@@ -2,9 +2,10 @@
 
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from inspect import signature
 from pkgutil import resolve_name
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -29,7 +30,7 @@ from project.engine.cli.trainer_checks import (
     logs_before_validation,
 )
 from project.engine.compat import integers_first
-from project.engine.data import described
+from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
 from project.engine.task import Task
@@ -58,6 +59,8 @@ class FitCLI(LightningCLI):
         ValueError, OSError, MisconfigurationException: The input is at fault.
     """
 
+    names: ClassVar[tuple[str, ...]] = config_groups.NAMES
+    """Names of the options besides the settings, for the nearest match."""
     datamodule: LightningDataModule
     model: LightningModule
     trainer: Trainer
@@ -99,12 +102,24 @@ class FitCLI(LightningCLI):
         return self._made_data
 
     def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
+        given = self._given_by_data(kind)
+        model = kind(*args, **kwargs, **given)
+        storable = {}
+        for name, value in given.items():
+            with suppress(TypeError):  # `project.evaluate` then needs the data of the run.
+                storable[name] = plain(value)
+        setattr(model, GIVEN_BY_DATA, storable)
+        return model
+
+    def _given_by_data(self, kind: type[LightningModule]) -> dict[str, Any]:
+        """Return the arguments of a model's class that come from the data."""
+        given = {}
         for name in getattr(kind, "from_data", ()):
             if not hasattr(self._made_data, name):
                 data = type(self._made_data).__name__
                 raise ValueError(f"--model: {kind.__name__} needs {name} of the data, which {data} does not have")
-            kwargs[name] = getattr(self._made_data, name)
-        return kind(*args, **kwargs)
+            given[name] = getattr(self._made_data, name)
+        return given
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -123,7 +138,7 @@ class FitCLI(LightningCLI):
         except ArgumentError as error:
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            raise ValueError(explain(str(error), [*config_groups.NAMES, *settings])) from error
+            raise ValueError(explain(str(error), [*self.names, *settings])) from error
 
     def _parse(self, parser: LightningArgumentParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""

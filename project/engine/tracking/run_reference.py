@@ -14,7 +14,7 @@ from project.engine.tracking.secrets import redact
 
 RUN_HELP = "a run id or the beginning of one, latest, best, best:EXPERIMENT, or models:/NAME@ALIAS"
 MONITOR = "monitor"
-"""Tag of a run: the metric that selects its best checkpoint, and its mode, such as `val/accuracy (max)`."""
+"""Tag of a run: the metric that selects its best checkpoint, and its mode, such as `val/loss (min)`."""
 
 _WORDS = ("latest", "best")
 _FINISHED_FIT = "attributes.status = 'FINISHED' and tags.command LIKE 'python -m project.fit%'"

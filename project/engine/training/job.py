@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lightning import Callback
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from project.engine import compat
@@ -74,7 +74,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         with exit_on_bad_input(), _explained(interrupts):
             first_process = FirstProcess()
             job = _build(CommandLine.parse(argv), [interrupts, *callbacks], first_process)
-            _check_shardable(job)
+            check_can_shard(job.trainer, job.model)
             first_process.compute("checks", lambda: _check(job))
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
         stack.enter_context(open_run(job.cli, job.earlier, first_process, interrupts))
@@ -107,15 +107,15 @@ def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: F
         return Job(build_fit(command, callbacks), earlier)
 
 
-def _check_shardable(job: Job) -> None:
+def check_can_shard(trainer: Trainer, model: LightningModule) -> None:
     """Raise ValueError if FSDP2 is the strategy and cannot shard the model."""
-    if not isinstance(job.trainer.strategy, FSDP2Strategy):
+    if not isinstance(trainer.strategy, FSDP2Strategy):
         return
-    if isinstance(job.model, Task):
-        check_shardable(job.model.net, compiled=job.model.compile_net)
-    elif not is_overridden("configure_model", job.model):
+    if isinstance(model, Task):
+        check_shardable(model.net, compiled=model.compile_net)
+    elif not is_overridden("configure_model", model):
         raise ValueError(
-            f"--strategy fsdp: {type(job.model).__name__} does not shard itself in configure_model; use "
+            f"--strategy fsdp: {type(model).__name__} does not shard itself in configure_model; use "
             "--strategy ddp, or derive it from project.tasks.Task"
         )
 

@@ -33,14 +33,14 @@ def score(job: Job) -> Mapping[str, float]:
     trainer, model, data = job.trainer, job.model, job.datamodule
     best = best_checkpoint(trainer)
     if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
-        return _merged(trainer.test(model, data, ckpt_path=best, verbose=False))
+        return merged(trainer.test(model, data, ckpt_path=best, verbose=False))
     has_val = job.data is data or is_overridden("val_dataloader", data)
     if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
     loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []
     with job.logger.metrics_ignored() if job.logger else nullcontext():
         try:
-            return _merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
+            return merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
         finally:
             trainer.loggers = loggers
 
@@ -79,6 +79,6 @@ def _trained_model(job: Job, checkpoint: str) -> Task:
     return model
 
 
-def _merged(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def merged(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the metrics of all dataloaders, whose names differ."""
     return {name: value for each in scores for name, value in each.items()}

@@ -1,0 +1,98 @@
+"""The result of an evaluation beyond the logged metrics, and the 95 % intervals of its numbers."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
+from torch import Tensor
+
+CONFIDENCE = 0.95
+SEED = 0
+RESAMPLES = 1000
+_FEWEST_RESAMPLES = 100
+_MOST_DRAWN = 300_000_000
+
+Columns = Mapping[str, Any]
+"""Lists or arrays of one length, by the name of the column."""
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task adds to the metrics that its test logs.
+
+    Attributes:
+        scores: More scores of the whole split, by name.
+        intervals: Intervals of these scores and of the logged metrics, by name without the stage.
+        samples: Target and prediction of each sample; empty if they are too large for a table.
+        tables: Further tables, by name, such as one with a row for each class.
+        absent: What the task does not declare, for one line in the terminal.
+    """
+
+    scores: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    samples: Columns = field(default_factory=dict)
+    tables: Mapping[str, Columns] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+
+
+def as_columns(name: str, values: Tensor) -> dict[str, Any]:
+    """Return numbers (N,) or (N, K) as columns with the name, which is numbered if there are several."""
+    if values.ndim == 1:
+        return {name: values.numpy()}
+    if values.shape[1] == 1:
+        return {name: values[:, 0].numpy()}
+    return {f"{name}_{place}": column.numpy() for place, column in enumerate(values.T)}
+
+
+def wilson(successes: int, of: int) -> Interval:
+    """Return Wilson's score interval of a proportion.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+    """
+    ends = binomtest(successes, of).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(ends.low), float(ends.high))
+
+
+def bootstrap_intervals(
+    scores: Callable[[NDArray[np.int64]], Mapping[str, float]], samples: int, size: int = 1
+) -> dict[str, Interval]:
+    """Return the percentile bootstrap intervals of scores, from 1,000 resamples with the seed `SEED`.
+
+    Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
+
+    Args:
+        scores: Returns the scores of rows, (samples,) int64; a row may be drawn several times.
+        samples: Number of samples.
+        size: Numbers in the outputs of a sample. Large data are resampled less often, but at least 100 times.
+    """
+    names = list(scores(np.arange(samples)))
+    if samples < 2 or not names:
+        return {}
+    resamples = int(np.clip(_MOST_DRAWN // (samples * size), _FEWEST_RESAMPLES, RESAMPLES))
+    with warnings.catch_warnings():
+        # All resamples have one score, such as that of a perfect classifier; the interval is a point.
+        warnings.simplefilter("ignore", DegenerateDataWarning)
+        ends = bootstrap(
+            (np.arange(samples),),
+            lambda rows: np.array(list(scores(rows).values()), float),
+            vectorized=False,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            n_resamples=resamples,
+            rng=SEED,
+        ).confidence_interval
+    return {
+        name: Interval(float(low), float(high))
+        for name, low, high in zip(names, np.atleast_1d(ends.low), np.atleast_1d(ends.high), strict=True)
+    }

@@ -1,0 +1,1 @@
+"""Trained runs at work: their evaluation, and predictions for files."""

@@ -1,0 +1,103 @@
+"""The data, the model and the trainer of an evaluation, from the settings of a run and a command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any, ClassVar, Self
+
+from jsonargparse import Namespace
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
+from typing_extensions import override
+
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.terminal import progress
+from project.engine.data import plain
+from project.engine.inference.trained_run import TrainedRun
+from project.engine.tracking import store
+from project.engine.tracking.evaluation_logger import EvaluationLogger
+
+OPTIONS = "--split, --data, --data.*, --strategy, --devices, --accelerator, --precision, --trainer.*, --model.metrics.*"
+# The rest of a run's settings made its checkpoint, which an evaluation does not change.
+_REFUSED = ("--model", "--checkpoint", "--experiment", "--resume", "--config", "--max_epochs", "--print_config")
+# Options of data, and the arguments of the model from which they follow.
+_FOLLOWS = {"image_size": "image_size", "channels": "in_channels"}
+
+
+class EvaluationCLI(FitCLI):
+    """The run's settings with the changes of a command line.
+
+    The model is built from the arguments that its data gave it in training, and other data must suit them. If
+    the command line selects other data, its images get the size and the channels of the run.
+
+    Args:
+        trained: The run.
+        command: The options.
+        callbacks: The callbacks, besides those of the run's settings.
+
+    Raises:
+        ValueError, OSError, MisconfigurationException: The input is at fault.
+    """
+
+    names: ClassVar[tuple[str, ...]] = (*FitCLI.names, "split")
+
+    def __init__(self, trained: TrainedRun, command: CommandLine, callbacks: Sequence[Callback]) -> None:
+        self._trained = trained
+        self.logger = EvaluationLogger(trained.run_id, trained.step)
+
+        def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:
+            has_bar = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
+            return [*([] if has_bar else [progress()]), *callbacks]
+
+        super().__init__(command, make_callbacks)
+
+    @classmethod
+    def of(cls, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> Self:
+        """Build it from the run's settings and options; see the class."""
+        command = CommandLine.parse(argv)
+        for option in (*(["--resume"] if command.resume else []), *(option for option, _ in command.pairs)):
+            if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
+                raise ValueError(f"{option}: an evaluation has the model of its run; its options are {OPTIONS}")
+        with TemporaryDirectory() as folder:
+            (settings := Path(folder) / store.CONFIG_FILE).write_text(trained.settings, encoding="utf-8")
+            return cls(trained, command.with_settings(settings), callbacks)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        given = {option for option, _ in self.command.pairs}
+        options = self.config.data.get("init_args", {})
+        for name, source in _FOLLOWS.items():
+            if name in options and source in self._trained.given_by_data and f"--data.{name}" not in given:
+                options[name] = self._trained.given_by_data[source]
+        super().before_instantiate_classes()
+
+    @override
+    def _given_by_data(self, kind: type[LightningModule]) -> dict[str, Any]:
+        return self._trained.given_by_data or super()._given_by_data(kind)
+
+    @override
+    def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
+        model, data = super()._make_model(kind, *args, **kwargs), self._made_data
+        restored = {name for name, _ in model.named_buffers()}  # such as the mean and the deviation of the pixels
+        for name, value in self._trained.given_by_data.items():
+            if name not in restored and hasattr(data, name) and plain(getattr(data, name)) != value:
+                raise ValueError(
+                    f"--data: {type(data).__name__} has {name} {_brief(getattr(data, name))}, but the model of run "
+                    f"{self._trained.run_id} was trained with {_brief(value)}"
+                )
+        return model
+
+    @override
+    def _mlflow_logger(self) -> EvaluationLogger | None:
+        return None if self.config.trainer.logger is False else self.logger
+
+    @override
+    def _loggers_of_the_user(self) -> list[Logger]:
+        return []
+
+
+def _brief(value: object) -> str:
+    return shorten(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value), 100, placeholder=" …")

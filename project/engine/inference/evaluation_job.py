@@ -1,0 +1,221 @@
+"""An evaluation with everything around it: checks before it starts, and the release of its resources."""
+
+import json
+import os
+import re
+import shlex
+import sys
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal
+
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from mlflow.entities import Run
+
+from project.engine import compat
+from project.engine.cli.errors import BAD_INPUT, exit_on_bad_input
+from project.engine.cli.fit_cli import flatten
+from project.engine.evaluation import Evaluation
+from project.engine.inference.collector import OutputCollector
+from project.engine.inference.evaluation_cli import OPTIONS, EvaluationCLI
+from project.engine.inference.tables import write_csv, write_parquet
+from project.engine.inference.trained_run import TrainedRun, find_trained_run
+from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
+from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
+from project.engine.runtime.startup import print_interrupted, update_activity
+from project.engine.task import Task
+from project.engine.tracking import store
+from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.run_reference import RUN_HELP
+from project.engine.tracking.secrets import redact_options, redact_setting
+from project.engine.training.job import check_can_shard
+from project.engine.training.scoring import merged
+from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.supervision import Supervisor
+
+Stage = Literal["val", "test"]
+
+_CHILDREN_USE = "PROJECT_EVALUATION"
+"""Set for the processes that Lightning starts: the result of the checks."""
+
+
+class EvaluationJob:
+    """An evaluation that is built and checked.
+
+    Attributes:
+        run: The evaluated run.
+        cli: Data, model and trainer.
+        split: The split; known after the checks.
+        prefix: Start of the names of its metrics in the run, such as `eval/`.
+    """
+
+    def __init__(self, argv: Sequence[str], run: TrainedRun, cli: EvaluationCLI, collector: OutputCollector) -> None:
+        self._argv, self.run, self.cli, self._collector = argv, run, cli, collector
+        self.trainer, self.model, self.data = cli.trainer, cli.model, cli.data
+        self.logger = cli.logger if self.trainer.loggers else None
+        self.split: Stage = "test"
+        self.prefix = ""
+
+    def score(self) -> tuple[dict[str, float], Evaluation]:
+        """Return the metrics that the model logs, as at the end of `fit`, and what its task adds.
+
+        All ranks take part; only the first one gets what the task adds.
+        """
+        evaluate = self.trainer.test if self.split == "test" else self.trainer.validate
+        with warnings.catch_warnings():
+            # The averaged weights, which were validated in training, are those of the checkpoint.
+            warnings.filterwarnings("ignore", "You're using the WeightAveraging callback, but loading a checkpoint")
+            metrics = merged(evaluate(self.model, self.cli.datamodule, ckpt_path=self.run.checkpoint, verbose=False))
+        gathered = self._collector.gather(self.trainer, self.samples)
+        reason = f" ({self._collector.absent})" if self._collector.absent else ""
+        added = Evaluation(absent=(f"intervals, further scores and predictions of each sample{reason}",))
+        if self.trainer.is_global_zero and gathered is not None and isinstance(self.model, Task):
+            with best_effort(self.logger, "evaluation", "the evaluation has only the metrics of the model"):
+                added = self.model.evaluation(*gathered)
+        return metrics, added
+
+    def store(self, added: Evaluation) -> None:
+        """Add metrics, tables and figures to the run; on ranks other than the first, do nothing."""
+        logger, split = self.logger, self.split
+        if logger is None or not self.trainer.is_global_zero:
+            return
+        logger.log_metrics({f"{split}/{name}": value for name, value in added.scores.items()})
+        for name, (low, high) in added.intervals.items():
+            logger.log_metrics({f"{split}/{name}_low": low, f"{split}/{name}_high": high})
+        for name, columns in added.tables.items():
+            logger.log_file(partial(write_csv, columns), f"{split}/{name}.csv")
+        if added.samples:
+            samples = self._identified(added.samples)
+            logger.log_file(lambda file: write_parquet(samples, file), f"{split}/predictions.parquet")
+        command = shlex.join(["python", "-m", "project.evaluate", *redact_options(self._argv)])
+        logger.set_tags({f"{logger.prefix}{split}": command})
+        logger.deliver(store.connect(), self.run.status, self.run.end_time)
+
+    def _identified(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+        count = len(next(iter(samples.values())))
+        names = self.data.sample_names(self.split)
+        return {"index": range(count), **({"path": list(names)[:count]} if names else {}), **samples}
+
+    @property
+    def samples(self) -> int | None:
+        """Number of samples in the split; None if unknown."""
+        return self.data.sizes().get(self.split)
+
+    def check(self, wanted: Stage | None) -> dict[str, str]:
+        """Load the data and choose the split and the prefix, in the first process.
+
+        Raises:
+            ValueError: The data have no such split, or the model cannot evaluate it.
+        """
+        if self.data is self.cli.datamodule:
+            self.data.prepare_data()
+            self.data.setup("test")
+        has_test = self.data.has_test and is_overridden("test_step", self.model)
+        if wanted == "test" and not has_test:
+            lacks = "the data have no test split" if not self.data.has_test else "the model has no test_step"
+            raise ValueError(f"--split: got test, but {lacks}; give --split val")
+        split: Stage = wanted or ("test" if has_test else "val")
+        has_val = self.data is self.cli.datamodule or is_overridden("val_dataloader", self.cli.datamodule)
+        if split == "val" and not (has_val and is_overridden("validation_step", self.model)):
+            raise ValueError("--split: the data and the model have no validation; they cannot be evaluated")
+        if not getattr(self.trainer, f"limit_{split}_batches"):
+            raise ValueError(f"--trainer.limit_{split}_batches: got 0; give --trainer.limit_{split}_batches 1.0")
+        client = store.connect()
+        other = "" if self._is_own_data(client.get_run(self.run.run_id)) else f"{_as_name(self.data.name)}/"
+        for line in (self.run.line(), *self.data.found()):
+            print(line, flush=True)
+        return {"split": split, "prefix": f"eval/{other}"}
+
+    def use(self, split: str, prefix: str) -> None:
+        """Set the result of `check`, also on other ranks."""
+        self.split, self.prefix = ("test" if split == "test" else "val"), prefix
+        self.cli.logger.prefix = prefix
+
+    def _is_own_data(self, run: Run) -> bool:
+        """Return whether the data are those of the run's training: by their digest, or else by their settings."""
+        digests = {one.dataset.digest for one in run.inputs.dataset_inputs} if run.inputs else set()
+        if digest := self.data.digest():
+            return digest in digests
+        now = {key: redact_setting(key, str(value)) for key, value in flatten(self.cli.config).items()}
+        return all(
+            now.get(key) == value for key, value in run.data.params.items() if key == "data" or key.startswith("data.")
+        )
+
+
+@contextmanager
+def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
+    """Build and check an evaluation for a block of code.
+
+    Args:
+        argv: The run, and options.
+
+    Raises:
+        SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(restored_environment())
+        stack.enter_context(closed_process_group())
+        stack.callback(compat.close_store_connections)
+        configure_process()
+        own, options = parse(argv)
+        update_activity("checking run, data and model")
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(_explained(interrupts))
+        with exit_on_bad_input():
+            first_process = FirstProcess()
+            run = TrainedRun(*first_process.compute("trained run", lambda: find_trained_run(own.run)))
+            collector = OutputCollector()
+            job = EvaluationJob(argv, run, EvaluationCLI.of(run, options, [interrupts, collector]), collector)
+            check_can_shard(job.trainer, job.model)
+            if (known := os.environ.get(_CHILDREN_USE)) is None:
+                known = json.dumps(first_process.compute("checks", lambda: job.check(own.split)))
+                os.environ[_CHILDREN_USE] = known
+            job.use(**json.loads(known))
+            _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
+        with Supervisor(job.trainer, lambda *_: None):
+            yield job
+
+
+@contextmanager
+def _explained(interrupts: Interrupts) -> Iterator[None]:
+    try:
+        with interrupts.as_interruption():
+            yield
+    except Interrupted:
+        print_interrupted("nothing was added to the run")
+        raise
+
+
+def parse(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
+    """Divide the run and the options of an evaluation from those of data and trainer.
+
+    Raises:
+        SystemExit: 2 if an option is malformed; 0 after `--help`.
+    """
+    parser = ArgumentParser(
+        prog="python -m project.evaluate",
+        usage="%(prog)s RUN [--split val|test] [--data NAME] [--devices N] [--strategy NAME] [--SETTING VALUE]...",
+        description=(
+            "Score the best checkpoint of a run: the metrics at the end of fit, those that its task adds, their 95 % "
+            f"intervals, and the prediction for each sample. All are added to the run. Other options: {OPTIONS}, as "
+            "in project.fit. Exit codes: 0 done, 1 the evaluation failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument(
+        "--split", choices=["val", "test"], help="the split to score; by default test, or val if there is no test"
+    )
+    if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
+        print(f"error: got {argv[0]} first; give RUN before all options: {RUN_HELP}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    own, options = parser.parse_known_args(argv)
+    return own, options
+
+
+def _as_name(text: str) -> str:
+    """Return a text with only the characters that MLflow allows in the name of a metric, without slashes."""
+    return re.sub(r"[^\w.: -]+", "-", text, flags=re.ASCII)

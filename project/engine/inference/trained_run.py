@@ -1,0 +1,87 @@
+"""A trained run: its settings and its best checkpoint."""
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from mlflow.entities import Run, RunStatus
+
+from project.engine.checkpoints import best_checkpoint, read_valid
+from project.engine.data import GIVEN_BY_DATA
+from project.engine.tracking import store
+from project.engine.tracking.recovery import RECOVERED, recover_all
+from project.engine.tracking.run_reference import MONITOR, find
+
+_CHILDREN_USE = "PROJECT_TRAINED_RUN"
+"""Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
+
+
+class TrainedRun(NamedTuple):
+    """A run whose training has ended, in values that JSON can hold.
+
+    Attributes:
+        run_id: The MLflow run.
+        reason: Why it is the run that was asked for; empty if its id was given.
+        status: Status of the run.
+        end_time: When it ended, in milliseconds since 1970.
+        settings: Its settings as YAML.
+        checkpoint: Path of its best checkpoint; without a monitored metric, of its last one.
+        step: Optimizer steps before the checkpoint.
+        given_by_data: Arguments of its model that came from the data, by name; empty if the checkpoint has none.
+    """
+
+    run_id: str
+    reason: str
+    status: str
+    end_time: int
+    settings: str
+    checkpoint: str
+    step: int
+    given_by_data: dict[str, Any]
+
+    def line(self) -> str:
+        """Return a line for the terminal that names the run and its checkpoint."""
+        why = f" ({self.reason})" if self.reason else ""
+        finished = self.status == RunStatus.to_string(RunStatus.FINISHED)
+        status = "" if finished else f", whose training is {self.status}"
+        return f"run {self.run_id}{why}{status}: {self.checkpoint}"
+
+
+def find_trained_run(reference: str) -> TrainedRun:
+    """Find a run by its reference; see `project.engine.tracking.run_reference`.
+
+    Raises:
+        ValueError: There is no such run, it is still running, or it was not made by `fit`.
+        OSError: It has no valid checkpoint here.
+    """
+    reference = os.environ.get(_CHILDREN_USE, reference)
+    client = store.connect_existing(reference)
+    if RECOVERED not in os.environ and _CHILDREN_USE not in os.environ:
+        recover_all(client)
+    run, reason = find(client, reference)
+    run_id, status = run.info.run_id, run.info.status
+    if status == RunStatus.to_string(RunStatus.RUNNING):
+        raise ValueError(f"run {run_id} is still running; wait for its end, or stop it")
+    with TemporaryDirectory() as folder:
+        settings = store.config_of(run_id, folder).read_text(encoding="utf-8")
+    checkpoint = _checkpoint_of(run)
+    state = read_valid(checkpoint)
+    if state is None:
+        raise OSError(f"run {run_id}: {checkpoint} is damaged or contains code; restore it from a copy")
+    os.environ[_CHILDREN_USE] = run_id
+    given = state.get(GIVEN_BY_DATA, {})
+    return TrainedRun(run_id, reason, status, run.info.end_time, settings, str(checkpoint), state["global_step"], given)
+
+
+def _checkpoint_of(run: Run) -> Path:
+    run_id, monitor = run.info.run_id, run.data.tags.get(MONITOR)
+    folder = store.checkpoint_folder(run_id)
+    if (found := best_checkpoint(folder, monitored=monitor is not None)) is not None:
+        return found
+    kind = "best checkpoint" if monitor else "checkpoint"
+    status = "" if run.info.status == "FINISHED" else f" (the run is {run.info.status})"
+    raise FileNotFoundError(
+        f"run {run_id} has no {kind} in {folder.absolute()}{status}; start from the folder and the machine of the run, "
+        "or train it again"
+    )

@@ -1,0 +1,273 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import tiny
+import torch
+from commands import free_port
+from conftest import ROOT, Fit, copy_store, run_ranks
+from mlflow import MlflowClient
+from pyarrow import parquet
+from tiny import TINY
+
+from project.engine.loading import ImageArray, Split
+from project.engine.tracking import store
+from project.engine.tracking.evaluation_logger import EvaluationLogger
+from project.engine.tracking.recovery import dead_spools, recover
+from project.evaluate import main as evaluate
+from project.fit import main as fit
+
+CSV = {"test/per_class.csv", "test/predictions.parquet", "test/confusion_matrix.png", "test/worst_mistakes.png"}
+
+
+class Darker(tiny.Tiny):
+    """The images and classes of `Tiny` under another name, with another mean and deviation."""
+
+    name = "darker"
+    native_mean, native_std = (0.1,), (0.9,)
+
+
+class Named(tiny.Tiny):
+    """Other classes."""
+
+    class_names = ("night", "day")
+
+
+class Large(tiny.Tiny):
+    """The images of `Tiny`, twice as large."""
+
+    name = "large"
+    native_size = 16
+
+    def load(self, split: Split) -> ImageArray:
+        small = super().load(split)
+        return ImageArray(small.images.repeat_interleave(2, 2).repeat_interleave(2, 3), small.targets)
+
+
+class Coloured(tiny.Tiny):
+    """Colour images."""
+
+    native_channels, native_mean, native_std = 3, (0.5,) * 3, (0.5,) * 3
+
+    def load(self, split: Split) -> ImageArray:
+        grey = super().load(split)
+        return ImageArray(grey.images.expand(-1, 3, -1, -1), grey.targets)
+
+
+class WithoutTest(tiny.Tiny):
+    """No test split."""
+
+    name = "tiny"
+
+    def load(self, split: Split) -> ImageArray | None:  # type: ignore[override]
+        return None if split == "test" else super().load(split)
+
+
+@pytest.fixture
+def run(workplace: Path) -> str:
+    return fitted(workplace)
+
+
+def fitted(workplace: Path, *options: str) -> str:
+    fit([*TINY, "--max_epochs=2", *options])
+    return str(Fit(workplace, 0, "").run.info.run_id)
+
+
+def metrics(workplace: Path) -> dict[str, float]:
+    found: dict[str, float] = Fit(workplace, 0, "").run.data.metrics
+    return found
+
+
+def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace: Path, run: str) -> None:
+    before = Fit(workplace, 0, "").run
+    evaluate(["latest"])
+    evaluate([run[:10], "--split=val"])
+    after = Fit(workplace, 0, "").run
+    for name in ("loss", "accuracy"):
+        assert after.data.metrics[f"eval/test/{name}"] == before.data.metrics[f"test/{name}"]
+        assert after.data.metrics[f"eval/val/{name}"] == before.data.metrics[f"best/val/{name}"]
+    assert (after.info.status, after.info.end_time) == (before.info.status, before.info.end_time)
+    assert after.data.params == before.data.params
+    assert before.data.metrics.items() <= after.data.metrics.items()
+    assert Fit(workplace, 0, "").artifacts("eval") == {f"eval/{path}" for path in CSV} | {
+        f"eval/{path.replace('test/', 'val/')}" for path in CSV
+    } | {"eval/test/per_class_accuracy.csv", "eval/val/per_class_accuracy.csv"}
+    assert not list(Path("mlruns/spool").glob("*"))
+
+
+def test_predictions_are_stored_in_the_order_of_the_data(workplace: Path, run: str) -> None:
+    evaluate([run])
+    samples = predictions(workplace)
+    assert samples["index"] == list(range(8))
+    assert samples["label"] == [0, 1] * 4
+    assert [samples["true_class"][n] for n in (0, 1)] == ["dark", "bright"]
+    right = [c == t for c, t in zip(samples["class"], samples["true_class"], strict=True)]
+    assert sum(right) / 8 == metrics(workplace)["eval/test/accuracy"]
+    assert samples["probability"] == [max(p) for p in zip(samples["p/dark"], samples["p/bright"], strict=True)]
+
+
+def predictions(folder: Path, of: str = "eval/test") -> dict[str, list[Any]]:
+    client, run_id = Fit(folder, 0, "").client, Fit(folder, 0, "").run.info.run_id
+    path = client.download_artifacts(run_id, f"{of}/predictions.parquet")
+    columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+    return columns
+
+
+@pytest.mark.parametrize(("name", "kind"), [("darker", Darker), ("large", Large)])
+def test_other_data_keep_the_preprocessing_of_the_run(name: str, kind: type, workplace: Path, run: str) -> None:
+    evaluate([run, f"--data={__name__}.{kind.__name__}"])
+    found = metrics(workplace)
+    # Mean, deviation and size are those of the training. Halving doubled pixels with antialiasing blurs them.
+    assert found[f"eval/{name}/test/loss"] == pytest.approx(found["test/loss"], rel=0 if name == "darker" else 0.1)
+    assert "eval/test/loss" not in found
+
+
+def test_a_run_with_averaged_weights_keeps_its_score(workplace: Path) -> None:
+    fitted(workplace, "--trainer.callbacks=EMAWeightAveraging")
+    evaluate(["latest"])
+    found = metrics(workplace)
+    assert found["eval/test/loss"] == found["test/loss"]
+
+
+def test_without_a_test_split_the_validation_is_scored(workplace: Path) -> None:
+    fit([*TINY[1:], f"--data={__name__}.WithoutTest", "--max_epochs=1"])
+    evaluate(["latest"])
+    found = metrics(workplace)
+    assert found["eval/val/loss"] == found["best/val/loss"]
+
+
+def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(["--config", str(ROOT / "examples/regression.yaml"), "--max_epochs=1", "--trainer.limit_train_batches=2",
+         "--trainer.limit_test_batches=2"])  # fmt: skip
+    evaluate(["latest"])
+    run = Fit(workplace, 0, "").run
+    for name in ("loss", "mae", "r2"):
+        assert run.data.metrics[f"eval/test/{name}"] == run.data.metrics[f"test/{name}"]
+    assert run.data.metrics["eval/test/mae_low"] < run.data.metrics["test/mae"] < run.data.metrics["eval/test/mae_high"]
+    samples = predictions(workplace)
+    errors = [abs(p - t) for p, t in zip(samples["prediction"], samples["target"], strict=True)]
+    assert sum(errors) / len(errors) == pytest.approx(run.data.metrics["test/mae"], rel=1e-5)
+    MlflowClient().delete_run(run.info.run_id)
+    fit(["--config", str(ROOT / "examples/tabular.yaml"), "--max_epochs=1"])
+    capsys.readouterr()
+    evaluate(["latest"])
+    found = metrics(workplace)
+    assert found["eval/val_accuracy"] == found["best/val_accuracy"]
+    assert "the evaluation lacks, because the model does not declare it: intervals" in capsys.readouterr().out
+
+
+@pytest.mark.faults
+def test_two_processes_store_the_same_predictions_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    fit([*TINY, "--max_epochs=2"])
+    evaluate(["latest"])
+    alone, score = predictions(tmp_path), metrics(tmp_path)["eval/test/loss"]
+    options = ["latest", "--strategy=ddp", "--devices=2"]
+    run_ranks("project.evaluate", *options, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
+    together = predictions(tmp_path)
+    assert together["index"] == alone["index"]
+    assert together["p/dark"] == pytest.approx(alone["p/dark"], rel=1e-5)
+    assert metrics(tmp_path)["eval/test/loss"] == pytest.approx(score, rel=1e-5)
+
+
+def test_what_the_store_refuses_is_kept_and_the_run_stays_finished(
+    workplace: Path, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    ended = Fit(workplace, 0, "").run.info.end_time
+    logger = EvaluationLogger(run, step=3)
+    logger.prefix = "eval/"
+    logger.log_metrics({"test/loss": 0.5})
+    logger.log_text("text", "test/note.txt")
+    logger.deliver(MlflowClient(f"http://127.0.0.1:{free_port()}"), "FINISHED", ended)
+    for spool in dead_spools():
+        assert not recover(store.connect(), spool)
+    done = Fit(workplace, 0, "")
+    assert done.run.data.metrics["eval/test/loss"] == 0.5
+    assert (done.run.info.status, done.run.info.end_time) == ("FINISHED", ended)
+    assert done.text("eval/test/note.txt") == "text"
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def _damage(folder: Path) -> None:
+    (best,) = folder.glob("best-*.ckpt")
+    content = bytearray(best.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    best.unlink()
+    best.write_bytes(content)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (_remove, "has no best checkpoint in"),
+    (_damage, "is damaged"),
+])  # fmt: skip
+def test_a_run_without_its_checkpoint_is_refused(
+    damage: Callable[[Path], None], message: str, workplace: Path, run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(store.checkpoint_folder(run))
+    refused(["latest"], message, capsys)
+
+
+def refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        evaluate(argv)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_bad_input_is_refused_in_one_line(workplace: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, message in [
+        (["nothing"], "got run 'nothing'"),
+        (["best:tin"], "did you mean best:tiny?"),
+        ([], "RUN"),
+        (["--split", "val"], "give RUN before all options"),
+        (["latest", "--split", "train"], "invalid choice: 'train'"),
+        (["latest", "--splt", "val"], "did you mean --split?"),
+        (["latest", "--data.batch_siz", "3"], "did you mean --data.batch_size?"),
+        (["latest", "--model.label_smoothing", "0"], "an evaluation has the model of its run"),
+        (["latest", "--max_epochs", "3"], "an evaluation has the model of its run"),
+        (["latest", "--resume", "x"], "an evaluation has the model of its run"),
+        (["latest", "--devices", "2"], "add --strategy ddp"),
+        (["latest", "--accelerator", "tpu"], "got tpu"),
+        (["latest", "--data", "nist"], "did you mean mnist?"),
+        (["latest", f"--data={__name__}.Named"], "has class_names night, day, but the model of run"),
+        (["latest", f"--data={__name__}.Coloured"], "data.channels: got 1; tiny has colour images"),
+        (["latest", "--data.image_size=16"], "has image_size 16, but the model of run"),
+        (["latest", f"--data={__name__}.WithoutTest", "--split=test"], "the data have no test split; give --split val"),
+        (["latest", "--trainer.limit_test_batches=0"], "got 0"),
+    ]:
+        refused(argv, message, capsys)
+    assert not [name for name in metrics(workplace) if name.startswith("eval/")]
+    other = mlflow.MlflowClient().create_run("0").info.run_id
+    refused([other], "still running", capsys)
+    mlflow.MlflowClient().set_terminated(other)
+    refused([other], "was not made by project.fit", capsys)
+
+
+def test_an_empty_folder_gets_no_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    refused(["latest"], "start from the folder of the run", capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_starts_without_the_data_of_the_training(workplace: Path, run: str) -> None:
+    checkpoint = next(store.checkpoint_folder(run).glob("best-*"))
+    given = torch.load(checkpoint, weights_only=True)["given_by_data"]
+    assert given == {"num_classes": 2, "class_names": ["dark", "bright"], "in_channels": 1, "image_size": 8,
+                     "mean": [0.5], "std": [0.25]}  # fmt: skip
