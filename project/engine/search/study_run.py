@@ -1,24 +1,18 @@
 """The MLflow run of a study: parent of its trials' runs, with the best trial, the plots and the table."""
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import matplotlib as pictures
 
 from project.engine.search.dashboard import introduce_study
 from project.engine.search.moment import metrics_of_run
+from project.engine.search.plots import interactive_plots, pictures, plain_style
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
 from project.engine.search.trials_table import csv_table, markdown_table, state_word
@@ -155,44 +149,13 @@ class StudyRun:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
-        # A dollar sign in a choice must not start a formula.
-        with warnings.catch_warnings(), rc_context({"text.parse_math": False}):
-            for category in (ExperimentalWarning, UserWarning):  # UserWarning: an axis has a single value
-                warnings.simplefilter("ignore", category)
-            with self._best_effort("plots"):
-                plots = self._plots(optuna.visualization).values()
-                page = [plot.to_html(full_html=False, include_plotlyjs=n == 0) for n, plot in enumerate(plots)]
-                title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
-                self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
-            for name, axes in self._plots(pictures).items():
-                self._logger.log_figure(partial(_figure, axes), f"study/{name}.png", "plots")
-
-    def _plots(self, library: Any) -> dict[str, Any]:
-        """Return Optuna's plots of the first metric, without those that need more trials or other metrics."""
-        study, names = self._study, self._space.metrics
-        several = len(names) > 1
-        first = (
-            {"target": lambda trial: trial.values[0], "target_name": names[0]} if several else {"target_name": names[0]}
-        )
-        wanted: dict[str, Callable[[], Any]] = {
-            "history": lambda: library.plot_optimization_history(study, **first),
-            "parallel_coordinates": lambda: library.plot_parallel_coordinate(study, **first),
-            "slice": lambda: library.plot_slice(study, **first),
-        }
-        if len({trial.values[0] for trial in study.get_trials(states=[TrialState.COMPLETE])}) > 1:
-            wanted["importances"] = lambda: library.plot_param_importances(study, **first)
-        if len(names) in (2, 3):
-            wanted["pareto_front"] = lambda: library.plot_pareto_front(study, target_names=names)
-        plots: dict[str, Any] = {}
-        for name, plot in wanted.items():
-            with self._best_effort("plots"):
-                plots[name] = plot()
-        return plots
-
-
-def _figure(axes: Any) -> Figure:
-    """Return the figure of axes, or of an array of axes, as Optuna's plots return them."""
-    figure = (axes if isinstance(axes, Axes) else axes.flat[0]).figure
-    assert isinstance(figure, Figure)
-    figure.set_size_inches(10, 6)
-    return figure
+        with plain_style():
+            page: list[str] = []
+            for plot in interactive_plots(self._study, self._space.metrics).values():
+                with self._best_effort("plots"):
+                    page.append(plot().to_html(full_html=False, include_plotlyjs=not page))
+            title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
+            self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
+        for name, draw in pictures(self._study, self._space.metrics).items():
+            with plain_style():
+                self._logger.log_figure(draw, f"study/{name}.png", "plots")
