@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from jsonargparse import set_parsing_settings
 from torch import distributed
+from typing_extensions import override
 
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.runtime.output import prepare_output
@@ -21,6 +22,8 @@ _LEVELS = {
     "lightning_fabric": logging.WARNING,
     "mlflow": logging.WARNING,
     "alembic": logging.WARNING,
+    # It logs 130 lines for each error of the database, and raises the error, which is reported in one line.
+    "mlflow.store.db.utils": logging.CRITICAL,
     # Environments that uv creates have no pip, of which MLflow warns for each model.
     "mlflow.utils.environment": logging.ERROR,
     # The user chose the profiler and the callbacks that print notes.
@@ -39,16 +42,50 @@ def configure_process() -> None:
     """Configure this process for a command."""
     prepare_output()
     keep_freed_memory()
+    _print_messages_in_lines()
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
     for name, value in _MLFLOW.items():
         os.environ.setdefault(name, value)
     # `--trainer.overfit_batches`: this project's loader repeats its batches in their order.
     warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
+    # The check of the files has counted them, in one line.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # A newer torch deprecates what Lightning calls.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # A setting that names a class must not name one that runs commands; jsonargparse has the list.
     set_parsing_settings(import_path_denylist=[])
+
+
+class _Line(logging.Formatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{record.levelname.lower()}: {super().format(record)}"
+
+
+def _print_messages_in_lines() -> None:
+    """Print log messages and warnings as `warning: MESSAGE`, through the standard error of the moment.
+
+    mlflow.pytorch configures the root logger, with the stream of its import and the path of the logger, unless the
+    root logger has a handler: https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/pytorch/_lightning_autolog.py#L25
+    """
+    root, handler = logging.getLogger(), logging.lastResort
+    for other in tuple(root.handlers):
+        if type(other) is logging.StreamHandler:
+            root.removeHandler(other)
+    if handler is not None and not root.handlers:
+        handler.setFormatter(_Line())
+        root.addHandler(handler)
+    warnings.formatwarning = _warning_line  # type: ignore[assignment]
+
+
+def _warning_line(
+    message: Warning | str, _category: type[Warning], filename: str, lineno: int, *_rest: str | None
+) -> str:
+    """Return a warning in one line, with the library that raised it, or the place in another file."""
+    _, found, path = filename.rpartition("/site-packages/")
+    place = path.partition("/")[0] if found else f"{filename}:{lineno}"
+    return f"warning: {' '.join(str(message).split())} ({place})\n"
 
 
 @contextmanager

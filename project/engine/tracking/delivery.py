@@ -183,9 +183,17 @@ class Courier(threading.Thread):
                 self._draining.wait(seconds / _SHARE_OF_TIME)
                 if self._given_up.is_set():
                     return
-            self.trouble = ""
+            self._report("")
         except StoreUnavailableError as error:
-            self.trouble = str(error)
+            self._report(str(error))
+
+    def _report(self, trouble: str) -> None:
+        """Print a line when the store begins to take no records, and when it takes them again."""
+        before, self.trouble = self.trouble, trouble
+        if trouble and not before and not self._draining.is_set():  # The end of the run has its own report.
+            _log.warning("the MLflow store takes no records (%s); training continues, and they are kept", trouble)
+        elif before and not trouble:
+            _log.warning("the MLflow store takes records again")
 
     def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:
         """Wait while the rest is delivered without pauses.

@@ -3,12 +3,16 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from time import monotonic, sleep
 
 import optuna
 import pytest
+from mlflow import MlflowClient
 
 from project import ui
+from project.engine.runtime.process import configure_process
 from project.engine.tracking import store
+from project.engine.tracking.logger import MLflowLogger
 
 
 def change_schema(database: Path) -> None:
@@ -95,3 +99,30 @@ def test_a_chosen_experiment_overrides_that_of_the_environment(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "12345")
     with pytest.raises(ValueError, match="MLFLOW_EXPERIMENT_ID: got 12345"):
         store.experiment_name(None, "digits")
+
+
+def test_an_outage_of_the_store_is_one_line_and_so_is_its_end(
+    workplace: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def rename(table: str, to: str) -> None:  # Without it, requests fail like those to a locked database, but sooner.
+        with closing(sqlite3.connect("mlruns/mlflow.db", timeout=30)) as connection, connection:
+            connection.execute(f"ALTER TABLE {table} RENAME TO {to}")
+
+    configure_process()
+    client, logger = MlflowClient(), MLflowLogger("digits", "run")
+    logger.start(client, {})
+    rename("tags", "lost")
+    for number in range(3):
+        logger.set_tags({"number": str(number)})
+    deadline = monotonic() + 60
+    while "takes no records" not in caplog.text and monotonic() < deadline:
+        sleep(0.1)
+    rename("lost", "tags")
+    logger.end("FINISHED")
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("project")]
+    assert lines == [
+        "the MLflow store takes no records (no such table: tags); training continues, and they are kept",
+        "the MLflow store takes records again",
+    ]
+    assert capfd.readouterr().err.count("\n") <= len(lines)
+    assert client.get_run(str(logger.version)).data.tags["number"] == "2"
