@@ -18,6 +18,7 @@ from stores import points, synced
 from torch import nn
 
 from project.engine.tracking.delivery import Courier, deliver
+from project.engine.tracking.description import TAG
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.owner import DEAD_AFTER_S
 from project.engine.tracking.recovery import recover_all
@@ -93,7 +94,10 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     assert folder is not None
     save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), {"class_names": list("abcd")})
     logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
-    logger.log_saved_model("model")
+    logger.set_tags({TAG: "first"})
+    logger.log_metrics({"test/f1": 0.5}, 3)
+    logger.log_saved_model("model", {TAG: "a model"})
+    logger.set_tags({TAG: "last"})
     shares: list[float] = []
     for _ in range(2):  # A crash before the offset is saved repeats a request.
         assert logger._courier.drain(shares.append)
@@ -106,6 +110,11 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     (model,) = run.outputs.model_outputs
     assert [m.model_id for m in client.search_logged_models([run.info.experiment_id])] == [model.model_id]
     assert len(run.inputs.dataset_inputs) == 1
+    assert run.data.tags[TAG] == "last"
+    logged = client.get_logged_model(model.model_id)
+    found = [(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in logged.metrics or []]
+    assert found == [("test/f1", 0.5, 3, "digits", "12345678")]
+    assert logged.tags[TAG] == "a model"
 
 
 def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
