@@ -11,6 +11,7 @@ from pictures import image_folder, picture
 from PIL import Image
 
 from project.data import ImageFolder
+from project.engine.runtime.process import configure_process
 
 BAD = ("truncated.jpg", "truncated.png", "empty.jpg", "text.jpg", "bomb.png", "nowhere.jpg", "pipe.jpg")
 
@@ -100,6 +101,7 @@ def with_odd_exif(jpeg: bytes, tag: int) -> bytes:
 def test_odd_metadata_is_one_line_for_all_files(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
+    configure_process()
     image_folder(tmp_path, 8)
     for tag in range(4):
         file = tmp_path / f"train/a/{2 * tag}.jpg"
