@@ -201,17 +201,26 @@ def suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> N
     trial._suggest(name, distribution)
 
 
-def system_attrs(trial: optuna.Trial) -> dict[str, Any]:
-    """Return the attributes of a trial that `set_system_attr` has set, and Optuna's own."""
-    return trial.storage.get_trial_system_attrs(trial._trial_id)
+def system_attrs(owner: optuna.Study | optuna.Trial) -> dict[str, Any]:
+    """Return the attributes of a study or a trial that `set_system_attr` has set, and Optuna's own."""
+    from optuna import Trial
+
+    if isinstance(owner, Trial):
+        return owner.storage.get_trial_system_attrs(owner._trial_id)
+    return owner._storage.get_study_system_attrs(owner._study_id)
 
 
-def set_system_attr(trial: optuna.Trial, name: str, value: Any) -> None:
-    """Set an attribute of a trial that no dashboard shows; the public `set_user_attr` sets one that all show.
+def set_system_attr(owner: optuna.Study | optuna.Trial, name: str, value: Any) -> None:
+    """Set an attribute of a study or a trial that no dashboard shows; they show what `set_user_attr` sets.
 
     https://github.com/optuna/optuna/blob/v4.0.0/optuna/storages/_base.py
     """
-    trial.storage.set_trial_system_attr(trial._trial_id, name, value)
+    from optuna import Trial
+
+    if isinstance(owner, Trial):
+        owner.storage.set_trial_system_attr(owner._trial_id, name, value)
+    else:
+        owner._storage.set_study_system_attr(owner._study_id, name, value)
 
 
 def save_note(study: optuna.Study, text: str, trial: optuna.Trial | None = None) -> None:
@@ -225,14 +234,12 @@ def save_note(study: optuna.Study, text: str, trial: optuna.Trial | None = None)
         text: Markdown.
         trial: A trial of the study; None for the note of the study.
     """
-    storage, study_id = study._storage, study._study_id
     prefix = "dashboard:" if trial is None else f"dashboard:{trial._trial_id}:"
-    if f"{prefix}note_ver" in storage.get_study_system_attrs(study_id):
+    if f"{prefix}note_ver" in system_attrs(study):
         return
     for part, start in enumerate(range(0, len(text), _LONGEST_PART_OF_A_NOTE)):
-        part_of_text = text[start : start + _LONGEST_PART_OF_A_NOTE]
-        storage.set_study_system_attr(study_id, f"{prefix}note_str:{part}", part_of_text)
-    storage.set_study_system_attr(study_id, f"{prefix}note_ver", 1)
+        set_system_attr(study, f"{prefix}note_str:{part}", text[start : start + _LONGEST_PART_OF_A_NOTE])
+    set_system_attr(study, f"{prefix}note_ver", 1)
 
 
 def latest_metrics(run: Run) -> list[StoredMetric]:

@@ -6,14 +6,16 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
+from project.engine.compat import set_system_attr, system_attrs
 from project.engine.search.space import SearchSpace
 
 # The trials that count; failed ones are run again or replaced by others.
 DONE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
 RANGE = "search."  # Prefix of the settings that are the search space.
-# User attributes: of the study, and of its trials.
-MLFLOW_RUN, _SETTINGS = "mlflow_run", "settings"
+# User attributes, which dashboards show: of the study, and of its trials.
+MLFLOW_RUN = "mlflow_run"
 RUN_ID, ERROR, RETRIES, RETRY_OF = "run_id", "error", "retries", "retry_of"
+_SETTINGS = "settings"  # A system attribute, because it is too long for a dashboard.
 
 
 def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
@@ -33,11 +35,12 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
         storage=storage, study_name=name, directions=directions, sampler=space.sampler, pruner=space.pruner,
         load_if_exists=True,
     )  # fmt: skip
-    before = study.user_attrs.get(_SETTINGS)
+    # Earlier versions of this project stored the settings as a user attribute.
+    before = system_attrs(study).get(_SETTINGS, study.user_attrs.get(_SETTINGS))
     if (other := [direction.name.lower() for direction in study.directions]) != directions:
         raise ValueError(f"--study: {name} has the directions {', '.join(other)}; name another study with --study")
     if before is None:
-        study.set_user_attr(_SETTINGS, dict(settings))
+        set_system_attr(study, _SETTINGS, dict(settings))
     elif before != settings:
         raise ValueError(f"--study: {name} {_difference(before, settings)}")
     else:

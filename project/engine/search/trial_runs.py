@@ -19,8 +19,9 @@ from project.engine.search.moment import metrics_of_run
 from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
 from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
 from project.engine.search.sweep_options import Keep
-from project.engine.search.trials_table import STATE, state_tags, state_word
+from project.engine.search.trials_table import state_tags, state_word
 from project.engine.tracking import store
+from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.names import parameter_text, run_name
 from project.engine.tracking.recovery import recover, tag_ended_run
 from project.engine.tracking.secrets import redact, redact_setting

@@ -9,12 +9,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
+from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.names import short
 
 _MOST_ROWS = 20
 _ORDER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)
-STATE, _PRUNED = "state", "pruned"
-"""Tags of a trial's run: the state of the trial, and when and with which value it was pruned."""
+_PRUNED = "pruned"
+"""Tag of a trial's run: when and with which value it was pruned."""
 
 
 def state_word(state: TrialState) -> str:
@@ -23,10 +24,7 @@ def state_word(state: TrialState) -> str:
 
 
 def state_tags(trial: FrozenTrial, state: TrialState, metrics: Sequence[str]) -> dict[str, str]:
-    """Return the tags of a trial's run that show the state in which the trial ends.
-
-    MLflow has the same status for a pruned and an interrupted run.
-    """
+    """Return the tags of a trial's run that show the state in which the trial ends."""
     tags = {STATE: state_word(state)}
     return tags | {_PRUNED: pruned(trial, metrics)} if state == TrialState.PRUNED else tags
 

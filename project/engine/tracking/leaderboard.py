@@ -13,6 +13,8 @@ from mlflow.entities import Run
 from project.engine.tracking.run_reference import MONITOR
 
 VIEW = "leaderboard"
+STATE = "state"
+"""Tag of a trial's run: complete, pruned or failed. MLflow has one status for a pruned and an interrupted run."""
 _TAG = f"mlflow.sharedViewState.{VIEW}"
 _LONGEST_TAG = 20_000  # MLflow's limit
 _MOST_RUNS, _MOST_PARAMS, _MOST_SCORES = 500, 6, 4
@@ -49,6 +51,7 @@ def shared_view(runs: Sequence[Run]) -> Json:
     params = varying_params(runs)
     columns = [
         *(f"metrics.`{name}`" for name in scores),
+        *([f"tags.`{STATE}`"] if any(STATE in run.data.tags for run in runs) else []),
         *(f"params.`{name}`" for name in params),
         "attributes.`Duration`",
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.storages import InMemoryStorage
@@ -31,9 +32,17 @@ def test_other_settings_are_refused_with_the_reason_and_the_remedy(
     removed: str, changed: Mapping[str, str], message: str
 ) -> None:
     storage = InMemoryStorage()
-    open_study(storage, "s", SPACE, SETTINGS)
+    assert open_study(storage, "s", SPACE, SETTINGS).user_attrs == {}  # A dashboard shows these.
     open_study(storage, "s", SPACE, SETTINGS)
     now = {key: value for key, value in (SETTINGS | changed).items() if key != removed}
     with pytest.raises(ValueError, match=r"^--study: s ") as refused:
         open_study(storage, "s", SPACE, now)
     assert message in str(refused.value)
+
+
+def test_a_study_with_its_settings_in_a_user_attribute_is_continued() -> None:
+    storage = InMemoryStorage()
+    optuna.create_study(storage=storage, study_name="s", direction="maximize").set_user_attr("settings", SETTINGS)
+    open_study(storage, "s", SPACE, SETTINGS)
+    with pytest.raises(ValueError, match="has seed 0, but this sweep has 1"):
+        open_study(storage, "s", SPACE, SETTINGS | {"seed": "1"})

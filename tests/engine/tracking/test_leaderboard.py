@@ -75,3 +75,10 @@ def test_curves_come_first_and_each_metric_has_one_chart_or_none(workplace: Path
 def test_an_empty_store_has_a_page(workplace: Path) -> None:
     assert publish(MlflowClient()) == "/#/experiments?workflowType=machine_learning"
     assert charts(shared_view([])) == {}
+
+
+def test_the_state_of_trials_is_a_column(workplace: Path) -> None:
+    client = MlflowClient()
+    assert "tags.`state`" not in view_of((ACCURACY, {"lr": 1}))["selectedColumns"]
+    run_id = client.create_run("0", tags={"monitor": ACCURACY, "state": "pruned"}, start_time=9).info.run_id
+    assert "tags.`state`" in shared_view([client.get_run(run_id)])["selectedColumns"]
