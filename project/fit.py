@@ -18,6 +18,7 @@ from lightning import Callback
 
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.tracking.best_effort import best_effort
+from project.engine.training.baseline import log_baseline
 from project.engine.training.job import open_job
 from project.engine.training.scoring import describe, log_model, score
 from project.engine.training.summary import print_summary
@@ -28,11 +29,12 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     with open_job(argv, callbacks) as job:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
         scores = score(job)
+        baseline = log_baseline(job, scores)
         describe(job, scores)
         log_model(job, scores)
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):
-            print_summary(job, scores)
+            print_summary(job, scores, baseline)
 
 
 if __name__ == "__main__":

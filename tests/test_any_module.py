@@ -187,7 +187,7 @@ def test_ranks_share_the_samples_of_a_plain_loader(tmp_path: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STEPS / 2
 
 
-def test_a_sweep_follows_the_direction_of_its_search(workplace: Path) -> None:
+def test_a_sweep_follows_the_direction_of_its_search(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("configs/search").mkdir(parents=True)
     Path("configs/search/slope.yaml").write_text(
         "metric: val_score\ndirection: maximize\nspace:\n  model.lr: {type: float, low: 0.01, high: 0.1}\n"
@@ -195,6 +195,11 @@ def test_a_sweep_follows_the_direction_of_its_search(workplace: Path) -> None:
     with pytest.raises(SystemExit) as end:
         sweep(["--search", "slope", "--n_trials=2", "--max_epochs=2", *of(Validated)])
     assert end.value.code == 0
+    ending = capsys.readouterr().out.partition("train the best trial for longer than the trials\n  ")[2].splitlines()
+    assert ending[0].startswith(f"python -m project.fit {' '.join(of(Validated))} --max_epochs 10 --model.lr=")
+    for log in Path("mlruns/sweeps").glob("*/trial-*.log"):
+        assert "best epoch " in log.read_text()
+        assert "python -m project.fit" not in log.read_text()  # Hints are for a person.
     trials = [run for run in Fit(workplace, 0, "").runs if "trial" in run.data.tags]
     assert [run.data.params["checkpoint.mode"] for run in trials] == ["max", "max"]
     for run in trials:

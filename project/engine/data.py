@@ -81,6 +81,10 @@ class DescribedDataModule(LightningDataModule):
         """Return lines for the terminal about the data."""
         return []
 
+    def all_targets(self, split: str) -> Tensor | None:
+        """Return the targets (N, ...) of a split; None if they are not known without loading its samples."""
+        return None
+
     def examples(self) -> tuple[Tensor, Tensor] | None:
         """Return two or more samples as the model receives them, inputs and targets (N, ...); None if unknown."""
         return None

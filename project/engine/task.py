@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,20 @@ LossCallable = Callable[[], nn.Module]
 """Makes a loss, such as a class of torch.nn."""
 
 Mode = Literal["min", "max"]
+
+
+class Baseline(NamedTuple):
+    """A score that needs no training, which shows whether that of a model is good.
+
+    Attributes:
+        metric: Name of the metric, without the stage.
+        value: Its value.
+        sentence: How it is reached, such as `always guessing the commonest class`.
+    """
+
+    metric: str
+    value: float
+    sentence: str
 
 
 class Task(LightningModule):
@@ -127,6 +141,14 @@ class Task(LightningModule):
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the outputs (N, ...) for samples with several views, from the outputs for each view."""
         return torch.stack(list(outputs)).mean(0)
+
+    def baseline(self, targets: Tensor) -> Baseline | None:
+        """Return a score that needs no training; None if there is none.
+
+        Args:
+            targets: All targets (N, ...) of the split that scores the model.
+        """
+        return None
 
     def serving_model(self) -> nn.Module | None:
         """Return the module that MLflow serves, which maps inputs to predictions; None if there is none."""

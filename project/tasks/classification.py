@@ -11,7 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from project.engine.evaluation import Evaluation
-from project.engine.task import LossCallable
+from project.engine.task import Baseline, LossCallable
 from project.tasks.image import ImageTask, NetCallable
 from project.tasks.report import ClassificationReport
 from project.tasks.scores import ClassificationScores
@@ -58,6 +58,7 @@ class ImageClassifier(ImageTask):
         made: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         made |= {name: make(num_classes) for name, make in (metrics or {}).items()}
         super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=MetricCollection(made), **options)
+        self._counts_images = "accuracy" not in (metrics or {})
         self.num_classes, self.class_names, self.label_smoothing = num_classes, tuple(class_names), label_smoothing
 
     def training_targets(self, targets: Tensor) -> Tensor:
@@ -108,6 +109,13 @@ class ImageClassifier(ImageTask):
 
     def _names(self) -> Sequence[str]:
         return self.class_names or [str(label) for label in range(self.num_classes)]
+
+    def baseline(self, targets: Tensor) -> Baseline | None:
+        """Return the accuracy of one guess for all images, of the commonest class."""
+        if not self._counts_images or targets.ndim > 1 or not len(targets):
+            return None
+        counts = targets.bincount()
+        return Baseline("accuracy", int(counts.max()) / len(targets), "always guessing the commonest class")
 
     def serving_model(self) -> nn.Module:
         """Return the classifier with probabilities (N, num_classes) as its output."""

@@ -175,6 +175,10 @@ class ImageSplits(DescribedDataModule):
         return "val (from train)" if split == "val" and self.val_is_from_train else split
 
     @override
+    def all_targets(self, split: str) -> Tensor | None:
+        return next((images.targets for name, images in self.splits.items() if name == split), None)
+
+    @override
     def examples(self) -> Batch:
         """Return two images of the last split as the model receives them, (2, C, H, W) uint8, and their targets."""
         split = list(self.splits)[-1]

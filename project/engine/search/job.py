@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 
 from project.engine.cli import config_groups
@@ -28,11 +28,12 @@ from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
 from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
-from project.engine.search.space import SearchSpace, fit_options, read_space
+from project.engine.search.space import SearchSpace, read_space
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
 from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
+from project.engine.search.training_command import TrainingCommand
 from project.engine.search.trial_process import TrialLauncher
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
@@ -100,9 +101,10 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
         driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
-        train = partial(_training_command, redact_options(built.command.argv))
-        study_run = StudyRun(client, logger, study, space, lock, command, settings, train)
-        yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
+        train = TrainingCommand(_MODULE, built)
+        of_trial = partial(train, redact_options(built.command.argv))
+        study_run = StudyRun(client, logger, study, space, lock, command, settings, of_trial)
+        yield Sweep(command, space, storage, study, queue, launcher, driver, study_run, train)
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Sweep:
         launcher: Starts trials.
         driver: Runs the trials.
         study_run: The study's MLflow run.
+        train: Makes the command that trains with the parameters of a trial.
     """
 
     command: str
@@ -128,6 +131,7 @@ class Sweep:
     launcher: TrialLauncher
     driver: Driver
     study_run: StudyRun
+    train: TrainingCommand
 
     def run(self) -> int:
         """Run the trials, and return the exit code."""
@@ -178,19 +182,19 @@ class Sweep:
     def _report(self, console: Console, code: int) -> None:
         if best := best_trials(self.study):
             console.print(table_of_best(self.study, self.space.metrics))
-            again = _training_command(self.launcher.argv, best[0])
-            which = "the best one" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
-            console.print(f"train {which} again:\n{again}", soft_wrap=True)
-            console.print(f"its run: {best[0].user_attrs[RUN_ID]}; view it with python -m project.ui", soft_wrap=True)
+            which = "the best trial" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
+            how = "for longer than the trials" if self.train.is_longer else "again"
+            shown = {
+                f"run of {which}": best[0].user_attrs[RUN_ID],
+                "view": "python -m project.ui",
+                f"train {which} {how}": self.train(self.launcher.argv, best[0]),
+            }
+            for label, text in shown.items():
+                console.print(f"{label}\n  {text}", soft_wrap=True)
         if code not in (0, 1):
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             unfinished = f", {left} of its trials are unfinished" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
-
-
-def _training_command(argv: Sequence[str], trial: FrozenTrial) -> str:
-    """Return the command that trains with the parameters of a trial."""
-    return shlex.join(["python", "-m", _MODULE, *argv, *fit_options(trial.params)])
 
 
 def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:

@@ -20,7 +20,7 @@ from project.engine.training.next_commands import next_commands
 
 def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
     """Describe a run before its training. The description remains if the training does not finish."""
-    resume = {} if _is_trial() else {"resume": f"python -m project.fit --resume {logger.version}"}
+    resume = {} if is_trial() else {"resume": f"python -m project.fit --resume {logger.version}"}
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), {}, resume)})
 
 
@@ -93,10 +93,11 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
 def _commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     """Return the next commands; the sweep decides whether a trial keeps the checkpoint to resume from."""
     commands = next_commands(cli, run_id)
-    return {label: commands[label] for label in commands if not (_is_trial() and label in ("resume", "search"))}
+    return {label: commands[label] for label in commands if not (is_trial() and label in ("resume", "search"))}
 
 
-def _is_trial() -> bool:
+def is_trial() -> bool:
+    """Return whether this process trains a trial of a sweep."""
     return MLFLOW_PARENT_RUN_ID in resolve_tags({})
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -49,7 +50,13 @@ class Job:
         self.cli, self.earlier = cli, earlier
         self.trainer, self.model, self.datamodule, self.data = cli.trainer, cli.model, cli.datamodule, cli.data
         self.logger = MLflowLogger.of(cli.trainer)
+        self._start = monotonic()
         self.resume_from = Path(earlier.checkpoint) if earlier and earlier.checkpoint else None
+
+    @property
+    def seconds(self) -> float:
+        """Time since the fit was built, with its checks, its training and its test."""
+        return monotonic() - self._start
 
 
 @contextmanager

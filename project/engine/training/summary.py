@@ -1,45 +1,75 @@
 """The summary that the terminal shows at the end of a fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+from lightning import Trainer
 from rich.console import Console
 from rich.markup import escape
 
 from project.engine.checkpoints import RunCheckpoint
 from project.engine.tracking.throughput import Throughput
+from project.engine.training.baseline import BaselineScore
+from project.engine.training.describing import is_trial
 from project.engine.training.job import Job
 from project.engine.training.next_commands import next_commands
 from project.engine.training.scoring import best_checkpoint
 
 _MUCH_WAITING = 0.1
+_LABEL_WIDTH = 19
 
 
-def print_summary(job: Job, scores: Mapping[str, float]) -> None:
-    """Print the scores, the speed, where the results are, and the next commands."""
-    trainer, run_id = job.trainer, job.logger.version if job.logger else None
-    throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-    checkpoint = RunCheckpoint.of(trainer)
-    epoch = checkpoint.best_epoch if checkpoint else None
-    # The progress bar ends with the metrics of the last epoch, which is not always the best one.
-    of = f" (epoch {epoch} of {max(epoch, trainer.current_epoch)})" if epoch else ""
-    # The metrics that a model shows in the progress bar are its main ones.
-    shown = [name for name in scores if name in trainer.progress_bar_metrics] or list(scores)
-    rate = throughput.samples_per_second
-    lines = {
-        **{name.replace("/", " "): f"[bold green]{scores[name]:.4f}[/]{of}" for name in shown},
-        f"{throughput.unit} per second": f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}",
-    }
-    if throughput.wait_fraction > _MUCH_WAITING:
-        lines["waited for data"] = f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
-    if skipped := job.data.skipped:
-        lines["left out"] = ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
-    lines |= {
-        "run": run_id or "not tracked",
-        "checkpoint": escape(best_checkpoint(trainer) or "none"),
-        "": "",
-        **{label: escape(command) for label, command in next_commands(job.cli, run_id).items()},
-    }
+def print_summary(job: Job, scores: Mapping[str, float], baseline: BaselineScore | None) -> None:
+    """Print how good the model is, how long it took, where the results are, and the next commands.
+
+    Paths, ids and commands are on lines of their own, so that they can be copied. Trials have no next commands.
+    """
     console = Console(highlight=False)
-    width = max(17, *map(len, lines)) + 2
-    for name, value in lines.items():
-        console.print(f"{name:<{width}}{value}", soft_wrap=True)
+    console.print()
+    for label, text in (*_results(job, scores, baseline), *_speed(job)):
+        console.print(f"{label:<{_LABEL_WIDTH}}{text}", soft_wrap=True)
+    run_id = job.logger.version if job.logger else None
+    commands = {} if is_trial() else next_commands(job.cli, run_id)
+    places = {"run": run_id or "not tracked", "checkpoint": best_checkpoint(job.trainer) or "none"}
+    for label, text in (*places.items(), *commands.items()):
+        console.print(f"[dim]{label}[/]\n  {escape(text)}", soft_wrap=True)
+
+
+def _results(job: Job, scores: Mapping[str, float], baseline: BaselineScore | None) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts about the best checkpoint."""
+    trainer = job.trainer
+    if best := _best_epoch(trainer):
+        yield "best epoch", escape(best)
+    # The metrics that a model shows in the progress bar are its main ones.
+    for name in [name for name in scores if name in trainer.progress_bar_metrics] or list(scores):
+        compared = ""
+        if baseline and baseline.metric == name:
+            compared = f" ({baseline.value:.4f} by {escape(baseline.sentence)})"
+        yield name.replace("/", " "), f"[bold green]{scores[name]:.4f}[/]{compared}"
+    if skipped := job.data.skipped:
+        yield "left out", ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
+
+
+def _best_epoch(trainer: Trainer) -> str:
+    checkpoint = RunCheckpoint.of(trainer)
+    if checkpoint is None or checkpoint.best_epoch is None:
+        return ""
+    score = f" (best {checkpoint.monitor}: {checkpoint.best_model_score:.4f})"
+    return f"{checkpoint.best_epoch} of {max(checkpoint.best_epoch, trainer.current_epoch)}{score}"
+
+
+def _speed(job: Job) -> Iterator[tuple[str, str]]:
+    """Yield labels and texts about the time."""
+    throughput = next(c for c in job.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+    rate = throughput.samples_per_second
+    yield f"{throughput.unit} per second", f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}"
+    if throughput.wait_fraction > _MUCH_WAITING:
+        yield "waited for data", f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
+    yield "duration", in_words(job.seconds)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration such as `12.3 s`, `4 min 56 s` or `1 h 23 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

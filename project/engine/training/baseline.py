@@ -1,0 +1,42 @@
+"""The baseline of a run: a score that needs no training, beside which the score of its model is read."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from project.engine.task import Task
+from project.engine.tracking.best_effort import best_effort
+from project.engine.training.job import Job
+
+
+class BaselineScore(NamedTuple):
+    """A baseline of a metric.
+
+    Attributes:
+        metric: Name of the metric, with its stage.
+        value: Its value.
+        sentence: How it is reached.
+    """
+
+    metric: str
+    value: float
+    sentence: str
+
+
+def log_baseline(job: Job, scores: Mapping[str, float]) -> BaselineScore | None:
+    """Compute the baseline on the split that scored the model, and log it as the tag `baseline`.
+
+    Returns:
+        The baseline; None if the task or the data declares none, and on other ranks than the first.
+    """
+    stage = next(iter(scores), "").partition("/")[0]
+    if not job.trainer.is_global_zero or not isinstance(job.model, Task):
+        return None
+    with best_effort(job.logger, "baseline", "the score has no baseline"):
+        targets = job.data.all_targets(stage)
+        found = None if targets is None else job.model.baseline(targets.cpu())
+        if found is None or (metric := f"{stage}/{found.metric}") not in scores:
+            return None
+        if job.logger is not None:
+            job.logger.set_tags({"baseline": f"{metric} {found.value:.4f} ({found.sentence})"})
+        return BaselineScore(metric, found.value, found.sentence)
+    return None
