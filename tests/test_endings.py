@@ -57,19 +57,19 @@ def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, caps
     counts = [int(row["images"]) for row in rows]
     right = sum(count * float(row["accuracy"]) for count, row in zip(counts, rows, strict=True))
     output = capsys.readouterr().out
-    printed = re.search(r"val accuracy +([\d.]+) \(epoch (\d) of 3\)", output)
+    printed = re.search(r"best epoch +(\d) of 3 \(best val/accuracy: ([\d.]+)\)\nval accuracy +([\d.]+) \(", output)
     assert printed
     assert "project.sweep --search cnn --data image_folder --data.root photos" in output
     lines = [line.partition(": ")[0] for line in output.splitlines() if line.startswith(("epoch ", "validating "))]
     assert lines == ["epoch 1 of 3", "epoch 2 of 3", "epoch 3 of 3", "validating the best checkpoint"]
     best = metrics["best/val/accuracy"]
     assert sum(counts) == 16
-    assert right / 16 == pytest.approx(best, abs=1e-3) == float(printed[1])
+    assert right / 16 == pytest.approx(best, abs=1e-3) == float(printed[2]) == float(printed[3])
     assert done.artifacts() >= {"val/confusion_matrix.png", "val/worst_mistakes.png"}
     for name in ("val/accuracy", "val/loss"):
         assert len(history(done.run.info.run_id, name)) == 3  # one for each epoch, and none of the last look
     curve = [point.value for point in history(done.run.info.run_id, "val/accuracy")]
-    assert curve[int(printed[2]) - 1] == best
+    assert curve[int(printed[1]) - 1] == best
     assert metrics["best/val/loss"] in [point.value for point in history(done.run.info.run_id, "val/loss")]
     (output,) = done.run.outputs.model_outputs
     model = done.client.get_logged_model(output.model_id)

@@ -1,0 +1,67 @@
+"""The summary at the end of a fit, from which a person learns how good the model is."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Fit
+from PIL import Image
+from tiny import TINY
+
+from project.engine.training.summary import in_words
+from project.fit import main
+
+SMALL = ["--data=image_folder", "--data.root=photos", "--data.batch_size=4", "--data.augmentation.crop_padding=0",
+         "--model.net=tiny.TinyNet", "--max_epochs=2"]  # fmt: skip
+
+
+def photos(test: bool, cats: int, dogs: int) -> None:
+    """Write noise in a folder of cats and dogs; without test images, those of val score the model."""
+    random = np.random.default_rng(0)
+    for split in ("train", "test" if test else "val"):
+        for name, count in (("cat", cats), ("dog", dogs)):
+            folder = Path("photos", split, name)
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+
+
+@pytest.mark.parametrize("stage", ["test", "val"])
+def test_the_accuracy_is_beside_that_of_always_guessing_the_commonest_class(
+    stage: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos(stage == "test", cats=15, dogs=5)
+    main(SMALL)
+    output, run = capsys.readouterr().out, Fit(workplace, 0, "").run
+    sentence = re.escape("(0.7500 by always guessing the commonest class)")
+    assert re.search(rf"^{stage} accuracy +0\.\d{{4}} {sentence}$", output, re.MULTILINE)
+    assert run.data.tags["baseline"] == f"{stage}/accuracy 0.7500 (always guessing the commonest class)"
+
+
+def test_another_metric_named_accuracy_has_no_baseline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    balanced = "{class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {average: macro}}"
+    main([*TINY, "--max_epochs=1", f"--model.metrics={{accuracy: {balanced}}}"])
+    assert "guessing" not in capsys.readouterr().out
+    assert "baseline" not in Fit(workplace, 0, "").run.data.tags
+
+
+def test_ids_paths_and_commands_are_on_lines_of_their_own(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*TINY, "--max_epochs=2"])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    done = Fit(workplace, 0, "")
+    run_id = done.run.info.run_id
+    (best,) = Path("mlruns/checkpoints").glob("*/best-*.ckpt")
+    curve = [point.value for point in done.client.get_metric_history(run_id, "val/accuracy")]
+    epoch = max(place for place, value in enumerate(curve, 1) if value == max(curve))
+    assert f"best epoch         {epoch} of 2 (best val/accuracy: {max(curve):.4f})" in lines
+    assert {run_id, str(best), "python -m project.ui"} <= set(lines)
+    assert f"python -m project.fit --resume {run_id} --max_epochs 4" in lines
+    assert any(re.fullmatch(r"duration +\d+\.\d s", line) for line in lines)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [
+    (9.84, "9.8 s"), (59.97, "1 min 0 s"), (296.2, "4 min 56 s"), (4980, "1 h 23 min"),
+])  # fmt: skip
+def test_a_duration_in_words(seconds: float, text: str) -> None:
+    assert in_words(seconds) == text
