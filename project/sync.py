@@ -7,6 +7,11 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("sync", "loading mlflow")
+
 from rich.console import Console
 
 from project.engine.cli.errors import exit_on_bad_input

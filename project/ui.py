@@ -19,6 +19,11 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("ui", "loading mlflow")
+
 import psutil
 
 from project.engine.cli.errors import exit_on_bad_input
