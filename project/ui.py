@@ -19,7 +19,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import end_activity, show_activity, update_activity
 
 if __name__ == "__main__":
     show_activity("ui", "loading mlflow")
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         page = publish(connect())  # It reports in one line what MLflow's server reports in fifty.
     with _ended_by_signals(), tempfile.TemporaryFile("w+") as log, _server(options, port, others, log) as server:
         address = f"http://{_in_url(options.host)}:{port}{options.static_prefix}"
-        print("the MLflow server is starting", flush=True)
+        update_activity("starting the MLflow server")
         if _answers(server, address):
             _show(address + page, options)
             print("Ctrl-C ends it", flush=True)
@@ -142,6 +142,7 @@ def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
 
 def _show(address: str, options: Namespace) -> None:
     """Print the address, and open it in a browser if a person is at a screen."""
+    end_activity()
     print(address, flush=True)
     screens = ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER")
     has_screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)

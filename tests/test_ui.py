@@ -52,8 +52,8 @@ def test_ctrl_c_ends_the_server_in_one_line(workplace: Path) -> None:
     )  # fmt: skip
     assert command.stdout is not None
     try:
-        shown = [command.stdout.readline() for _ in range(3)]
-        assert shown[1].startswith("http://127.0.0.1:"), shown
+        shown = [command.stdout.readline() for _ in range(2)]
+        assert shown[0].startswith("http://127.0.0.1:"), shown
         server = psutil.Process(command.pid).children(recursive=True)
         command.send_signal(signal.SIGINT)
         assert command.stdout.read().strip() == "the MLflow UI has ended"

@@ -39,7 +39,7 @@ class RunCheckpoint(Checkpoint):
         best_model_path: Path of the best checkpoint; empty before the first.
         best_epoch: Number of the epoch of the best checkpoint, from 1.
         best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
-            when training ends.
+            after each validation, so that a run that is stopped has them, too.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class RunCheckpoint(Checkpoint):
         self.best_model_path = ""
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
+        self._logged: tuple[int, dict[str, float]] | None = None
         self._every = every_n_epochs
         self._saved_step = 0
         self._validated_step = -1
@@ -121,8 +122,10 @@ class RunCheckpoint(Checkpoint):
             for name, value in trainer.callback_metrics.items()
             if _stage(name) == _stage(self.monitor)
         }
-        if not self._ended and (self._is_due(trainer) or compat.is_last_step(trainer)):
-            self._save(trainer)
+        if not self._ended:
+            if self._is_due(trainer) or compat.is_last_step(trainer):
+                self._save(trainer)
+            self._log_best(trainer)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -140,9 +143,7 @@ class RunCheckpoint(Checkpoint):
             compat.validate(trainer)
         if unknown or self._saved_step != trainer.global_step:
             self._save(trainer)
-        best = {f"best/{name}": value for name, value in self.best_metrics.items()}
-        for logger in trainer.loggers if best else ():
-            logger.log_metrics(best, trainer.global_step)
+        self._log_best(trainer)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -248,6 +249,17 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
         if before not in ("", self.best_model_path):
             trainer.strategy.remove_checkpoint(before)
+
+    def _log_best(self, trainer: Trainer) -> None:
+        """Log the metrics of the best checkpoint, unless they are logged for this step."""
+        current = trainer.global_step, self.best_metrics
+        if not self.best_metrics or self._logged == current:
+            return
+        self._logged = current
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"best/{name}": value for name, value in self.best_metrics.items()}, trainer.global_step
+            )
 
     def _keep_previous(self, trainer: Trainer) -> None:
         """Keep the last checkpoint under another name before it is replaced."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 from typing_extensions import override
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
@@ -50,7 +51,7 @@ def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, floa
         The metrics by name. Those of training are missing if the validation is not among the points.
     """
     steps = [{step for step, value in points.get(name, ()) if value == score} for name, score in best.items()]
-    found = {name: values[-1][1] for name, values in points.items() if name.startswith(_OF_THE_BEST)}
+    found = {name: values[-1][1] for name, values in points.items() if name.startswith((_OF_THE_BEST, _BEST))}
     if steps and (common := set.intersection(*steps)):
         at = max(common)  # the latest of equal values
         for name, values in points.items():
@@ -77,6 +78,10 @@ def metrics_of_run(client: MlflowClient, run_id: str, names: Iterable[str] | Non
     wanted = {name for name in names if name in latest}
     if wanted - set(best):
         histories = {name: client.get_metric_history(run_id, name) for name in wanted | (set(best) & set(latest))}
-        points = {name: sorted((one.step, one.value) for one in history) for name, history in histories.items()}
+        points = {name: _in_order(history) for name, history in histories.items()}
         best = metrics_at_best(points, best)
     return {name: value for name, value in best.items() if name in wanted}
+
+
+def _in_order(history: Sequence[Metric]) -> list[tuple[int, float]]:
+    return [(one.step, one.value) for one in sorted(history, key=lambda one: (one.step, one.timestamp))]

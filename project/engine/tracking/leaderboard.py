@@ -21,6 +21,7 @@ _MOST_RUNS, _MOST_PARAMS, _MOST_SCORES = 500, 6, 4
 _TRAIN, _VAL, _BEST, _SYSTEM = "train/", "val/", "best/", "system/"
 _FINAL = (_BEST, "test")
 _AXIS = "epoch"
+_DURATION, _WIDTH = "attributes.`Duration`", 125
 
 Json = dict[str, Any]
 
@@ -53,14 +54,17 @@ def shared_view(runs: Sequence[Run]) -> Json:
         *(f"metrics.`{name}`" for name in scores),
         *([f"tags.`{STATE}`"] if any(STATE in run.data.tags for run in runs) else []),
         *(f"params.`{name}`" for name in params),
-        "attributes.`Duration`",
+        _DURATION,
     ]
     order = {"orderByKey": f"metrics.`{score}`", "orderByAsc": mode == "min"} if scores[:1] == [score] else {}
     cards, sections = _charts(metrics, monitor, scores)
     return {
         **order,
         "selectedColumns": columns,
-        "columnOrder": columns,
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
+        "columnWidths": {"attributes.`Run Name`": 240, "runDateAndNestInfo": 140}
+        | dict.fromkeys(columns, _WIDTH)
+        | {_DURATION: 90},
         "compareRunCharts": cards,
         "compareRunSections": sections,
         "isAccordionReordered": True,  # Otherwise the UI sorts the sections by name.
@@ -75,9 +79,9 @@ def shared_view(runs: Sequence[Run]) -> Json:
 def varying_params(runs: Sequence[Run]) -> list[str]:
     """Return the parameters in which runs differ, first those of all runs, then those with the most values."""
     fits = [run.data.params for run in runs if run.data.params]
-    values = {name: {params.get(name) for params in fits} for name in {name for params in fits for name in params}}
+    values = {name: {params.get(name, "None") for params in fits} for params in fits for name in params}
     varying = [name for name, found in values.items() if len(found) > 1]
-    return sorted(varying, key=lambda name: (None in values[name], -len(values[name]), name))[:_MOST_PARAMS]
+    return sorted(varying, key=lambda name: ("None" in values[name], -len(values[name]), name))[:_MOST_PARAMS]
 
 
 def _monitored(runs: Sequence[Run]) -> tuple[str, str]:

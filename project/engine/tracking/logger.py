@@ -10,7 +10,7 @@ import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from time import time
 from typing import Any, Self
@@ -38,6 +38,7 @@ from project.engine.tracking.spool import Spool
 from project.engine.tracking.system import SystemMetrics
 
 _CHANGED = "resumed."
+_EPOCH = "epoch"  # the trainer adds it to its metrics
 _UNSET = "None"
 """Text of a setting without a value, which is not a parameter; the artifact with all settings contains it."""
 _PARAMS_PER_RECORD = 100
@@ -59,6 +60,7 @@ class MLflowLogger(Logger):
 
     Attributes:
         status: How the run ended; None before.
+        epochs_trained: Returns the epochs trained so far, logged with the metrics of training; None logs none.
         artifact_uri: Where the store keeps the artifacts of the run; empty before the run starts.
     """
 
@@ -68,7 +70,9 @@ class MLflowLogger(Logger):
         self.spool: Spool | None = None
         self.status: str | None = None
         self.artifact_uri = ""
-        self._ignores_metrics = False
+        self.epochs_trained: Callable[[], float] | None = None
+        self._step_of_epoch: int | None = None
+        self._ignores_metrics = self._logs_final_scores = False
         self._dataset: tuple[str, str] | None = None
         self._earlier_params: Mapping[str, str] = {}
         self._run_id: str | None = None
@@ -89,8 +93,14 @@ class MLflowLogger(Logger):
         return self._run_id
 
     @rank_zero_only
-    def start(self, client: MlflowClient, tags: Mapping[str, str], experiment_note: str = "") -> None:
-        """Create the run, with the commit, the packages and these tags; describe an experiment without description."""
+    def start(
+        self, client: MlflowClient, tags: Mapping[str, str], experiment_note: str = "", monitor: str | None = None
+    ) -> None:
+        """Create the run, with the commit, the packages and these tags; describe an experiment without description.
+
+        MLflow's UI compares runs by the metric that was logged first. It is the best value of the monitored metric,
+        which is not a number before the first validation.
+        """
         git_tags, diff = git_state()
         given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = store.experiment_id(client, self.experiment_name)
@@ -99,6 +109,8 @@ class MLflowLogger(Logger):
         self.run_name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)
         self.artifact_uri = run.info.artifact_uri
+        if monitor is not None:
+            client.log_metric(run.info.run_id, f"best/{monitor}", nan, step=0)
         self._open(client, Spool(store.spool_folder(run.info.run_id)))
         self.log_text(packages(), "requirements.txt")
         if diff:
@@ -157,9 +169,14 @@ class MLflowLogger(Logger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        values = {key: float(value) for key, value in metrics.items() if key != "epoch"}
-        if values and not self._ignores_metrics:
-            self._append(metrics=values, step=step or 0, time_ms=int(time() * 1000))
+        values = {key: float(value) for key, value in metrics.items() if key != _EPOCH}
+        if not values or self._ignores_metrics:
+            return
+        if _EPOCH in metrics and self.epochs_trained is not None and step != self._step_of_epoch:
+            # MLflow's UI pairs the points of two metrics by their order, so that each step has one epoch.
+            values[_EPOCH], self._step_of_epoch = self.epochs_trained(), step
+        is_final = self._logs_final_scores and all(name.startswith("test") for name in values)
+        self._append(metrics=values, step=0 if is_final else step or 0, time_ms=int(time() * 1000))
 
     @contextmanager
     def metrics_ignored(self) -> Iterator[None]:
@@ -169,6 +186,15 @@ class MLflowLogger(Logger):
             yield
         finally:
             self._ignores_metrics = False
+
+    @contextmanager
+    def final_scores(self) -> Iterator[None]:
+        """Record metrics of the test at step 0, for which MLflow's UI draws bars, not curves of one point."""
+        self._logs_final_scores = True
+        try:
+            yield
+        finally:
+            self._logs_final_scores = False
 
     @rank_zero_only
     def log_dataset(

@@ -11,6 +11,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
 from project.engine.loading import StepSeed
+from project.engine.tracking.epoch_axis import EpochAxis
 from project.engine.tracking.log_interval import LogInterval
 from project.engine.tracking.throughput import Throughput
 
@@ -36,6 +37,7 @@ def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCL
             FiniteLoss(),
             StepSeed(),
             Throughput(),
+            *([EpochAxis()] if settings.logger is not False else []),
             *callbacks,
         ]
 

@@ -139,7 +139,9 @@ class _FitRun:
         if self._earlier:
             logger.resume(client, self._earlier.run_id, self._command, settings)
         else:
-            logger.start(client, self._tags(), experiment_note(self._cli, self._command))
+            checkpoint = RunCheckpoint.of(trainer)
+            monitor = checkpoint.monitor if checkpoint else None
+            logger.start(client, self._tags(), experiment_note(self._cli, self._command), monitor)
             logger.log_hyperparams(settings)
         describe_start(self._cli, logger)
         source, tensors = data.source or data.name, tensors_of(self._cli)

@@ -33,7 +33,8 @@ def score(job: Job) -> Mapping[str, float]:
     trainer, model, data = job.trainer, job.model, job.datamodule
     best = best_checkpoint(trainer)
     if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
-        return merged(trainer.test(model, data, ckpt_path=best, verbose=False))
+        with job.logger.final_scores() if job.logger else nullcontext():
+            return merged(trainer.test(model, data, ckpt_path=best, verbose=False))
     has_val = job.data is data or is_overridden("val_dataloader", data)
     if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
