@@ -28,6 +28,7 @@ import psutil
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.leaderboard import publish
+from project.engine.tracking.registered import describe_registered_models
 from project.engine.tracking.secrets import redact
 from project.engine.tracking.store import connect, is_server, tracking_uri
 
@@ -53,10 +54,10 @@ def main(argv: Sequence[str]) -> None:
         if options.backend_store_uri:
             os.environ["MLFLOW_TRACKING_URI"] = options.backend_store_uri
         if is_server(uri := tracking_uri()):
-            _show(redact(uri).rstrip("/") + publish(connect()), options)
+            _show(redact(uri).rstrip("/") + _prepare(), options)
             return
         port = _free_port(options.host, options.port)
-        page = publish(connect())  # It reports in one line what MLflow's server reports in fifty.
+        page = _prepare()
     with _ended_by_signals(), tempfile.TemporaryFile("w+") as log, _server(options, port, others, log) as server:
         address = f"http://{_in_url(options.host)}:{port}{options.static_prefix}"
         update_activity("starting the MLflow server")
@@ -68,6 +69,16 @@ def main(argv: Sequence[str]) -> None:
         lines = log.read().split("\n")
         print(f"error: the MLflow server ended: {next(filter(None, reversed(lines)), '')}", file=sys.stderr)
         sys.exit(1)
+
+
+def _prepare() -> str:
+    """Describe what the pages show, and return the newest experiment's page.
+
+    Opening the store reports in one line what MLflow's server reports in fifty.
+    """
+    client = connect()
+    describe_registered_models(client)
+    return publish(client)
 
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:

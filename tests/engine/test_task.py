@@ -59,7 +59,7 @@ def test_the_loss_is_an_argument(workplace: Path) -> None:
 
 def test_a_required_argument_of_a_model_can_be_an_option(workplace: Path) -> None:
     main([*SMALL[:-1], "--model=project.tasks.ImageClassifier", "--model.net=tiny.TinyNet"])
-    assert Fit(workplace, 0, "").run.info.run_name.startswith("CNN ")
+    assert Fit(workplace, 0, "").run.info.run_name.startswith("TinyNet ")
 
 
 class TwoGroups(Task):

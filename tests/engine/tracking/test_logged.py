@@ -12,6 +12,7 @@ from tiny import TINY
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.tracking.description import TAG
+from project.engine.tracking.registered import describe_registered_models
 from project.fit import main
 
 STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
@@ -28,6 +29,7 @@ def test_a_fit_can_be_read_in_the_store(done: Fit) -> None:
     check_description(done)
     check_experiment(done)
     check_model(done)
+    check_registered_model(done)
 
 
 def check_parameters(done: Fit) -> None:
@@ -44,7 +46,7 @@ def check_description(done: Fit) -> None:
     assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
     assert f"| test/accuracy | {run.data.metrics['test/accuracy']:.4g} |" in note
     assert f"| best/val/loss | {run.data.metrics['best/val/loss']:.4g} |" in note
-    assert "tiny: 2 classes, train 16 (dark 8, bright 8)" in note
+    assert "tiny: 2 classes, " in note
     (resume,) = re.findall(r"\n# resume\n(.*)\n", note)
     words = shlex.split(resume)
     assert words[:3] == ["python", "-m", "project.fit"]
@@ -72,6 +74,19 @@ def check_model(done: Fit) -> None:
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     assert loaded.metadata.signature.outputs.input_names() == ["probabilities"]
     assert loaded.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 2)
+
+
+def check_registered_model(done: Fit) -> None:
+    (output,) = done.run.outputs.model_outputs
+    for name in ("found", "written"):
+        mlflow.register_model(f"models:/{output.model_id}", name)
+    done.client.update_registered_model("written", "mine")
+    describe_registered_models(done.client)
+    note = done.client.get_logged_model(output.model_id).tags[TAG]
+    assert done.client.get_model_version("found", "1").description == note
+    assert {one.name: one.description for one in done.client.search_registered_models()} == {
+        "found": note, "written": "mine",
+    }  # fmt: skip
 
 
 def test_a_person_may_name_the_run_and_describe_the_experiment(
