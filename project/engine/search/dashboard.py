@@ -1,6 +1,7 @@
 """What optuna-dashboard shows of a study beside Optuna's own data: names of metrics, links to MLflow, pictures."""
 
 import mimetypes
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,19 +15,19 @@ from optuna.exceptions import ExperimentalWarning
 from project.engine.compat import save_note
 from project.engine.search.study import RUN_ID
 from project.engine.tracking import store
-from project.engine.tracking.secrets import redact
 
 PICTURES = store.HOME / "optuna_artifacts"
 """The folder for `optuna-dashboard --artifact-dir`."""
 
 _UI = "http://127.0.0.1:5000"
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 
 
 def run_address(run_id: str) -> str:
     """Return the address of a run's page: on the MLflow server, or where `project.ui` usually serves it."""
     uri = store.tracking_uri()
-    server = redact(uri).rstrip("/") if uri.startswith(("http://", "https://")) else _UI
-    return f"{server}/#/runs/{run_id}"
+    server = _CREDENTIALS.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else _UI
+    return f"{server}/#/runs/{run_id}?workflowType=machine_learning"
 
 
 def introduce_study(study: optuna.Study, metrics: Sequence[str], run_id: str, command: str) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from project.engine.search.study import ERROR, RETRY_OF
-from project.engine.search.trials_table import pruned
+from project.engine.search.trials_table import pruned, short_names
 
 _SHOWN = 5
 _STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
@@ -107,7 +107,7 @@ def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
     table = Table(
         "trial",
         *metrics,
-        *(name.rpartition(".")[2] for name in names),
+        *short_names(names),
         title=f"{'Pareto front' if several else 'best trials'} of {study.study_name}",
     )
     for trial in trials if several else trials[:_SHOWN]:
