@@ -113,7 +113,8 @@ class EpochLines(LightningProgressBar):
         if self._table is None:
             self.print_line(f"{self.epoch_name(epoch)}: {line_with_names(cells)}{', best so far' * is_best}")
             return
-        row = [Cell("", "epoch", self._number(epoch, "/"), least=5), *cells]
+        widest = max(len("epoch"), len(self._number((trainer.max_epochs or 0) - 1, "/")))
+        row = [Cell("", "epoch", self._number(epoch, "/"), least=widest), *cells]
         if checkpoint and checkpoint.monitor:
             row.append(Cell("", "", _BEST if is_best else " ", least=len(_BEST)))
         for line in self._table.header(row):
@@ -122,7 +123,7 @@ class EpochLines(LightningProgressBar):
 
     def _speed(self, trainer: Trainer) -> list[Cell]:
         throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
-        cells = [] if self._lr is None else [Cell("", "lr", f"{self._lr:.2g}", rank=4)]
+        cells = [] if self._lr is None else [Cell("", "lr", f"{self._lr:.2g}", rank=4, least=7)]
         if throughput:
             rate = throughput.epoch_samples_per_second
             cells.append(Cell("", f"{throughput.unit}/s", f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}", rank=5))

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-_BETWEEN = "  "
-_LONGEST_NAMES = (14, 8)
+_LAYOUTS = ((14, "  "), (9, "  "), (9, " "))
+"""The longest name of a column, and what is between columns; the first layout that fits is used."""
+OPTIONAL = 6
+"""The rank of values that are left out before columns are packed."""
 _NO_VALUE = "-"
 
 
@@ -16,7 +18,7 @@ class Cell(NamedTuple):
         group: What the value belongs to, such as `val`; empty for none.
         name: Its name, such as `loss`.
         text: The value; empty for none.
-        rank: Which values a narrow terminal shows: 0 for always; the highest rank is left out first.
+        rank: Which values a narrow terminal shows: 0 for always; the highest, `OPTIONAL`, is left out first.
         least: Least width of its column.
     """
 
@@ -40,7 +42,7 @@ class EpochTable:
     """
 
     def __init__(self, width: int) -> None:
-        self._width = width
+        self._width, self._between = width, ""
         self._known: set[tuple[str, str]] = set()
         self._shown: dict[tuple[str, str], int] = {}  # Their widths.
 
@@ -54,9 +56,7 @@ class EpochTable:
         spans = [(group, self._line(" " * width for _, width in columns)) for group, columns in groups]
         above = [f" {group} ".center(len(span), "-") if group else span for group, span in spans]
         below = [name.rjust(width) for name, width in zip(names, self._shown.values(), strict=True)]
-        return (
-            [self._line(above).rstrip(), self._line(below)] if any(group for group, _ in spans) else [self._line(below)]
-        )
+        return [line for line in (self._line(above).rstrip(), self._line(below)) if line]
 
     def row(self, cells: Sequence[Cell]) -> str:
         """Return the line of an epoch."""
@@ -64,20 +64,23 @@ class EpochTable:
         return self._line(texts.get(column, _NO_VALUE).rjust(width) for column, width in self._shown.items())
 
     def _line(self, parts: Iterable[str]) -> str:
-        return _BETWEEN.join(parts)[: self._width]
+        return self._between.join(parts)[: self._width]
 
     def _fit(self, cells: Sequence[Cell]) -> list[str]:
         """Choose the columns and their widths; return their names, shortened if that is needed."""
         kept = sorted(range(len(cells)), key=lambda place: cells[place].rank)
         while True:
-            for longest in _LONGEST_NAMES:
+            is_packed = cells[kept[-1]].rank < OPTIONAL
+            for longest, between in _LAYOUTS if is_packed else _LAYOUTS[:-1]:
                 chosen = [cells[place] for place in sorted(kept)]
                 names = [_shortened(cell.name, longest) for cell in chosen]
                 widths = [max(len(n), len(c.text), c.least) for n, c in zip(names, chosen, strict=True)]
-                if len(_BETWEEN.join(" " * width for width in widths)) <= self._width or not cells[kept[-1]].rank:
-                    self._shown = {cell.column: width for cell, width in zip(chosen, widths, strict=True)}
+                self._between = between
+                self._shown = {cell.column: width for cell, width in zip(chosen, widths, strict=True)}
+                if sum(widths) + len(between) * (len(widths) - 1) <= self._width:
                     return names
-            kept.pop()
+            if not cells[kept.pop()].rank:
+                return names
 
 
 def line_with_names(cells: Sequence[Cell]) -> str:
@@ -86,10 +89,10 @@ def line_with_names(cells: Sequence[Cell]) -> str:
 
 
 def number(value: float) -> str:
-    """Return a metric in about six characters."""
+    """Return a metric in six characters, and a minus."""
     size = abs(value)
-    if size and (size < 1e-4 or size >= 1e5):
-        return f"{value:.1e}"
+    if size and (size < 1e-4 or size >= 1e6):
+        return f"{value:.0e}"
     return f"{value:.{4 if size < 10 else max(0, 5 - len(f'{size:.0f}'))}f}"
 
 

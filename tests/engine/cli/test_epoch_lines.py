@@ -128,14 +128,20 @@ def test_rows_of_fits_of_other_lengths(
     assert (" val ---" in text) == is_validated
 
 
+class Peak(InBar):
+    """A plain module whose score is best after the fourth of eight steps."""
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("score", -abs(self.global_step - 4.0), prog_bar=True)
+
+
 def test_the_mark_belongs_to_the_values_in_its_row(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = in_terminal(
-        80, "dumb", *TINY, "--max_epochs=2", "--trainer.val_check_interval=0.25", HARD,
-        "--checkpoint.monitor=val/loss", monkeypatch=monkeypatch,
-    )  # fmt: skip
-    best = Fit(workplace, 0, "").run.data.metrics["best/val/loss"]
-    marked = [row.split() for row in rows(text) if row.endswith("best")]
-    assert marked[-1][3] == number(best) == number(min(history(workplace, "val/loss")))
+    options = [option.replace("test_any_module.Peak", "test_epoch_lines.Peak") for option in of(Peak)]
+    more = ["--max_epochs=2", "--trainer.val_check_interval=0.25"]
+    text = in_terminal(80, "dumb", *options, *more, monkeypatch=monkeypatch)
+    assert history(workplace, "score") == [-2, 0, -2, -4, -6, -8, -10, -12]
+    first, second = (row.split() for row in rows(text))
+    assert (first[2], first[-1], second[2]) == ("0.0000", "best", "-12.000")
 
 
 def test_a_plain_module_has_the_metrics_of_its_progress_bar(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +166,18 @@ def test_without_a_progress_bar_there_are_no_lines(workplace: Path, capsys: pyte
     assert "epoch 1 of 1: " not in capsys.readouterr().out
 
 
+def test_rows_are_aligned_to_the_last_epoch() -> None:
+    table, places = EpochTable(80), []
+    for epoch, lr in (("1/100", "0.002"), ("100/100", "8.5e-05")):
+        metrics = [Cell("train", "loss", "0.1234", 1), *(Cell("val", name, "0.1234", 2) for name in "abcd")]
+        speed = [Cell("", "lr", lr, 4, 7), Cell("", "images/s", "12,345", 5), Cell("", "time", "12.3 s", 3)]
+        cells = [Cell("", "epoch", epoch, least=7), *metrics, *speed, Cell("", "", "best")]
+        table.header(cells)
+        places.append([match.end() for match in re.finditer(r"[^ ]+", table.row(cells))])
+        assert table.row(cells).split()[-3:] == ["12.3", "s", "best"]
+    assert places[0] == places[1]
+
+
 @pytest.mark.parametrize("width", [24, 40, 60, 80])
 def test_no_line_is_longer_than_the_terminal(width: int) -> None:
     table = EpochTable(width)
@@ -173,10 +191,10 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [
-    (0.98765, "0.9877"), (12.3456, "12.346"), (1234.56, "1234.6"), (123456.0, "1.2e+05"), (0.0, "0.0000"),
-    (0.00001, "1.0e-05"), (-0.5, "-0.5000"), (float("nan"), "nan"), (float("inf"), "inf"),
+    (0.98765, "0.9877"), (12.3456, "12.346"), (1234.56, "1234.6"), (123456.0, "123456"), (1234567.0, "1e+06"),
+    (0.0, "0.0000"), (0.00001, "1e-05"), (-0.5, "-0.5000"), (float("nan"), "nan"), (float("inf"), "inf"),
 ])  # fmt: skip
-def test_a_metric_takes_about_six_characters(value: float, text: str) -> None:
+def test_a_metric_takes_six_characters(value: float, text: str) -> None:
     assert number(value) == text
 
 
