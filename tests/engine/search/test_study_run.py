@@ -1,17 +1,43 @@
 """The MLflow run of a study at its end."""
 
 from pathlib import Path
+from time import monotonic, sleep
 
 import optuna
 from filelock import FileLock
 from mlflow import MlflowClient
-from optuna.distributions import CategoricalDistribution, FloatDistribution
-from optuna.trial import create_trial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 from project.engine.search.space import SearchSpace
 from project.engine.search.study_run import StudyRun
 from project.engine.tracking.description import TAG
 from project.engine.tracking.logger import MLflowLogger
+
+
+def test_the_run_shows_where_each_trial_is_while_the_sweep_runs(workplace: Path) -> None:
+    client, logger = MlflowClient(), MLflowLogger("digits", "study")
+    study = optuna.create_study(direction="maximize")
+    ranges: dict[str, BaseDistribution] = {"lr": FloatDistribution(0.0, 1.0)}
+    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, "")
+    lock = FileLock(workplace / "lock")
+    run = StudyRun(client, logger, study, space, lock, command="sweep", settings={}, train=lambda _: "fit")
+    run.start()
+    run_id = str(logger.version)
+    assert study.metric_names == ["val/accuracy"]
+    trial = study.ask(ranges)
+    run.update()
+    deadline = monotonic() + 60
+    while f"| 0 | running |  | {trial.params['lr']:.3g} |" not in client.get_run(run_id).data.tags.get(TAG, ""):
+        assert monotonic() < deadline
+        sleep(0.2)
+    study.tell(trial, state=TrialState.PRUNED)
+    run.end("FINISHED")
+    assert f"| 0 | pruned |  | {trial.params['lr']:.3g} |" in client.get_run(run_id).data.tags[TAG]
+    table = Path(client.download_artifacts(run_id, "study/trials.csv")).read_text()
+    assert table.startswith(
+        f"number,state,value,lr,validations,start,end,duration_s,run_id,retry_of,error\n0,pruned,,{trial.params['lr']},0,"
+    )
 
 
 def test_an_error_in_a_part_of_the_report_leaves_the_other_parts(workplace: Path) -> None:
