@@ -22,6 +22,8 @@ from conftest import Fit, clean_environment, copy_of_the_project, fit, listening
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from project.engine.tracking.description import TAG
+
 FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
 LR = {"model.optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
 
@@ -169,6 +171,10 @@ def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tupl
     (child,) = [run for run in runs.runs if run.data.tags.get("trial") == str(best.number)]
     assert [m.model_id for m in parent.outputs.model_outputs] == [m.model_id for m in child.outputs.model_outputs]
     assert parent.data.metrics["best/test/accuracy"] == child.data.metrics["test/accuracy"]
+    assert child.info.run_name == f"trial {best.number} lr={best.params['model.optimizer.lr']:.3g}"
+    assert f"Best: trial {best.number} with {best.value:.4g}." in parent.data.tags[TAG]
+    assert f"{child.info.run_id}) |" in parent.data.tags[TAG]
+    assert "--resume" not in child.data.tags[TAG]  # The trial keeps only its weights.
     files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}
     plots = ("history.png", "slice.png", "parallel_coordinates.png")
     assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", *plots)}

@@ -36,7 +36,7 @@ from project.engine.runtime.devices import devices_for
 from project.engine.task import Task
 from project.engine.tracking import names, store
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.secrets import HIDDEN, redact_setting
+from project.engine.tracking.secrets import HIDDEN, storable
 
 MakeCallbacks = Callable[[Namespace, Sequence[Callback]], Sequence[Callback]]
 """Called with the settings of the trainer and the callbacks of `--trainer.callbacks`, makes the other callbacks."""
@@ -294,14 +294,13 @@ class FitCLI(LightningCLI):
         """Return the settings as YAML that `--config` accepts."""
         config = self.config.clone()
         for key, value in self.config.items(branches=False):
-            if isinstance(value, str):
-                config[key] = redact_setting(key, value)
+            config[key] = storable(key, value)
         text: str = self.parser.dump(config, skip_unset=False, skip_validation=True)
         return text
 
     def _check_no_secret_is_missing(self) -> None:
         for key, value in flatten(self.config).items():
-            if isinstance(value, str) and HIDDEN in value:
+            if HIDDEN in str(value):
                 raise ValueError(f"--{key}: got {value}: secrets are not stored with a run; pass the value again")
 
     def changed_settings(self) -> dict[str, Any]:

@@ -24,15 +24,16 @@ def run_name(subject: str, settings: Mapping[str, Any]) -> str:
     """
     in_order = sorted(settings, key=lambda key: _rank(key.partition(".")[0]))
     count = Counter(key.rpartition(".")[2] for key in settings)
-    name = subject[:_LONGEST]
+    name, cut = subject[:_LONGEST], ""
     for key in in_order:
         parts = key.split(".")
         label = ".".join(parts[-2:]) if count[parts[-1]] > 1 else parts[-1]
         word = f" {label}={redact_setting(key, short(settings[key]))}"
         if len(name) + len(word) > _LONGEST - len(_CUT):
-            return name + _CUT
-        name += word
-    return name
+            cut = _CUT
+        else:
+            name += word
+    return name + cut
 
 
 def model_name(data: str, net: str) -> str:
@@ -65,7 +66,8 @@ def parameter_text(value: Any) -> str:
     match value:
         case Namespace() if "class_path" in value:
             given = vars(value.init_args) if "init_args" in value else {}
-            options = ", ".join(f"{key}={parameter_text(one)}" for key, one in given.items() if one is not None)
+            texts = {key: redact_setting(key, parameter_text(one)) for key, one in given.items() if one is not None}
+            options = ", ".join(f"{key}={text}" for key, text in texts.items())
             return f"{_last_part(value.class_path)}({options})" if options else _last_part(value.class_path)
         case list() if any(isinstance(entry, Namespace) for entry in value):
             return ", ".join(map(parameter_text, value))

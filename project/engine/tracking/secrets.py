@@ -3,8 +3,12 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from enum import Enum
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
+
+from jsonargparse import Namespace
 
 HIDDEN = "***"
 
@@ -75,6 +79,25 @@ def redact_setting(name: str, value: str) -> str:
     last = name.rpartition(".")[2]
     harmless = _NO_SECRET.fullmatch(value) or (_COUNT.fullmatch(value) and not _SECRET_NAME.search(last))
     return HIDDEN if is_secret_name(last) and not harmless else redact(value)
+
+
+def storable(name: str, value: Any) -> Any:
+    """Return a setting as a file of settings can hold it: without secrets, also in the arguments of its classes."""
+    match value:
+        case Enum():
+            return value.value if isinstance(value, str) else value.name
+        case str():
+            return redact_setting(name, value)
+        case Namespace():
+            stored = value.clone()
+            for key, part in vars(value).items():
+                stored[key] = storable(key, part)
+            return stored
+        case dict():
+            return {key: storable(str(key), part) for key, part in value.items()}
+        case list():
+            return [storable(name, part) for part in value]
+    return value
 
 
 def redact_code(text: str) -> str:

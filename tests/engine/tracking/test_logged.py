@@ -15,7 +15,8 @@ from project.engine.tracking.description import TAG
 from project.engine.tracking.registered import describe_registered_models
 from project.fit import main
 
-STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss"]
+STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss",
+            "--trainer.callbacks+=lightning.pytorch.callbacks.Timer"]  # fmt: skip
 
 
 @pytest.fixture
@@ -33,11 +34,13 @@ def test_a_fit_can_be_read_in_the_store(done: Fit) -> None:
 
 
 def check_parameters(done: Fit) -> None:
-    assert done.run.info.run_name == "TinyNet batch_size=4 crop_padding=0 callbacks=EarlyStopping…"
+    assert done.run.info.run_name == "TinyNet batch_size=4 crop_padding=0 max_epochs=2…"
     params = done.run.data.params
     assert [key for key, value in params.items() if value == "None"] == []
     assert params["trainer.callbacks"].startswith("EarlyStopping(monitor=val/loss, min_delta=0.0,")
+    assert done.run.info.status == "FINISHED"
     assert "max_time: null" in done.text("config.yaml")
+    assert "interval: step" in done.text("config.yaml")  # an enum
 
 
 def check_description(done: Fit) -> None:

@@ -6,6 +6,7 @@ from jsonargparse import Namespace
 from project.engine.tracking.names import parameter_text, run_name
 
 TIMER = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration=None, verbose=True))
+WITH_KEY = Namespace(class_path="service.Client", init_args=Namespace(api_key="hunter2", n=1))
 OF_STRING = "trainer.gradient_clip_val"
 
 
@@ -22,6 +23,7 @@ OF_STRING = "trainer.gradient_clip_val"
         ("cnn", {"model.net.widths": [8, 0.123456]}, "cnn widths=8,0.123"),
         ("cnn", {"model.net.weights": "weights.pt", OF_STRING: None}, "cnn weights=weights.pt gradient_clip_val=None"),
         ("cnn", {"model.a.gamma": 1, "model.b.gamma": 2}, "cnn a.gamma=1 b.gamma=2"),
+        ("cnn", {"model.net.a": "a" * 60, "data.batch_size": 64}, "cnn batch_size=64…"),
         ("cnn", {"data.api_token": "hf_12345678"}, "cnn api_token=***"),
         ("cnn", {f"model.size_{n}": n for n in range(9)}, "cnn size_0=0 size_1=1 size_2=2 size_3=3 size_4=4 size_5=5…"),
     ],
@@ -33,6 +35,7 @@ def test_a_run_name_begins_with_what_differs(subject: str, settings: dict[str, A
 @pytest.mark.parametrize(
     ("value", "text"),
     [
+        (WITH_KEY, "Client(api_key=***, n=1)"),
         ([TIMER], "Timer(verbose=True)"),
         ({"f1": TIMER}, "f1: Timer(verbose=True)"),
         (TIMER, "Timer(verbose=True)"),

@@ -2,12 +2,15 @@
 
 import shutil
 import subprocess
+from enum import Enum
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks.timer import Interval
 
 from project.engine.tracking import provenance
-from project.engine.tracking.secrets import redact_code, redact_setting
+from project.engine.tracking.secrets import HIDDEN, redact_code, redact_setting, storable
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,17 @@ def test_a_secret_is_hidden(name: str) -> None:
 def test_a_number_can_be_a_password_but_not_a_token() -> None:
     assert redact_setting("data.password", "12345") == "***"
     assert redact_setting("data.api_token", "1234567890") == "***"
+
+
+def test_settings_in_a_list_are_storable() -> None:
+    class Kind(Enum):
+        LARGE = 1
+
+    given = Namespace(class_path="service.Client", init_args=Namespace(api_key="hunter2", unit=Interval.step, n=1))
+    stored = storable("trainer.callbacks", [given, {"kind": Kind.LARGE, "password": "hunter2"}])
+    assert stored[0].as_dict()["init_args"] == {"api_key": HIDDEN, "unit": "step", "n": 1}
+    assert type(stored[0].init_args.unit) is str
+    assert stored[1] == {"kind": "LARGE", "password": HIDDEN}
 
 
 def test_code_keeps_everything_except_secrets() -> None:
