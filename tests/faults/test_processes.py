@@ -170,7 +170,7 @@ def test_a_signal_at_any_moment_ends_all_processes_in_seconds(
             if finished and (folder / "mlruns/spool").exists():  # The signal interrupted the delivery.
                 Command("project.sync", folder=folder, environment=clean_environment()).wait()
             expected = "FINISHED" if finished else "KILLED"
-            assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected])
+            assert [run.info.status for run in Fit(folder, 0, "").runs] in ([], [expected]), output
 
 
 @pytest.mark.faults
