@@ -1,6 +1,7 @@
 """A folder of images with one subfolder per class."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from project.data.root import data_root
 from project.data.splits import LAYOUT, class_folders, display_name, find_splits
 from project.engine.loading import (
     NO_IMAGE,
+    Crop,
     FileTable,
     ImageArray,
     ImageFiles,
@@ -103,6 +105,7 @@ class ImageFolder(LabelledImages):
         self.left_out = LeftOut()
         self._peak = 0
         self._tables: dict[Split, Path] = {}
+        self._rows: dict[Split, torch.Tensor | None] = {}
 
     def setup(self, stage: str) -> None:
         """Check and open the splits; one process of a run lists the files, the others map its list."""
@@ -128,17 +131,34 @@ class ImageFolder(LabelledImages):
         table = tables[split]
         good, digest = self._good(split, table)
         files = ImageFiles(table.files, table.labels, table.sizes, depth, good)
-        side = self.crop.cached_size
+        self._rows[split] = good
+        # Only training cuts random parts; val and test are stored as the model receives them.
+        crop = self.crop if split == "train" else Crop(self.image_size)
+        side = crop.cached_size
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
-        kind = f"{side}px-{'chw' if self.crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if table.peak else "")
-        return self._cached(split, files, cache_path(self.root, f"{split}-{kind}-{digest}.npy"), digest)
+        kind = f"{side}px-{'chw' if crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if table.peak else "")
+        return self._cached(split, files, cache_path(self.root, f"{split}-{kind}-{digest}.npy"), digest, crop)
 
-    def _cached(self, split: Split, files: ImageFiles, kept: Path, digest: str) -> ImageFiles | ImageArray:
+    def sample_names(self, split: str) -> Sequence[str]:
+        """Return the paths of a split's images; known after `setup`."""
+        is_part = split == "val" and self.val_is_from_train
+        owner: Split = "train" if is_part else split  # type: ignore[assignment]
+        table, rows = open_table(self._tables[owner], self.root), self._rows[owner]
+        rows = torch.arange(len(table.files)) if rows is None else rows
+        if is_part:
+            rows = rows[self.split_off(table.labels[rows])[1]]
+        return [str(table.files[index]) for index in rows.tolist()]
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the number of bits of the values in 16-bit files; known after `setup`."""
+        return {"bit_depth": self._value_bits()}
+
+    def _cached(self, split: Split, files: ImageFiles, kept: Path, digest: str, crop: Crop) -> ImageFiles | ImageArray:
         """Open the decoded images of a split; decode them if they do not exist."""
-        side = self.crop.cached_size
-        is_cropped = self.crop.min_area is None
+        side = crop.cached_size
+        is_cropped = crop.min_area is None
         images = cached(files, kept, side, self.workers, channels_last=not is_cropped)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(kept.parent, pattern, digest)

@@ -29,6 +29,10 @@ def plain(value: Any) -> Any:
     raise TypeError(f"got a {type(value).__name__}")
 
 
+DECODING = "decoding"
+"""Key of a checkpoint: how the files of its data were decoded."""
+
+
 class BatchCount(NamedTuple):
     """Number of batches in an epoch, and of samples in the smallest of them."""
 
@@ -72,6 +76,10 @@ class DescribedDataModule(LightningDataModule):
     def sample_names(self, split: str) -> Sequence[str]:
         """Return the name of each sample of a split in the order of its loader, such as its path; empty if unknown."""
         return ()
+
+    def decoding(self) -> dict[str, Any]:
+        """Return how the files of the data are decoded, for predictions; known after `setup`."""
+        return {}
 
     def digest(self) -> str:
         """Return a text that changes with the data; empty if it is unknown."""

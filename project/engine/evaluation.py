@@ -83,7 +83,7 @@ def bootstrap_intervals(
     with warnings.catch_warnings():
         # All resamples have one score, such as that of a perfect classifier; the interval is a point.
         warnings.simplefilter("ignore", DegenerateDataWarning)
-        ends = bootstrap(
+        drawn = bootstrap(
             (np.arange(samples),),
             lambda rows: np.array(list(scores(rows).values()), float),
             vectorized=False,
@@ -91,8 +91,9 @@ def bootstrap_intervals(
             method="percentile",
             n_resamples=resamples,
             rng=SEED,
-        ).confidence_interval
-    return {
-        name: Interval(float(low), float(high))
-        for name, low, high in zip(names, np.atleast_1d(ends.low), np.atleast_1d(ends.high), strict=True)
-    }
+        ).bootstrap_distribution
+        # A score is not a number for a resample that lacks what it needs, such as a second class.
+        warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
+        low, high = np.nanpercentile(drawn, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=-1)
+    ends = zip(names, np.atleast_1d(low), np.atleast_1d(high), strict=True)
+    return {name: Interval(float(low), float(high)) for name, low, high in ends}

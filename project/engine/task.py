@@ -135,7 +135,15 @@ class Task(LightningModule):
         Args:
             outputs: (N, ...), on the CPU.
             top_k: Number of predictions for each sample, if they have an order.
+
+        Raises:
+            ValueError: The outputs are too large for a table.
         """
+        if outputs.ndim > 2:
+            raise ValueError(
+                f"{type(self).__name__} does not declare predictions for a table: its outputs have the shape "
+                f"{tuple(outputs.shape)}; override Task.predictions"
+            )
         return as_columns("prediction", outputs)
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
@@ -273,6 +281,10 @@ class Task(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        outputs: Tensor = self(batch[0])
+        return outputs
 
     def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> Tensor:
         inputs, targets = batch

@@ -14,7 +14,7 @@ from typing_extensions import override
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
-from project.engine.data import GIVEN_BY_DATA
+from project.engine.data import DECODING, GIVEN_BY_DATA, DescribedDataModule
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[GIVEN_BY_DATA] = getattr(pl_module, GIVEN_BY_DATA, {})
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint[DECODING] = data.decoding() if isinstance(data, DescribedDataModule) else {}
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from project.engine.cli.fit_cli import flatten
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
 from project.engine.inference.evaluation_cli import OPTIONS, EvaluationCLI
-from project.engine.inference.tables import write_csv, write_parquet
+from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
@@ -86,10 +86,10 @@ class EvaluationJob:
         for name, (low, high) in added.intervals.items():
             logger.log_metrics({f"{split}/{name}_low": low, f"{split}/{name}_high": high})
         for name, columns in added.tables.items():
-            logger.log_file(partial(write_csv, columns), f"{split}/{name}.csv")
+            logger.log_file(partial(write_table, columns), f"{split}/{name}.csv")
         if added.samples:
             samples = self._identified(added.samples)
-            logger.log_file(lambda file: write_parquet(samples, file), f"{split}/predictions.parquet")
+            logger.log_file(partial(write_table, samples), f"{split}/predictions.parquet")
         command = shlex.join(["python", "-m", "project.evaluate", *redact_options(self._argv)])
         logger.set_tags({f"{logger.prefix}{split}": command})
         logger.deliver(store.connect(), self.run.status, self.run.end_time)

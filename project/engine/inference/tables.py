@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-
-def write_csv(columns: Mapping[str, Any], path: Path) -> None:
-    """Write columns of one length as CSV."""
-    csv.write_csv(pa.table(dict(columns)), path)
+SUFFIXES = (".csv", ".parquet")
 
 
-def write_parquet(columns: Mapping[str, Any], path: Path) -> None:
-    """Write columns of one length as Parquet."""
-    parquet.write_table(pa.table(dict(columns)), path)
+def write_table(columns: Mapping[str, Any], to: Path | BinaryIO) -> None:
+    """Write columns of one length as Parquet to a path with the suffix `.parquet`, otherwise as CSV."""
+    table = pa.table(dict(columns))
+    if isinstance(to, Path) and to.suffix == ".parquet":
+        parquet.write_table(table, to)
+    else:
+        csv.write_csv(table, to)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mlflow.entities import Run, RunStatus
 
 from project.engine.checkpoints import best_checkpoint, read_valid
-from project.engine.data import GIVEN_BY_DATA
+from project.engine.data import DECODING, GIVEN_BY_DATA
 from project.engine.tracking import store
 from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.tracking.run_reference import MONITOR, find
@@ -29,6 +29,7 @@ class TrainedRun(NamedTuple):
         checkpoint: Path of its best checkpoint; without a monitored metric, of its last one.
         step: Optimizer steps before the checkpoint.
         given_by_data: Arguments of its model that came from the data, by name; empty if the checkpoint has none.
+        decoding: How the files of its data were decoded.
     """
 
     run_id: str
@@ -39,6 +40,7 @@ class TrainedRun(NamedTuple):
     checkpoint: str
     step: int
     given_by_data: dict[str, Any]
+    decoding: dict[str, Any]
 
     def line(self) -> str:
         """Return a line for the terminal that names the run and its checkpoint."""
@@ -70,8 +72,9 @@ def find_trained_run(reference: str) -> TrainedRun:
     if state is None:
         raise OSError(f"run {run_id}: {checkpoint} is damaged or contains code; restore it from a copy")
     os.environ[_CHILDREN_USE] = run_id
-    given = state.get(GIVEN_BY_DATA, {})
-    return TrainedRun(run_id, reason, status, run.info.end_time, settings, str(checkpoint), state["global_step"], given)
+    given, step = state.get(GIVEN_BY_DATA, {}), state["global_step"]
+    decoding = state.get(DECODING, {})
+    return TrainedRun(run_id, reason, status, run.info.end_time, settings, str(checkpoint), step, given, decoding)
 
 
 def _checkpoint_of(run: Run) -> Path:

@@ -46,6 +46,7 @@ from project.engine.loading.loader import BatchLoader, LoaderState, check_same_b
 from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.ranges import check_range
 from project.engine.loading.step_seed import StepSeed
+from project.engine.loading.unchecked_files import UncheckedFiles
 from project.engine.loading.validation import split_off
 from project.engine.loading.verify import check_files
 from project.engine.loading.worker_dataset import TorchDataset
@@ -68,6 +69,7 @@ __all__ = [
     "Split",
     "StepSeed",
     "TorchDataset",
+    "UncheckedFiles",
     "Workers",
     "cache_folder",
     "cache_path",

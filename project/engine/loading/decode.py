@@ -6,7 +6,7 @@ To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enou
 import io
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -85,12 +85,15 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
 
 
-def read_rgb(path: Path, enough: int = 1, scratch: Scratch | None = None, bit_depth: int = 16) -> Decoded:
+def read_rgb(
+    path: Path, enough: int | Callable[[int, int], int] = 1, scratch: Scratch | None = None, bit_depth: int = 16
+) -> Decoded:
     """Decode a file as upright RGB: 8 bits, without transparency, the first frame of an animation.
 
     Args:
         path: The file.
-        enough: Factor by which the image may be smaller in each direction; used for JPEGs.
+        enough: Factor by which the image may be smaller in each direction, or a function of its height and width that
+            returns this factor; used for JPEGs.
         scratch: Memory for the pixels; they are valid until it is used again.
         bit_depth: Number of bits of the values in 16-bit files; the upper eight are kept.
 
@@ -131,13 +134,14 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
     return top // scale, left // scale, max(1, height // scale), max(1, width // scale)
 
 
-def _decode_jpeg(data: bytes, enough: int, scratch: Scratch) -> Decoded:
+def _decode_jpeg(data: bytes, enough: int | Callable[[int, int], int], scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
     segments = list(_segments(data))
     if colours in ("CMYK", "YCCK") or (_has_exif(data, segments) and _orientation(data) != _UPRIGHT):
         raise ValueError("simplejpeg cannot decode it")
-    scale = next((scale for scale in _SCALES if scale <= enough), 1)
+    factor = enough if isinstance(enough, int) else enough(height, width)
+    scale = next((scale for scale in _SCALES if scale <= factor), 1)
     rows, columns = -(-height // scale), -(-width // scale)
     pixels: Pixels = simplejpeg.decode_jpeg(
         data, min_height=rows, min_width=columns, buffer=scratch.take(rows * columns * 3)

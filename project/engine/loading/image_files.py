@@ -23,7 +23,7 @@ from project.engine.loading.images import Fetched, Request
 from project.engine.loading.threads import Buffers, Threads, wait_for
 from project.engine.loading.workers import Workers
 
-_IMAGES_A_CALL = 8
+IMAGES_A_CALL = 8
 
 
 class Sources(Protocol):
@@ -107,8 +107,8 @@ class ImageFiles:
         boxes = crop.boxes(self.sizes[rows].long(), request.keys)
         places = [(self.paths[index], tuple(box)) for index, box in zip(rows.tolist(), boxes.tolist(), strict=True)]
         calls = [
-            threads.submit(partial(_decode, places[first : first + _IMAGES_A_CALL], array, first, self.bit_depth))
-            for first in range(0, len(places), _IMAGES_A_CALL)
+            threads.submit(partial(_decode, places[first : first + IMAGES_A_CALL], array, first, self.bit_depth))
+            for first in range(0, len(places), IMAGES_A_CALL)
         ]  # Each call holds the whole array: memory is not reused while a call may still write to it.
         return Fetched(images.permute(0, 3, 1, 2), self.targets[indices], request.keys), calls
 

@@ -1,0 +1,64 @@
+"""The files that the arguments of a command name: files, folders, patterns, CSV files, and standard input."""
+
+import csv
+import glob
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from project.engine.loading import image_suffixes
+
+PATH_HELP = "image files, folders, patterns such as 'DIR/*.jpg', CSV files with a column path, or - for standard input"
+_COLUMN = "path"
+
+
+def named_files(arguments: Sequence[str]) -> list[Path]:
+    """Return the files that arguments name, in their order; those of a folder by name, without hidden ones.
+
+    Files that a list names need not exist; arguments must.
+
+    Raises:
+        FileNotFoundError: An argument names no file.
+        ValueError: There are no arguments, or a CSV file has no column `path`.
+    """
+    if not arguments:
+        raise ValueError(f"PATH: got nothing; give {PATH_HELP}")
+    return [path for argument in arguments for path in _files_of(argument)]
+
+
+def _files_of(argument: str) -> list[Path]:
+    path = Path(argument)
+    if argument == "-":
+        found = [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
+        missing = "standard input has no line"
+    elif path.is_dir():
+        found, missing = sorted(_images_under(path)), f"there is no image in {path}"
+    elif path.is_file():
+        found, missing = (_of_csv(path), f"{path} has no row") if path.suffix.lower() == ".csv" else ([path], "")
+    else:
+        # Unlike Path.glob, this takes absolute patterns.
+        found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
+        missing = f"there is no file {argument}"
+    if not found:
+        raise FileNotFoundError(f"PATH: {missing}; give {PATH_HELP}")
+    return found
+
+
+def _images_under(folder: Path) -> Iterator[Path]:
+    for place in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
+        if not hidden and place.suffix.lower() in image_suffixes() and place.is_file():
+            yield place
+
+
+def _of_csv(table: Path) -> list[Path]:
+    """Return the files of a table; relative paths start from the current folder, or else from that of the table."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if _COLUMN not in (names := reader.fieldnames or []):
+                raise ValueError(f"{table}: expected a column {_COLUMN}; it has {', '.join(names) or 'none'}")
+            paths = [Path(row[_COLUMN]) for row in reader if row[_COLUMN]]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not a text file: {error}") from error
+    return [path if path.exists() else table.parent / path for path in paths]

@@ -1,0 +1,66 @@
+"""The images to predict, loaded as the validation of a run loads its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+
+from project.engine.loading import BatchLoader, Crop, EpochBatches, UncheckedFiles, Workers
+from project.engine.loading.images import Batch
+
+# Weights of red, green and blue in 1/65,536, as Pillow has them; equal colours keep their value.
+_LUMA = (19595, 38470, 7471)
+
+
+class PredictionImages(LightningDataModule):
+    """Files of any size, whose centre squares are resized; the targets are their indices.
+
+    Args:
+        image_size: Side of the images that the model receives, in pixels.
+        in_channels: Number of their channels, 1 or 3; colours become grey for 1.
+        batch_size: Images per step.
+        workers: Threads that load images.
+        bit_depth: Number of bits of the values in 16-bit files.
+        tta: Whether a batch is followed by its mirror images.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        in_channels: int,
+        batch_size: int = 64,
+        workers: Workers = Workers(),  # noqa: B008  # It is frozen.
+        bit_depth: int = 16,
+        tta: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"--batch_size: got {batch_size}; it must be 1 or more")
+        self.image_size, self.in_channels, self.batch_size = image_size, in_channels, batch_size
+        self.workers, self.bit_depth, self.tta = workers, bit_depth, tta
+        self.files = UncheckedFiles([], bit_depth)
+
+    def use(self, paths: Sequence[Path]) -> None:
+        """Set the files."""
+        self.files = UncheckedFiles(paths, self.bit_depth)
+
+    def predict_dataloader(self) -> BatchLoader:
+        device = self.trainer.strategy.root_device if self.trainer else None
+        sampler = EpochBatches(len(self.files), self.batch_size)
+        return BatchLoader(
+            self.files, sampler, Crop(self.image_size), self._finish, workers=self.workers.per_device(1), device=device
+        )
+
+    def _finish(self, images: Tensor, indices: Tensor, keys: Tensor | None) -> Batch:
+        if self.in_channels == 1:
+            images = to_grey(images)
+        return torch.cat([images, images.flip(-1)]) if self.tta else images, indices
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Map colour images (N, 3, H, W) to (N, 1, H, W), both uint8, as Pillow does."""
+    weights = torch.tensor(_LUMA, device=images.device, dtype=torch.int32).view(3, 1, 1)
+    luma: Tensor = (images.int() * weights).sum(1, keepdim=True) + 2**15
+    return (luma >> 16).to(torch.uint8)

@@ -1,0 +1,270 @@
+"""Predictions for files by the model of a trained run."""
+
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+import yaml
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from project.engine import compat
+from project.engine.cli.errors import BAD_INPUT, exit_on_bad_input
+from project.engine.inference.evaluation_cli import EvaluationCLI
+from project.engine.inference.inputs import PATH_HELP, named_files
+from project.engine.inference.prediction_data import PredictionImages
+from project.engine.inference.tables import SUFFIXES, write_table
+from project.engine.inference.trained_run import TrainedRun, find_trained_run
+from project.engine.runtime.process import configure_process, restored_environment
+from project.engine.runtime.progress import with_progress_bar
+from project.engine.runtime.startup import print_interrupted, update_activity
+from project.engine.task import Task
+from project.engine.tracking.run_reference import RUN_HELP
+from project.engine.training.stop import Interrupted, Interrupts
+
+_OUTPUT = Path("predictions.csv")
+_NAMED = 3
+
+
+class PredictionJob:
+    """Predictions that are built and checked.
+
+    Attributes:
+        paths: The files.
+        bad: Files without a prediction, with the reason.
+    """
+
+    def __init__(self, run: TrainedRun, options: Namespace, interrupts: Interrupts) -> None:
+        self._options = options
+        self.output: Path | None = output_of(options.output)
+        self.paths = named_files(options.paths)
+        self._predictions = Predictions(len(self.paths), options.top_k)
+        cli = EvaluationCLI.of(_for_files(run, options), [], [interrupts, self._predictions])
+        assert isinstance(cli.datamodule, PredictionImages)
+        self._trainer, self._model, self._data = cli.trainer, cli.model, cli.datamodule
+        self._checkpoint = run.checkpoint
+        if not isinstance(self._model, Task):
+            raise ValueError(f"run {run.run_id}: {type(self._model).__name__} does not declare Task.predictions")
+        self._check(self._model)
+        self._data.use(self.paths)
+        print(f"{run.line()}\npredicting {len(self.paths):,} files", file=sys.stderr, flush=True)
+
+    def _check(self, model: Task) -> None:
+        """Raise ValueError if the outputs of the model are no rows of a table."""
+        side = self._data.image_size
+        was_training = model.training
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(2, self._data.in_channels, side, side, dtype=torch.uint8))
+        model.predictions(outputs, self._options.top_k)
+        model.train(was_training)
+
+    @property
+    def bad(self) -> dict[Path, str]:
+        """Files without a prediction, with the reason, in their order."""
+        return {self.paths[index]: reason for index, reason in sorted(self._data.files.bad.items())}
+
+    def run(self) -> dict[str, Any]:
+        """Return a table with a row for each file: its path, its prediction, and its error."""
+        self._trainer.predict(
+            self._model, self._data, ckpt_path=self._checkpoint, return_predictions=False, weights_only=True
+        )
+        bad = self._data.files.bad
+        columns: dict[str, Any] = {"path": [str(path) for path in self.paths]}
+        for name, values in self._predictions.columns().items():
+            columns[name] = [None if index in bad else value for index, value in enumerate(values)]
+        return columns | {"error": [bad.get(index, "") for index in range(len(self.paths))]}
+
+    def write(self, table: Mapping[str, Any]) -> None:
+        """Write the table to the output, and a line about it to standard error."""
+        write_table(table, self.output or sys.stdout.buffer)
+        done, seconds = len(self.paths) - len(self.bad), self._predictions.seconds
+        rate = f"{len(self.paths) / seconds:,.0f} images per second" if seconds else ""
+        print(f"{done:,} predictions in {self.output or 'standard output'}; {rate}", file=sys.stderr, flush=True)
+        if self.bad:
+            shown = "; ".join(f"{path}: {reason}" for path, reason in list(self.bad.items())[:_NAMED])
+            print(f"error: {len(self.bad):,} of {len(self.paths):,} files cannot be read: {shown}", file=sys.stderr)
+
+
+class Predictions(Callback):
+    """The predictions of `trainer.predict`, and its progress bar.
+
+    Args:
+        files: Number of files.
+        top_k: Number of predictions for each file.
+
+    Attributes:
+        seconds: Time from the request of the first batch to the last prediction.
+    """
+
+    def __init__(self, files: int, top_k: int) -> None:
+        self._files, self._top_k = files, top_k
+        self._batches: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = monotonic()
+        self._bar = with_progress_bar(range(self._files), self._files, "predicting")
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: tuple[Tensor, Tensor],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, Task)
+        views = len(outputs) // len(batch[1])
+        if views > 1:
+            outputs = pl_module.averaged(outputs.chunk(views))
+        self._batches.append(pl_module.predictions(outputs.float().cpu(), self._top_k))
+        for _ in batch[1]:
+            next(self._bar)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()  # type: ignore[attr-defined]  # a generator
+        self.seconds = monotonic() - self._began
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns of all batches."""
+        return {name: [value for batch in self._batches for value in batch[name]] for name in self._batches[0]}
+
+
+@contextmanager
+def open_prediction(argv: Sequence[str]) -> Iterator[PredictionJob]:
+    """Build and check predictions for a block of code.
+
+    Args:
+        argv: The run, the files, and options.
+
+    Raises:
+        SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(restored_environment())
+        stack.callback(compat.close_store_connections)
+        configure_process()
+        options = parse(argv)
+        update_activity("checking run and files")
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(_explained(interrupts))
+        with exit_on_bad_input():
+            job = PredictionJob(find_trained_run(options.run), options, interrupts)
+        yield job
+
+
+@contextmanager
+def _explained(interrupts: Interrupts) -> Iterator[None]:
+    try:
+        with interrupts.as_interruption():
+            yield
+    except Interrupted:
+        print_interrupted("no predictions were written")
+        raise
+
+
+def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:
+    """Return the run with the settings of its model, files as its data, and one device.
+
+    Raises:
+        ValueError: The inputs of its model are not images.
+    """
+    given = run.given_by_data
+    if not {"image_size", "in_channels"} <= given.keys():
+        raise ValueError(
+            f"run {run.run_id}: its checkpoint does not state image_size and in_channels, because its model is not an "
+            "ImageTask, or an earlier version of this project trained it; predictions need them"
+        )
+    settings = yaml.safe_load(run.settings)
+    trained_on, trainer = settings["data"].get("init_args", {}), settings["trainer"]
+    workers = dict(trained_on.get("workers") or {})
+    if options.workers is not None:
+        workers["num"] = options.workers
+    arguments = {
+        "image_size": given["image_size"],
+        "in_channels": given["in_channels"],
+        "batch_size": options.batch_size or trained_on.get("batch_size") or 64,
+        "workers": workers,
+        **run.decoding,
+        "tta": options.tta,
+    }
+    settings["data"] = {
+        "class_path": f"{PredictionImages.__module__}.{PredictionImages.__name__}",
+        "init_args": arguments,
+    }
+    settings["trainer"] = {
+        "accelerator": options.accelerator or trainer["accelerator"],
+        "devices": 1,
+        "precision": options.precision or trainer["precision"],
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return run._replace(settings=yaml.safe_dump(settings))
+
+
+def output_of(given: str | None) -> Path | None:
+    """Return the file to write; None for standard output.
+
+    Raises:
+        ValueError: The file has another suffix.
+        OSError: Its folder does not exist.
+    """
+    if given is None:
+        return _OUTPUT if sys.stdout.isatty() else None
+    path = Path(given)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no folder {path.parent}; create it, or name another file")
+    return path
+
+
+def parse(argv: Sequence[str]) -> Namespace:
+    """Parse the command line of `project.predict`.
+
+    Raises:
+        SystemExit: 2 if it is malformed; 0 after `--help`.
+    """
+    parser = ArgumentParser(
+        prog="python -m project.predict",
+        usage="%(prog)s RUN PATH... [--output FILE.csv|.parquet] [--top_k K] [--tta] [--OPTION VALUE]...",
+        description=(
+            "Predict image files with the best checkpoint of a run, as its validation loads them. A file that cannot "
+            "be read becomes a row with its error. Exit codes: 0 all files have a prediction, 1 some files cannot be "
+            "read, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
+        ),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help=RUN_HELP)
+    add("paths", metavar="PATH", nargs="*", help=PATH_HELP)
+    add("--output", help=f"the table, CSV or Parquet; by default {_OUTPUT}, or CSV on standard output if it is a pipe")
+    add("--top_k", type=_positive, default=1, help="predictions for each file (default: 1)")
+    add("--tta", action="store_true", help="average the probabilities for each image and its mirror image")
+    add("--batch_size", type=_positive, help="images per step; by default that of the run")
+    add("--workers", type=int, help="threads that load files; by default those of the run")
+    add("--accelerator", help="auto, cpu or gpu; by default that of the run")
+    add("--precision", help="such as bf16-mixed; by default that of the run")
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        known = re.findall(r"--\w+", parser.format_help())
+        nearest = get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see python -m project.predict --help"
+        print(f"error: unknown option {unknown[0]}; {hint}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    return options
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number

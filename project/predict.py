@@ -1,0 +1,31 @@
+"""Predict image files with the best checkpoint of a run.
+
+python -m project.predict latest photo.jpg
+python -m project.predict best:digits DIR 'more/*.png' --top_k 3 --output predictions.parquet
+find DIR -name '*.jpg' | python -m project.predict latest - --tta > predictions.csv
+"""
+
+import sys
+from collections.abc import Sequence
+
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("predict", "loading torch, lightning and mlflow")
+
+from project.engine.inference.prediction_job import open_prediction
+from project.engine.runtime.exit import exit_without_teardown
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exit with 2 on bad input, 1 if files cannot be read or the prediction fails, 130 or 143 if interrupted."""
+    with open_prediction(argv) as job:
+        table = job.run()
+        job.write(table)
+    if job.bad:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with exit_without_teardown():
+        main(sys.argv[1:])

@@ -1,0 +1,217 @@
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL_NET, Fit, copy_store
+from PIL import Image
+from pyarrow import csv, parquet
+from tiny import TINY, Tiny
+
+from project.engine.inference.prediction_data import to_grey
+from project.engine.loading import Crop, UncheckedFiles, Workers
+from project.engine.loading.images import Request
+from project.evaluate import main as evaluate
+from project.fit import main as fit
+from project.predict import main as predict
+
+FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", "--max_epochs=1", *SMALL_NET]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos of mixed sizes and kinds, and a run on them, without its training images."""
+    folder = tmp_path_factory.mktemp("photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        copy_store(folder)
+        write_photos(folder / "data")
+        fit(FOLDER)
+        evaluate(["latest"])
+        shutil.rmtree(folder / "data/train")
+    return folder
+
+
+def write_photos(root: Path) -> None:
+    """Write JPEGs and PNGs, large, rotated by EXIF, grey and with transparency."""
+    draw = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split in ("train", "test"):
+        for label in ("blue", "red"):
+            (root / split / label).mkdir(parents=True)
+            for number, side in enumerate((40, 50, 90, 300, 700, 64)):
+                pixels = draw.integers(0, 256, (side, 2 * side // 3 + 9, 3), dtype=np.uint8)
+                mode = {1: "L", 5: "RGBA"}.get(number, "RGB")
+                image = Image.fromarray(pixels).resize((side + 7, side), Image.Resampling.BICUBIC).convert(mode)
+                image.save(root / split / label / f"{number}.{'png' if number % 2 else 'jpg'}",
+                           **({"exif": exif} if number == 2 else {}))  # fmt: skip
+
+
+@pytest.fixture
+def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained}/mlruns/mlflow.db")
+    return trained
+
+
+def predicted(*argv: str, code: int = 0) -> dict[str, list[Any]]:
+    output = Path("predicted.csv")
+    argv = (*argv, "--output", str(output))
+    if code:
+        with pytest.raises(SystemExit) as end:
+            predict(argv)
+        assert end.value.code == code
+    else:
+        predict(argv)
+    columns: dict[str, list[Any]] = csv.read_csv(output).to_pydict()
+    return columns
+
+
+def evaluated(folder: Path) -> dict[str, list[Any]]:
+    done = Fit(folder, 0, "")
+    path = done.client.download_artifacts(done.run.info.run_id, "eval/test/predictions.parquet")
+    columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+    return columns
+
+
+def test_a_file_has_the_same_probabilities_as_in_the_evaluation(place: Path) -> None:
+    found, expected = predicted("latest", "data/test", "--top_k=2"), evaluated(place)
+    assert [Path(path).parent.name for path in found["path"]] == expected["true_class"]
+    assert found["class"] == expected["class"]
+    np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
+    assert expected["path"] == found["path"]
+
+
+@pytest.mark.parametrize("options", [["--data.cache=off"], ["--data.augmentation.random_resized_crop=0.5"]])
+def test_crops_and_caches_of_the_training_do_not_matter(options: list[str], workplace: Path) -> None:
+    write_photos(workplace / "data")
+    fit([*FOLDER, *options])
+    evaluate(["latest"])
+    found, expected = predicted("latest", "data/test"), evaluated(workplace)
+    np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
+
+
+def test_the_served_model_gives_the_same_probabilities(place: Path) -> None:
+    expected = evaluated(place)
+    (output,) = Fit(place, 0, "").run.outputs.model_outputs
+    model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    assert model.metadata.metadata["class_names"] == ["blue", "red"]
+    names = [Path(path) for path in expected["path"]]
+    files, crop = UncheckedFiles(names), Crop(32)
+    (batch,) = files.stream(iter([Request(torch.arange(len(names)), None)]), Workers(num=0, pin_memory=False), crop)
+    served = model.predict(batch.images.contiguous().numpy())
+    np.testing.assert_allclose(served.max(1), expected["probability"], rtol=1e-4)
+
+
+def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree("data/test", "mixed")
+    good = Path("mixed/red/0.jpg").read_bytes()
+    Path("mixed/red/0a.jpg").write_bytes(good[: len(good) // 2])
+    Path("mixed/red/0b.jpg").write_bytes(b"")
+    Path("mixed/red/0c.png").write_text("text")
+    table = predicted("latest", "mixed", code=1)
+    bad = [Path(path).name for path, error in zip(table["path"], table["error"], strict=True) if error]
+    assert bad == ["0a.jpg", "0b.jpg", "0c.png"]
+    assert len(table["path"]) == 15
+    assert [table["class"][place] for place, error in enumerate(table["error"]) if error] == ["", "", ""]
+    message = capsys.readouterr().err
+    assert "3 of 15 files cannot be read: mixed/red/0a.jpg: " in message
+    whole = predicted("latest", "data/test")["probability"]
+    # The good files have other neighbours in their batches, which may change the last digit.
+    assert [p for p in table["probability"] if p is not None] == pytest.approx(whole, rel=1e-5)
+    shutil.rmtree("mixed")
+
+
+def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_of = predicted("latest", "data/test/red")["path"]
+    assert [Path(path).name for path in all_of] == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "5.png"]
+    assert predicted("latest", "data/test/red/*.jpg")["path"] == all_of[::2]
+    Path("list.csv").write_text("label,path\nred,data/test/red/4.jpg\nred,data/test/red/0.jpg\n")
+    assert predicted("latest", "list.csv", all_of[1])["path"] == [all_of[4], all_of[0], all_of[1]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(all_of)))
+    assert predicted("latest", "-")["path"] == all_of
+    predict(["latest", "data/test/red", "--output=out.parquet", "--top_k=9"])
+    table = parquet.read_table("out.parquet")
+    assert table.column_names == ["path", "class", "probability", "class_2", "probability_2", "error"]
+    sums = np.add(*(table[name].to_numpy() for name in ("probability", "probability_2")))
+    np.testing.assert_allclose(sums, 1, atol=1e-6)
+
+
+def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path) -> None:
+    Path("views").mkdir(exist_ok=True)
+    with Image.open("data/test/red/3.png") as image:
+        square = image.resize((32, 32))
+        square.save("views/a.png")
+        square.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("views/b.png")
+
+    def red(*options: str) -> list[float]:
+        table = predicted("latest", "views", *options)
+        return [p if c == "red" else 1 - p for c, p in zip(table["class"], table["probability"], strict=True)]
+
+    plain, averaged = red(), red("--tta")
+    assert plain[0] != plain[1]
+    assert averaged == pytest.approx([sum(plain) / 2] * 2, rel=1e-5)
+
+
+def test_a_grey_model_takes_grey_and_colour_files(workplace: Path) -> None:
+    fit([*TINY, "--max_epochs=1"])
+    evaluate(["latest"])
+    test = Tiny().load("test")
+    for number, image in enumerate(test.images):
+        grey = Image.fromarray(image[0].numpy())
+        (grey.convert("RGB") if number % 2 else grey).save(f"{number}.png")
+    found, expected = predicted("latest", "?.png"), evaluated(workplace)
+    np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
+
+
+def test_grey_is_that_of_pillow() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(pixels).convert("L"))
+    np.testing.assert_array_equal(to_grey(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0, 0].numpy(), expected)
+
+
+def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("nothing").mkdir(exist_ok=True)
+    Path("wrong.csv").write_text("file\nx.jpg\n")
+    for argv, message in [
+        (["nobody", "data/test"], "got run 'nobody'"),
+        (["latest"], "PATH: got nothing"),
+        (["latest", "missing.jpg"], "there is no file missing.jpg"),
+        (["latest", "missing/*.jpg"], "there is no file missing/*.jpg"),
+        (["latest", "nothing"], "there is no image in nothing"),
+        (["latest", "wrong.csv"], "expected a column path; it has file"),
+        (["latest", "data/test", "--output=x.txt"], "its suffix must be one of .csv, .parquet"),
+        (["latest", "data/test", "--output=nowhere/x.csv"], "there is no folder nowhere"),
+        (["latest", "data/test", "--topk=3"], "did you mean --top_k?"),
+        (["latest", "data/test", "--top_k=0"], "--top_k"),
+        (["latest", "data/test", "--precision=17"], "got '17'"),
+        (["latest", "data/test", "--accelerator=tpu"], "got tpu"),
+        (["latest", "data/test", "--workers=-1"], "must be 0 or more"),
+    ]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            predict(argv)
+        error = capsys.readouterr().err
+        assert end.value.code == 2, argv
+        assert message in error
+        assert len(error.splitlines()) <= 3
+
+
+def test_a_task_without_predictions_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]
+    Image.new("L", (32, 32)).save("a.png")
+    for name, message in [
+        ("segmentation", "Segmentation does not declare predictions"),
+        ("tabular", "not an ImageTask"),
+    ]:
+        fit(["--config", str(ROOT / f"examples/{name}.yaml"), *few])
+        capsys.readouterr()
+        with pytest.raises(SystemExit, match="2"):
+            predict(["latest", "a.png"])
+        assert message in capsys.readouterr().err
