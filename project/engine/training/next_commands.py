@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
+_BATCH_SIZE = "data.batch_size"
 _TRIALS = ("--n_trials", "8", "--n_jobs", "2")
 
 
@@ -59,11 +61,23 @@ def _space(name: str) -> Mapping[str, Any]:
 
 
 def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
-    """Return whether the fit has the settings of a search space, and logs its metrics."""
+    """Return whether the fit has the settings and the metrics of a search space, and images for its batches."""
     metrics = space.get("metric", [])
     logged = cli.model.logged_metrics() if isinstance(cli.model, Task) else set(cli.trainer.callback_metrics)
     wanted = {metrics} if isinstance(metrics, str) else set(metrics)
-    return bool(wanted) and wanted <= logged and set(space["space"]) <= set(flatten(cli.config))
+    return (
+        bool(wanted)
+        and wanted <= logged
+        and set(space["space"]) <= set(flatten(cli.config))
+        and _largest(space["space"].get(_BATCH_SIZE)) <= cli.data.sizes().get("train", sys.maxsize)
+    )
+
+
+def _largest(values: Any) -> float:
+    """Return the largest number in a range of a search space; 0 if there is none."""
+    values = values if isinstance(values, dict) else {}
+    ends = [*(values.get("choices") or []), values.get("high")]
+    return max((end for end in ends if isinstance(end, int | float)), default=0)
 
 
 def _own_options(cli: FitCLI, space: str) -> list[str]:

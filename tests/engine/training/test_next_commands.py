@@ -24,19 +24,21 @@ def commands_of(*options: str) -> dict[str, str]:
 @pytest.mark.parametrize(("options", "expected"), [
     (["--data=image_folder", "--data.root=my photos"],
      "--search cnn --data image_folder --data.root 'my photos' --model cnn"),
+    (["--data=image_folder", "--data.root=few"], "--search optimizer --data image_folder --data.root few"),
     (["--data=image_folder", "--data.root=my photos", "--model=mobilenet_v3_small", "--model.optimizer.lr=0.01"],
-     "--search optimizer --data image_folder --data.root 'my photos' --model mobilenet_v3_small"),
+     "--search optimizer --data image_folder --data.root 'my photos' --data.batch_size 4 --model mobilenet_v3_small"),
     (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
      "--data digits --model cnn --model.metrics.f1=torchmetrics.classification.MulticlassF1Score --n_trials"),
     ([*TINY, "--model.optimizer=SGD", "--model.label_smoothing=0"],
-     "--search optimizer --data digits --data.class_path tiny.Tiny --data.augmentation.crop_padding 0 --model cnn "
-     "--model.net tiny.TinyNet"),
+     "--search optimizer --data digits --data.class_path tiny.Tiny --data.batch_size 4 --data.augmentation.crop_padding 0 "
+     "--model cnn --model.net tiny.TinyNet"),
 ])  # fmt: skip
 def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
-    write_folder(Path("my photos"))
+    write_folder(Path("my photos"), count=40)
+    write_folder(Path("few"))
     command = commands_of(*options, *FEW)["search"]
     assert expected in command
-    assert "batch_size" not in command  # The search varies it.
+    assert ("batch_size" in command) == ("--search optimizer" in command)  # The other search varies it.
     assert "optimizer.lr" not in command
     assert ("--model.label_smoothing 0" in command) == ("--model.label_smoothing=0" in options)
 
