@@ -154,7 +154,7 @@ class Sweep:
                     self.driver.run(lambda: self._show_progress(view))
                     code, status = 0, "FINISHED"
                 except HopelessError as error:
-                    console.print(f"error: {error}; their output is in {self.launcher.logs}", soft_wrap=True)
+                    console.print(f"error: {error}; their output is in\n  {self.launcher.logs}", soft_wrap=True)
                 self._show_progress(view)
             if signals.code and not self.queue.has_enough():
                 code, status = signals.code, "KILLED"
@@ -173,7 +173,7 @@ class Sweep:
         grid = " (the whole grid)" if wanted == self.space.most_trials else ""
         done = len(self.study.get_trials(deepcopy=False, states=DONE_STATES))
         logs = self.launcher.logs
-        return f"study {self.study.study_name}: {done} of {wanted} trials{grid} are done; their output is in {logs}"
+        return f"study {self.study.study_name}: {done} of {wanted} trials{grid} are done; their output is in\n  {logs}"
 
     def _show_progress(self, view: View) -> None:
         view.update()

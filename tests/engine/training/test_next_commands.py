@@ -30,8 +30,8 @@ def commands_of(*options: str) -> dict[str, str]:
     (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
      "--data digits --model cnn --model.metrics.f1=torchmetrics.classification.MulticlassF1Score --n_trials"),
     ([*TINY, "--model.optimizer=SGD", "--model.label_smoothing=0"],
-     "--search optimizer --data digits --data.class_path tiny.Tiny --data.batch_size 4 --data.augmentation.crop_padding 0 "
-     "--model cnn --model.net tiny.TinyNet"),
+     "--search optimizer --data digits --data.class_path tiny.Tiny --data.batch_size 4 "
+     "--data.augmentation.crop_padding 0 --model cnn --model.net tiny.TinyNet"),
 ])  # fmt: skip
 def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
     write_folder(Path("my photos"), count=40)
