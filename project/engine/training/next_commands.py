@@ -29,6 +29,7 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     """
     commands = {"view": ["project.ui"]} if run_id else {}
     if run_id:
+        commands["evaluate"] = ["project.evaluate", run_id]
         commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
     if space := _search_space(cli):
         commands["search"] = ["project.sweep", "--search", space, *_own_options(cli, space), *_TRIALS]

@@ -50,6 +50,7 @@ def check_description(done: Fit) -> None:
     assert f"| test/accuracy | {run.data.metrics['test/accuracy']:.4g} |" in note
     assert f"| best/val/loss | {run.data.metrics['best/val/loss']:.4g} |" in note
     assert "tiny: 2 classes, " in note
+    assert f"\n# evaluate\npython -m project.evaluate {run.info.run_id}\n" in note
     (resume,) = re.findall(r"\n# resume\n(.*)\n", note)
     words = shlex.split(resume)
     assert words[:3] == ["python", "-m", "project.fit"]
