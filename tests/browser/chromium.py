@@ -53,9 +53,16 @@ class Page:
         result: dict[str, Any] = message["result"]
         return result
 
-    def evaluate(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression in the page."""
-        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True)
+    def evaluate(self, expression: str, *, in_frame: bool = False) -> Any:
+        """Return the value of a JavaScript expression in the page, or in its first frame; None without a frame."""
+        context = {}
+        if in_frame:
+            frames = self.command("Page.getFrameTree")["frameTree"].get("childFrames", [])
+            if not frames:
+                return None
+            world = self.command("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])
+            context = {"contextId": world["executionContextId"]}
+        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True, **context)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -78,10 +85,10 @@ class Page:
             time.sleep(0.1)
         return shown
 
-    def wait_until(self, expression: str) -> Any:
+    def wait_until(self, expression: str, *, in_frame: bool = False) -> Any:
         """Wait until a JavaScript expression is true, and return its value."""
         until = time.monotonic() + _LONGEST_WAIT_S
-        while not (value := self.evaluate(expression)):
+        while not (value := self.evaluate(expression, in_frame=in_frame)):
             assert time.monotonic() < until, f"{expression} stays {value} in:\n{self.text()}"
             time.sleep(0.1)
         return value
@@ -99,6 +106,7 @@ def chromium() -> Iterator[Page]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
             [EXECUTABLE, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+             "--disable-features=IsolateSandboxedIframes", "--disable-site-isolation-trials",
              "--remote-debugging-port=0", "--remote-allow-origins=*", f"--user-data-dir={folder}", "about:blank"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

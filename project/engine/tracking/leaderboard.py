@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.tracking.run_reference import MONITOR
 
@@ -78,7 +79,8 @@ def shared_view(runs: Sequence[Run]) -> Json:
 
 def varying_params(runs: Sequence[Run]) -> list[str]:
     """Return the parameters in which runs differ, first those of all runs, then those with the most values."""
-    fits = [run.data.params for run in runs if run.data.params]
+    parents = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}  # A study has no value of what it searches.
+    fits = [run.data.params for run in runs if run.data.params and run.info.run_id not in parents]
     values = {name: {params.get(name, "None") for params in fits} for params in fits for name in params}
     varying = [name for name, found in values.items() if len(found) > 1]
     return sorted(varying, key=lambda name: ("None" in values[name], -len(values[name]), name))[:_MOST_PARAMS]
