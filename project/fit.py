@@ -30,7 +30,7 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
         scores = score(job)
         baseline = log_baseline(job, scores)
-        describe(job, scores)
+        describe(job, scores, baseline)
         log_model(job, scores)
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):

@@ -24,10 +24,10 @@ def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), {}, resume)})
 
 
-def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, float]) -> None:
-    """Describe a run after its training, with its result."""
+def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, float], compared: str) -> None:
+    """Describe a run after its training, with its result, and a sentence that compares it."""
     commands = _commands(cli, logger.version)
-    ending = _ending(cli.trainer)
+    ending = f"{compared} {_ending(cli.trainer)}".strip()
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
 
 

@@ -30,6 +30,8 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     commands = {"view": ["project.ui"]} if run_id else {}
     if run_id:
         commands["evaluate"] = ["project.evaluate", run_id]
+        if isinstance(cli.model, Task) and "image_size" in cli.model.from_data:
+            commands["predict"] = ["project.predict", run_id, "DIR"]
         commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
     if space := _search_space(cli):
         commands["search"] = ["project.sweep", "--search", space, *_own_options(cli, space), *_TRIALS]

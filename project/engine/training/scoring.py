@@ -13,6 +13,7 @@ from project.engine.checkpoints import RunCheckpoint
 from project.engine.task import Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import model_name
+from project.engine.training.baseline import BaselineScore
 from project.engine.training.describing import describe_result, model_tags
 from project.engine.training.job import Job
 from project.engine.training.serving import save_model
@@ -46,11 +47,12 @@ def score(job: Job) -> Mapping[str, float]:
             trainer.loggers = loggers
 
 
-def describe(job: Job, scores: Mapping[str, float]) -> None:
+def describe(job: Job, scores: Mapping[str, float], baseline: BaselineScore | None) -> None:
     """Write the result into the description of the run."""
     if job.logger is not None:
         with best_effort(job.logger, "description", "the description of the run has no result"):
-            describe_result(job.cli, job.logger, scores)
+            compared = f"Baseline: {baseline.value:.4g} by {baseline.sentence}." if baseline else ""
+            describe_result(job.cli, job.logger, scores, compared)
 
 
 def log_model(job: Job, scores: Mapping[str, float]) -> None:

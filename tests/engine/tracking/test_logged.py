@@ -48,9 +48,11 @@ def check_description(done: Fit) -> None:
     note = run.data.tags[TAG]
     assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
     assert f"| test/accuracy | {run.data.metrics['test/accuracy']:.4g} |" in note
+    assert "**. Baseline: 0.5 by " in note
     assert f"| best/val/loss | {run.data.metrics['best/val/loss']:.4g} |" in note
     assert "tiny: 2 classes, " in note
     assert f"\n# evaluate\npython -m project.evaluate {run.info.run_id}\n" in note
+    assert f"\n# predict\npython -m project.predict {run.info.run_id} DIR\n" in note
     (resume,) = re.findall(r"\n# resume\n(.*)\n", note)
     words = shlex.split(resume)
     assert words[:3] == ["python", "-m", "project.fit"]
