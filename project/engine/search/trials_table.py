@@ -30,7 +30,7 @@ def state_tags(trial: FrozenTrial, state: TrialState, metrics: Sequence[str]) ->
 
 
 def pruned(trial: FrozenTrial, metrics: Sequence[str]) -> str:
-    """Return when and with which value a trial was pruned, such as `after 3 validations at val/accuracy 0.1234`."""
+    """Return when and with which value a trial was pruned, such as `after 3 validations at val/loss 0.1234`."""
     value = "".join(f" at {metrics[0]} {value:.4f}" for value in reported(trial))
     return f"after {_validations(trial)}{value}"
 
