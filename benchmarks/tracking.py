@@ -17,17 +17,15 @@ import json
 import logging
 import multiprocessing
 import os
-import random
-import signal
 import statistics
 import tempfile
-from ctypes import c_bool, c_double, c_int64
+from ctypes import c_double
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 
 import torch
 import torch.nn.functional as F
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from rich.console import Console
 from rich.table import Table
@@ -35,11 +33,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.jobs import Server
+from benchmarks.slices import Candidate, Counter, Steps, ms_per_step, spread
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 
-SLICE_S = 0.3
 SLICES_PER_ROUND = 15
 WARM_UP_STEPS = 500
 NAMES = ("none", "ours", "lightning")
@@ -77,19 +75,8 @@ class OneBatch(Dataset[tuple[Tensor, Tensor]]):
         return self.batch
 
 
-class Counter(Callback):
-    """Counts the steps in shared memory, and stops training when the shared flag `stop` is set."""
-
-    def __init__(self, steps: c_int64, stop: c_bool) -> None:
-        self.steps, self.stop = steps, stop
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        self.steps.value += 1
-        trainer.should_stop = self.stop.value
-
-
-def train(name: str, uri: str, steps: c_int64, stop: c_bool, delivery_s: c_double) -> None:
-    """Train until `stop` is set; `delivery_s` receives the seconds in which our logger delivers the rest."""
+def train(steps: Steps, name: str, uri: str, delivery_s: c_double) -> None:
+    """Train until `steps` is stopped; `delivery_s` receives the seconds in which our logger delivers the rest."""
     for package in ("lightning.pytorch", "pytorch_lightning", "mlflow", "alembic"):
         logging.getLogger(package).setLevel(logging.ERROR)
     os.environ["MLFLOW_TRACKING_URI"] = uri
@@ -100,7 +87,7 @@ def train(name: str, uri: str, steps: c_int64, stop: c_bool, delivery_s: c_doubl
         ours.start(store.connect(), {})
     Trainer(
         max_epochs=1, logger=ours if name == "ours" else name == "lightning" and MLFlowLogger(tracking_uri=uri),
-        callbacks=[Counter(steps, stop)], log_every_n_steps=1, accelerator="cpu",
+        callbacks=[Counter(steps)], log_every_n_steps=1, accelerator="cpu",
         enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
     ).fit(SmallCNN(), DataLoader(OneBatch(), batch_size=None))  # fmt: skip
     start = perf_counter()
@@ -108,76 +95,28 @@ def train(name: str, uri: str, steps: c_int64, stop: c_bool, delivery_s: c_doubl
     delivery_s.value = perf_counter() - start
 
 
-class Candidate:
-    """A training in its own process, which runs only during its slices of time."""
-
-    def __init__(self, name: str, *, http: bool) -> None:
-        folder = Path(tempfile.mkdtemp())
-        self.server = Server(folder) if http and name != "none" else None
-        if self.server:
-            self.server.start()
-        uri = self.server.uri if self.server else f"sqlite:///{folder}/mlflow.db"
-        spawn = multiprocessing.get_context("spawn")
-        # Raw values have no locks: a stopped process could hold one.
-        self.steps, self.stop, self.delivery_s = (
-            spawn.RawValue(c_int64), spawn.RawValue(c_bool), spawn.RawValue(c_double)
-        )  # fmt: skip
-        self.process = spawn.Process(target=train, args=(name, uri, self.steps, self.stop, self.delivery_s))
-        self.process.start()
-        while self.steps.value < WARM_UP_STEPS and self.process.is_alive():
-            sleep(SLICE_S)
-        self._signal(signal.SIGSTOP)
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self.process.pid
-        os.kill(self.process.pid, number)
-
-    def run_slice(self) -> tuple[float, int]:
-        """Train for one slice of time; returns its seconds and its number of steps."""
-        before, start = self.steps.value, perf_counter()
-        self._signal(signal.SIGCONT)
-        sleep(SLICE_S)
-        self._signal(signal.SIGSTOP)
-        return perf_counter() - start, self.steps.value - before
-
-    def finish(self) -> float:
-        """End the training; returns the seconds in which our logger delivered the rest."""
-        self._signal(signal.SIGCONT)
-        self.stop.value = True
-        self.process.join()
-        return float(self.delivery_s.value)
-
-    def kill(self) -> None:
-        """Kill the training and its server."""
-        self.process.kill()
-        if self.server:
-            self.server.kill()
-
-
 def one_round(*, http: bool) -> dict[str, float]:
     """Measure the milliseconds per step of each training, and the seconds in which our logger delivers the rest."""
     candidates: dict[str, Candidate] = {}
-    spent, steps = dict.fromkeys(NAMES, 0.0), dict.fromkeys(NAMES, 0)
+    servers: list[Server] = []
+    delivery_s = multiprocessing.get_context("spawn").RawValue(c_double)
     try:
         for name in NAMES:
-            candidates[name] = Candidate(name, http=http)
-        for _ in range(SLICES_PER_ROUND):
-            for name in random.sample(
-                NAMES, len(NAMES)
-            ):  # The order is random, because the training after a server's has cold caches.
-                seconds, done = candidates[name].run_slice()
-                spent[name] += seconds
-                steps[name] += done
-        return {name: 1000 * spent[name] / steps[name] for name in NAMES} | {"delivery_s": candidates["ours"].finish()}
+            folder = Path(tempfile.mkdtemp())
+            uri = f"sqlite:///{folder}/mlflow.db"
+            if http and name != "none":
+                servers.append(Server(folder))
+                servers[-1].start()
+                uri = servers[-1].uri
+            candidates[name] = Candidate(train, name, uri, delivery_s, warm_up=WARM_UP_STEPS)
+        milliseconds = ms_per_step(candidates, SLICES_PER_ROUND)
+        candidates["ours"].finish()
+        return milliseconds | {"delivery_s": float(delivery_s.value)}
     finally:
         for candidate in candidates.values():
             candidate.kill()
-
-
-def spread(results: list[dict[str, float]], name: str) -> list[str]:
-    """Format the median, minimum and maximum of a logger's time relative to the time without a logger."""
-    ratios = [result[name] / result["none"] for result in results]
-    return [f"{value:.3f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
+        for server in servers:
+            server.kill()
 
 
 def main() -> None:
@@ -196,7 +135,7 @@ def main() -> None:
     )  # fmt: skip
     for name in NAMES:
         middle = statistics.median(result[name] for result in results)
-        table.add_row(name, f"{middle:.2f}", *spread(results, name))
+        table.add_row(name, f"{middle:.2f}", *spread([result[name] / result["none"] for result in results]))
     Console().print(table)
 
 
