@@ -166,7 +166,7 @@ def ours(steps: Steps, net: str, accelerator: str, options: list[str]) -> None:
     fit(
         ["--data.class_path=benchmarks.step.Random", f"--data.batch_size={BATCH_SIZE}", "--data.image_size=28",
          "--data.augmentation.crop_padding=0", f"--trainer.accelerator={accelerator}", "--trainer.devices=1",
-         f"--trainer.log_every_n_steps={READ_EVERY}", f"--max_epochs={LENGTH * BATCH_SIZE // 100_000}", *NETS[net], *options],
+         f"--trainer.log_every_n_steps={READ_EVERY}", "--max_epochs=640", *NETS[net], *options],
         [Counter(steps)],
     )  # fmt: skip
 
