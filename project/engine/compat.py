@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Union, get_args
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
     import optuna
+    import torch
     from jsonargparse import ArgumentParser
     from lightning import Trainer
     from mlflow.entities import Metric as StoredMetric
@@ -113,6 +115,26 @@ def set_signal_handlers(trainer: Trainer, register: Callable[[], None]) -> None:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/connectors/signal_connector.py
     """
     trainer._signal_connector.register_signal_handlers = register  # type: ignore[method-assign]
+
+
+def keep_logged_values_in_place() -> None:
+    """Let `LightningModule.log` move a stored value only if its device differs, in this process.
+
+    Lightning moves it in each call, with a deep copy of its settings that takes most of the time of the call.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/connectors/logger_connector/result.py
+    """
+    from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric
+
+    move = vars(_ResultMetric)["to"]
+    if hasattr(move, "__wrapped__"):
+        return
+
+    @wraps(move)
+    def to(self: _ResultMetric, device: torch.device) -> _ResultMetric:
+        value = getattr(self, "value", None)
+        return self if value is not None and value.device == device else move(self, device)
+
+    _ResultMetric.to = to  # type: ignore[method-assign]
 
 
 def log_step(trainer: Trainer) -> None:

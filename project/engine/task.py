@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -33,6 +33,9 @@ LossCallable = Callable[[], nn.Module]
 """Makes a loss, such as a class of torch.nn."""
 
 Mode = Literal["min", "max"]
+
+# Optimizers with one kernel for all their parameters on CPUs and GPUs. Torch's default is a loop on CPUs.
+_FUSABLE = (torch.optim.Adam, torch.optim.SGD)
 
 
 class Baseline(NamedTuple):
@@ -253,10 +256,12 @@ class Task(LightningModule):
             self.train(was_training)
 
     def make_optimizer(self) -> Optimizer:
-        """Return a new optimizer of the net's parameters."""
+        """Return a new optimizer of the net's parameters; Adam and SGD are fused, unless the settings exclude it."""
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * group.get("lr_scale", 1)
+            if isinstance(optimizer, _FUSABLE) and not (group["foreach"] or group["differentiable"]):
+                group["fused"] = _fusable(group["params"]) if group["fused"] is None else group["fused"]
         return optimizer
 
     # The steps.
@@ -350,6 +355,10 @@ class Task(LightningModule):
         optimizer = self.make_optimizer()
         schedule = make_schedule(self.lr_schedule, optimizer, total_steps(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+
+def _fusable(parameters: Iterable[nn.Parameter]) -> bool:
+    return all(one.is_floating_point() and one.device.type in ("cpu", "cuda") for one in parameters)
 
 
 def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:

@@ -15,6 +15,7 @@ from conftest import clean_environment
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
@@ -273,3 +274,15 @@ def test_options_of_a_parser_are_listed_with_their_help() -> None:
     options = compat.option_texts(parser)
     assert options["size"] == "Side in pixels."
     assert "metric.nan_strategy" in options
+
+
+def test_a_logged_value_is_copied_only_to_another_device() -> None:
+    compat.keep_logged_values_in_place()
+    results = _ResultCollection(training=True)
+    results.log("training_step", "loss", torch.tensor(1.0))
+    (stored,) = results.values()
+    settings = stored.meta
+    results.log("training_step", "loss", torch.tensor(3.0))
+    assert stored.meta is settings  # Lightning copies the settings.
+    assert stored.compute() == 2
+    assert stored.to(torch.device("meta")).value.device.type == "meta"

@@ -1,5 +1,6 @@
 """The declarations of a task, such as its loss and its metrics, and their effect in the engine."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,24 @@ def test_parameter_groups_reach_the_optimizer() -> None:
     expected = [("decay", 0.01, 1e-3), ("no_decay", 0.0, 5e-4)]
     assert [(group["name"], group["weight_decay"], group["lr"]) for group in groups] == expected
     assert task.logged_metrics() >= {"val/f1", "val/loss"}
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_a_fused_optimizer_is_the_default_and_has_the_same_result(optimizer: Any) -> None:
+    weights = []
+    for options in ({}, {"fused": False}):
+        torch.manual_seed(0)
+        task = classifier(optimizer=partial(optimizer, lr=0.1, **options))
+        made = task.make_optimizer()
+        assert made.param_groups[0]["fused"] is (not options)
+        for _ in range(3):
+            made.zero_grad()
+            task(torch.arange(8, dtype=torch.uint8).view(2, 1, 2, 2)).square().sum().backward()
+            made.step()
+        weights.append([p.detach().clone() for p in task.net.parameters()])
+    torch.testing.assert_close(*weights)
+
+
+def test_settings_that_exclude_a_fused_optimizer_are_kept() -> None:
+    for options in ({"foreach": True}, {"differentiable": True}):
+        assert not classifier(optimizer=partial(torch.optim.AdamW, **options)).make_optimizer().param_groups[0]["fused"]

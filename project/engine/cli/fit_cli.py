@@ -33,6 +33,7 @@ from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
+from project.engine.runtime.step_overhead import reduce_step_overhead
 from project.engine.task import Task
 from project.engine.tracking import names, store
 from project.engine.tracking.logger import MLflowLogger
@@ -204,7 +205,9 @@ class FitCLI(LightningCLI):
                 "--trainer.plugins: got a CheckpointIO, but this project's DurableCheckpointIO writes the checkpoints"
             )
         kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
-        return super().instantiate_trainer(**kwargs, **devices_for(settings))
+        trainer = super().instantiate_trainer(**kwargs, **devices_for(settings))
+        reduce_step_overhead(trainer)
+        return trainer
 
     @property
     def callbacks(self) -> list[Callback]:
