@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
@@ -358,7 +359,10 @@ class Task(LightningModule):
 
 
 def _fusable(parameters: Iterable[nn.Parameter]) -> bool:
-    return all(one.is_floating_point() and one.device.type in ("cpu", "cuda") for one in parameters)
+    return all(
+        one.is_floating_point() and one.device.type in ("cpu", "cuda") and not isinstance(one, DTensor)
+        for one in parameters  # torch cannot fuse SGD for sharded parameters
+    )
 
 
 def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:
