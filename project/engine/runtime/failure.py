@@ -34,7 +34,10 @@ def failure(error: BaseException) -> str:
     shown = [
         line
         for frame in frames[-_MOST_FRAMES:]
-        for line in (f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}', f"    {frame.line or ''}")
+        for line in (
+            f'  File "{_short(frame.filename)}", line {frame.lineno}, in {frame.name}',
+            f"    {frame.line or ''}",
+        )
         if line.strip()
     ]
     notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, RunNote)]
