@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install upgrade format check test faults gpu
+.PHONY: help install upgrade format check test faults terminals gpu
 PYTHON ?= uv run python
 
 help:     ## list the targets
@@ -25,6 +25,9 @@ test:     ## run the tests: six minutes on two cores, with a worker per core; wi
 faults:   ## run all tests of the README's fault table: twenty minutes or more
 	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data \
 		tests/test_endings.py tests/test_sweep.py
+
+terminals: ## show each command in a terminal, and write what is seen to docs/terminal: ten minutes or more
+	uv run python tools/terminals.py
 
 gpu:      ## run the tests that need a GPU: at most six minutes; without uv: make gpu PYTHON=python3
 	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/engine/loading/test_device.py

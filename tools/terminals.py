@@ -171,9 +171,10 @@ def without_changes(output: str, folder: Path) -> str:
     for pattern, replacement in (
         (r"(?m)^(waited for data|delivering to MLflow|delivered to MLflow).*\n", ""),
         (r"(?<=(with|. on) )\d+(?= (CPU )?cores)", "N"),
-        (r"(?<=per second) +[\d,.]+", lambda found: "0".rjust(len(found[0]))),
-        (r"(?<=/s )[\d,.]+", "0"),
-        (r"[\d,.]+(?= +[\d.]+ s\b)", lambda found: "0".rjust(len(found[0]))),  # the column before the time
+        (r"(per second +|/s )[\d,.]*\d", r"\g<1>0"),
+        (r"(time )[\d.]+ s\b", r"\g<1>0 s"),
+        (r"(?m)^(duration +).*", r"\g<1>0 s"),
+        (r"[\d,.]*\d(?= +[\d.]+ s\b)", lambda found: "0".rjust(len(found[0]))),  # the column before the time
         (r"\b\d+(\.\d+)? s\b", lambda found: "0 s".rjust(len(found[0]))),
     ):
         text = re.sub(pattern, replacement, text)
