@@ -208,7 +208,7 @@ def test_a_task_without_predictions_says_so(workplace: Path, capsys: pytest.Capt
     Image.new("L", (32, 32)).save("a.png")
     for name, message in [
         ("segmentation", "Segmentation does not declare predictions"),
-        ("tabular", "not an ImageTask"),
+        ("tabular", "not a task on images"),
     ]:
         fit(["--config", str(ROOT / f"examples/{name}.yaml"), *few])
         capsys.readouterr()

@@ -43,6 +43,13 @@ def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: 
     assert ("--model.label_smoothing 0" in command) == ("--model.label_smoothing=0" in options)
 
 
+def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
+    commands = commands_of(*TINY, *FEW[:1])
+    assert commands["evaluate"] == "python -m project.evaluate 1234"
+    assert commands["predict"] == "python -m project.predict 1234 DIR"
+    assert "predict" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+
+
 def test_a_model_without_a_search_space_has_no_search(workplace: Path) -> None:
     assert "search" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
 
