@@ -189,16 +189,16 @@ class _FitRun:
         assert self.logger is not None
         trainer, lines = self._cli.trainer, []
         if run_id := self.logger.version or os.environ.get(RUN_ID_VARIABLE):
-            lines.append(f"run        {run_id}")
+            lines.append(f"run\n  {run_id}")
         if not trainer.is_global_zero:
-            lines.append(f"rank       {trainer.global_rank}")
+            lines.append(f"rank\n  {trainer.global_rank}")
             if run_id:  # The artifact has the traceback of the first rank, which fails in a collective.
                 file = store.checkpoint_folder(run_id) / f"rank{trainer.global_rank}-{_TRACEBACK}"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(redact("".join(traceback.format_exception(error))), encoding="utf-8", errors="replace")
-                lines.append(f"traceback  {file}")
+                lines.append(f"traceback\n  {file}")
         elif self.logger.artifact_uri:
-            lines.append(f"traceback  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
+            lines.append(f"traceback\n  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
             lines.append(self.how_to_resume())
         if isinstance(error, torch.OutOfMemoryError):
             lines.append(_LESS_MEMORY)
