@@ -22,7 +22,7 @@ _MOST_RUNS, _MOST_PARAMS, _MOST_SCORES = 500, 6, 4
 _TRAIN, _VAL, _BEST, _SYSTEM = "train/", "val/", "best/", "system/"
 _FINAL = (_BEST, "test")
 _AXIS = "epoch"
-_DURATION, _WIDTH = "attributes.`Duration`", 125
+_DURATION, _WIDTH = "attributes.`Duration`", 120
 
 Json = dict[str, Any]
 
@@ -53,8 +53,8 @@ def shared_view(runs: Sequence[Run]) -> Json:
     params = varying_params(runs)
     columns = [
         *(f"metrics.`{name}`" for name in scores),
-        *([f"tags.`{STATE}`"] if any(STATE in run.data.tags for run in runs) else []),
         *(f"params.`{name}`" for name in params),
+        *([f"tags.`{STATE}`"] if any(STATE in run.data.tags for run in runs) else []),
         _DURATION,
     ]
     order = {"orderByKey": f"metrics.`{score}`", "orderByAsc": mode == "min"} if scores[:1] == [score] else {}
