@@ -26,7 +26,7 @@ faults:   ## run all tests of the README's fault table: twenty minutes or more
 	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data \
 		tests/test_endings.py tests/test_sweep.py
 
-terminals: ## show each command in a terminal, and write what is seen to docs/terminal: ten minutes or more
+terminals: ## show each command in a terminal, and write what is seen to docs/terminal: three minutes or more
 	uv run python tools/terminals.py
 
 gpu:      ## run the tests that need a GPU: at most six minutes; without uv: make gpu PYTHON=python3
