@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from pyarrow import parquet
 from tiny import TINY
 
+from project.engine.checkpoints import strip_optimizer_state
 from project.engine.loading import ImageArray, Split
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
@@ -128,6 +129,13 @@ def test_other_data_keep_the_preprocessing_of_the_run(name: str, kind: type, wor
 def test_a_run_with_averaged_weights_keeps_its_score(workplace: Path) -> None:
     fitted(workplace, "--trainer.callbacks=EMAWeightAveraging")
     evaluate(["latest"])
+    found = metrics(workplace)
+    assert found["eval/test/loss"] == found["test/loss"]
+
+
+def test_a_trial_that_kept_only_its_weights_can_be_evaluated(workplace: Path, run: str) -> None:
+    strip_optimizer_state(store.checkpoint_folder(run))
+    evaluate([run])
     found = metrics(workplace)
     assert found["eval/test/loss"] == found["test/loss"]
 

@@ -31,7 +31,7 @@ NAMES = (*GROUPS, "config", "resume", *(option.removeprefix("--") for option in 
 
 PROGRAM = "python -m project.fit"
 USAGE = f"""{PROGRAM} [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
-           [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN_ID] [--SETTING VALUE]..."""
+           [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN] [--SETTING VALUE]..."""
 
 
 def description() -> str:

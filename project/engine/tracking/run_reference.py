@@ -17,7 +17,8 @@ MONITOR = "monitor"
 """Tag of a run: the metric that selects its best checkpoint, and its mode, such as `val/loss (min)`."""
 
 _WORDS = ("latest", "best")
-_FINISHED_FIT = "attributes.status = 'FINISHED' and tags.command LIKE 'python -m project.fit%'"
+_FIT = "tags.command LIKE 'python -m project.fit%'"
+_FINISHED_FIT = f"attributes.status = 'FINISHED' and {_FIT}"
 _NEWEST_FIRST = "attributes.start_time DESC"
 _ID = re.compile("[0-9a-f]{1,32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -31,7 +32,7 @@ class FoundRun(NamedTuple):
     reason: str
 
 
-def find(client: MlflowClient, reference: str) -> FoundRun:
+def find(client: MlflowClient, reference: str, *, finished: bool = True) -> FoundRun:
     """Look up the run that a reference means.
 
     `latest` is the newest finished run of `fit`, also a trial of a sweep. `best` compares the finished runs of an
@@ -40,13 +41,14 @@ def find(client: MlflowClient, reference: str) -> FoundRun:
     Args:
         client: Client of the store.
         reference: See `RUN_HELP`.
+        finished: Whether the latest run must be finished; other references mean a run of any status.
 
     Raises:
         ValueError: There is no such run, or several.
     """
     word, _, experiment = reference.partition(":")
     if reference == "latest":
-        return _latest(client)
+        return _latest(client) if finished else _newest(client)
     if word == "best" and (experiment or reference == word):
         return _best(client, experiment)
     if reference.startswith("models:"):
@@ -70,6 +72,14 @@ def _latest(client: MlflowClient) -> FoundRun:
     others = client.search_runs(ids, newer, max_results=1, order_by=[_NEWEST_FIRST])
     note = f"; {others[0].info.run_id} is newer, but {others[0].info.status}" if others else ""
     return FoundRun(runs[0], f"the latest finished run{note}")
+
+
+def _newest(client: MlflowClient) -> FoundRun:
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(ids, _FIT, max_results=1, order_by=[_NEWEST_FIRST])
+    if not runs:
+        raise ValueError(f"latest: {redact(store.tracking_uri())} has no run of project.fit")
+    return FoundRun(runs[0], "the latest run")
 
 
 def _best(client: MlflowClient, experiment: str) -> FoundRun:

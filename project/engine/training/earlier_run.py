@@ -1,5 +1,6 @@
 """The run that a fit continues: of `--resume`, or of the attempt before a restart."""
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -21,7 +22,11 @@ from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.recovery import is_held
+from project.engine.tracking.run_reference import find
 from project.engine.training.restarts import run_before_restart
+
+_CHILDREN_USE = "PROJECT_RESUMED_RUN"
+"""Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
 
 
 class EarlierRun(NamedTuple):
@@ -42,22 +47,32 @@ def find_earlier_run(resumed: str | None) -> EarlierRun | None:
     """Find the run that a fit continues.
 
     Args:
-        resumed: The run of `--resume`.
+        resumed: The run of `--resume`: its id, or another reference to it.
 
     Raises:
         ValueError, OSError: There is no such run, or it has no valid checkpoint.
     """
-    run_id = resumed or run_before_restart()
+    run_id = _resolve(resumed) if resumed else run_before_restart()
     if run_id is None:
         return None
     settings = None
     if resumed:
         with TemporaryDirectory() as folder:
-            settings = store.config_of(resumed, folder).read_text(encoding="utf-8")
+            settings = store.config_of(run_id, folder).read_text(encoding="utf-8")
     checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
     if checkpoint:
         check_version(checkpoint)
     return EarlierRun(run_id, settings, str(checkpoint) if checkpoint else None)
+
+
+def _resolve(reference: str) -> str:
+    """Return the id of the run that a reference means, of any status; see `project.engine.tracking.run_reference`."""
+    if (known := os.environ.get(_CHILDREN_USE)) is None:
+        run, reason = find(store.connect_existing(reference), reference, finished=False)
+        os.environ[_CHILDREN_USE] = known = str(run.info.run_id)
+        if reason:
+            print(f"run {known} ({reason})", flush=True)
+    return known
 
 
 def check_has_ended(earlier: EarlierRun) -> None:

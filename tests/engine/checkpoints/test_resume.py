@@ -122,6 +122,13 @@ def test_a_checkpoint_of_another_version_is_refused(
     assert "was saved by another version of project" in said
 
 
+def test_the_run_to_resume_is_named_by_the_beginning_of_its_id_or_latest(workplace: Path, run_id: str) -> None:
+    for reference, epochs in ((run_id[:12], 2), ("latest", 3)):
+        main(["--resume", reference, f"--max_epochs={epochs}"])
+        (last,) = workplace.glob(f"mlruns/checkpoints/{run_id}/last.ckpt")
+        assert torch.load(last, weights_only=True)["global_step"] == 2 * epochs
+
+
 @pytest.mark.parametrize(
     ("changing", "steps"),
     [

@@ -29,6 +29,7 @@ def test_latest_is_the_newest_finished_fit_and_names_a_newer_failure(client: Mlf
     add(client, start=4, command="python -m project.sweep --search cnn")
     run, reason = find(client, "latest")
     assert run.info.run_id == newest
+    assert find(client, "latest", finished=False).run.info.run_id == failed
     client.delete_run(newest)
     assert find(client, "latest").run.info.run_id != newest
     assert f"{failed} is newer, but FAILED" in reason
