@@ -109,9 +109,14 @@ class MLflowLogger(Logger):
         self.run_name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)
         self.artifact_uri = run.info.artifact_uri
-        if monitor is not None:
-            client.log_metric(run.info.run_id, f"best/{monitor}", nan, step=0)
-        self._open(client, Spool(store.spool_folder(run.info.run_id)))
+        try:
+            if monitor is not None:
+                client.log_metric(run.info.run_id, f"best/{monitor}", nan, step=0)
+            self._open(client, Spool(store.spool_folder(run.info.run_id)))
+        except BaseException as error:  # Such as a signal; `end` does not know the run yet.
+            if self._run_id is None:
+                client.set_terminated(run.info.run_id, "KILLED" if isinstance(error, SystemExit) else "FAILED")
+            raise
         self.log_text(packages(), "requirements.txt")
         if diff:
             self.log_text(diff, "git.diff")
