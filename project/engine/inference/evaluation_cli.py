@@ -16,11 +16,11 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
 from project.engine.data import plain
+from project.engine.inference.evaluation_options import OPTIONS
 from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
-OPTIONS = "--split, --data, --data.*, --strategy, --devices, --accelerator, --precision, --trainer.*, --model.metrics.*"
 # The rest of a run's settings made its checkpoint, which an evaluation does not change.
 _REFUSED = ("--model", "--checkpoint", "--experiment", "--resume", "--config", "--max_epochs", "--print_config")
 # Options of data, and the arguments of the model from which they follow.

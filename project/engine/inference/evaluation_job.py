@@ -4,9 +4,7 @@ import json
 import os
 import re
 import shlex
-import sys
 import warnings
-from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,11 +14,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.entities import Run
 
 from project.engine import compat
-from project.engine.cli.errors import BAD_INPUT, exit_on_bad_input
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import flatten
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
-from project.engine.inference.evaluation_cli import OPTIONS, EvaluationCLI
+from project.engine.inference.evaluation_cli import EvaluationCLI
+from project.engine.inference.evaluation_options import parse_evaluation
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
@@ -29,7 +28,6 @@ from project.engine.runtime.startup import print_interrupted, update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
-from project.engine.tracking.run_reference import RUN_HELP
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
@@ -160,7 +158,7 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
         stack.enter_context(closed_process_group())
         stack.callback(compat.close_store_connections)
         configure_process()
-        own, options = parse(argv)
+        own, options = parse_evaluation(argv)
         update_activity("checking run, data and model")
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(_explained(interrupts))
@@ -187,33 +185,6 @@ def _explained(interrupts: Interrupts) -> Iterator[None]:
     except Interrupted:
         print_interrupted("nothing was added to the run")
         raise
-
-
-def parse(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Divide the run and the options of an evaluation from those of data and trainer.
-
-    Raises:
-        SystemExit: 2 if an option is malformed; 0 after `--help`.
-    """
-    parser = ArgumentParser(
-        prog="python -m project.evaluate",
-        usage="%(prog)s RUN [--split val|test] [--data NAME] [--devices N] [--strategy NAME] [--SETTING VALUE]...",
-        description=(
-            "Score the best checkpoint of a run: the metrics at the end of fit, those that its task adds, their 95 % "
-            f"intervals, and the prediction for each sample. All are added to the run. Other options: {OPTIONS}, as "
-            "in project.fit. Exit codes: 0 done, 1 the evaluation failed, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
-        ),
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
-    parser.add_argument(
-        "--split", choices=["val", "test"], help="the split to score; by default test, or val if there is no test"
-    )
-    if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
-        print(f"error: got {argv[0]} first; give RUN before all options: {RUN_HELP}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    own, options = parser.parse_known_args(argv)
-    return own, options
 
 
 def _as_name(text: str) -> str:

@@ -1,11 +1,9 @@
 """Predictions for files by the model of a trained run."""
 
-import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,20 +14,19 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from project.engine import compat
-from project.engine.cli.errors import BAD_INPUT, exit_on_bad_input
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
-from project.engine.inference.inputs import PATH_HELP, named_files
+from project.engine.inference.inputs import named_files
 from project.engine.inference.prediction_data import PredictionImages
-from project.engine.inference.tables import SUFFIXES, write_table
+from project.engine.inference.prediction_options import output_of, parse_prediction
+from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.process import configure_process, restored_environment
 from project.engine.runtime.progress import with_progress_bar
 from project.engine.runtime.startup import print_interrupted, update_activity
 from project.engine.task import Task
-from project.engine.tracking.run_reference import RUN_HELP
 from project.engine.training.stop import Interrupted, Interrupts
 
-_OUTPUT = Path("predictions.csv")
 _NAMED = 3
 
 
@@ -152,7 +149,7 @@ def open_prediction(argv: Sequence[str]) -> Iterator[PredictionJob]:
         stack.enter_context(restored_environment())
         stack.callback(compat.close_store_connections)
         configure_process()
-        options = parse(argv)
+        options = parse_prediction(argv)
         update_activity("checking run and files")
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(_explained(interrupts))
@@ -209,62 +206,3 @@ def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:
         "enable_model_summary": False,
     }
     return run._replace(settings=yaml.safe_dump(settings))
-
-
-def output_of(given: str | None) -> Path | None:
-    """Return the file to write; None for standard output.
-
-    Raises:
-        ValueError: The file has another suffix.
-        OSError: Its folder does not exist.
-    """
-    if given is None:
-        return _OUTPUT if sys.stdout.isatty() else None
-    path = Path(given)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {path.parent}; create it, or name another file")
-    return path
-
-
-def parse(argv: Sequence[str]) -> Namespace:
-    """Parse the command line of `project.predict`.
-
-    Raises:
-        SystemExit: 2 if it is malformed; 0 after `--help`.
-    """
-    parser = ArgumentParser(
-        prog="python -m project.predict",
-        usage="%(prog)s RUN PATH... [--output FILE.csv|.parquet] [--top_k K] [--tta] [--OPTION VALUE]...",
-        description=(
-            "Predict image files with the best checkpoint of a run, as its validation loads them. A file that cannot "
-            "be read becomes a row with its error. Exit codes: 0 all files have a prediction, 1 some files cannot be "
-            "read, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
-        ),
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("run", metavar="RUN", help=RUN_HELP)
-    add("paths", metavar="PATH", nargs="*", help=PATH_HELP)
-    add("--output", help=f"the table, CSV or Parquet; by default {_OUTPUT}, or CSV on standard output if it is a pipe")
-    add("--top_k", type=_positive, default=1, help="predictions for each file (default: 1)")
-    add("--tta", action="store_true", help="average the probabilities for each image and its mirror image")
-    add("--batch_size", type=_positive, help="images per step; by default that of the run")
-    add("--workers", type=int, help="threads that load files; by default those of the run")
-    add("--accelerator", help="auto, cpu or gpu; by default that of the run")
-    add("--precision", help="such as bf16-mixed; by default that of the run")
-    options, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        known = re.findall(r"--\w+", parser.format_help())
-        nearest = get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "see python -m project.predict --help"
-        print(f"error: unknown option {unknown[0]}; {hint}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    return options
-
-
-def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number

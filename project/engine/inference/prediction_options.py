@@ -1,0 +1,77 @@
+"""The command line of `project.predict`."""
+
+import os
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from project.engine.cli.errors import BAD_INPUT
+from project.engine.inference.inputs import PATH_HELP
+from project.engine.inference.tables import SUFFIXES
+from project.engine.tracking.run_reference import RUN_HELP
+
+_OUTPUT = Path("predictions.csv")
+
+
+def output_of(given: str | None) -> Path | None:
+    """Return the file to write; None for standard output.
+
+    Raises:
+        ValueError: The file has another suffix.
+        OSError: Its folder does not exist.
+    """
+    if given is None:
+        return _OUTPUT if sys.stdout.isatty() else None
+    path = Path(given)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no folder {path.parent}; create it, or name another file")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"--output: cannot write {given}; change its permissions, or name another file")
+    return path
+
+
+def parse_prediction(argv: Sequence[str]) -> Namespace:
+    """Parse the command line of `project.predict`.
+
+    Raises:
+        SystemExit: 2 if it is malformed; 0 after `--help`.
+    """
+    parser = ArgumentParser(
+        prog="python -m project.predict",
+        usage="%(prog)s RUN PATH... [--output FILE.csv|.parquet] [--top_k K] [--tta] [--OPTION VALUE]...",
+        description=(
+            "Predict image files with the best checkpoint of a run, as its validation loads them. A file that cannot "
+            "be read becomes a row with its error. Exit codes: 0 all files have a prediction, 1 some files cannot be "
+            "read, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
+        ),
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("run", metavar="RUN", help=RUN_HELP)
+    add("paths", metavar="PATH", nargs="*", help=PATH_HELP)
+    add("--output", help=f"the table, CSV or Parquet; by default {_OUTPUT}, or CSV on standard output if it is a pipe")
+    add("--top_k", type=_positive, default=1, help="predictions for each file (default: 1)")
+    add("--tta", action="store_true", help="average the probabilities for each image and its mirror image")
+    add("--batch_size", type=_positive, help="images per step; by default that of the run")
+    add("--workers", type=int, help="threads that load files; by default those of the run")
+    add("--accelerator", help="auto, cpu or gpu; by default that of the run")
+    add("--precision", help="such as bf16-mixed; by default that of the run")
+    options, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        known = re.findall(r"--\w+", parser.format_help())
+        nearest = get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see python -m project.predict --help"
+        print(f"error: unknown option {unknown[0]}; {hint}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    return options
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
