@@ -140,7 +140,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
     (of(Slope, WithoutBatches), "--data: reading a batch of train fails"),
     (of(Slope, WithoutFile), "FileNotFoundError: there is no file lines.csv"),
-    (of(Unlogged), "--checkpoint.monitor: got val_loss, which training does not log; it logs epoch, "),
+    (of(Unlogged), "--checkpoint.monitor: got val_loss, which training does not log; it logs "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),
 ])  # fmt: skip
 def test_a_module_that_cannot_train_starts_no_run(

@@ -25,8 +25,10 @@ def print_summary(job: Job, scores: Mapping[str, float], baseline: BaselineScore
     """
     console = Console(highlight=False)
     console.print()
-    for label, text in (*_results(job, scores, baseline), *_speed(job)):
-        console.print(f"{label:<{_LABEL_WIDTH}}{text}", soft_wrap=True)
+    lines = [*_results(job, scores, baseline), *_speed(job)]
+    width = max(_LABEL_WIDTH, *(len(label) + 2 for label, _ in lines))
+    for label, text in lines:
+        console.print(f"{label:<{width}}{text}", soft_wrap=True)
     run_id = job.logger.version if job.logger else None
     commands = {} if is_trial() else next_commands(job.cli, run_id)
     places = {"run": run_id or "not tracked", "checkpoint": best_checkpoint(job.trainer) or "none"}
