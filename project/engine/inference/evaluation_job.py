@@ -13,7 +13,6 @@ from typing import Any, Literal
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.entities import Run
 
-from project.engine import compat
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import flatten
 from project.engine.evaluation import Evaluation
@@ -22,16 +21,16 @@ from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.evaluation_options import parse_evaluation
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
-from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
+from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
-from project.engine.runtime.startup import print_interrupted, update_activity
+from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
-from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.stop import Interrupts
 from project.engine.training.supervision import Supervisor
 
 Stage = Literal["val", "test"]
@@ -154,14 +153,11 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
         SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
     """
     with ExitStack() as stack:
-        stack.enter_context(restored_environment())
-        stack.enter_context(closed_process_group())
-        stack.callback(compat.close_store_connections)
-        configure_process()
+        stack.enter_context(command_process())
         own, options = parse_evaluation(argv)
         update_activity("checking run, data and model")
         interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(_explained(interrupts))
+        stack.enter_context(interrupts.explained("nothing was added to the run"))
         with exit_on_bad_input():
             first_process = FirstProcess()
             run = TrainedRun(*first_process.compute("trained run", lambda: find_trained_run(own.run)))
@@ -175,16 +171,6 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
         with Supervisor(job.trainer, lambda *_: None):
             yield job
-
-
-@contextmanager
-def _explained(interrupts: Interrupts) -> Iterator[None]:
-    try:
-        with interrupts.as_interruption():
-            yield
-    except Interrupted:
-        print_interrupted("nothing was added to the run")
-        raise
 
 
 def _as_name(text: str) -> str:

@@ -13,7 +13,6 @@ import yaml
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from project.engine import compat
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.inputs import named_files
@@ -21,11 +20,11 @@ from project.engine.inference.prediction_data import PredictionImages
 from project.engine.inference.prediction_options import output_of, parse_prediction
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
-from project.engine.runtime.process import configure_process, restored_environment
+from project.engine.runtime.process import command_process
 from project.engine.runtime.progress import with_progress_bar
-from project.engine.runtime.startup import print_interrupted, update_activity
+from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
-from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.stop import Interrupts
 
 _NAMED = 3
 
@@ -146,26 +145,14 @@ def open_prediction(argv: Sequence[str]) -> Iterator[PredictionJob]:
         SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
     """
     with ExitStack() as stack:
-        stack.enter_context(restored_environment())
-        stack.callback(compat.close_store_connections)
-        configure_process()
+        stack.enter_context(command_process())
         options = parse_prediction(argv)
         update_activity("checking run and files")
         interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(_explained(interrupts))
+        stack.enter_context(interrupts.explained("no predictions were written"))
         with exit_on_bad_input():
             job = PredictionJob(find_trained_run(options.run), options, interrupts)
         yield job
-
-
-@contextmanager
-def _explained(interrupts: Interrupts) -> Iterator[None]:
-    try:
-        with interrupts.as_interruption():
-            yield
-    except Interrupted:
-        print_interrupted("no predictions were written")
-        raise
 
 
 def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:

@@ -5,12 +5,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from jsonargparse import set_parsing_settings
 from torch import distributed
 from typing_extensions import override
 
+from project.engine import compat
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.runtime.output import prepare_output
 
@@ -89,7 +90,18 @@ def _warning_line(
 
 
 @contextmanager
-def restored_environment() -> Iterator[None]:
+def command_process() -> Iterator[None]:
+    """Configure this process for a block of code, and release in the end what libraries keep."""
+    with ExitStack() as stack:
+        stack.enter_context(_restored_environment())
+        stack.enter_context(_closed_process_group())
+        stack.callback(compat.close_store_connections)
+        configure_process()
+        yield
+
+
+@contextmanager
+def _restored_environment() -> Iterator[None]:
     """Restore the environment variables of this process when the block ends, also those that Lightning sets."""
     before = dict(os.environ)
     try:
@@ -101,7 +113,7 @@ def restored_environment() -> Iterator[None]:
 
 
 @contextmanager
-def closed_process_group() -> Iterator[None]:
+def _closed_process_group() -> Iterator[None]:
     """Destroy the process group that a block of code starts, because Lightning keeps it.
 
     After an error, a group of several ranks is kept until its process ends: another rank may wait in a collective.

@@ -10,15 +10,14 @@ from time import monotonic
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from project.engine import compat
 from project.engine.checkpoints import CurrentSettings, RunCheckpoint
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
-from project.engine.runtime.process import closed_process_group, configure_process, restored_environment
+from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
-from project.engine.runtime.startup import print_interrupted, update_activity
+from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
@@ -27,7 +26,7 @@ from project.engine.training.callbacks import build_fit
 from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
 from project.engine.training.fit_run import open_run
 from project.engine.training.header import print_fit, print_run
-from project.engine.training.stop import Interrupted, Interrupts
+from project.engine.training.stop import Interrupts
 
 
 class Job:
@@ -71,14 +70,11 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         SystemExit: 2 if the input is bad, before there is a run; 130 or 143 if this process is interrupted.
     """
     with ExitStack() as stack:
-        stack.enter_context(restored_environment())
-        stack.enter_context(closed_process_group())
-        stack.callback(compat.close_store_connections)
-        configure_process()
+        stack.enter_context(command_process())
         update_activity("checking data, model and store")
         # Signals come first, because a check may take hours, such as a download.
         interrupts = stack.enter_context(Interrupts())
-        with exit_on_bad_input(), _explained(interrupts):
+        with exit_on_bad_input(), interrupts.explained("no run was started"):
             first_process = FirstProcess()
             job = _build(CommandLine.parse(argv), [interrupts, *callbacks], first_process)
             check_can_shard(job.trainer, job.model)
@@ -91,16 +87,6 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
             for line in _undeclared(job):
                 print(line, flush=True)
         yield job
-
-
-@contextmanager
-def _explained(interrupts: Interrupts) -> Iterator[None]:
-    try:
-        with interrupts.as_interruption():
-            yield
-    except Interrupted:
-        print_interrupted("no run was started")
-        raise
 
 
 def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: FirstProcess) -> Job:

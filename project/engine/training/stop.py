@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.runtime.startup import print_interrupted
 
 # Windows lacks SIGUSR1 and SIGHUP.
 STOP_SIGNALS = tuple(
@@ -100,6 +101,20 @@ class Interrupts(Callback):
         except Exception as error:
             if self._raised:
                 raise Interrupted(self.signum) from error
+            raise
+
+    @contextmanager
+    def explained(self, outcome: str) -> Iterator[None]:
+        """Print a line if the block is interrupted.
+
+        Args:
+            outcome: What is left, such as `no run was started`.
+        """
+        try:
+            with self.as_interruption():
+                yield
+        except Interrupted:
+            print_interrupted(outcome)
             raise
 
     def _register(self) -> None:
