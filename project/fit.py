@@ -4,6 +4,7 @@ python -m project.fit
 python -m project.fit --data mnist --model resnet18 --max_epochs 3
 python -m project.fit --strategy ddp --devices 2 --precision bf16-mixed
 python -m project.fit --resume RUN_ID --max_epochs 30
+python -m project.fit --rerun RUN_ID
 """
 
 import sys

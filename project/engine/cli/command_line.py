@@ -9,6 +9,8 @@ from typing import Self
 from project.engine.cli import config_groups
 from project.engine.cli.config_groups import DEFAULTS, GROUPS
 
+_RUNS = ("--resume", "--rerun")
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -17,11 +19,13 @@ class CommandLine:
     Attributes:
         argv: The options as given.
         resume: The run of `--resume`; None without it.
+        rerun: The run of `--rerun`; None without it.
         pairs: The other options, each with its value; None for an option without a value.
     """
 
     argv: tuple[str, ...]
     resume: str | None
+    rerun: str | None
     pairs: tuple[tuple[str, str | None], ...]
 
     @classmethod
@@ -29,11 +33,17 @@ class CommandLine:
         """Divide options from values.
 
         Raises:
-            ValueError: `--resume` does not name a run.
+            ValueError: `--resume` or `--rerun` does not name a run, or both are given.
         """
         pairs = _pairs(argv)
-        resumed = [_value(option, value, "the id of a run") for option, value in pairs if option == "--resume"]
-        return cls(tuple(argv), resumed[-1] if resumed else None, tuple(p for p in pairs if p[0] != "--resume"))
+        runs = {option: _value(option, value, "the id of a run") for option, value in pairs if option in _RUNS}
+        if len(runs) > 1:
+            raise ValueError(
+                "--rerun: got --resume too; --resume continues a run, and --rerun starts a run with the settings of "
+                "another; give one of them"
+            )
+        rest = tuple(pair for pair in pairs if pair[0] not in _RUNS)
+        return cls(tuple(argv), runs.get("--resume"), runs.get("--rerun"), rest)
 
     def with_settings(self, path: Path) -> Self:
         """Return this command line with a YAML file of settings before its own options."""

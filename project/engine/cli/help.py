@@ -21,6 +21,7 @@ _COMMON = {
 _FILES = (
     ("--config FILE", "a YAML file of settings; the later file wins"),
     ("--resume RUN", "continue a run from its newest checkpoint"),
+    ("--rerun RUN", "train again with the settings of a run"),
     ("--print_config", "print all settings as YAML"),
 )
 _EXAMPLES = """

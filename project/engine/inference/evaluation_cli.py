@@ -22,7 +22,16 @@ from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
 # The rest of a run's settings made its checkpoint, which an evaluation does not change.
-_REFUSED = ("--model", "--checkpoint", "--experiment", "--resume", "--config", "--max_epochs", "--print_config")
+_REFUSED = (
+    "--model",
+    "--checkpoint",
+    "--experiment",
+    "--resume",
+    "--rerun",
+    "--config",
+    "--max_epochs",
+    "--print_config",
+)
 # Options of data, and the arguments of the model from which they follow.
 _FOLLOWS = {"image_size": "image_size", "channels": "in_channels"}
 
@@ -58,7 +67,8 @@ class EvaluationCLI(FitCLI):
     def of(cls, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> Self:
         """Build it from the run's settings and options; see the class."""
         command = CommandLine.parse(argv)
-        for option in (*(["--resume"] if command.resume else []), *(option for option, _ in command.pairs)):
+        runs = {"--resume": command.resume, "--rerun": command.rerun}
+        for option in (*(name for name, run in runs.items() if run), *(option for option, _ in command.pairs)):
             if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
                 raise ValueError(f"{option}: an evaluation has the model of its run; its options are {OPTIONS}")
         with TemporaryDirectory() as folder:

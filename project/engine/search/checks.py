@@ -21,6 +21,8 @@ def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
     given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
     if "resume" in given:
         raise ValueError("--resume: a sweep is continued by its own command; --study names the study")
+    if "rerun" in given:
+        raise ValueError("--rerun: a sweep has settings of its own; give --config FILE with those of the run")
     for key in space.distributions:
         if key.removeprefix("trainer.") in given:
             raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")

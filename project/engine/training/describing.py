@@ -104,10 +104,14 @@ def is_trial() -> bool:
 def _trained(cli: FitCLI) -> str:
     trainer, model = cli.trainer, cli.model
     sizes = [p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter)]
-    accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
-    devices = f"{trainer.world_size} {accelerator}, {cli.config.groups.strategy}, {trainer.precision}"
+    devices = f"{devices_text(trainer)}, {cli.config.groups.strategy}, {trainer.precision}"
     size = f"{type(model).__name__}, {sum(sizes):,} parameters"
     return f"**{cli.net_name}** ({size}), trained on **{cli.data.name}** with {devices}."
+
+
+def devices_text(trainer: Trainer) -> str:
+    """Return number and kind of the devices, such as `2 CUDA`."""
+    return f"{trainer.world_size} {trainer.accelerator.__class__.__name__.removesuffix('Accelerator')}"
 
 
 def _ending(trainer: Trainer) -> str:

@@ -22,9 +22,10 @@ from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.recorded import DEVICES
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
-from project.engine.training.describing import describe_start, experiment_note, tensors_of
+from project.engine.training.describing import describe_start, devices_text, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
 from project.engine.training.stop import Interrupted, Interrupts
@@ -154,11 +155,10 @@ class _FitRun:
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
     def _tags(self) -> dict[str, str]:
-        trainer, checkpoint = self._cli.trainer, RunCheckpoint.of(self._cli.trainer)
-        accelerator = trainer.accelerator.__class__.__name__.removesuffix("Accelerator")
+        checkpoint = RunCheckpoint.of(self._cli.trainer)
         return {
             "strategy": str(self._cli.config.groups.strategy),
-            "devices": f"{trainer.world_size} {accelerator}",
+            DEVICES: devices_text(self._cli.trainer),
             "command": self._command,
             **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
             **({"monitor": f"{checkpoint.monitor} ({checkpoint.mode})"} if checkpoint and checkpoint.monitor else {}),

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -20,12 +21,14 @@ from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
+from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.training.callbacks import build_fit
 from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
 from project.engine.training.fit_run import open_run
-from project.engine.training.header import print_fit, print_run
+from project.engine.training.header import print_fit, print_line, print_run
+from project.engine.training.rerun import RERUN_OF, RepeatedRun, changes_since, find_repeated_run
 from project.engine.training.stop import Interrupts
 
 
@@ -86,6 +89,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
             print_run(job.logger, resumed=job.earlier is not None)
             for line in _undeclared(job):
                 print(line, flush=True)
+            _print_changes(job)
         yield job
 
 
@@ -93,10 +97,14 @@ def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: F
     found = first_process.compute("earlier run", lambda: find_earlier_run(command.resume))
     earlier = EarlierRun(*found) if found else None
     callbacks = [*callbacks, *([CurrentSettings()] if earlier else [])]
+    settings = earlier.settings if earlier else None
+    if (reference := command.rerun) is not None:
+        repeated = RepeatedRun(*first_process.compute("repeated run", lambda: find_repeated_run(reference)))
+        command, settings = replace(command, rerun=repeated.run_id), repeated.settings
     with TemporaryDirectory() as folder:
-        if earlier and earlier.settings is not None:
-            (settings := Path(folder) / store.CONFIG_FILE).write_text(earlier.settings, encoding="utf-8")
-            command = command.with_settings(settings)
+        if settings is not None:
+            (file := Path(folder) / store.CONFIG_FILE).write_text(settings, encoding="utf-8")
+            command = command.with_settings(file)
         return Job(build_fit(command, callbacks), earlier)
 
 
@@ -131,6 +139,18 @@ def _check(job: Job) -> None:
         check_can_continue(job.earlier, job.cli, client)
     elif job.logger is not None:
         store.experiment_id(client, job.logger.experiment_name)
+
+
+def _print_changes(job: Job) -> None:
+    """Print whether the metrics of a repeated run can be expected again, and record which run it is."""
+    if (run_id := job.cli.command.rerun) is None:
+        return
+    if job.logger is not None:
+        job.logger.set_tags({RERUN_OF: run_id})
+    print_line("rerun", f"of {run_id}")
+    with best_effort(job.logger, "rerun", "the run is not compared with the one that it repeats"):
+        for line in changes_since(run_id, job.cli) or ["the same code, packages, data and devices"]:
+            print_line("", line)
 
 
 def _undeclared(job: Job) -> list[str]:

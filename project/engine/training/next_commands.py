@@ -33,6 +33,8 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
         if isinstance(cli.model, Task) and "image_size" in cli.model.from_data:
             commands["predict"] = ["project.predict", run_id, "DIR"]
         commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
+        if cli.command.rerun:
+            commands["compare"] = ["project.compare", cli.command.rerun, run_id]
     if space := _search_space(cli):
         commands["search"] = ["project.sweep", "--search", space, *_own_options(cli, space), *_TRIALS]
     return {label: shlex.join(["python", "-m", *words]) for label, words in commands.items()}

@@ -1,0 +1,124 @@
+"""What a run recorded of its code, its packages, its data and its devices, and the differences between runs."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from project.engine.tracking.provenance import git_state, packages
+from project.engine.tracking.secrets import redact
+
+PACKAGES, DIFF = "requirements.txt", "git.diff"
+"""Artifacts of a run: the installed packages, and the changes that were not committed."""
+DEVICES = "devices"
+"""Tag of a run: number and kind of its devices."""
+ABSENT = "—"
+"""Text of a value that a run does not have."""
+_COUNT = "num_"
+
+Facts = Mapping[str, str]
+"""Values as text, by name."""
+
+
+class Difference(NamedTuple):
+    """A fact whose value is not the same for all runs.
+
+    Attributes:
+        kind: What it belongs to, such as `packages`.
+        name: Its name.
+        values: Its value for each run.
+    """
+
+    kind: str
+    name: str
+    values: tuple[str, ...]
+
+
+class Recorded(NamedTuple):
+    """Facts about a run, by name; empty if it did not record them."""
+
+    code: Facts
+    packages: Facts
+    data: Facts
+    devices: Facts
+
+    @classmethod
+    def of(cls, client: MlflowClient, run: Run) -> "Recorded":
+        """Read what a run recorded."""
+        tags, run_id = run.data.tags, run.info.run_id
+        dirty = tags.get("git.dirty") == "true"
+        diff = artifact_text(client, run_id, DIFF) if dirty else ""
+        data: Facts = {}
+        if inputs := [one.dataset for one in run.inputs.dataset_inputs] if run.inputs else []:
+            profile = json.loads(inputs[0].profile or "{}")
+            sizes = {key.removeprefix(_COUNT): value for key, value in profile.items() if key.startswith(_COUNT)}
+            data = data_facts(inputs[0].name, ", ".join(sorted(one.digest for one in inputs)), sizes)
+        return cls(
+            _code_facts(tags, diff),
+            package_facts(artifact_text(client, run_id, PACKAGES)),
+            data,
+            {DEVICES: tags[DEVICES]} if DEVICES in tags else {},
+        )
+
+    @classmethod
+    def now(cls, data: Facts, devices: str) -> "Recorded":
+        """Return the facts about this process.
+
+        Args:
+            data: See `data_facts`.
+            devices: Number and kind of the devices.
+        """
+        tags, diff = git_state()
+        return cls(_code_facts(tags, redact(diff)), package_facts(packages()), data, {DEVICES: devices})
+
+
+def data_facts(name: str, digest: str, sizes: Mapping[str, object]) -> Facts:
+    """Return the facts about data: its name, its digest if it has one, and the number of samples in each split."""
+    counts = {f"samples of {split}": str(size) for split, size in sizes.items()}
+    return {"name": name, **({"digest": digest} if digest else {}), **counts}
+
+
+def package_facts(lines: str) -> Facts:
+    """Return the version of each package in lines `name==version`."""
+    pairs = (line.partition("==") for line in lines.splitlines() if "==" in line)
+    return {name.lower(): version for name, _, version in pairs}
+
+
+def differences(records: Sequence[Recorded]) -> Iterator[Difference]:
+    """Yield what differs; a kind of facts that a run did not record at all is one difference."""
+    for kind in Recorded._fields:
+        facts: list[Facts] = [getattr(record, kind) for record in records]
+        if all(facts):
+            yield from varying(kind, facts)
+        elif any(facts):
+            yield Difference(kind, "record", tuple("present" if each else ABSENT for each in facts))
+
+
+def varying(kind: str, facts: Sequence[Facts]) -> Iterator[Difference]:
+    """Yield the facts whose values differ, in the order of their names."""
+    for name in sorted({name for each in facts for name in each}):
+        values = tuple(each.get(name, ABSENT) for each in facts)
+        if len(set(values)) > 1:
+            yield Difference(kind, name, values)
+
+
+def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
+    """Return an artifact as text; empty if the store does not have it."""
+    with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
+        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _code_facts(tags: Facts, diff: str) -> Facts:
+    if "git.commit" not in tags:
+        return {}
+    digest = hashlib.sha256(diff.encode()).hexdigest()[:8]
+    changes = f"{len(diff.splitlines())} lines, digest {digest}" if tags.get("git.dirty") == "true" else "none"
+    return {"commit": tags["git.commit"], "uncommitted changes": changes}

@@ -1,0 +1,69 @@
+"""The run whose settings `--rerun` trains with again, and what has changed since then."""
+
+import os
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.tracking import store
+from project.engine.tracking.recorded import Recorded, data_facts, differences
+from project.engine.tracking.run_reference import find
+from project.engine.training.describing import devices_text
+
+RERUN_OF = "rerun_of"
+"""Tag of a run: the run whose settings it repeats."""
+
+_CHILDREN_USE = "PROJECT_REPEATED_RUN"
+"""Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
+_MOST_NAMED = 5
+_LONGEST = 40
+
+
+class RepeatedRun(NamedTuple):
+    """A run whose training is repeated.
+
+    Attributes:
+        run_id: The MLflow run.
+        settings: Its settings as YAML.
+    """
+
+    run_id: str
+    settings: str
+
+
+def find_repeated_run(reference: str) -> RepeatedRun:
+    """Find a run by its reference; see `project.engine.tracking.run_reference`.
+
+    Raises:
+        ValueError: There is no such run, or it was not made by `fit`.
+        OSError: The store does not respond.
+    """
+    if (known := os.environ.get(_CHILDREN_USE)) is None:
+        run, reason = find(store.connect_existing(reference), reference)
+        os.environ[_CHILDREN_USE] = known = str(run.info.run_id)
+        if reason:
+            print(f"run {known} ({reason})", flush=True)
+    with TemporaryDirectory() as folder:
+        return RepeatedRun(known, store.config_of(known, folder).read_text(encoding="utf-8"))
+
+
+def changes_since(run_id: str, cli: FitCLI) -> list[str]:
+    """Return a line for each kind of facts that differs from the run; none if the metrics should be the same.
+
+    Args:
+        run_id: The repeated run.
+        cli: The fit, with its data.
+    """
+    client = store.connect()
+    now = Recorded.now(data_facts(cli.data.name, cli.data.digest(), cli.data.sizes()), devices_text(cli.trainer))
+    found = list(differences([Recorded.of(client, client.get_run(run_id)), now]))
+    lines = []
+    for kind in dict.fromkeys(difference.kind for difference in found):
+        texts = [
+            f"{name} {before[:_LONGEST]} -> {after[:_LONGEST]}"
+            for other, name, (before, after) in found
+            if other == kind
+        ]
+        more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
+        lines.append(f"warning: other {kind}: {', '.join(texts[:_MOST_NAMED])}{more}")
+    return lines
