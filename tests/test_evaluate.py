@@ -21,7 +21,13 @@ from project.engine.tracking.recovery import dead_spools, recover
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 
-CSV = {"test/per_class.csv", "test/predictions.parquet", "test/confusion_matrix.png", "test/worst_mistakes.png"}
+CSV = {
+    "test/per_class.csv",
+    "test/predictions.parquet",
+    "test/resamples.parquet",
+    "test/confusion_matrix.png",
+    "test/worst_mistakes.png",
+}
 
 
 class Darker(tiny.Tiny):

@@ -85,6 +85,10 @@ class DescribedDataModule(LightningDataModule):
         """Return a text that changes with the data; empty if it is unknown."""
         return ""
 
+    def split_digest(self, split: str) -> str:
+        """Return a text that changes with the samples of a split; by default, that of all data."""
+        return self.digest()
+
     def found(self) -> list[str]:
         """Return lines for the terminal about the data."""
         return []

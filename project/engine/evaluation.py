@@ -1,14 +1,18 @@
 """The result of an evaluation beyond the logged metrics, and the 95 % intervals of its numbers."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
-from torch import Tensor
+
+if TYPE_CHECKING:  # `project.compare` starts without torch.
+    from torch import Tensor
 
 CONFIDENCE = 0.95
 SEED = 0
@@ -18,6 +22,8 @@ _MOST_DRAWN = 300_000_000
 
 Columns = Mapping[str, Any]
 """Lists or arrays of one length, by the name of the column."""
+Draws = Mapping[str, NDArray[np.float64]]
+"""Values of scores in the resamples of a bootstrap, (resamples,), by the name of the score."""
 
 
 class Interval(NamedTuple):
@@ -36,6 +42,10 @@ class Evaluation:
         intervals: Intervals of these scores and of the logged metrics, by name without the stage.
         samples: Target and prediction of each sample; empty if they are too large for a table.
         tables: Further tables, by name, such as one with a row for each class.
+        hits: Which samples are successes, (N,) bool, of each score that is a share of successes.
+        draws: Values of other scores in resamples of the samples. The resamples depend only on the number of samples,
+            so that `project.compare` pairs the values of two runs.
+        modes: Whether small or large values of a score in `draws` are better; scores without an entry have no order.
         absent: What the task does not declare, for one line in the terminal.
     """
 
@@ -43,6 +53,9 @@ class Evaluation:
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     samples: Columns = field(default_factory=dict)
     tables: Mapping[str, Columns] = field(default_factory=dict)
+    hits: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    draws: Draws = field(default_factory=dict)
+    modes: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
 
 
@@ -64,10 +77,12 @@ def wilson(successes: int, of: int) -> Interval:
     return Interval(float(ends.low), float(ends.high))
 
 
-def bootstrap_intervals(
+def bootstrap_draws(
     scores: Callable[[NDArray[np.int64]], Mapping[str, float]], samples: int, size: int = 1
-) -> dict[str, Interval]:
-    """Return the percentile bootstrap intervals of scores, from 1,000 resamples with the seed `SEED`.
+) -> dict[str, NDArray[np.float64]]:
+    """Return the values of scores in 1,000 resamples with the seed `SEED`; none if there is one sample.
+
+    The first resamples of two calls with the same number of samples have the same rows.
 
     Source: Efron, Bootstrap methods: another look at the jackknife, Annals of Statistics 1979.
 
@@ -92,8 +107,16 @@ def bootstrap_intervals(
             n_resamples=resamples,
             rng=SEED,
         ).bootstrap_distribution
+    return dict(zip(names, np.atleast_2d(drawn), strict=True))
+
+
+def percentile_intervals(draws: Draws) -> dict[str, Interval]:
+    """Return the percentile bootstrap intervals of scores from their values in resamples."""
+    if not draws:
+        return {}
+    with warnings.catch_warnings():
         # A score is not a number for a resample that lacks what it needs, such as a second class.
         warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)
-        low, high = np.nanpercentile(drawn, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=-1)
-    ends = zip(names, np.atleast_1d(low), np.atleast_1d(high), strict=True)
+        low, high = np.nanpercentile(list(draws.values()), [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=-1)
+    ends = zip(draws, low, high, strict=True)
     return {name: Interval(float(low), float(high)) for name, low, high in ends}

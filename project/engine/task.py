@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from project.engine.checkpoints import restore_sums, save_sums
-from project.engine.evaluation import Columns, Evaluation, Interval, as_columns, bootstrap_intervals
+from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
 from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
 
@@ -131,7 +131,14 @@ class Task(LightningModule):
             samples = as_columns("target", targets) | self.predictions(outputs)
         else:
             absent += ("predictions of each sample",)
-        return Evaluation(intervals=self.metric_intervals(outputs, targets), samples=samples, absent=absent)
+        draws = self.metric_draws(outputs, targets)
+        return Evaluation(
+            intervals=percentile_intervals(draws),
+            samples=samples,
+            draws=draws,
+            modes=self.modes_of(draws),
+            absent=absent,
+        )
 
     def predictions(self, outputs: Tensor, top_k: int = 1) -> dict[str, Any]:
         """Return the predictions for a table, by column; by default the outputs themselves.
@@ -188,8 +195,14 @@ class Task(LightningModule):
             return None if better is None else "max" if better else "min"
         return None
 
-    def metric_intervals(self, outputs: Tensor, targets: Tensor, without: Collection[str] = ()) -> dict[str, Interval]:
-        """Return the intervals of the loss and of the metrics, by name; see `bootstrap_intervals`.
+    def modes_of(self, metrics: Iterable[str]) -> dict[str, Mode]:
+        """Return whether small or large values are better, of the metrics that declare it."""
+        return {name: mode for name in metrics if (mode := self.mode_of(name)) is not None}
+
+    def metric_draws(
+        self, outputs: Tensor, targets: Tensor, without: Collection[str] = ()
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return the values of the loss and of the metrics in resamples, by name; see `bootstrap_draws`.
 
         Args:
             outputs: Outputs for all samples, (N, ...), on the CPU.
@@ -212,7 +225,7 @@ class Task(LightningModule):
 
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A draw may lack samples that a metric needs.
-            return bootstrap_intervals(scores, len(outputs), outputs[0].numel())
+            return bootstrap_draws(scores, len(outputs), outputs[0].numel())
 
     def check(self) -> None:
         """Raise ValueError if the optimizer or the schedule does not accept its settings."""

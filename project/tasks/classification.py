@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from project.engine.evaluation import Evaluation
-from project.engine.task import Baseline, LossCallable
+from project.engine.evaluation import Evaluation, percentile_intervals, wilson
+from project.engine.task import Baseline, LossCallable, Mode
 from project.tasks.image import ImageTask, NetCallable
 from project.tasks.report import ClassificationReport
-from project.tasks.scores import ClassificationScores
+from project.tasks.scores import SMALL_IS_BETTER, ClassificationScores
 
 MetricCallable = Callable[[int], Metric]
 """Called with the number of classes, makes a metric of logits (N, classes) and labels (N,)."""
@@ -79,10 +79,18 @@ class ImageClassifier(ImageTask):
         """Return the scores of `ClassificationScores`, and the probabilities of each image."""
         labels, probabilities = targets if targets.ndim == 1 else targets.argmax(1), outputs.double().softmax(1)
         scores = ClassificationScores(probabilities.numpy(), labels.numpy())
-        names = self._names()
+        names, own = self._names(), scores.draws()
+        # The metric `accuracy` of the settings may be another one than the share of right predictions.
+        hits = {name: each for name, each in scores.hits().items() if name != "accuracy" or self._counts_images}
+        draws = self.metric_draws(outputs, targets, without=[name for name in hits if name == "accuracy"]) | own
+        modes: dict[str, Mode] = {name: "min" if name in SMALL_IS_BETTER else "max" for name in own}
         return Evaluation(
             scores=scores.scores(),
-            intervals=self.metric_intervals(outputs, targets, without=("accuracy",)) | scores.intervals(),
+            intervals=percentile_intervals(draws)
+            | {name: wilson(int(each.sum()), len(each)) for name, each in hits.items()},
+            hits=hits,
+            draws=draws,
+            modes=self.modes_of(draws) | modes,
             samples={
                 "label": labels.numpy(),
                 "true_class": [names[label] for label in labels],

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from project.engine.evaluation import Columns, Interval, bootstrap_intervals, wilson
+from project.engine.evaluation import Columns, bootstrap_draws, wilson
 
 TOP = 5
+SMALL_IS_BETTER = ("calibration_error",)
+"""Scores of which small values are better."""
 _BINS = 15
 
 
@@ -37,11 +39,13 @@ class ClassificationScores:
         found = self.of(np.arange(len(self.labels)))
         return {**found, f"top{TOP}_accuracy": float(self._in_top.mean())} if self.classes > TOP else found
 
-    def intervals(self) -> dict[str, Interval]:
-        """Return the intervals of the scores: Wilson's for proportions, else from a bootstrap; see `wilson`."""
-        proportions = {"accuracy": self._right} | ({f"top{TOP}_accuracy": self._in_top} if self.classes > TOP else {})
-        exact = {name: wilson(int(hits.sum()), len(hits)) for name, hits in proportions.items()}
-        return bootstrap_intervals(self.of, len(self.labels), self.classes) | exact
+    def hits(self) -> dict[str, NDArray[np.bool_]]:
+        """Return which samples are successes, (N,), for each score that is a share of successes."""
+        return {"accuracy": self._right} | ({f"top{TOP}_accuracy": self._in_top} if self.classes > TOP else {})
+
+    def draws(self) -> dict[str, NDArray[np.float64]]:
+        """Return the other scores in resamples; see `bootstrap_draws`."""
+        return bootstrap_draws(self.of, len(self.labels), self.classes)
 
     def of(self, rows: NDArray[np.int64]) -> dict[str, float]:
         """Return the scores of rows, (n,) int64, which may repeat.

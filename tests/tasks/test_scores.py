@@ -3,7 +3,7 @@ import pytest
 import torch
 from torchmetrics.functional import classification as metrics
 
-from project.engine.evaluation import RESAMPLES, SEED, bootstrap_intervals, wilson
+from project.engine.evaluation import RESAMPLES, SEED, bootstrap_draws, percentile_intervals, wilson
 from project.tasks.scores import ClassificationScores
 
 
@@ -41,7 +41,8 @@ def test_wilson_and_the_bootstrap_cover_the_truth_as_often_as_they_promise() -> 
     draw, covered = np.random.default_rng(1), 0
     for _ in range(100):
         sample = draw.normal(size=60)
-        ends = bootstrap_intervals(lambda rows, sample=sample: {"mean": sample[rows].mean()}, 60)["mean"]
+        draws = bootstrap_draws(lambda rows, sample=sample: {"mean": sample[rows].mean()}, 60)
+        ends = percentile_intervals(draws)["mean"]
         covered += ends.low < 0 < ends.high
     assert 88 <= covered <= 99
     assert (RESAMPLES, SEED) == (1000, 0)

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from mlflow.exceptions import MlflowException
-
-from project.engine.loading import LoadingError
 
 BAD_INPUT = 2
 _LONGEST = 400
+_OF_TRAINING = {
+    "lightning.fabric.utilities.exceptions": "MisconfigurationException",
+    "project.engine.loading.errors": "LoadingError",
+}
 
 
 @contextmanager
@@ -19,6 +20,12 @@ def exit_on_bad_input() -> Iterator[None]:
     """Print an error about the input as one line, and exit with code 2."""
     try:
         yield
-    except (ValueError, OSError, MisconfigurationException, MlflowException, LoadingError) as error:
+    except _bad_input() as error:
         print(f"error: {shorten(str(error), _LONGEST, placeholder=' …')}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+
+
+def _bad_input() -> tuple[type[Exception], ...]:
+    """Return the errors of bad input, with those of libraries that the command has imported; not all import torch."""
+    loaded = (getattr(sys.modules[module], name) for module, name in _OF_TRAINING.items() if module in sys.modules)
+    return (ValueError, OSError, MlflowException, *loaded)

@@ -1,5 +1,6 @@
 """An evaluation with everything around it: checks before it starts, and the release of its resources."""
 
+import hashlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.entities import Run
+from torch import Tensor
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import flatten
@@ -19,7 +21,7 @@ from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.evaluation_options import parse_evaluation
-from project.engine.inference.tables import write_table
+from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, write_resamples, write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
@@ -54,7 +56,7 @@ class EvaluationJob:
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.data
         self.logger = cli.logger if self.trainer.loggers else None
         self.split: Stage = "test"
-        self.prefix = ""
+        self.prefix = self._digest = ""
 
     def score(self) -> tuple[dict[str, float], Evaluation]:
         """Return the metrics that the model logs, as at the end of `fit`, and what its task adds.
@@ -70,6 +72,7 @@ class EvaluationJob:
         reason = f" ({self._collector.absent})" if self._collector.absent else ""
         added = Evaluation(absent=(f"intervals, further scores and predictions of each sample{reason}",))
         if self.trainer.is_global_zero and gathered is not None and isinstance(self.model, Task):
+            self._digest = _digest_of(self.data.split_digest(self.split), gathered[1])
             with best_effort(self.logger, "evaluation", "the evaluation has only the metrics of the model"):
                 added = self.model.evaluation(*gathered)
         return metrics, added
@@ -84,9 +87,11 @@ class EvaluationJob:
             logger.log_metrics({f"{split}/{name}_low": low, f"{split}/{name}_high": high})
         for name, columns in added.tables.items():
             logger.log_file(partial(write_table, columns), f"{split}/{name}.csv")
-        if added.samples:
-            samples = self._identified(added.samples)
-            logger.log_file(partial(write_table, samples), f"{split}/predictions.parquet")
+        if samples := {**added.samples, **{f"{HIT}{name}": hits for name, hits in added.hits.items()}}:
+            logger.log_file(partial(write_table, self._identified(samples)), f"{split}/{PREDICTIONS}")
+        if added.draws:
+            resamples = partial(write_resamples, added.draws, added.modes, self._digest)
+            logger.log_file(resamples, f"{split}/{RESAMPLES}")
         command = shlex.join(["python", "-m", "project.evaluate", *redact_options(self._argv)])
         logger.set_tags({f"{logger.prefix}{split}": command})
         logger.deliver(store.connect(), self.run.status, self.run.end_time)
@@ -176,3 +181,8 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
 def _as_name(text: str) -> str:
     """Return a text with only the characters that MLflow allows in the name of a metric, without slashes."""
     return re.sub(r"[^\w.: -]+", "-", text, flags=re.ASCII)
+
+
+def _digest_of(data: str, targets: Tensor) -> str:
+    """Return 8 hexadecimal digits that change with the data's digest and the targets of all samples, (N, ...)."""
+    return hashlib.sha256(data.encode() + targets.contiguous().numpy().tobytes()).hexdigest()[:8]

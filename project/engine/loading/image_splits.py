@@ -190,6 +190,11 @@ class ImageSplits(DescribedDataModule):
         header = f"{self.name} {self.image_size} {self.channels}"
         return images_digest(header, self.splits.values(), self.crop) if self.splits else ""
 
+    @override
+    def split_digest(self, split: str) -> str:
+        """Return 8 hexadecimal digits that change with image size, targets and sampled pixels of a split."""
+        return images_digest("", [images for name, images in self.splits.items() if name == split], self.crop)
+
     def batches(self, split: Split, ranks: int) -> EpochBatches:
         """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""
         return EpochBatches(len(self.splits[split]), self.batch_size, seed=self.split_seed, ranks=ranks)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from jsonargparse import set_parsing_settings
-from torch import distributed
 from typing_extensions import override
 
 from project.engine import compat
@@ -118,6 +117,8 @@ def _closed_process_group() -> Iterator[None]:
 
     After an error, a group of several ranks is kept until its process ends: another rank may wait in a collective.
     """
+    from torch import distributed  # Commands that start without torch configure their process, too.
+
     started, hook, failed = distributed.is_initialized(), sys.excepthook, True
     try:
         yield

@@ -6,6 +6,7 @@ MLflow's UI stores a shared view as a tag of the experiment, and shows it at an 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -84,6 +85,23 @@ def varying_params(runs: Sequence[Run]) -> list[str]:
     values = {name: {params.get(name, "None") for params in fits} for params in fits for name in params}
     varying = [name for name, found in values.items() if len(found) > 1]
     return sorted(varying, key=lambda name: ("None" in values[name], -len(values[name]), name))[:_MOST_PARAMS]
+
+
+def shown_curves(metrics: Sequence[str], runs: Sequence[Run]) -> list[list[str]]:
+    """Return the metrics of each chart of training: those of training and validation share a chart.
+
+    Args:
+        metrics: Names of all metrics of the runs.
+        runs: The runs, the newest first.
+    """
+    return list(_curves(metrics, _monitored(runs)[0]))
+
+
+def comparison_page(runs: Sequence[Run]) -> str:
+    """Return the address of MLflow's page that compares these runs, without the server's part."""
+    ids = [run.info.run_id for run in runs]
+    experiments = list(dict.fromkeys(run.info.experiment_id for run in runs))
+    return "/#/compare-runs?" + urlencode({"runs": json.dumps(ids), "experiments": json.dumps(experiments)})
 
 
 def _monitored(runs: Sequence[Run]) -> tuple[str, str]:

@@ -1,0 +1,61 @@
+"""A comparison from references to runs, and its files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from project.engine.comparison.report import Comparison, write_csv, write_markdown
+from project.engine.comparison.runs import all_differences, find_runs, why_not_tested
+from project.engine.comparison.scores import compare_scores
+from project.engine.tracking import store
+from project.engine.tracking.leaderboard import comparison_page
+from project.engine.tracking.secrets import redact
+
+_UI = "http://127.0.0.1:5000"
+
+
+def compare(client: MlflowClient, references: Sequence[str], split: str | None) -> Comparison:
+    """Compare runs.
+
+    Args:
+        client: Client of the store.
+        references: Two or more runs; see `project.engine.tracking.run_reference`.
+        split: The evaluated split; see `find_runs`.
+
+    Raises:
+        ValueError: A reference means no run, several, or the run of another reference.
+    """
+    runs, split = find_runs(client, references, split)
+    uri = store.tracking_uri()
+    server = redact(uri).rstrip("/") if uri.startswith(("http://", "https://")) else None
+    return Comparison(
+        runs=runs,
+        split=split,
+        differences=all_differences(runs),
+        scores=compare_scores(runs, split),
+        notes=why_not_tested(runs, split),
+        page=(server or _UI) + comparison_page([run.run for run in runs]),
+        needs_ui=server is None,
+    )
+
+
+def write(client: MlflowClient, compared: Comparison, to: Path) -> None:
+    """Write a comparison as a file, by its suffix; see `project.engine.comparison.options`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    written = [to]
+    if to.suffix == ".csv":
+        write_csv(compared, to)
+    else:
+        from project.engine.comparison.curves import draw_curves  # Without a picture, matplotlib is not imported.
+
+        picture = to.with_suffix(".png")
+        draw_curves(client, compared.runs).savefig(picture)
+        if to.suffix == ".md":
+            write_markdown(compared, to, picture.name)
+            written.append(picture)
+    for path in written:
+        print(f"written: {path}", flush=True)

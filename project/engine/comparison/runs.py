@@ -1,0 +1,144 @@
+"""The compared runs, with what they recorded and the stored predictions of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from project.engine.evaluation import Draws
+from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
+from project.engine.tracking.recorded import Difference, Facts, Recorded, differences, varying
+from project.engine.tracking.run_reference import find
+
+EVALUATION = "eval"
+"""Folder of the artifacts, and first part of the metrics, of an evaluation on the run's own data."""
+_SPLITS = ("test", "val")
+_LABEL = 8
+_RESUMED = "resumed."
+
+
+class Predictions(NamedTuple):
+    """What an evaluation stored for each sample, and for each resample.
+
+    Attributes:
+        data: Digest of the samples.
+        hits: Which samples are successes, (N,), by score.
+        draws: Values in resamples, by score.
+        modes: `min` or `max`, by score.
+    """
+
+    data: str
+    hits: Mapping[str, NDArray[np.bool_]]
+    draws: Draws
+    modes: Mapping[str, str]
+
+
+class ComparedRun(NamedTuple):
+    """A run of a comparison.
+
+    Attributes:
+        run: The MLflow run.
+        reason: Why it is the run that was asked for; empty if its id was given.
+        recorded: What it recorded of its code, packages, data and devices.
+        predictions: The stored predictions; None without them.
+    """
+
+    run: Run
+    reason: str
+    recorded: Recorded
+    predictions: Predictions | None
+
+    @property
+    def id(self) -> str:
+        """The id of the run."""
+        return str(self.run.info.run_id)
+
+    @property
+    def label(self) -> str:
+        """The first characters of the id."""
+        return self.id[:_LABEL]
+
+    @property
+    def settings(self) -> Facts:
+        """The settings, by their dotted names; a resumed run has changed some of them."""
+        tags = self.run.data.tags
+        changed = {key.removeprefix(_RESUMED): tags[key] for key in tags if key.startswith(_RESUMED)}
+        return {**self.run.data.params, **changed}
+
+
+def find_runs(client: MlflowClient, references: Sequence[str], split: str | None) -> tuple[list[ComparedRun], str]:
+    """Look up runs and read what they stored. Return them and the compared split.
+
+    Args:
+        client: Client of the store.
+        references: See `project.engine.tracking.run_reference`.
+        split: The evaluated split; None means test, or val if no run was evaluated on test.
+
+    Raises:
+        ValueError: A reference means no run, several, or the run of another reference.
+    """
+    found = [find(client, reference) for reference in references]
+    for number, (run, _) in enumerate(found):
+        for earlier in range(number):
+            if found[earlier].run.info.run_id == run.info.run_id:
+                raise ValueError(
+                    f"got {references[earlier]} and {references[number]}, which are the same run {run.info.run_id}; "
+                    "name another run"
+                )
+    evaluated = {one for one in _SPLITS for run, _ in found if f"{EVALUATION}/{one}" in run.data.tags}
+    chosen = split or next((one for one in _SPLITS if one in evaluated), _SPLITS[0])
+    return [
+        ComparedRun(run, reason, Recorded.of(client, run), _predictions(client, run.info.run_id, chosen))
+        for run, reason in found
+    ], chosen
+
+
+def all_differences(runs: Sequence[ComparedRun]) -> list[Difference]:
+    """Return what differs between runs: settings, code, packages, data and devices."""
+    return [*varying("settings", [run.settings for run in runs]), *differences([run.recorded for run in runs])]
+
+
+def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:
+    with TemporaryDirectory() as folder:
+
+        def fetch(name: str) -> Path | None:
+            try:
+                return Path(client.download_artifacts(run_id, f"{EVALUATION}/{split}/{name}", folder))
+            except (MlflowException, OSError):  # The run was not evaluated, or its task has no such file.
+                return None
+
+        if (resamples := fetch(RESAMPLES)) is None:
+            return None
+        draws, modes, data = read_resamples(resamples)
+        hits = {}
+        if (samples := fetch(PREDICTIONS)) is not None:
+            names = [name for name in parquet.read_schema(samples).names if name.startswith(HIT)]
+            columns = parquet.read_table(samples, columns=names).to_pydict()
+            hits = {name.removeprefix(HIT): np.array(values, bool) for name, values in columns.items()}
+        return Predictions(data, hits, draws, modes)
+
+
+def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
+    """Return a line for each run that has no stored predictions, or predictions for other data than the first run."""
+    stored = [run.predictions for run in runs if run.predictions is not None]
+    lines = []
+    for run in runs:
+        if run.predictions is None:
+            option = "" if split == _SPLITS[0] else f" --split {split}"
+            command = f"python -m project.evaluate {run.id}{option}"
+            evaluated = f"{EVALUATION}/{split}" in run.run.data.tags
+            why = " (its last evaluation stored none)" if evaluated else ""
+            lines.append(f"{run.label} is not tested, because it has no stored predictions{why}: {command}")
+        elif run.predictions.data != stored[0].data:
+            digests = f"{run.predictions.data}, not {stored[0].data}"
+            lines.append(
+                f"{run.label} is not tested, because its {split} data are other ones: their digest is {digests}"
+            )
+    return lines

@@ -1,0 +1,208 @@
+"""The comparison of runs: what differs, and which scores differ by more than noise."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import tiny
+import torch
+from conftest import ROOT, Fit, clean_environment
+from mlflow import MlflowClient
+from PIL import Image
+from pyarrow import parquet
+from scipy.stats import binomtest
+
+from project.compare import main
+from project.engine.comparison.job import compare
+from project.engine.comparison.report import Comparison
+from project.engine.comparison.scores import Score
+from project.engine.loading import ImageArray, Split
+from project.engine.tracking import store
+from project.evaluate import main as evaluate
+from project.fit import main as fit
+
+BAD = "--model.optimizer.lr=1e-9"
+
+
+class Many(tiny.Tiny):
+    """60 test images."""
+
+    seed = 0
+
+    def load(self, split: Split) -> ImageArray:
+        if split != "test":
+            return super().load(split)
+        labels = torch.arange(60) % 2
+        noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
+        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
+
+
+class Others(Many):
+    """Other test images under the same name."""
+
+    seed = 1
+
+
+def fitted(workplace: Path, *options: str, data: str = "Many", evaluated: bool = True) -> str:
+    fit([f"--data={__name__}.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
+    run_id = str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
+    if evaluated:
+        evaluate([run_id])
+    return run_id
+
+
+def compared(*runs: str) -> Comparison:
+    return compare(store.connect(), runs, None)
+
+
+def score_of(comparison: Comparison, name: str) -> Score:
+    return next(score for score in comparison.scores if score.name == name)
+
+
+def is_right(client: MlflowClient, run_id: str) -> list[bool]:
+    samples = parquet.read_table(client.download_artifacts(run_id, "eval/test/predictions.parquet")).to_pydict()
+    return [guess == true for guess, true in zip(samples["class"], samples["true_class"], strict=True)]
+
+
+def test_a_better_run_is_marked_and_an_equal_one_is_not(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, same, bad = fitted(workplace), fitted(workplace, "--trainer.log_every_n_steps=7"), fitted(workplace, BAD)
+    equal = compared(good, same)
+    for name in ("loss", "accuracy", "calibration_error"):
+        score = score_of(equal, f"eval/test/{name}")
+        assert (score.better, score.p_values) == (None, (None, 1.0))
+        assert score.values[0] == score.values[1]
+    assert [d.name for d in equal.differences] == ["trainer.log_every_n_steps"]
+    assert equal.differences[0].values[1] == "7"
+
+    better = compared(bad, good)
+    accuracy, loss = score_of(better, "eval/test/accuracy"), score_of(better, "eval/test/loss")
+    client = store.connect()
+    values = [client.get_run(run).data.metrics["eval/test/accuracy"] for run in (bad, good)]
+    assert (accuracy.better, accuracy.test, list(accuracy.values)) == (1, "McNemar", values)
+    right = [is_right(client, run) for run in (bad, good)]
+    only_bad, only_good = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in (right, right[::-1]))
+    assert only_good > 5
+    assert accuracy.p_values == (pytest.approx(binomtest(only_bad, only_bad + only_good).pvalue), None)
+    assert (loss.better, loss.test, loss.p_values) == (1, "bootstrap", (pytest.approx(2 / 1001), None))
+    assert loss.values[1] < loss.values[0]
+    assert [d.name for d in better.differences] == ["model.optimizer.lr"]
+    assert score_of(better, "best/val/loss").test == ""
+
+    three = score_of(compared(good, bad, same), "eval/test/accuracy")
+    assert three.better is None  # two runs are equally good
+    assert three.p_values == (None, pytest.approx(min(1, 2 * accuracy.p_values[0])), 1.0)
+    capsys.readouterr()
+    main([good, bad, same, "--output=out.md", "--output=out.csv"])
+    shown = capsys.readouterr().out
+    assert "corrected by Holm's method" in shown
+    assert "seed 0" in shown
+    check_files(good, bad, same, accuracy.p_values[0])
+
+
+def check_files(good: str, bad: str, same: str, p_value: float | None) -> None:
+    rows = list(csv.DictReader(Path("out.csv").read_text().splitlines()))
+    accuracy = next(row for row in rows if row["name"] == "eval/test/accuracy")
+    assert p_value is not None
+    assert (float(accuracy[f"p {bad}"]), accuracy["better"]) == (pytest.approx(2 * p_value), "")
+    rate = next(row for row in rows if row["name"] == "model.optimizer.lr")
+    assert (rate["kind"], rate[good], rate[bad]) == ("settings", "0.002", "1e-09")
+    text = Path("out.md").read_text()
+    assert "![Learning curves](out.png)" in text
+    assert "| settings | model.optimizer.lr | 0.002 | 1e-09 | 0.002 |" in text
+    assert min(Image.open("out.png").size) > 300
+    address = next(line for line in text.splitlines() if line.startswith("<http"))[1:-1]
+    query = parse_qs(urlsplit(address.replace("/#/", "/")).query)
+    assert json.loads(query["runs"][0]) == [good, bad, same]
+    assert len(json.loads(query["experiments"][0])) == 1
+
+
+def test_runs_without_predictions_for_the_same_data_are_not_tested(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, other, without = fitted(workplace), fitted(workplace, data="Others"), fitted(workplace, BAD, evaluated=False)
+    client = MlflowClient()
+    client.log_text(without, "torch==1.0\n", "requirements.txt")
+    comparison = compared(good, other, without)
+    assert all(score.test == "" for score in comparison.scores)
+    assert score_of(comparison, "test/accuracy").values[2] == client.get_run(without).data.metrics["test/accuracy"]
+    assert comparison.notes[0].startswith(f"{other[:8]} is not tested, because its test data are other ones")
+    assert comparison.notes[1].endswith(f"no stored predictions: python -m project.evaluate {without}")
+    differing = {(d.kind, d.name): d.values for d in comparison.differences}
+    assert differing["packages", "torch"][2] == "1.0"
+    assert len(set(differing["data", "digest"])) == 2
+    assert ("data", "name") not in differing
+    main([good, without, "--output=curves.png"])
+    assert f"python -m project.evaluate {without}" in capsys.readouterr().out
+    assert Path("curves.png").stat().st_size > 10_000
+
+
+def test_a_setting_of_the_split_does_not_make_other_test_data(workplace: Path) -> None:
+    runs = [fitted(workplace, f"--data.split_seed={seed}") for seed in (1, 2)]
+    assert score_of(compared(*runs), "eval/test/accuracy").test == "McNemar"
+
+
+def test_a_comparison_does_not_import_torch(workplace: Path) -> None:
+    client = MlflowClient()
+    runs = [client.create_run("0", run_name=name).info.run_id for name in ("one", "two")]
+    for place, run in enumerate(runs):
+        client.log_metric(run, "val/loss", place)
+    code = f"""if True:
+        import sys
+        from project.compare import main
+        try:
+            main(["--help"])
+        except SystemExit as end:
+            assert end.code == 0
+        assert "torch" not in sys.modules and "lightning" not in sys.modules
+        main({runs} + ["--output=out.png", "--output=out.csv"])
+        assert "matplotlib" in sys.modules
+        assert "torch" not in sys.modules and "lightning" not in sys.modules
+        main([{runs[0]!r}, "nothing"])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env=clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: got run 'nothing', which is not in")
+    assert "#/compare-runs?runs=" in done.stdout
+
+
+def test_bad_input_is_refused_in_one_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = MlflowClient()
+    runs = [client.create_run("0").info.run_id for _ in range(2)]
+    for argv, message in [
+        ([], "RUN"),
+        ([runs[0]], f"got the run {runs[0]} alone; give two or more"),
+        ([runs[0], runs[0][:20]], f"which are the same run {runs[0]}"),
+        ([runs[0], "lates"], "did you mean latest?"),
+        ([runs[0], "latest"], "has no finished run of project.fit"),
+        ([*runs, "--output", "x.pdf"], "got x.pdf; it must end in .md, .csv, .png"),
+        ([*runs, "--output", "nowhere/x.md"], "there is no folder nowhere"),
+        ([*runs, "--split", "train"], "invalid choice: 'train'"),
+    ]:
+        with pytest.raises(SystemExit, match="2"):
+            main(argv)
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) <= 3
+
+
+def test_any_task_is_compared_by_its_own_metrics(workplace: Path) -> None:
+    options = ["--config", str(ROOT / "examples/regression.yaml"), "--max_epochs=1", "--trainer.limit_train_batches=4",
+               "--trainer.limit_test_batches=4"]  # fmt: skip
+    runs = []
+    for rate in ("0.003", "1e-9"):
+        fit([*options, f"--model.optimizer.lr={rate}"])
+        runs.append(str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id))
+        evaluate([runs[-1]])
+    comparison = compared(*runs)
+    for name, sign in (("mae", 1), ("r2", -1)):
+        score = score_of(comparison, f"eval/test/{name}")
+        first, second = (value for value in score.values if value is not None)
+        assert (score.test, score.best) == ("bootstrap", 0 if sign * first < sign * second else 1)
