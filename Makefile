@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install upgrade format check test faults terminals gpu
+.PHONY: help install upgrade format check test faults browser terminals gpu
 PYTHON ?= uv run python
 
 help:     ## list the targets
@@ -25,6 +25,9 @@ test:     ## run the tests: six minutes on two cores, with a worker per core; wi
 faults:   ## run all tests of the README's fault table: twenty minutes or more
 	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data \
 		tests/test_endings.py tests/test_sweep.py
+
+browser:  ## look at the pages of MLflow's UI in headless Chromium (Debian: apt install chromium): a minute
+	uv run pytest -n 0 -m browser tests/browser
 
 terminals: ## show each command in a terminal, and write what is seen to docs/terminal: three minutes or more
 	uv run python tools/terminals.py

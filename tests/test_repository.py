@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-MAKE_TARGETS = ["help", "install", "upgrade", "format", "check", "test", "faults", "terminals", "gpu"]
+MAKE_TARGETS = ["help", "install", "upgrade", "format", "check", "test", "faults", "browser", "terminals", "gpu"]
 LARGEST_FILE_BYTES = 1_000_000
 
 

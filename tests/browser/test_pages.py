@@ -13,6 +13,7 @@ from conftest import SMALL_NET, Fit, clean_environment, copy_store
 from mlflow.entities import Run
 
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed (Debian: apt install chromium)"),
     pytest.mark.timeout(600),  # The first test waits for the sweep and the server.
 ]
