@@ -9,9 +9,7 @@ from torch import Tensor
 
 from project.engine.loading import BatchLoader, Crop, EpochBatches, UncheckedFiles, Workers
 from project.engine.loading.images import Batch
-
-# Weights of red, green and blue in 1/65,536, as Pillow has them; equal colours keep their value.
-_LUMA = (19595, 38470, 7471)
+from project.engine.loading.square import to_grey
 
 
 class PredictionImages(LightningDataModule):
@@ -57,10 +55,3 @@ class PredictionImages(LightningDataModule):
         if self.in_channels == 1:
             images = to_grey(images)
         return torch.cat([images, images.flip(-1)]) if self.tta else images, indices
-
-
-def to_grey(images: Tensor) -> Tensor:
-    """Map colour images (N, 3, H, W) to (N, 1, H, W), both uint8, as Pillow does."""
-    weights = torch.tensor(_LUMA, device=images.device, dtype=torch.int32).view(3, 1, 1)
-    luma: Tensor = (images.int() * weights).sum(1, keepdim=True) + 2**15
-    return (luma >> 16).to(torch.uint8)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from project.engine.loading.crop_boxes import center_squares, random_boxes
+from project.engine.loading.crop_boxes import random_boxes
 from project.engine.loading.resize import nearest_parts, resized_parts
+from project.engine.loading.square import center_squares
 
 _MARGIN = 256 / 224
 """Cached images are this much larger than random crops of them."""

@@ -11,19 +11,6 @@ _RATIO = (3 / 4, 4 / 3)
 _ATTEMPTS = 10
 
 
-def center_squares(sizes: Tensor) -> Tensor:
-    """Return the largest square in the middle of each image.
-
-    Args:
-        sizes: (N, 2) int64, height and width.
-
-    Returns:
-        (N, 4) int64: top, left, height, width.
-    """
-    side = sizes.min(1, keepdim=True).values.expand(-1, 2)
-    return torch.cat([(sizes - side) // 2, side], 1)
-
-
 def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
     """Draw a box of random area, shape and place for each image, like torchvision's RandomResizedCrop.
 

@@ -1,6 +1,8 @@
 """Decoding of files to upright RGB pixels: simplejpeg for JPEGs, Pillow for other formats.
 
 To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough.
+
+Models that MLflow serves contain a copy of this file, which therefore imports nothing of this project.
 """
 
 import io
@@ -100,7 +102,13 @@ def read_rgb(
     Raises:
         UNREADABLE: The file is not an image, is damaged, or has more than `MOST_PIXELS`.
     """
-    data = path.read_bytes()
+    return decode_rgb(path.read_bytes(), enough, scratch, bit_depth)
+
+
+def decode_rgb(
+    data: bytes, enough: int | Callable[[int, int], int] = 1, scratch: Scratch | None = None, bit_depth: int = 16
+) -> Decoded:
+    """Decode the content of a file; see `read_rgb`."""
     if data.startswith(b"\xff\xd8"):
         try:
             return _decode_jpeg(data, enough, scratch or Scratch())

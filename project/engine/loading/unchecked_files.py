@@ -10,9 +10,10 @@ import torch
 from typing_extensions import override
 
 from project.engine.loading.crop import Crop
-from project.engine.loading.decode import UNREADABLE, Pixels, Scratch, read_rgb, scale_box, write_resized
+from project.engine.loading.decode import UNREADABLE, Pixels, Scratch
 from project.engine.loading.image_files import IMAGES_A_CALL, ImageFiles
 from project.engine.loading.images import Fetched, Request
+from project.engine.loading.square import write_square
 from project.engine.loading.threads import Buffers, Threads
 
 
@@ -40,25 +41,19 @@ class UncheckedFiles(ImageFiles):
         array, images = buffers.take(len(request.indices))
         indices = request.indices.tolist()
         calls = [
-            threads.submit(partial(self._decode, indices[first : first + IMAGES_A_CALL], array, first, crop))
+            threads.submit(partial(self._decode, indices[first : first + IMAGES_A_CALL], array, first))
             for first in range(0, len(indices), IMAGES_A_CALL)
         ]
         return Fetched(images.permute(0, 3, 1, 2), request.indices, None), calls
 
-    def _decode(self, indices: Sequence[int], out: Pixels, first: int, crop: Crop) -> None:
+    def _decode(self, indices: Sequence[int], out: Pixels, first: int) -> None:
         scratch = Scratch()
         for index, target in zip(indices, out[first:], strict=False):
             path = self.paths[index]
             assert isinstance(path, Path)
             try:
-                image = read_rgb(path, lambda *size: _box(crop, size)[2] // crop.size, scratch, self.bit_depth)
-                write_resized(image.pixels, scale_box(_box(crop, image.size), image.scale), target)
+                write_square(path.read_bytes(), target, scratch, self.bit_depth)
             except UNREADABLE as error:
                 reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 self.bad[index] = " ".join(reason.split()) or type(error).__name__
                 target[:] = 0
-
-
-def _box(crop: Crop, size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    top, left, height, width = crop.boxes(torch.tensor([size]), None)[0].tolist()
-    return top, left, height, width

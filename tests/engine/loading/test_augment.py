@@ -17,8 +17,9 @@ from project.engine.loading import (
     sample_keys,
     uniform,
 )
-from project.engine.loading.crop_boxes import center_squares, random_boxes
+from project.engine.loading.crop_boxes import random_boxes
 from project.engine.loading.resize import resized_by_matrix
+from project.engine.loading.square import center_squares
 
 KEYS = sample_keys(0, 0, torch.arange(64))
 
