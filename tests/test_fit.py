@@ -5,6 +5,7 @@ from statistics import harmonic_mean
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import Fit, copy_store, fit, run_ranks
@@ -76,15 +77,21 @@ def test_metrics_have_one_point_per_logging_interval_or_epoch(main_job: Fit) -> 
     assert len(history(main_job.run.info.run_id, "val/accuracy")) == 10
 
 
-def test_the_logged_model_serves_raw_images(main_job: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logged_model_serves_images_of_any_size(main_job: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{main_job.folder}/mlruns/mlflow.db")
     (output,) = main_job.run.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
-    probabilities = model.predict(np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), dtype=np.uint8))
-    assert probabilities.shape == (5, 10)
-    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    draw = np.random.default_rng(0)
+    shapes = [(32, 32), (50, 31, 1), (40, 90, 3)]
+    answers = model.predict(pd.DataFrame({"pixels": [draw.integers(0, 256, shape, np.uint8) for shape in shapes]}))
+    assert [list(answer["probabilities"]) for answer in answers] == [list("0123456789")] * 3
+    for answer in answers:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1)
+        assert (
+            answer["probabilities"][answer["class"]] == answer["probability"] == max(answer["probabilities"].values())
+        )
     assert model.metadata.metadata["class_names"] == list("0123456789")
-    assert model.input_example is not None
+    assert list(model.input_example) == ["image"]
 
 
 def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workplace: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SMALL_NET, Fit, copy_store
@@ -12,9 +13,7 @@ from PIL import Image
 from pyarrow import csv, parquet
 from tiny import TINY, Tiny
 
-from project.engine.inference.prediction_data import to_grey
-from project.engine.loading import Crop, UncheckedFiles, Workers
-from project.engine.loading.images import Request
+from project.engine.loading.square import to_grey
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.predict import main as predict
@@ -102,11 +101,9 @@ def test_the_served_model_gives_the_same_probabilities(place: Path) -> None:
     (output,) = Fit(place, 0, "").run.outputs.model_outputs
     model = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     assert model.metadata.metadata["class_names"] == ["blue", "red"]
-    names = [Path(path) for path in expected["path"]]
-    files, crop = UncheckedFiles(names), Crop(32)
-    (batch,) = files.stream(iter([Request(torch.arange(len(names)), None)]), Workers(num=0, pin_memory=False), crop)
-    served = model.predict(batch.images.contiguous().numpy())
-    np.testing.assert_allclose(served.max(1), expected["probability"], rtol=1e-4)
+    served = model.predict(pd.DataFrame({"image": [Path(path).read_bytes() for path in expected["path"]]}))
+    assert [answer["class"] for answer in served] == expected["class"]
+    np.testing.assert_allclose([answer["probability"] for answer in served], expected["probability"], rtol=1e-5)
 
 
 def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -173,6 +173,13 @@ class Task(LightningModule):
         """Return the module that MLflow serves, which maps inputs to predictions; None if there is none."""
         return None
 
+    def serving_names(self) -> Sequence[str]:
+        """Return the names of the columns (N, names) of the served model's output, if its inputs are images.
+
+        MLflow then serves a model that takes image files, and returns the name with the largest value.
+        """
+        return ()
+
     def serving_metadata(self) -> dict[str, Any]:
         """Return what is stored with the served model, such as names of outputs."""
         return {}

@@ -129,6 +129,10 @@ class ImageClassifier(ImageTask):
         """Return the classifier with probabilities (N, num_classes) as its output."""
         return Probabilities(self)
 
+    def serving_names(self) -> Sequence[str]:
+        """Return the names of the classes."""
+        return self._names()
+
     def serving_metadata(self) -> dict[str, Any]:
         """Return the names of the classes, by column of the output."""
         return {"class_names": list(self.class_names)}

@@ -43,11 +43,22 @@ def describe_model(
     scores: Mapping[str, float],
     signature: Mapping[str, str],
     commands: Mapping[str, str],
+    serving: Sequence[str] = (),
 ) -> str:
-    """Describe a logged model: what it was trained on, its scores, its tensors, and what it stores, such as classes."""
+    """Describe a logged model: its data, scores, inputs and outputs, what it stores, and commands.
+
+    Args:
+        what: See `describe_fit`.
+        data: See `describe_fit`.
+        scores: See `describe_fit`.
+        commands: See `describe_fit`.
+        signature: Its inputs and outputs, and what is stored with it, such as classes.
+        serving: Lines of a shell that serve the exported model and call it.
+    """
+    calls = "\n".join(["After `project.export`:", "", "```bash", *serving, "```"]) if serving else ""
     return _paragraphs(
         what, *data, _table(("metric", "value"), scores.items()), _table(("model", ""), signature.items()),
-        _shell(commands),
+        _shell(commands), calls,
     )  # fmt: skip
 
 

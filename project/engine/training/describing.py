@@ -15,7 +15,15 @@ from project.engine.cli.fit_cli import FitCLI
 from project.engine.tracking.description import TAG, describe_experiment, describe_fit, describe_model
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import short
+from project.engine.training import served_images
 from project.engine.training.next_commands import next_commands
+
+_SERVING = (
+    "mlflow models serve -m model --env-manager local --port 5001 &",
+    """echo '{"dataframe_records": [{"image": "'$(base64 < photo.jpg | tr -d '\\n')'"}]}' |""",
+    "  curl -s -H 'Content-Type: application/json' -d @- http://127.0.0.1:5001/invocations",
+)
+"""Commands that serve the output of `project.export` and send it an image."""
 
 
 def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
@@ -54,18 +62,22 @@ def model_tags(
     digest = f" ({cli.data.digest()})" if cli.data.digest() else ""
     named = {"dataset": f"{cli.data.name}{digest}", **{name: short(value) for name, value in stored.items()}}
     facts = {
-        "input": f"{cli.data.tensor_names[0]}: {_spec_text(signature.inputs)}",
-        "output": f"{signature.outputs.input_names()[0]}: {_spec_text(signature.outputs)}",
+        "input": _schema_text(signature.inputs, cli.data.tensor_names[0]),
+        "output": _schema_text(signature.outputs, "outputs"),
         **named,
     }
     best, commands = with_best(cli, scores), _commands(cli, run_id)
-    return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands), **named}
+    serving = _SERVING if run_id and signature.inputs.input_names() == served_images.COLUMNS else ()
+    return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands, serving), **named}
 
 
-def _spec_text(schema: Schema) -> str:
-    (spec,) = schema.inputs
-    assert isinstance(spec, TensorSpec)
-    return _shape_text(spec.type, spec.shape)
+def _schema_text(schema: Schema, name: str) -> str:
+    """Return the tensors or the columns of a schema; a tensor without a name gets the given one."""
+    texts = []
+    for spec in schema.inputs:
+        kind = _shape_text(spec.type, spec.shape) if isinstance(spec, TensorSpec) else str(spec.type)
+        texts.append(f"{spec.name or name}: {kind.removeprefix('DataType.')}")
+    return ", ".join(texts)
 
 
 def tensors_of(cli: FitCLI) -> dict[str, str]:

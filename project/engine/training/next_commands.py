@@ -32,6 +32,8 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
         commands["evaluate"] = ["project.evaluate", run_id]
         if isinstance(cli.model, Task) and "image_size" in cli.model.from_data:
             commands["predict"] = ["project.predict", run_id, "DIR"]
+        if isinstance(cli.model, Task) and cli.model.serving_names():
+            commands["export"] = ["project.export", run_id]
         commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
         if cli.command.rerun:
             commands["compare"] = ["project.compare", cli.command.rerun, run_id]

@@ -16,7 +16,7 @@ from project.engine.tracking.names import model_name
 from project.engine.training.baseline import BaselineScore
 from project.engine.training.describing import describe_result, model_tags
 from project.engine.training.job import Job
-from project.engine.training.serving import save_model
+from project.engine.training.serving import save_served_model
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -66,9 +66,9 @@ def log_model(job: Job, scores: Mapping[str, float]) -> None:
         if folder is None:  # not the first rank
             return
         trained, examples = _trained_model(job, best), job.data.examples()
-        if examples is not None and (served := trained.serving_model()) is not None:
+        signature = save_served_model(folder, trained, examples[0], job.data.decoding()) if examples else None
+        if signature is not None:
             stored = trained.serving_metadata()
-            signature = save_model(folder, served, examples[0], stored, trained.output_name)
             logger.log_saved_model(folder.name, model_tags(job.cli, logger.version, scores, signature, stored))
         return
     if folder is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Fit
 from tiny import TINY
@@ -76,10 +77,12 @@ def check_model(done: Fit) -> None:
     assert found["test/accuracy"] == (run.data.metrics["test/accuracy"], "tiny", dataset.digest)
     assert model.tags["class_names"] == "dark,bright"
     assert model.tags["dataset"] == f"tiny ({dataset.digest})"
-    assert "| output | probabilities: float32 (N, 2) |" in model.tags[TAG]
+    assert "| input | image: binary, pixels: Any |" in model.tags[TAG]
+    assert "mlflow models serve -m model --env-manager local" in model.tags[TAG]
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
-    assert loaded.metadata.signature.outputs.input_names() == ["probabilities"]
-    assert loaded.predict(np.zeros((3, 1, 8, 8), np.uint8)).shape == (3, 2)
+    assert loaded.metadata.signature.outputs.input_names() == ["class", "probability", "probabilities"]
+    (answer,) = loaded.predict(pd.DataFrame({"pixels": [np.full((9, 11), 255)]}))
+    assert set(answer["probabilities"]) == {"dark", "bright"}
 
 
 def check_registered_model(done: Fit) -> None:
