@@ -1,0 +1,28 @@
+"""Write the best checkpoint of a run as one file or folder that needs nothing of this project.
+
+python -m project.export latest
+python -m project.export best:digits --format onnx --output digits.onnx
+python -m project.export RUN_ID --format pt2 --images DIR
+"""
+
+import sys
+from collections.abc import Sequence
+
+from project.engine.runtime.startup import show_activity
+
+if __name__ == "__main__":
+    show_activity("export", "loading torch, lightning and mlflow")
+
+from project.engine.inference.export_job import open_export
+from project.engine.runtime.exit import exit_without_teardown
+
+
+def main(argv: Sequence[str]) -> None:
+    """Exit with 2 on bad input, 1 if the export fails or differs from the model, 130 or 143 if interrupted."""
+    with open_export(argv) as job:
+        job.write()
+
+
+if __name__ == "__main__":
+    with exit_without_teardown():
+        main(sys.argv[1:])

@@ -1,0 +1,190 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, copy_store
+from PIL import Image
+from servers import serving
+from test_predict import FOLDER, predicted, write_photos
+from tiny import TINY, TinyNet
+from torch import Tensor
+
+from project.export import main as export
+from project.fit import main as fit
+
+NAMES = ["blue", "red"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos of mixed sizes and kinds, and a run on them."""
+    folder = tmp_path_factory.mktemp("photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        copy_store(folder)
+        write_photos(folder / "data")
+        fit(FOLDER)
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(trained)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained}/mlruns/mlflow.db")
+    return trained
+
+
+def exported(*options: str) -> Path:
+    """Return the exported model, whose name is new."""
+    path = Path(f"exported{''.join(options[1:2]) and '.' + options[1]}")
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    export(["latest", *options, f"--output={path}"])
+    return path
+
+
+def sent(port: str, photos: list[Path], folder: Path) -> Any:
+    """Send what the README sends, with a row for each photo."""
+    command = re.search(r"^echo '\{\"dataframe_records.*?/invocations$", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert command is not None
+    (row,) = re.findall(r"\{\"image.*?\}", command[0])
+    rows = ", ".join(row.replace("photo.jpg", str(photo)) for photo in photos)
+    line = command[0].replace(row, rows).replace("5001", port)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Path) -> None:
+    folder = exported().absolute()
+    table = predicted("latest", "data/test")
+    photos = [Path(path).absolute() for path in table["path"]]
+    command = "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"
+    environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}  # It calls uvicorn.
+    with serving(*command, folder=tmp_path, environment=environment) as server:
+        port = server.uri.rpartition(":")[2]
+        (one,) = sent(port, photos[:1], tmp_path)["predictions"]
+        answers = sent(port, photos, tmp_path)["predictions"]
+        Path("text.jpg").write_text("text")
+        refused = sent(port, [Path("text.jpg").absolute()], tmp_path)
+    assert (one["class"], list(one["probabilities"])) == (table["class"][0], NAMES)
+    assert [answer["class"] for answer in answers] == table["class"]
+    np.testing.assert_allclose([answer["probability"] for answer in answers], table["probability"], rtol=1e-5)
+    assert refused["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "row 0: no image" in refused["message"]
+    assert not list(tmp_path.iterdir())  # no mlflow.db
+
+
+def test_a_served_model_contains_no_code_of_this_project_and_no_pickle(place: Path) -> None:
+    folder = exported()
+    sources = {path.name: path.read_text() for path in folder.rglob("*.py")}
+    assert set(sources) == {"decode.py", "square.py", "served_images.py"}
+    assert not [name for name, text in sources.items() if re.search(r"^\s*(from|import) project", text, re.M)]
+    assert not list(folder.rglob("*.pkl"))
+
+
+def test_an_mlflow_model_takes_files_and_pixels_and_names_what_is_wrong(place: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(exported()))
+    with Image.open("data/test/red/3.png") as image:
+        pixels = np.asarray(image)
+    ((file,), (array,)) = (
+        model.predict(pd.DataFrame({"image": [Path("data/test/red/3.png").read_bytes()]})),
+        model.predict(pd.DataFrame({"pixels": [pixels.tolist()]})),
+    )
+    assert file == array
+    for wrong in ({"pixels": [pixels / 255]}, {"pixels": [[1, 2]]}, {"pixels": [pixels.astype(int) - 9]}, {"x": [1]}):
+        with pytest.raises(mlflow.MlflowException, match="each row needs `image`"):
+            model.predict(pd.DataFrame(wrong))
+
+
+@pytest.mark.parametrize("format_", ["pt2", "onnx"])
+def test_a_program_takes_any_number_of_images_of_any_size(
+    format_: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if format_ == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+        pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    path = exported("--format", format_)
+    found = re.search(r"largest difference to PyTorch on (\d+) images: (\S+) ", capsys.readouterr().out)
+    assert found is not None
+    assert int(found[1]) > 1
+    assert float(found[2]) < 1e-4
+    with Image.open("data/test/red/3.png") as image:
+        pixels = np.asarray(image)
+    if format_ == "onnx":
+        session = onnxruntime.InferenceSession(path)
+        assert json.loads(session.get_modelmeta().custom_metadata_map["names"]) == NAMES
+        (output,) = session.run(None, {"images": pixels[None]})
+    else:
+        files = {"names": ""}
+        program = torch.export.load(path, extra_files=files).module()
+        assert json.loads(files["names"]) == NAMES
+        output = program(torch.from_numpy(pixels.copy())[None]).detach().numpy()
+    table = predicted("latest", "data/test/red/3.png")
+    assert NAMES[int(output[0].argmax())] == table["class"][0]
+    assert float(output[0].max()) == pytest.approx(table["probability"][0], abs=1e-3)
+
+
+class Noisy(TinyNet):
+    """Its logits are random numbers, so that no two programs agree."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) + 9 * torch.randn_like(super().forward(images))
+
+
+def test_a_program_that_differs_from_the_model_is_an_error(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit([*TINY, "--model.net=test_export.Noisy", "--max_epochs=1"])
+    with pytest.raises(SystemExit, match="1"):
+        export(["latest", "--format=pt2", "--output=noisy.pt2"])
+    assert "error: largest difference to PyTorch on 4 images: " in capsys.readouterr().err
+    assert not Path("noisy.pt2").exists()
+
+
+def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("there.pt2").touch()
+    Path("text.jpg").write_text("text")
+    for argv, message in [
+        (["nobody"], "got run 'nobody'"),
+        (["latest", "--format=tflite"], "invalid choice: 'tflite'"),
+        (["latest", "--output=a.onnx"], "--output: got a.onnx; its suffix must be absent"),
+        (["latest", "--format=pt2", "--output=a"], "its suffix must be .pt2"),
+        (["latest", "--format=pt2", "--output=there.pt2"], "there.pt2 exists"),
+        (["latest", "--output=nowhere/a"], "there is no folder nowhere"),
+        (["latest", "--images", "missing.jpg"], "there is no file missing.jpg"),
+        (["latest", "--images", "text.jpg"], "text.jpg: no image"),
+    ]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            export(argv)
+        assert end.value.code == 2, argv
+        assert message in capsys.readouterr().err
+
+
+def test_the_data_of_the_run_may_be_absent(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data").rename("moved")
+    try:
+        with pytest.raises(SystemExit, match="2"):
+            export(["latest", "--output=of_files"])
+        assert "give --images PATH..." in capsys.readouterr().err
+        export(["latest", "--output=of_files", "--images", "moved/test"])
+        assert "on 12 images" in capsys.readouterr().out
+    finally:
+        Path("moved").rename("data")
+
+
+def test_a_task_without_a_served_model_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]
+    fit(["--config", str(ROOT / "examples/tabular.yaml"), *few])
+    with pytest.raises(SystemExit, match="2"):
+        export(["latest"])
+    assert "is not a Task, which declares what is exported" in capsys.readouterr().err
