@@ -165,6 +165,10 @@ def test_a_grey_model_takes_grey_and_colour_files(workplace: Path) -> None:
         (grey.convert("RGB") if number % 2 else grey).save(f"{number}.png")
     found, expected = predicted("latest", "?.png"), evaluated(workplace)
     np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
+    (output,) = Fit(workplace, 0, "").run.outputs.model_outputs
+    served = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    answers = served.predict(pd.DataFrame({"image": [Path(path).read_bytes() for path in found["path"]]}))
+    np.testing.assert_allclose([answer["probability"] for answer in answers], expected["probability"], rtol=1e-5)
 
 
 def test_grey_is_that_of_pillow() -> None:

@@ -12,6 +12,9 @@ from project.engine.atomic import replace_file
 from project.engine.compat import latest_metrics
 from project.engine.tracking.store import long_timeout
 
+_CODE = ("git.commit", "git.dirty")
+"""Tags of a run that its model gets, too."""
+
 
 def send_model(
     client: MlflowClient, run_id: str, folder: Path, tags: Mapping[str, str], dataset: Sequence[str] | None
@@ -35,8 +38,9 @@ def send_model(
     model.run_id, model.model_id = run_id, logged.model_id
     model.artifact_path = logged.artifact_location
     replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
-    if tags:
-        client.set_logged_model_tags(logged.model_id, dict(tags))
+    code = {name: value for name, value in run.data.tags.items() if name in _CODE}
+    if given := {**code, **tags}:
+        client.set_logged_model_tags(logged.model_id, given)
     with long_timeout():
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)

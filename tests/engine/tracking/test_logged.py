@@ -76,6 +76,7 @@ def check_model(done: Fit) -> None:
     assert set(found) == {"test/accuracy", "test/loss", "best/val/accuracy", "best/val/loss"}
     assert found["test/accuracy"] == (run.data.metrics["test/accuracy"], "tiny", dataset.digest)
     assert model.tags["class_names"] == "dark,bright"
+    assert model.tags["git.commit"] == run.data.tags["git.commit"]
     assert model.tags["dataset"] == f"tiny ({dataset.digest})"
     assert "| input | image: binary, pixels: Any |" in model.tags[TAG]
     assert "mlflow models serve -m model --env-manager local" in model.tags[TAG]
