@@ -54,13 +54,13 @@ def exported(*options: str) -> Path:
     return path
 
 
-def sent(port: str, photos: list[Path], folder: Path) -> Any:
+def sent(port: str, photos: list[Path], folder: Path, key: str = "dataframe_records") -> Any:
     """Send what the README sends, with a row for each photo."""
     command = re.search(r"^echo '\{\"dataframe_records.*?/invocations$", (ROOT / "README.md").read_text(), re.M | re.S)
     assert command is not None
     (row,) = re.findall(r"\{\"image.*?\}", command[0])
     rows = ", ".join(row.replace("photo.jpg", str(photo)) for photo in photos)
-    line = command[0].replace(row, rows).replace("5001", port)
+    line = command[0].replace(row, rows).replace("5001", port).replace("dataframe_records", key)
     done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -75,6 +75,7 @@ def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Pat
         port = server.uri.rpartition(":")[2]
         (one,) = sent(port, photos[:1], tmp_path)["predictions"]
         answers = sent(port, photos, tmp_path)["predictions"]
+        assert sent(port, photos, tmp_path, "instances")["predictions"] == answers
         Path("text.jpg").write_text("text")
         refused = sent(port, [Path("text.jpg").absolute()], tmp_path)
     assert (one["class"], list(one["probabilities"])) == (table["class"][0], NAMES)

@@ -38,7 +38,7 @@ class ExportJob:
         self._format = options.format
         if missing := missing_packages(self._format):
             raise ValueError(
-                f"--format: got {self._format}, but {', '.join(missing)} is not installed; install the extra: "
+                f"--format: got {self._format}, without {', '.join(missing)}; install the extra: "
                 "uv sync --extra onnx, or pip install '.[onnx]'"
             )
         self.output = output_of(options.output, FORMATS[self._format][0])

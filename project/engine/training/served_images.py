@@ -4,6 +4,8 @@ A saved model contains a copy of this file and of the files that it imports. It 
 and after changes of this project. Hence the relative imports.
 """
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,12 +101,20 @@ class ImageModel:
         encoded, pixels = row.get(ENCODED), row.get(PIXELS)
         square = np.empty((self._size, self._size, 3), np.uint8)
         try:
-            image = encoded if isinstance(encoded, bytes) else _colours(pixels)
+            image = _without_base64(encoded) if isinstance(encoded, bytes) else _colours(pixels)
             write_square(image, square, bit_depth=self._bit_depth)
         except UNREADABLE as error:
             raise MlflowException.invalid_parameter_value(f"row {number}: {error}") from error
         images = torch.from_numpy(square).permute(2, 0, 1)[None]
         return (to_grey(images) if self._channels == 1 else images)[0]
+
+
+def _without_base64(content: bytes) -> bytes:
+    """Return the content of a file. MLflow decodes it for `dataframe_records`, but not for `instances` and `inputs`."""
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error:  # An image file contains bytes that base64 does not have.
+        return content
 
 
 def _colours(pixels: Any) -> Pixels:
