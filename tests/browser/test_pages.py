@@ -12,6 +12,8 @@ from commands import Command
 from conftest import SMALL_NET, Fit, clean_environment, copy_store
 from mlflow.entities import Run
 
+from project.engine.tracking.leaderboard import comparison_page
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium is installed (Debian: apt install chromium)"),
@@ -93,9 +95,8 @@ def test_a_run_has_a_description_and_curves_first(pages: Pages) -> None:
 
 
 def test_the_comparison_of_two_runs_begins_with_the_monitored_metric(pages: Pages) -> None:
-    runs = ",".join(f"%22{run.info.run_id}%22" for run in pages.trials)
     server = pages.address.partition("/#")[0]
-    pages.page.open(f"{server}/#/compare-runs?runs=[{runs}]&experiments=[%22{pages.parent.info.experiment_id}%22]")
+    pages.page.open(server + comparison_page(pages.trials))
     shown = pages.page.wait_for("Comparing 2 Runs", "Run Name:", *map(name_of, pages.trials))
     chosen = shown.partition("Metrics:")[2]
     assert chosen.split()[0] == "best/val/accuracy"

@@ -19,7 +19,7 @@ _LONGEST_NAME = 50
 def draw_curves(client: MlflowClient, runs: Sequence[ComparedRun]) -> Figure:
     """Draw the metrics of training that the leaderboard shows, each in a panel with one colour for each run.
 
-    The solid line of a panel is the validation, the dashed one the training. The x axis is the epoch, if the runs
+    The solid line of a panel is the validation, a dashed one the training. The x axis is the epoch, if the runs
     recorded it.
     """
     metrics = sorted({name for run in runs for name in run.run.data.metrics})
@@ -29,7 +29,7 @@ def draw_curves(client: MlflowClient, runs: Sequence[ComparedRun]) -> Figure:
     axis = _AXIS if _AXIS in metrics else "step"
     for place, names in enumerate(panels, 1):
         axes = figure.add_subplot(rows, _COLUMNS, place)
-        axes.set_title(names[-1])
+        axes.set_title(names[-1] + (f" (dashed: {names[0]})" if len(names) > 1 else ""))
         axes.set_xlabel(axis)
         axes.grid(alpha=0.3)
         for number, run in enumerate(runs):

@@ -99,9 +99,9 @@ def shown_curves(metrics: Sequence[str], runs: Sequence[Run]) -> list[list[str]]
 
 def comparison_page(runs: Sequence[Run]) -> str:
     """Return the address of MLflow's page that compares these runs, without the server's part."""
-    ids = [run.info.run_id for run in runs]
-    experiments = list(dict.fromkeys(run.info.experiment_id for run in runs))
-    return "/#/compare-runs?" + urlencode({"runs": json.dumps(ids), "experiments": json.dumps(experiments)})
+    experiments = dict.fromkeys(run.info.experiment_id for run in runs)
+    lists = {"runs": [run.info.run_id for run in runs], "experiments": list(experiments)}
+    return "/#/compare-runs?" + urlencode({name: json.dumps(ids, separators=(",", ":")) for name, ids in lists.items()})
 
 
 def _monitored(runs: Sequence[Run]) -> tuple[str, str]:
