@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import clean_environment
 
-# The first import of torch ends this command with Ctrl-C, after time for two frames of the spinner.
-TORCH = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+# The first import of a large library ends this command with Ctrl-C, after time for two frames of the spinner.
+TRAP = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
 LOADING = {
     "project.fit": "fit: loading torch, lightning and mlflow",
     "project.sweep": "sweep: loading torch, lightning and optuna",
     "project.evaluate": "evaluate: loading torch, lightning and mlflow",
+    "project.compare": "compare: loading mlflow",
     "project.sync": "sync: loading mlflow",
     "project.ui": "ui: loading mlflow",
 }
@@ -24,7 +25,8 @@ LOADING = {
 
 def interrupted_in_the_imports(module: str, folder: Path, term: str | None, environment: dict[str, str]) -> str:
     """Return what a command prints on a terminal, or in a pipe if `term` is None; it must exit with 130."""
-    (folder / "torch.py").write_text(TORCH)
+    for library in ("torch", "mlflow", "jsonargparse"):
+        (folder / f"{library}.py").write_text(TRAP)
     paths = f"{folder}{os.pathsep}{clean_environment()['PYTHONPATH']}"
     environment = clean_environment() | {"TERM": term or "xterm", "PYTHONUTF8": "1", "PYTHONPATH": paths} | environment
     reading, writing = os.pipe() if term is None else pty.openpty()
@@ -41,7 +43,7 @@ def interrupted_in_the_imports(module: str, folder: Path, term: str | None, envi
 
 
 @pytest.mark.parametrize("module", LOADING)
-def test_a_command_shows_an_activity_before_it_imports_torch_and_removes_it(module: str, tmp_path: Path) -> None:
+def test_a_command_shows_an_activity_before_its_imports_and_removes_it(module: str, tmp_path: Path) -> None:
     printed = interrupted_in_the_imports(module, tmp_path, "xterm", {})
     line = rf"\r\x1b\[K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] {LOADING[module]}"
     assert re.fullmatch(rf"({line}){{2,}}\r\x1b\[Kinterrupted\n", printed)
