@@ -254,6 +254,7 @@ def test_bad_input_is_refused_in_one_line(workplace: Path, run: str, capsys: pyt
         (["latest", "--model.label_smoothing", "0"], "an evaluation has the model of its run"),
         (["latest", "--max_epochs", "3"], "an evaluation has the model of its run"),
         (["latest", "--resume", "x"], "an evaluation has the model of its run"),
+        (["latest", "--rerun", "x"], "an evaluation has the model of its run"),
         (["latest", "--devices", "2"], "add --strategy ddp"),
         (["latest", "--accelerator", "tpu"], "got tpu"),
         (["latest", "--data", "nist"], "did you mean mnist?"),
