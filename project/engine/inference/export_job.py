@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from textwrap import shorten
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,7 @@ from project.engine.training.stop import Interrupts
 
 _MOST_IMAGES = 32
 _TOLERANCE = 1e-3
+_LONGEST = 400
 _GIVEN = ("image_size", "in_channels")
 
 
@@ -63,17 +66,24 @@ class ExportJob:
         """Write the output, and compare it with the model in PyTorch.
 
         Raises:
-            SystemExit: 1 if they differ; the output is then removed.
+            SystemExit: 1 if the model cannot be exported, or differs; the output is then removed.
         """
         _, write, load = FORMATS[self._format]
-        write(self._model, self.output)
-        difference = self._largest_difference(load(self.output))
+        try:
+            write(self._model, self.output)
+            difference = self._largest_difference(load(self.output))
+        except (AssertionError, RuntimeError, ValueError) as error:  # torch.export cannot trace each net.
+            self._fail(f"the model cannot be exported as {self._format}: {' '.join(str(error).split())}")
         compared = f"largest difference to PyTorch on {len(self._images)} images: {difference:.1e}"
         if not difference <= _TOLERANCE:
-            shutil.rmtree(self.output) if self.output.is_dir() else self.output.unlink()
-            print(f"error: {compared}, more than {_TOLERANCE}; {self.output} is removed", file=sys.stderr)
-            sys.exit(1)
+            self._fail(f"{compared}, more than {_TOLERANCE}")
         print(f"{self.output}: {compared} (tolerance {_TOLERANCE})")
+
+    def _fail(self, reason: str) -> NoReturn:
+        """Remove the output, print the reason, and exit with 1."""
+        shutil.rmtree(self.output) if self.output.is_dir() else self.output.unlink(missing_ok=True)
+        print(f"error: {shorten(reason, _LONGEST, placeholder=' …')}; nothing is written", file=sys.stderr)
+        sys.exit(1)
 
     @torch.no_grad()
     def _largest_difference(self, program: Program) -> float:
