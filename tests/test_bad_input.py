@@ -18,6 +18,7 @@ BAD_OPTIONS = [
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
     (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
     (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
+    (["--model.optimiser", "SGD"], "did you mean --model.optimizer?"),
     (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
     (["--data.image_size", "abc"], "--data.image_size: got 'abc'; expected one of int"),

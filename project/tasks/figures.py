@@ -30,9 +30,9 @@ def drawable(names: Sequence[str]) -> list[str]:
     unreadable = {name for name in names if not name.strip() or not unknown.isdisjoint(name)}
     if unreadable:
         _log.warning(
-            "no installed font draws the names of %s classes, such as %s; the figures show their numbers instead",
+            "no installed font draws the names of %s classes, such as %r; the figures show their numbers instead",
             len(unreadable),
-            ascii(next(name for name in names if name in unreadable)),
+            next(name for name in names if name in unreadable),
         )
     short = [_shortened(name, _LONGEST_LABEL) for name in names]
     count = Counter(short)

@@ -14,7 +14,7 @@ from project.engine.schedule import NOT_OPTIONS, REFUSED
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.87
-# Arguments that the project passes to optimizers and schedules, and those that cannot be set.
+# Arguments of optimizers and schedules that the project passes, and those that cannot be set.
 _GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
 
 
@@ -189,11 +189,11 @@ def _given(text: str) -> int:
 def _options_of_class(path: str, *, given: int) -> list[str]:
     """Return the names of the arguments of a class, without the first ones, which the project gives."""
     names: list[str] = []
+    hidden = {*(_GIVEN if given else ()), *getattr(resolve_name(path), "from_data", ())}
     for owner in resolve_name(path).__mro__:
         parameters = list(signature(owner.__init__).parameters.values())[1 + given :]
         given = 0
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
-    hidden = {*_GIVEN, *getattr(resolve_name(path), "from_data", ())}
     return [name for name in dict.fromkeys(names) if name not in hidden]

@@ -170,6 +170,7 @@ class Courier(threading.Thread):
         self._spool, self._client = spool, client
         self._draining, self._given_up = threading.Event(), threading.Event()
         self.trouble = ""
+        self._has_told = False
 
     def run(self) -> None:
         """Deliver until `drain` is called and everything is delivered."""
@@ -189,11 +190,13 @@ class Courier(threading.Thread):
 
     def _report(self, trouble: str) -> None:
         """Print a line when the store begins to take no records, and when it takes them again."""
-        before, self.trouble = self.trouble, trouble
-        if trouble and not before and not self._draining.is_set():  # The end of the run has its own report.
+        self.trouble = trouble
+        if trouble and not self._has_told and not self._draining.is_set():  # The end of the run has its own report.
             _log.warning("the MLflow store takes no records (%s); training continues, and they are kept", trouble)
-        elif before and not trouble:
+            self._has_told = True
+        elif self._has_told and not trouble:
             _log.warning("the MLflow store takes records again")
+            self._has_told = False
 
     def drain(self, progress: Callable[[float], None], within_s: float = inf) -> bool:
         """Wait while the rest is delivered without pauses.
