@@ -23,6 +23,8 @@ pytestmark = [
 SWEEP = ["--search", "cnn", "--n_trials", "2", "--max_epochs", "2", *SMALL_NET, "--trainer.limit_train_batches=4",
          "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2"]  # fmt: skip
 
+REGISTERED = "reader-of-digits"
+
 
 @dataclass
 class Pages:
@@ -54,8 +56,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     command = Command("project.sweep", *SWEEP, folder=folder, environment=clean_environment())
     output, _ = command.communicate()
     assert command.wait() == 0, output
-    runs = Fit(folder, 0, "").runs
+    done = Fit(folder, 0, "")
+    runs = done.runs
     trials = [run for run in runs if "trial" in run.data.tags]
+    done.client.create_registered_model(REGISTERED)
+    done.client.create_model_version(REGISTERED, f"models:/{model_of(trials[0])}", trials[0].info.run_id)
     (parent,) = [run for run in runs if run not in trials]
     server = subprocess.Popen(
         [sys.executable, "-m", "project.ui", "--port", "0"], cwd=folder, env=clean_environment(),
@@ -69,6 +74,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     finally:
         server.terminate()
         server.wait()
+
+
+def model_of(run: Run) -> str:
+    assert run.outputs is not None
+    return str(run.outputs.model_outputs[0].model_id)
 
 
 def name_of(run: Run) -> str:
@@ -111,7 +121,10 @@ def test_a_study_shows_its_trials_and_interactive_plots(pages: Pages) -> None:
 
 
 def test_a_model_shows_its_description_and_scores(pages: Pages) -> None:
-    (run, *_) = pages.trials
-    assert run.outputs is not None
-    page = pages.open(f"/models/{run.outputs.model_outputs[0].model_id}")
+    page = pages.open(f"/models/{model_of(pages.trials[0])}")
     page.wait_for("digits-cnn", "Description", "trained on digits", "best/val/accuracy", "Source run")
+
+
+def test_a_registered_model_shows_the_description_of_its_model(pages: Pages) -> None:
+    pages.page.open(f"{pages.address.partition('/#')[0]}/#/models/{REGISTERED}")
+    pages.page.wait_for(REGISTERED, "Description", "trained on digits", "Version 1")

@@ -68,16 +68,25 @@ def _space(name: str) -> Mapping[str, Any]:
 
 
 def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
-    """Return whether the fit has the settings and the metrics of a search space, and images for its batches."""
-    metrics = space.get("metric", [])
+    """Return whether a space covers the settings of the fit, which has its metrics, and images for its batches."""
+    metrics, settings = space.get("metric", []), flatten(cli.config)
     logged = cli.model.logged_metrics() if isinstance(cli.model, Task) else set(cli.trainer.callback_metrics)
     wanted = {metrics} if isinstance(metrics, str) else set(metrics)
     return (
         bool(wanted)
         and wanted <= logged
-        and set(space["space"]) <= set(flatten(cli.config))
+        and set(space["space"]) <= set(settings)
+        and all(_covers(values, settings[name]) for name, values in space["space"].items())
         and _largest(space["space"].get(_BATCH_SIZE)) <= cli.data.sizes().get("train", sys.maxsize)
     )
+
+
+def _covers(values: Any, value: Any) -> bool:
+    """Return whether a range of a search space contains the fit's value; zero is that of an unused setting."""
+    low, high = (values.get("low"), values.get("high")) if isinstance(values, dict) else (None, None)
+    if not value or not all(isinstance(one, int | float) for one in (low, value, high)):
+        return True
+    return bool(low <= value <= high)
 
 
 def _largest(values: Any) -> float:

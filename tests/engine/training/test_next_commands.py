@@ -43,6 +43,12 @@ def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: 
     assert ("--model.label_smoothing 0" in command) == ("--model.label_smoothing=0" in options)
 
 
+def test_the_suggested_search_covers_the_learning_rate_of_the_run(workplace: Path) -> None:
+    assert "--search cnn" in commands_of("--model.optimizer.lr=0.01", *FEW[:1])["search"]
+    assert "--search optimizer" in commands_of("--model.optimizer.lr=0.1", *FEW[:1])["search"]
+    assert "search" not in commands_of("--model.optimizer.lr=1", *FEW[:1])
+
+
 def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     commands = commands_of(*TINY, *FEW[:1])
     assert commands["evaluate"] == "python -m project.evaluate 1234"
