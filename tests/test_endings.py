@@ -166,7 +166,7 @@ def test_figures_draw_any_name(caplog: pytest.LogCaptureFixture, tmp_path: Path)
         labels = drawable(names)
         assert labels[:4] == ["犬", "class 1", "$x", "class 3"]
         assert max(map(len, labels)) == 24
-        assert "no installed font draws the names of 2 classes, such as '\\u732b'" in caplog.text
+        assert "no installed font draws the names of 2 classes, such as '猫'" in caplog.text
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # of a glyph that is missing
             confusion = torch.ones(len(names), len(names), dtype=torch.int64)

@@ -50,7 +50,8 @@ def renamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_module_path_has_the_old_name(renamed: Path) -> None:
     found = run(renamed, "git", "grep", "-nE", r"\bproject(\.[a-z{]|\\\.|/)|import project|from project import")
-    assert found.stdout == ""
+    key = "[project.optional-dependencies]"  # of TOML
+    assert [line for line in found.stdout.splitlines() if not line.endswith(key)] == []
     assert run(renamed, sys.executable, "-S", "-c", f"import {NAME}.models").stderr.endswith("named 'torch'\n")
     assert "No module named 'project'" in run(renamed, sys.executable, "-S", "-c", "import project").stderr
     assert "[project]\nname" in (renamed / "pyproject.toml").read_text()  # the key of TOML

@@ -9,6 +9,9 @@ from inspect import signature
 from pkgutil import resolve_name
 from typing import NamedTuple
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
 from project.engine.schedule import NOT_OPTIONS, REFUSED
 
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
@@ -189,8 +192,10 @@ def _given(text: str) -> int:
 def _options_of_class(path: str, *, given: int) -> list[str]:
     """Return the names of the arguments of a class, without the first ones, which the project gives."""
     names: list[str] = []
-    hidden = {*(_GIVEN if given else ()), *getattr(resolve_name(path), "from_data", ())}
-    for owner in resolve_name(path).__mro__:
+    kind = resolve_name(path)
+    passed = _GIVEN if issubclass(kind, (Optimizer, LRScheduler)) else ()
+    hidden = {*passed, *getattr(kind, "from_data", ())}
+    for owner in kind.__mro__:
         parameters = list(signature(owner.__init__).parameters.values())[1 + given :]
         given = 0
         names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
