@@ -17,6 +17,10 @@ EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"
 _LONGEST_WAIT_S = 60
 
 
+class CommandError(RuntimeError):
+    """An error with which the browser answers a command."""
+
+
 class Page:
     """One tab of the browser.
 
@@ -49,22 +53,29 @@ class Page:
         await self._socket.send_json({"id": self._number, "method": method, "params": params})
         while (message := await self._socket.receive_json()).get("id") != self._number:
             pass  # An event of the page.
-        assert "error" not in message, message["error"]
+        if "error" in message:
+            raise CommandError(message["error"])
         result: dict[str, Any] = message["result"]
         return result
 
     def evaluate(self, expression: str, *, in_frame: bool = False) -> Any:
         """Return the value of a JavaScript expression in the page, or in its first frame; None without a frame."""
-        context = {}
-        if in_frame:
-            frames = self.command("Page.getFrameTree")["frameTree"].get("childFrames", [])
-            if not frames:
+        try:
+            context = self._frame() if in_frame else {}
+            answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True, **context)
+        except CommandError:
+            if in_frame:  # There is none yet, or the page has replaced it meanwhile.
                 return None
-            world = self.command("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])
-            context = {"contextId": world["executionContextId"]}
-        answer = self.command("Runtime.evaluate", expression=expression, returnByValue=True, **context)
+            raise
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def _frame(self) -> dict[str, Any]:
+        frames = self.command("Page.getFrameTree")["frameTree"].get("childFrames", [])
+        if not frames:
+            raise CommandError("the page has no frame")
+        world = self.command("Page.createIsolatedWorld", frameId=frames[0]["frame"]["id"])
+        return {"contextId": world["executionContextId"]}
 
     def open(self, address: str, *, width: int = 1280, height: int = 900) -> None:
         """Open an address in a window of this size in pixels."""

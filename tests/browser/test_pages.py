@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 from chromium import EXECUTABLE, Page, chromium
 from commands import Command
@@ -56,11 +57,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     command = Command("project.sweep", *SWEEP, folder=folder, environment=clean_environment())
     output, _ = command.communicate()
     assert command.wait() == 0, output
-    done = Fit(folder, 0, "")
-    runs = done.runs
+    runs = Fit(folder, 0, "").runs
     trials = [run for run in runs if "trial" in run.data.tags]
-    done.client.create_registered_model(REGISTERED)
-    done.client.create_model_version(REGISTERED, f"models:/{model_of(trials[0])}", trials[0].info.run_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        mlflow.register_model(f"models:/{model_of(trials[0])}", REGISTERED)
     (parent,) = [run for run in runs if run not in trials]
     server = subprocess.Popen(
         [sys.executable, "-m", "project.ui", "--port", "0"], cwd=folder, env=clean_environment(),
