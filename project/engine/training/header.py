@@ -20,7 +20,8 @@ def print_fit(cli: FitCLI) -> None:
     """Print what is trained on what data and devices. Data that declares nothing has only its name."""
     found = cli.data.found() or [cli.data.name]
     print_line("data", found[0])
-    for line in found[1:]:
+    # The header has six lines: what was left out takes the place of the counts per class.
+    for line in found[-1:] if len(found) > 2 else found[1:]:
         print_line("", line)
     print_line("model", _model(cli))
     print_line("device", f"{_devices(cli)}, {_batch(cli)}")
