@@ -138,7 +138,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
 @pytest.mark.parametrize(("options", "answer"), [
     (of(WithoutStep), "No `training_step()` method defined"),
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
-    (of(Slope, WithoutBatches), "--data: reading a batch of train fails"),
+    (of(Slope, WithoutBatches), "--data: train has no batch"),
     (of(Slope, WithoutFile), "FileNotFoundError: there is no file lines.csv"),
     (of(Unlogged), "--checkpoint.monitor: got val_loss, which training does not log; it logs "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),

@@ -12,7 +12,6 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.utilities.seed import isolate_rng
 from typing_extensions import override
 
 from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
@@ -20,15 +19,7 @@ from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.parser import FitParser
-from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
-from project.engine.cli.trainer_checks import (
-    check_callbacks,
-    check_lengths,
-    check_not_sharded,
-    check_settings,
-    check_validates,
-    logs_before_validation,
-)
+from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
@@ -199,7 +190,7 @@ class FitCLI(LightningCLI):
         if logger is not None:
             kwargs["logger"] = [logger, *self._loggers_of_the_user()]
         self.trainer_defaults["callbacks"] = list(self._make_callbacks(settings, given))
-        plugins = _listed(self.config_init.trainer.plugins)
+        plugins = listed(self.config_init.trainer.plugins)
         if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             raise ValueError(
                 "--trainer.plugins: got a CheckpointIO, but this project's DurableCheckpointIO writes the checkpoints"
@@ -212,65 +203,7 @@ class FitCLI(LightningCLI):
     @property
     def callbacks(self) -> list[Callback]:
         """The callbacks of `--trainer.callbacks`."""
-        return _listed(self.config_init.trainer.callbacks)
-
-    def check_training(self) -> None:
-        """Load the data if it describes itself, and try the first step of the training, on the first rank.
-
-        Raises:
-            ValueError: The settings do not fit the data, or the first step would end the run.
-        """
-        trainer = self.trainer
-        if self.data is self.datamodule:
-            self.data.prepare_data()
-            self.data.setup("fit")
-            self.data.check_batch_size(trainer.world_size)
-        check_not_sharded(trainer)
-        batches = {split: count.batches for split, count in self.data.batch_counts(trainer.world_size).items()}
-        check_lengths(trainer, batches)
-        self._check_smallest_batch()
-        # Nothing is known about a class that declares nothing, before it has done a step.
-        plain = self.data is not self.datamodule or not isinstance(self.model, Task)
-        if trainer.fast_dev_run or not (plain or self.callbacks):  # type: ignore[attr-defined]
-            return
-        often = logs_before_validation(trainer, self.config.trainer.log_every_n_steps, batches.get("train"))
-        logged, early = self.rehearse("--model" if plain else "--trainer.callbacks", often=often)
-        check_monitors(self.callbacks, logged, None if self.config.trainer.val_check_interval in (None, 1.0) else early)
-        monitor = self.config_init.checkpoint.monitor
-        if plain and monitor is not None and monitor not in logged:
-            raise ValueError(
-                f"--checkpoint.monitor: got {monitor}, which training does not log; it logs "
-                f"{', '.join(sorted(logged)) or 'nothing'}"
-            )
-
-    def rehearse(self, blamed: str = "--model", *, often: bool = True) -> tuple[set[str], set[str]]:
-        """Train and validate one batch with new instances; see `rehearse`.
-
-        Args:
-            blamed: The option that an error of the step is attributed to.
-            often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
-        """
-        trainer = self.trainer
-        with isolate_rng():
-            own = self.instantiate()
-            described(own.data).share_splits(self.data)
-            return rehearse(
-                own.model, own.data, _listed(own.trainer.callbacks), self.config.trainer.accelerator,
-                logger=bool(trainer.loggers), often=often, blamed=blamed,
-            )  # fmt: skip
-
-    def _check_smallest_batch(self) -> None:
-        examples, counts = self.data.examples(), self.data.batch_counts(self.trainer.world_size)
-        if examples is None or not isinstance(self.model, Task):
-            return
-        inputs, size = examples[0], counts["train"].smallest
-        if reason := step_refusal(self.model, (size, *inputs.shape[1:]), inputs.dtype):
-            raise ValueError(
-                f"--data.batch_size: got {self.config.data.init_args.batch_size}, which makes batches of {size} of the "
-                f"{self.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: "
-                f"{reason}"
-            )
-        self.model.check_batch(*examples)
+        return listed(self.config_init.trainer.callbacks)
 
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:
@@ -334,7 +267,7 @@ class FitCLI(LightningCLI):
         return names.run_name(" ".join(words), changed)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
     """Return a list of objects from what Lightning accepts: a list, one object, or None."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 

@@ -2,7 +2,8 @@
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pickle import PicklingError, UnpicklingError
 
 import torch
@@ -78,15 +79,13 @@ def rehearse(
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     first = _LoggedAtValidation()
-    every_n_steps = 1 if often else 2  # one step is done
     own: list[Callback] = [first, Throughput(), *([LearningRateMonitor()] if logger else [])]
-    name = "one training step"
-    try:
+    with _attributed(blamed, "one training step"):
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
             fast_dev_run=1,
-            log_every_n_steps=every_n_steps,
+            log_every_n_steps=1 if often else 2,  # one step is done
             logger=[CSVLogger("")] if logger else False,  # fast_dev_run replaces it by one that writes nothing
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -95,24 +94,27 @@ def rehearse(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
             trainer.fit(model, data)
-        if trainer.num_training_batches == 0:
-            blamed, name = "--data", "reading a batch of train"
-            raise ValueError("there is none")
-        blamed = "--trainer.callbacks"
-        for callback in callbacks:
-            name = f"saving and reading the state of {type(callback).__name__}"
+    if trainer.num_training_batches == 0:
+        raise ValueError("--data: train has no batch")
+    for callback in callbacks:
+        with _attributed("--trainer.callbacks", f"saving and reading the state of {type(callback).__name__}"):
             file = io.BytesIO()
             torch.save(callback.state_dict(), file)
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
+    return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
+
+
+@contextmanager
+def _attributed(option: str, action: str) -> Iterator[None]:
+    """Raise ValueError with an option and an action for an error of the block."""
+    try:
+        yield
     except UnpicklingError as error:
-        raise ValueError(
-            f"--trainer.callbacks: {name} fails: it contains more than tensors and plain values"
-        ) from error
+        raise ValueError(f"{option}: {action} fails: it contains more than tensors and plain values") from error
     except _FAULTS as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{blamed}: {name} fails with {type(error).__name__}: {reason}") from error
-    return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
+        raise ValueError(f"{option}: {action} fails with {type(error).__name__}: {reason}") from error
 
 
 class _LoggedAtValidation(Callback):

@@ -7,7 +7,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +23,6 @@ from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.evaluation_options import parse_evaluation
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, write_resamples, write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
-from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
@@ -32,7 +31,7 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
-from project.engine.training.stop import Interrupts
+from project.engine.training.stop import interruptible_command
 from project.engine.training.supervision import Supervisor
 
 Stage = Literal["val", "test"]
@@ -157,12 +156,9 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
     Raises:
         SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
     """
-    with ExitStack() as stack:
-        stack.enter_context(command_process())
+    with interruptible_command("nothing was added to the run") as interrupts:
         own, options = parse_evaluation(argv)
         update_activity("checking run, data and model")
-        interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(interrupts.explained("nothing was added to the run"))
         with exit_on_bad_input():
             first_process = FirstProcess()
             run = TrainedRun(*first_process.compute("trained run", lambda: find_trained_run(own.run)))

@@ -4,7 +4,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import NoReturn
@@ -23,10 +23,9 @@ from project.engine.inference.inputs import named_files
 from project.engine.inference.prediction_data import PredictionImages
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.loading import Crop
-from project.engine.runtime.process import command_process
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
-from project.engine.training.stop import Interrupts
+from project.engine.training.stop import interruptible_command
 
 _MOST_IMAGES = 32
 _TOLERANCE = 1e-3
@@ -149,12 +148,9 @@ def open_export(argv: Sequence[str]) -> Iterator[ExportJob]:
     Raises:
         SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
     """
-    with ExitStack() as stack:
-        stack.enter_context(command_process())
+    with interruptible_command("the export is not complete"):
         options = parse_export(argv)
         update_activity("checking run and images")
-        interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(interrupts.explained("the export is not complete"))
         with exit_on_bad_input():
             job = ExportJob(find_trained_run(options.run), options)
         yield job

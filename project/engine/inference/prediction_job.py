@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,11 +20,10 @@ from project.engine.inference.prediction_data import PredictionImages
 from project.engine.inference.prediction_options import output_of, parse_prediction
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
-from project.engine.runtime.process import command_process
 from project.engine.runtime.progress import with_progress_bar
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
-from project.engine.training.stop import Interrupts
+from project.engine.training.stop import Interrupts, interruptible_command
 
 _NAMED = 3
 
@@ -144,12 +143,9 @@ def open_prediction(argv: Sequence[str]) -> Iterator[PredictionJob]:
     Raises:
         SystemExit: 2 if the input is bad; 130 or 143 if this process is interrupted.
     """
-    with ExitStack() as stack:
-        stack.enter_context(command_process())
+    with interruptible_command("no predictions were written") as interrupts:
         options = parse_prediction(argv)
         update_activity("checking run and files")
-        interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(interrupts.explained("no predictions were written"))
         with exit_on_bad_input():
             job = PredictionJob(find_trained_run(options.run), options, interrupts)
         yield job

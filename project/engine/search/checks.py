@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.training_checks import check_training, try_first_step
 from project.engine.monitor import declared
 from project.engine.search.space import SearchSpace, check_metrics, check_values
 from project.engine.task import Task
@@ -45,10 +46,10 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     else:
         built = build_fit(CommandLine.parse(fit_options))
     _check_promises(built)
-    built.check_training()
+    check_training(built)
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
-    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(built.rehearse()[0]))
+    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(try_first_step(built)[0]))
     return built
 
 
@@ -74,4 +75,4 @@ def _check_trial(fit_options: Sequence[str], extra: Sequence[str]) -> None:
     cli = build_fit(CommandLine.parse([*fit_options, *extra]))
     _check_promises(cli)
     if any(option.startswith("--data.") for option in extra):
-        cli.check_training()
+        check_training(cli)

@@ -15,6 +15,7 @@ from project.engine.checkpoints import CurrentSettings, RunCheckpoint
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.training_checks import check_training
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
@@ -129,7 +130,7 @@ def _check(job: Job) -> None:
     """
     if not job.trainer.is_global_zero:  # Lightning starts other processes after the checks of the first one.
         return
-    job.cli.check_training()
+    check_training(job.cli)
     client = store.connect()
     if job.earlier:
         check_has_ended(job.earlier)

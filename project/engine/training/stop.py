@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.runtime.process import command_process
 from project.engine.runtime.startup import print_interrupted
 
 # Windows lacks SIGUSR1 and SIGHUP.
@@ -232,3 +233,14 @@ def _save(trainer: Trainer) -> None:
         for counts in (progress.total, progress.current):
             vars(counts)["processed"] -= 1
     checkpoint.save_last(trainer)
+
+
+@contextmanager
+def interruptible_command(outcome: str) -> Iterator[Interrupts]:
+    """Configure this process for a block of code that a signal may interrupt, with one line.
+
+    Args:
+        outcome: What is left after an interruption, such as `no predictions were written`.
+    """
+    with command_process(), Interrupts() as interrupts, interrupts.explained(outcome):
+        yield interrupts

@@ -1,0 +1,69 @@
+"""The checks of a fit before its run: the data, the length of the training, and its first step."""
+
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from project.engine.cli.fit_cli import FitCLI, listed
+from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
+from project.engine.cli.trainer_checks import check_lengths, check_not_sharded, logs_before_validation
+from project.engine.data import described
+from project.engine.task import Task
+
+
+def check_training(cli: FitCLI) -> None:
+    """Load the data if it describes itself, and try the first step of the training, on the first rank.
+
+    Raises:
+        ValueError: The settings do not fit the data, or the first step would end the run.
+    """
+    trainer = cli.trainer
+    if cli.data is cli.datamodule:
+        cli.data.prepare_data()
+        cli.data.setup("fit")
+        cli.data.check_batch_size(trainer.world_size)
+    check_not_sharded(trainer)
+    batches = {split: count.batches for split, count in cli.data.batch_counts(trainer.world_size).items()}
+    check_lengths(trainer, batches)
+    _check_smallest_batch(cli)
+    # Nothing is known about a class that declares nothing, before it has done a step.
+    plain = cli.data is not cli.datamodule or not isinstance(cli.model, Task)
+    if trainer.fast_dev_run or not (plain or cli.callbacks):  # type: ignore[attr-defined]
+        return
+    often = logs_before_validation(trainer, cli.config.trainer.log_every_n_steps, batches.get("train"))
+    logged, early = try_first_step(cli, "--model" if plain else "--trainer.callbacks", often=often)
+    check_monitors(cli.callbacks, logged, None if cli.config.trainer.val_check_interval in (None, 1.0) else early)
+    monitor = cli.config_init.checkpoint.monitor
+    if plain and monitor is not None and monitor not in logged:
+        raise ValueError(
+            f"--checkpoint.monitor: got {monitor}, which training does not log; it logs "
+            f"{', '.join(sorted(logged)) or 'nothing'}"
+        )
+
+
+def try_first_step(cli: FitCLI, blamed: str = "--model", *, often: bool = True) -> tuple[set[str], set[str]]:
+    """Train and validate one batch with new instances of data, model and callbacks; see `rehearse`.
+
+    Args:
+        cli: The fit.
+        blamed: The option that an error of the step is attributed to.
+        often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
+    """
+    with isolate_rng():
+        own = cli.instantiate()
+        described(own.data).share_splits(cli.data)
+        return rehearse(
+            own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
+            logger=bool(cli.trainer.loggers), often=often, blamed=blamed,
+        )  # fmt: skip
+
+
+def _check_smallest_batch(cli: FitCLI) -> None:
+    examples, counts = cli.data.examples(), cli.data.batch_counts(cli.trainer.world_size)
+    if examples is None or not isinstance(cli.model, Task):
+        return
+    inputs, size = examples[0], counts["train"].smallest
+    if reason := step_refusal(cli.model, (size, *inputs.shape[1:]), inputs.dtype):
+        raise ValueError(
+            f"--data.batch_size: got {cli.config.data.init_args.batch_size}, which makes batches of {size} of the "
+            f"{cli.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: {reason}"
+        )
+    cli.model.check_batch(*examples)
