@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, copy_store
+from conftest import ROOT
+from photos import trained_on_photos
 from PIL import Image
 from servers import serving
-from test_predict import FOLDER, predicted, write_photos
+from test_predict import predicted
 from tiny import TINY, TinyNet
 from torch import Tensor
 
@@ -29,13 +30,8 @@ NAMES = ["blue", "red"]
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos of mixed sizes and kinds, and a run on them."""
     folder = tmp_path_factory.mktemp("photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        copy_store(folder)
-        write_photos(folder / "data")
-        fit(FOLDER)
-    return folder
+    with trained_on_photos(folder):
+        return folder
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SMALL_NET, Fit, copy_store
+from conftest import ROOT, Fit
+from photos import FOLDER, trained_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
 from tiny import TINY, Tiny
@@ -18,38 +19,15 @@ from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.predict import main as predict
 
-FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", "--max_epochs=1", *SMALL_NET]
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos of mixed sizes and kinds, and a run on them, without its training images."""
     folder = tmp_path_factory.mktemp("photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        copy_store(folder)
-        write_photos(folder / "data")
-        fit(FOLDER)
+    with trained_on_photos(folder):
         evaluate(["latest"])
         shutil.rmtree(folder / "data/train")
     return folder
-
-
-def write_photos(root: Path) -> None:
-    """Write JPEGs and PNGs, large, rotated by EXIF, grey and with transparency."""
-    draw = np.random.default_rng(0)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    for split in ("train", "test"):
-        for label in ("blue", "red"):
-            (root / split / label).mkdir(parents=True)
-            for number, side in enumerate((40, 50, 90, 300, 700, 64)):
-                pixels = draw.integers(0, 256, (side, 2 * side // 3 + 9, 3), dtype=np.uint8)
-                mode = {1: "L", 5: "RGBA"}.get(number, "RGB")
-                image = Image.fromarray(pixels).resize((side + 7, side), Image.Resampling.BICUBIC).convert(mode)
-                image.save(root / split / label / f"{number}.{'png' if number % 2 else 'jpg'}",
-                           **({"exif": exif} if number == 2 else {}))  # fmt: skip
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_the_printed_address_shows_the_leaderboard(pages: Pages) -> None:
 
 def test_a_run_has_a_description_and_curves_first(pages: Pages) -> None:
     (run, *_) = pages.trials
-    pages.open(f"/runs/{run.info.run_id}").wait_for(name_of(run), "Description", "trained on digits")
+    assert pages.open(f"/runs/{run.info.run_id}").wait_for(name_of(run), "Description", "trained on digits")
     page = pages.open(f"/runs/{run.info.run_id}/model-metrics")
     first = "document.querySelector('.js-plotly-plot')"
     # The path of a curve has at least two points: M x,y L x,y.
@@ -116,16 +116,16 @@ def test_the_comparison_of_two_runs_begins_with_the_monitored_metric(pages: Page
 
 def test_a_study_shows_its_trials_and_interactive_plots(pages: Pages) -> None:
     run_id = pages.parent.info.run_id
-    pages.open(f"/runs/{run_id}").wait_for(name_of(pages.parent), "Child runs", *map(name_of, pages.trials))
+    assert pages.open(f"/runs/{run_id}").wait_for(name_of(pages.parent), "Child runs", *map(name_of, pages.trials))
     page = pages.open(f"/runs/{run_id}/artifacts/study/plots.html")
-    page.wait_until("document.querySelectorAll('.js-plotly-plot .main-svg').length", in_frame=True)
+    assert page.wait_until("document.querySelectorAll('.js-plotly-plot .main-svg').length", in_frame=True)
 
 
 def test_a_model_shows_its_description_and_scores(pages: Pages) -> None:
     page = pages.open(f"/models/{model_of(pages.trials[0])}")
-    page.wait_for("digits-cnn", "Description", "trained on digits", "best/val/accuracy", "Source run")
+    assert page.wait_for("digits-cnn", "Description", "trained on digits", "best/val/accuracy", "Source run")
 
 
 def test_a_registered_model_shows_the_description_of_its_model(pages: Pages) -> None:
     pages.page.open(f"{pages.address.partition('/#')[0]}/#/models/{REGISTERED}")
-    pages.page.wait_for(REGISTERED, "Description", "trained on digits", "Version 1")
+    assert pages.page.wait_for(REGISTERED, "Description", "trained on digits", "Version 1")

@@ -2,13 +2,14 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Fit
+from conftest import Fit, copy_store
 from tiny import TINY
 
 from project.engine.cli.command_line import CommandLine
@@ -20,21 +21,18 @@ STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "-
             "--trainer.callbacks+=lightning.pytorch.callbacks.Timer"]  # fmt: skip
 
 
-@pytest.fixture
-def done(workplace: Path) -> Fit:
-    main([*TINY, "--max_epochs=2", *STOPPING])
-    return Fit(workplace, 0, "")
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fit]:
+    folder = tmp_path_factory.mktemp("logged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        copy_store(folder)
+        main([*TINY, "--max_epochs=2", *STOPPING])
+        yield Fit(folder, 0, "")
 
 
-def test_a_fit_can_be_read_in_the_store(done: Fit) -> None:
-    check_parameters(done)
-    check_description(done)
-    check_experiment(done)
-    check_model(done)
-    check_registered_model(done)
-
-
-def check_parameters(done: Fit) -> None:
+def test_parameters_have_values_and_short_names(done: Fit) -> None:
     assert done.run.info.run_name == "TinyNet batch_size=4 crop_padding=0 max_epochs=2…"
     params = done.run.data.params
     assert [key for key, value in params.items() if value == "None"] == []
@@ -44,7 +42,7 @@ def check_parameters(done: Fit) -> None:
     assert "interval: step" in done.text("config.yaml")  # an enum
 
 
-def check_description(done: Fit) -> None:
+def test_the_run_describes_its_result_and_the_next_commands(done: Fit) -> None:
     run = done.run
     note = run.data.tags[TAG]
     assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
@@ -60,13 +58,13 @@ def check_description(done: Fit) -> None:
     assert CommandLine.parse(words[3:]).resume == run.info.run_id
 
 
-def check_experiment(done: Fit) -> None:
+def test_the_experiment_describes_its_data_and_metric(done: Fit) -> None:
     note = done.client.get_experiment(done.run.info.experiment_id).tags[TAG]
     assert "`val/accuracy (max)`" in note
     assert "tiny: 2 classes" in note
 
 
-def check_model(done: Fit) -> None:
+def test_the_model_has_its_scores_classes_and_dataset(done: Fit) -> None:
     run = done.run
     order = [{"field_name": "metrics.test/accuracy", "ascending": False, "dataset_name": "tiny"}]
     (model,) = done.client.search_logged_models([run.info.experiment_id], order_by=order)
@@ -86,7 +84,7 @@ def check_model(done: Fit) -> None:
     assert set(answer["probabilities"]) == {"dark", "bright"}
 
 
-def check_registered_model(done: Fit) -> None:
+def test_a_registered_model_gets_the_description_of_its_model(done: Fit) -> None:
     (output,) = done.run.outputs.model_outputs
     for name in ("found", "written"):
         mlflow.register_model(f"models:/{output.model_id}", name)
