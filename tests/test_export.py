@@ -162,13 +162,13 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
     Path("there.pt2").touch()
     Path("text.jpg").write_text("text")
     for argv, message in [
-        (["nobody"], "got run 'nobody'"),
+        (["unknown"], "got run 'unknown'"),
         (["latest", "--format=tflite"], "invalid choice: 'tflite'"),
         (["latest", "--output=a.onnx"], "--output: got a.onnx; its suffix must be absent"),
         (["latest", "--format=pt2", "--output=a"], "its suffix must be .pt2"),
         (["latest", "--format=pt2", "--output=there.pt2"], "there.pt2 exists"),
-        (["latest", "--output=nowhere/a"], "there is no folder nowhere"),
-        (["latest", "--images", "missing.jpg"], "there is no file missing.jpg"),
+        (["latest", "--output=nowhere/a"], "the folder nowhere does not exist"),
+        (["latest", "--images", "missing.jpg"], "missing.jpg does not exist"),
         (["latest", "--images", "text.jpg"], "text.jpg: no image"),
     ]:
         capsys.readouterr()

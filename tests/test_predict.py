@@ -159,14 +159,14 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
     Path("nothing").mkdir(exist_ok=True)
     Path("wrong.csv").write_text("file\nx.jpg\n")
     for argv, message in [
-        (["nobody", "data/test"], "got run 'nobody'"),
+        (["unknown", "data/test"], "got run 'unknown'"),
         (["latest"], "PATH: got nothing"),
-        (["latest", "missing.jpg"], "there is no file missing.jpg"),
-        (["latest", "missing/*.jpg"], "there is no file missing/*.jpg"),
-        (["latest", "nothing"], "there is no image in nothing"),
+        (["latest", "missing.jpg"], "missing.jpg does not exist"),
+        (["latest", "missing/*.jpg"], "missing/*.jpg does not exist"),
+        (["latest", "nothing"], "nothing contains no image"),
         (["latest", "wrong.csv"], "expected a column path; it has file"),
         (["latest", "data/test", "--output=x.txt"], "its suffix must be one of .csv, .parquet"),
-        (["latest", "data/test", "--output=nowhere/x.csv"], "there is no folder nowhere"),
+        (["latest", "data/test", "--output=nowhere/x.csv"], "the folder nowhere does not exist"),
         (["latest", "data/test", "--topk=3"], "did you mean --top_k?"),
         (["latest", "data/test", "--top_k=0"], "--top_k"),
         (["latest", "data/test", "--precision=17"], "got '17'"),

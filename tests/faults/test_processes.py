@@ -58,7 +58,7 @@ FSDP = ["--strategy", "fsdp"]
 
 
 @pytest.mark.parametrize(
-    ("options", "signum", "whom", "code", "status", "within_s"),
+    ("options", "signum", "receiver", "code", "status", "within_s"),
     [
         pytest.param(ONE, signal.SIGINT, "all", 130, "KILLED", 10, id="ctrl-c", marks=pytest.mark.faults),
         pytest.param(ONE, signal.SIGUSR1, "first", 143, "KILLED", 10, id="usr1", marks=pytest.mark.faults),
@@ -72,7 +72,7 @@ FSDP = ["--strategy", "fsdp"]
     ],
 )
 def test_a_signal_stops_a_fit_in_seconds_with_a_correct_status_and_a_checkpoint(
-    options: list[str], signum: int, whom: str, code: int, status: str, within_s: float, tmp_path: Path
+    options: list[str], signum: int, receiver: str, code: int, status: str, within_s: float, tmp_path: Path
 ) -> None:
     process = trained(tmp_path, *options)
     try:
@@ -80,10 +80,10 @@ def test_a_signal_stops_a_fit_in_seconds_with_a_correct_status_and_a_checkpoint(
         second = next((c.pid for c in first.children() if "project.fit" in " ".join(c.cmdline())), None)
         assert listening(process.pid) <= {"127.0.0.1", "::1"}
         start = time.monotonic()
-        if whom == "all":
+        if receiver == "all":
             os.killpg(process.pid, signum)
         else:
-            target = process.pid if whom == "first" else second
+            target = process.pid if receiver == "first" else second
             assert target is not None
             os.kill(target, signum)
         output = process.communicate(timeout=60)[0]

@@ -273,7 +273,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:
-    """Return the default of a setting of a class that replaces another class; it is no change of the user."""
+    """Return the default of a setting of a class that replaces another class; the user did not change it."""
     owner, _, name = key.rpartition(".")
     if owner not in changed:
         return ...

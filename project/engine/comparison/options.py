@@ -45,5 +45,5 @@ def _output(text: str) -> Path:
     if path.suffix not in SUFFIXES:
         raise ArgumentTypeError(f"got {text}; it must end in {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise ArgumentTypeError(f"got {text}, but there is no folder {path.parent}; create it")
+        raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
     return path

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from project.engine.comparison.paired import SIGNIFICANT
 from project.engine.comparison.runs import ComparedRun
@@ -72,7 +72,9 @@ def print_comparison(compared: Comparison) -> None:
         why = f" ({run.reason})" if run.reason else ""
         console.print(escape(f"{run.label}  {run.run.info.run_name}  {run.run.info.status}{why}"), soft_wrap=True)
     for title, columns, rows in _tables(compared):
-        table = Table(*(escape(column) for column in columns), title=title, title_justify="left")
+        table = Table(
+            *(Column(escape(column), overflow="fold") for column in columns), title=title, title_justify="left"
+        )
         for row in rows:
             table.add_row(*(escape(cell if len(cell) <= _LONGEST else f"{cell[:_LONGEST]}…") for cell in row))
         console.print(table)

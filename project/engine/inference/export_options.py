@@ -53,5 +53,5 @@ def output_of(given: str | None, suffix: str) -> Path:
     if path.exists():
         raise FileExistsError(f"--output: {path} exists; remove it, or name another one")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {path.parent}; create it, or name another one")
+        raise FileNotFoundError(f"--output: the folder {path.parent} does not exist; create it, or name another one")
     return path

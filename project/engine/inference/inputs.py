@@ -32,13 +32,13 @@ def _files_of(argument: str) -> list[Path]:
         found = [Path(line.rstrip("\r\n")) for line in sys.stdin if line.strip()]
         missing = "standard input has no line"
     elif path.is_dir():
-        found, missing = sorted(_images_under(path)), f"there is no image in {path}"
+        found, missing = sorted(_images_under(path)), f"{path} contains no image"
     elif path.is_file():
         found, missing = (_of_csv(path), f"{path} has no row") if path.suffix.lower() == ".csv" else ([path], "")
     else:
         # Unlike Path.glob, this takes absolute patterns.
         found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
-        missing = f"there is no file {argument}"
+        missing = f"{argument} does not exist"
     if not found:
         raise FileNotFoundError(f"PATH: {missing}; give {PATH_HELP}")
     return found

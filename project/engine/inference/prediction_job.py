@@ -52,7 +52,7 @@ class PredictionJob:
         print(f"{run.line()}\npredicting {len(self.paths):,} files", file=sys.stderr, flush=True)
 
     def _check(self, model: Task) -> None:
-        """Raise ValueError if the outputs of the model are no rows of a table."""
+        """Raise ValueError if the outputs of the model cannot be the rows of a table."""
         side = self._data.image_size
         was_training = model.training
         with torch.no_grad():

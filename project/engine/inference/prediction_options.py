@@ -29,7 +29,7 @@ def output_of(given: str | None) -> Path | None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {path.parent}; create it, or name another file")
+        raise FileNotFoundError(f"--output: the folder {path.parent} does not exist; create it, or name another file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"--output: cannot write {given}; change its permissions, or name another file")
     return path

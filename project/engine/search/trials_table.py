@@ -58,7 +58,7 @@ def latest_values(trial: FrozenTrial) -> list[float]:
 
 
 def short_names(names: Iterable[str]) -> list[str]:
-    """Return the last parts of dotted names, and whole names where two of them end alike."""
+    """Return the last parts of dotted names, and whole names if two of them have the same last part."""
     names = list(names)
     ends = Counter(name.rpartition(".")[2] for name in names)
     return [name if ends[end := name.rpartition(".")[2]] > 1 else end for name in names]

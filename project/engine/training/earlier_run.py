@@ -34,7 +34,7 @@ class EarlierRun(NamedTuple):
 
     Attributes:
         run_id: The MLflow run.
-        settings: Its settings as YAML; None after a restart, where the command line is the whole one.
+        settings: Its settings as YAML; None after a restart, whose command line has all of them.
         checkpoint: Path of its newest checkpoint; None if it was stopped before the first.
     """
 
