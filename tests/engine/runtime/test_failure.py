@@ -53,6 +53,24 @@ def test_an_error_in_a_fit_ends_with_its_place_its_run_and_how_to_resume(workpla
     assert "optimizer_step" in (workplace / named).read_text()
 
 
+class Large(ImageClassifier):
+    """Its fourth step needs more memory than a GPU has."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        if batch_idx == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        step: dict[str, Tensor] = super().training_step(batch, batch_idx)
+        return step
+
+
+def test_remedies_are_named_if_memory_is_not_enough(workplace: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        main([*TINY, "--model.class_path=test_failure.Large", "--max_epochs=1"])
+    *notes, last = last_lines(raised.value)
+    assert any("--data.batch_size" in line and "--precision" in line for line in notes)
+    assert last.endswith("training_step: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
 class Unreadable(Dataset[Tensor]):
     def __len__(self) -> int:
         return 4

@@ -59,6 +59,11 @@ def test_ctrl_c_in_the_imports_is_one_line_in_a_pipe(module: str, tmp_path: Path
     assert interrupted_in_the_imports(module, tmp_path, None, {}) == "interrupted\n"
 
 
+def test_ctrl_c_before_the_first_library_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "typing_extensions.py").write_text(TRAP)
+    assert interrupted_in_the_imports("project.fit", tmp_path, None, {}) == "interrupted\n"
+
+
 @pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
 def test_only_the_first_process_shows_anything(rank: str, tmp_path: Path) -> None:
     assert interrupted_in_the_imports("project.fit", tmp_path, "xterm", {rank: "1"}) == ""

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Fit
+from conftest import SMALL_NET, Fit, write_folder
 from mlflow import MlflowClient
 from tiny import TINY
 from torch import Tensor, nn
@@ -56,6 +56,19 @@ def test_a_header_shows_data_model_device_and_run(
         f"device  CPU with 3 cores, strategy single, {device}",
         f"run     {run}",
     ]
+
+
+def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(Path("photos"))
+    Path("photos/train/red/0.png").write_bytes(b"damaged")
+    options = ["--data=image_folder", "--data.root=photos", "--data.on_bad_image=skip", "--data.max_bad_percent=50",
+               "--data.batch_size=4", "--data.image_size=16", *SMALL_NET]  # fmt: skip
+    data, left_out, model, *_ = header(capsys, *options, "--max_epochs=1")
+    assert data.startswith("data    photos: 2 classes")
+    assert left_out.startswith("        left out: 1 ")
+    assert model.startswith("model   ")
 
 
 def test_a_resumed_run_keeps_its_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,9 @@ def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     commands = commands_of(*TINY, *FEW[:1])
     assert commands["evaluate"] == "python -m project.evaluate 1234"
     assert commands["predict"] == "python -m project.predict 1234 DIR"
-    assert "predict" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+    assert commands["export"] == "python -m project.export 1234"
+    plain = commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+    assert not {"predict", "export"} & plain.keys()
 
 
 def test_a_model_without_a_search_space_has_no_search(workplace: Path) -> None:
