@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -108,9 +109,6 @@ def test_an_mlflow_model_takes_files_and_pixels_and_names_what_is_wrong(place: P
 def test_a_program_takes_any_number_of_images_of_any_size(
     format_: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if format_ == "onnx":
-        onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-        pytest.importorskip("onnxscript", reason="needs the extra onnx")
     path = exported("--format", format_)
     found = re.search(r"largest difference to PyTorch on (\d+) images: (\S+) ", capsys.readouterr().out)
     assert found is not None

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import print_exception
 
 from project.engine.compat import run_exit_handlers
 from project.engine.runtime.failure import is_of_a_run, print_failure
@@ -14,8 +15,7 @@ from project.engine.runtime.startup import end_activity
 def exit_without_teardown() -> Iterator[None]:
     """End the process when the block ends or exits, with the same exit code.
 
-    An error of a run, whose traceback the run has, is printed in a few lines, with exit code 1. Any other error exits
-    Python normally.
+    An error is printed in a few lines, with exit code 1, after its traceback unless a run has recorded that.
 
     As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
@@ -26,9 +26,9 @@ def exit_without_teardown() -> Iterator[None]:
         if isinstance(end.code, str):  # Python prints the text.
             raise
         code = end.code or 0
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # It is printed, and the exit code is 1.
         if not is_of_a_run(error):
-            raise
+            print_exception(error)
         print_failure(error)
         code = 1
     end_activity()

@@ -77,7 +77,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         stack.enter_context(command_process())
         update_activity("checking data, model and store")
         # Signals come first, because a check may take hours, such as a download.
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = stack.enter_context(Interrupts("the next fit or python -m project.sync closes the run"))
         with exit_on_bad_input(), interrupts.explained("no run was started"):
             first_process = FirstProcess()
             job = _build(CommandLine.parse(argv), [interrupts, *callbacks], first_process)

@@ -55,6 +55,9 @@ class Interrupts(Callback):
     All ranks agree to stop at the end of a batch, because otherwise one would wait for another for ever. Between the
     loops of the trainer, a signal stops this process immediately; so does a second Ctrl-C anywhere.
 
+    Args:
+        at_once: What the line about a second Ctrl-C adds, such as `the run is not closed`.
+
     Attributes:
         signum: The signal that arrived; 0 before.
         agreed: Whether all ranks stop because of it.
@@ -62,7 +65,8 @@ class Interrupts(Callback):
             process is in a call that waits for another rank.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: str = "") -> None:
+        self._at_once = at_once
         self.on_stuck: Callable[[int], None] | None = None
         self.signum = 0
         self.agreed = False
@@ -138,7 +142,7 @@ class Interrupts(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            os.write(2, b"\nexited immediately; the next fit or python -m project.sync closes the run\n")
+            os.write(2, f"\nexited immediately{'; ' * bool(self._at_once)}{self._at_once}\n".encode())
             os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:

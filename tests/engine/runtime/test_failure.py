@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,26 @@ def test_remedies_are_named_if_memory_is_not_enough(workplace: Path) -> None:
     *notes, last = last_lines(raised.value)
     assert any("--data.batch_size" in line and "--precision" in line for line in notes)
     assert last.endswith("training_step: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Unscored(ImageClassifier):
+    """Its test fails if `FAILS` is set."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        if "FAILS" in os.environ:
+            raise RuntimeError("my test is wrong")
+        super().test_step(batch, batch_idx)
+
+
+def test_an_error_in_an_evaluation_ends_with_its_place(workplace: Path) -> None:
+    main([*TINY, "--model.class_path=test_failure.Unscored", "--max_epochs=1"])
+    environment = clean_environment() | {"FAILS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = Command("project.evaluate", "latest", folder=workplace, environment=environment)
+    output, _ = command.communicate()
+    assert command.wait() == 1
+    *above, last = output.splitlines()
+    assert re.fullmatch(r"error: .*test_failure.py:\d+, test_step: RuntimeError: my test is wrong", last)
+    assert "Traceback (most recent call last):" in above
 
 
 class Unreadable(Dataset[Tensor]):
