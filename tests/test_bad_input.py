@@ -97,7 +97,7 @@ UNKNOWN_OPTIONS = [
     (["--model.optimizer", "SGD", "--model.optimizer.momentom", "0.9"], "did you mean --model.optimizer.momentum?"),
     (["--model.optimizer", "SGD", "--model.optimizer.betas", "0.9"], "options of model.optimizer are lr, momentum"),
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
-    (["--checkpoint.every", "3"], "options of checkpoint are every_n_epochs, mode, monitor"),
+    (["--checkpoint.every", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
     (["--trainer.gpus", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),

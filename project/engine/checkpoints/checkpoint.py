@@ -33,6 +33,7 @@ class RunCheckpoint(Checkpoint):
         monitor: Metric that selects the best checkpoint; null selects that of the model.
         mode: Whether small or large values are better; null selects the mode that the model declares.
         every_n_epochs: Epochs between checkpoints.
+        asynchronous: Write checkpoints while training continues; with false, training waits until they are on disk.
 
     Attributes:
         dirpath: Folder of the checkpoints, the same on every rank.
@@ -43,11 +44,15 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, monitor: str | None = None, mode: Literal["min", "max"] | None = None, every_n_epochs: int = 1
+        self,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+        every_n_epochs: int = 1,
+        asynchronous: bool = True,
     ) -> None:
         if every_n_epochs < 1:
             raise ValueError(f"--checkpoint.every_n_epochs: got {every_n_epochs}; it must be 1 or more")
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode, self.asynchronous = monitor, mode, asynchronous
         self.dirpath: str | None = None
         self.best_model_path = ""
         self.best_epoch: int | None = None

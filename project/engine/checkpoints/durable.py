@@ -34,9 +34,13 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """Durable checkpoint files; training waits only for the copy of the state.
 
     An error of the background thread is raised by the next call, at the latest by `teardown`.
+
+    Args:
+        asynchronous: False makes each call wait until its files are on disk.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, asynchronous: bool = True) -> None:
+        self._asynchronous = asynchronous
         self._thread: ThreadPoolExecutor | None = None
         self._waiting: deque[Future[None]] = deque()
 
@@ -45,7 +49,9 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         self.teardown()  # A second copy would double the memory.
-        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        copy = apply_to_collection(
+            checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=self._asynchronous)
+        )
         self._submit(lambda: _check_and_write(Path(path), copy))
 
     def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -85,6 +91,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         before = self._waiting[-1] if self._waiting else None
         self._waiting.append(self._thread.submit(lambda: _after(before, work)))
+        if not self._asynchronous:
+            self.teardown()
 
 
 def _after(before: Future[None] | None, work: Callable[[], None]) -> None:

@@ -30,6 +30,11 @@ from project.engine.tracking import names, store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, storable
 
+_ASYNCHRONOUS = (
+    "deliver metrics and artifacts to the MLflow store while training continues; with false, training waits until the "
+    "store has each of them"
+)
+
 MakeCallbacks = Callable[[Namespace, Sequence[Callback]], Sequence[Callback]]
 """Called with the settings of the trainer and the callbacks of `--trainer.callbacks`, makes the other callbacks."""
 
@@ -122,6 +127,7 @@ class FitCLI(LightningCLI):
                 help=f"set by --{group} NAME, a file in configs/{group}/",
             )
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_argument("--tracking.asynchronous", type=bool, default=True, help=_ASYNCHRONOUS)
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
@@ -195,7 +201,7 @@ class FitCLI(LightningCLI):
             raise ValueError(
                 "--trainer.plugins: got a CheckpointIO, but this project's DurableCheckpointIO writes the checkpoints"
             )
-        kwargs["plugins"] = [*plugins, DurableCheckpointIO()]
+        kwargs["plugins"] = [*plugins, DurableCheckpointIO(asynchronous=checkpoint.asynchronous)]
         trainer = super().instantiate_trainer(**kwargs, **devices_for(settings))
         reduce_step_overhead(trainer)
         return trainer
@@ -209,7 +215,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger is False:
             return None
         experiment = store.experiment_name(self.config.groups.experiment, self.data.name)
-        return MLflowLogger(experiment, self._run_name(experiment))
+        return MLflowLogger(experiment, self._run_name(experiment), asynchronous=self.config.tracking.asynchronous)
 
     def _loggers_of_the_user(self) -> list[Logger]:
         """Return the loggers of `--trainer.logger`, which are added to the MLflow logger."""

@@ -169,6 +169,7 @@ class Courier(threading.Thread):
         super().__init__(name="courier", daemon=True)
         self._spool, self._client = spool, client
         self._draining, self._given_up = threading.Event(), threading.Event()
+        self._delivering = threading.Lock()
         self.trouble = ""
         self._has_told = False
 
@@ -178,10 +179,16 @@ class Courier(threading.Thread):
             self._deliver()
         self._deliver()
 
-    def _deliver(self) -> None:
+    def deliver_now(self) -> None:
+        """Deliver what the store takes, without pauses, before returning; for a courier that is not started."""
+        with self._delivering:  # Training and the measurements of the system log in two threads.
+            self._deliver(pauses=False)
+
+    def _deliver(self, *, pauses: bool = True) -> None:
         try:
             for seconds in deliver(self._spool, self._client):
-                self._draining.wait(seconds / _SHARE_OF_TIME)
+                if pauses:
+                    self._draining.wait(seconds / _SHARE_OF_TIME)
                 if self._given_up.is_set():
                     return
             self._report("")

@@ -2,7 +2,7 @@
 
     log_metrics, log_text, ... -> Spool (disk) -> Courier (thread) -> MLflow
 
-After the run is created, no method waits for the store or raises into training.
+After the run is created, no method raises into training, and none waits for the store, unless logging is synchronous.
 """
 
 import json
@@ -57,6 +57,7 @@ class MLflowLogger(Logger):
     Args:
         experiment: Name of the MLflow experiment.
         run_name: Name of the run in the UI.
+        asynchronous: False makes each call wait until the store has its record or does not take it.
 
     Attributes:
         status: How the run ended; None before.
@@ -64,8 +65,9 @@ class MLflowLogger(Logger):
         artifact_uri: Where the store keeps the artifacts of the run; empty before the run starts.
     """
 
-    def __init__(self, experiment: str, run_name: str) -> None:
+    def __init__(self, experiment: str, run_name: str, *, asynchronous: bool = True) -> None:
         super().__init__()
+        self._asynchronous = asynchronous
         self.experiment_name, self.run_name = experiment, redact(run_name)
         self.spool: Spool | None = None
         self.status: str | None = None
@@ -152,12 +154,15 @@ class MLflowLogger(Logger):
         unwanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() and not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
         self._system = SystemMetrics(spool.beat, self.log_metrics, first_step, kinds=() if unwanted else None)
         self._run_id, self.spool = spool.run_id, spool
-        self._courier.start()
+        if self._asynchronous:
+            self._courier.start()
         self._system.start()
 
     def _append(self, **record: Any) -> None:
         if self.spool is not None:
             self.spool.append(record)
+            if not self._asynchronous:
+                self._courier.deliver_now()
 
     @override
     @rank_zero_only
@@ -274,7 +279,7 @@ class MLflowLogger(Logger):
         if self.spool is None:
             return
         self._system.stop()
-        self._append(status=status, time_ms=int(time() * 1000))
+        self.spool.append({"status": status, "time_ms": int(time() * 1000)})
         self.status = status
         with Draining(self.spool, lambda: self._courier.trouble) as progress:
             done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_FINAL_DELIVERY_S)
