@@ -103,6 +103,20 @@ def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.Captu
     shutil.rmtree("mixed")
 
 
+@pytest.mark.faults
+def test_three_bad_files_among_ten_thousand_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("many").mkdir()
+    bad = {17: b"", 5000: b"text", 9999: Path("data/test/red/0.jpg").read_bytes()[:200]}
+    for number in range(10_000):
+        file = Path(f"many/{number:04}.jpg")
+        file.write_bytes(bad[number]) if number in bad else file.hardlink_to(Path("data/test/red/0.jpg").absolute())
+    table = predicted("latest", "many", code=1)
+    assert [number for number, error in enumerate(table["error"]) if error] == sorted(bad)
+    assert sum(probability is not None for probability in table["probability"]) == 9_997
+    assert "3 of 10,000 files cannot be read: many/0017.jpg: " in capsys.readouterr().err
+    shutil.rmtree("many")
+
+
 def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_of = predicted("latest", "data/test/red")["path"]
     assert [Path(path).name for path in all_of] == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "5.png"]

@@ -173,12 +173,18 @@ def is_valid(path: Path) -> bool:
 
 
 def read_valid(path: Path) -> dict[str, Any] | None:
-    """Read a checkpoint without its tensors' values; None if it is not valid."""
+    """Read a checkpoint without its tensors' values; None if it is not valid.
+
+    Raises:
+        PermissionError: This user may not read it.
+    """
     try:
         with zipfile.ZipFile(path) as records:
             if records.testzip() is not None:
                 return None
         state: dict[str, Any] = torch.load(path, map_location="meta", weights_only=True)
+    except PermissionError:
+        raise
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError, RuntimeError, UnpicklingError):
         return None
     return state

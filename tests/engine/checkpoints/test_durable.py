@@ -13,7 +13,7 @@ import torch
 from conftest import Fit, as_nobody
 
 from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
-from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+from project.engine.checkpoints.durable import is_valid, link_durably, read_valid, write_durably
 from project.engine.tracking import store
 from project.fit import main
 
@@ -199,3 +199,12 @@ def test_an_error_of_the_background_thread_is_raised(tmp_path: Path) -> None:
     storage.save_checkpoint(STATE, tmp_path / "file" / "last.ckpt")
     with pytest.raises(OSError, match="file"):
         storage.teardown()
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_reported_as_damaged() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        write_durably(path := Path(name) / "last.ckpt", {"state_dict": {}})
+        path.chmod(0)
+        Path(name).chmod(0o755)
+        with as_nobody(), pytest.raises(PermissionError, match=r"last\.ckpt"):
+            read_valid(path)
