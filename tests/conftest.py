@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pickle
@@ -46,6 +47,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         given.numprocesses = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
         given.dist = "loadfile"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish() -> None:
+    """Leave the libraries' objects, almost a million, out of each garbage collection: a third of a small fit's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass

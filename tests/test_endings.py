@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from PIL import Image
-from tiny import TINY, TinyNet
+from tiny import SERVED, TinyNet
 from torch import Tensor, nn
 
 from project.engine.tracking.best_effort import best_effort
@@ -118,7 +118,7 @@ class OneByOne(TinyNet):
 def test_a_net_that_cannot_be_served_is_trained_and_named(
     net: type[TinyNet], workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    main([*TINY, f"--model.net=test_endings.{net.__name__}", "--max_epochs=1"])
+    main([*SERVED, f"--model.net=test_endings.{net.__name__}", "--max_epochs=1"])
     done = Fit(workplace, 0, "").run
     assert done.info.status == "FINISHED"
     assert done.data.metrics["test/accuracy"] > 0
@@ -202,7 +202,7 @@ def write_font(path: Path, letters: str) -> None:
 
 def test_loggers_of_the_user_are_added(workplace: Path) -> None:
     csv_logger = "{class_path: CSVLogger, init_args: {save_dir: %s}}"
-    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *TINY, "--max_epochs=1"])
+    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *SERVED, "--max_epochs=1"])
     done = Fit(workplace, 0, "")
     assert done.run.info.status == "FINISHED"
     accuracy = done.run.data.metrics["test/accuracy"]
@@ -238,7 +238,7 @@ class Stopped(TinyNet):
 
 def test_a_signal_after_training_is_not_logged_as_an_error(workplace: Path) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([*TINY, "--model.net=test_endings.Stopped", "--max_epochs=1"])
+        main([*SERVED, "--model.net=test_endings.Stopped", "--max_epochs=1"])
     run = Fit(workplace, 0, "").run
     assert ended.value.code == 143
     assert run.info.status == "KILLED"

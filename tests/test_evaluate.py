@@ -11,7 +11,7 @@ from commands import free_port
 from conftest import ROOT, Fit, copy_store, run_ranks
 from mlflow import MlflowClient
 from pyarrow import parquet
-from tiny import TINY
+from tiny import SERVED, TINY
 
 from project.engine.checkpoints import strip_optimizer_state
 from project.engine.loading import ImageArray, Split
@@ -88,10 +88,11 @@ def metrics(workplace: Path) -> dict[str, float]:
     return found
 
 
-def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace: Path, run: str) -> None:
+def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace: Path) -> None:
+    fit([*SERVED, "--max_epochs=2"])
     before = Fit(workplace, 0, "").run
     evaluate(["latest"])
-    evaluate([run[:10], "--split=val"])
+    evaluate([before.info.run_id[:10], "--split=val"])
     after = Fit(workplace, 0, "").run
     for name in ("loss", "accuracy"):
         assert after.data.metrics[f"eval/test/{name}"] == before.data.metrics[f"test/{name}"]

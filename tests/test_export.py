@@ -18,7 +18,7 @@ from photos import trained_on_photos
 from PIL import Image
 from servers import serving
 from test_predict import predicted
-from tiny import TINY, TinyNet
+from tiny import SERVED, TinyNet
 from torch import Tensor
 
 from project.export import main as export
@@ -147,7 +147,7 @@ class Noisy(TinyNet):
 def test_a_model_that_cannot_be_exported_is_an_error(
     net: str, message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit([*TINY, f"--model.net={net}", "--max_epochs=1"])
+    fit([*SERVED, f"--model.net={net}", "--max_epochs=1"])
     capsys.readouterr()
     with pytest.raises(SystemExit, match="1"):
         export(["latest", "--format=pt2", "--output=bad.pt2"])

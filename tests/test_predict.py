@@ -12,7 +12,7 @@ from conftest import ROOT, Fit
 from photos import FOLDER, trained_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
-from tiny import TINY, Tiny
+from tiny import SERVED, Tiny
 
 from project.engine.loading.square import to_grey
 from project.evaluate import main as evaluate
@@ -149,7 +149,7 @@ def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path)
 
 
 def test_a_grey_model_takes_grey_and_colour_files(workplace: Path) -> None:
-    fit([*TINY, "--max_epochs=1"])
+    fit([*SERVED, "--max_epochs=1"])
     evaluate(["latest"])
     test = Tiny().load("test")
     for number, image in enumerate(test.images):

@@ -1,5 +1,6 @@
 """Every step is saved when training ends, and a score belongs to the weights that are saved under it."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy
 
 from project.engine.checkpoints import newest_checkpoint
 from project.engine.cli.command_line import CommandLine
+from project.engine.cli.fit_cli import FitCLI
 from project.engine.training.callbacks import build_fit
 from project.fit import main
 
@@ -43,12 +45,19 @@ def test_a_run_whose_best_and_last_checkpoint_is_one_damaged_file_resumes_from_t
     assert torch.load(found, weights_only=True)["global_step"] == 8
 
 
-def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Validate weights, and test them on one batch, without a trainer."""
+@cache
+def built() -> FitCLI:
+    """Build the model and the data of all fits, once."""
     cli = build_fit(CommandLine.parse([*SMALL, "--trainer.logger=false"]))
     cli.datamodule.prepare_data()
     cli.datamodule.setup("fit")
     cli.datamodule.setup("test")
+    return cli
+
+
+def score(weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Validate weights, and test them on one batch, without a trainer."""
+    cli = built()
     cli.model.load_state_dict(weights)
     cli.model.eval()
     val, test = list(cli.datamodule.val_dataloader()), list(cli.datamodule.test_dataloader())[:1]
