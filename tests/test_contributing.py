@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from commands import Command
-from conftest import ROOT, Fit, clean_environment, copy_of_the_project, copy_store, without_colours
+from conftest import ROOT, Fit, clean_environment, copy_of_the_project, copy_store, run_ranks, without_colours
 
 SHORT_RUN = (
     "--max_epochs=1",
@@ -173,7 +173,8 @@ def test_a_task_trains_with_a_strategy(tmp_path: Path, copy: Path) -> None:
     shutil.copytree(copy, tmp_path, ignore=shutil.ignore_patterns("mlruns"), dirs_exist_ok=True)
     copy_store(tmp_path)
     options = [*RECIPES["task"].options, *RECIPES["strategy"].options]
-    run = finished(start(tmp_path, "project.fit", *options), tmp_path).run
+    run_ranks("project.fit", *options, *SHORT_RUN, folder=tmp_path, environment={"PYTHONPATH": str(tmp_path)})
+    run = Fit(tmp_path, 0, "").run
     assert 0 < run.data.metrics["test/mae"] < 10  # digits
     assert run.data.tags["monitor"] == "val/mae (min)"
     assert (run.data.tags["strategy"], run.data.tags["devices"]) == ("ddp_bf16", "2 CPU")

@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from statistics import harmonic_mean
 
@@ -8,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import Fit, copy_store, fit, run_ranks
+from conftest import Fit, clean_environment, copy_store, first_command, fit, run_ranks
 
 from project.engine.cli import config_groups
 from project.fit import main
@@ -24,9 +26,16 @@ ARTIFACTS = {
 FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
 
 
-def test_the_main_job_learns_the_digits(main_job: Fit) -> None:
+@pytest.mark.faults  # It takes most of a minute.
+def test_the_first_command_of_the_readme_learns_the_digits(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, *first_command()[1:]], cwd=tmp_path, env=clean_environment(), check=False)
+    assert done.returncode == 0
+    assert Fit(tmp_path, 0, "").run.data.metrics["test/accuracy"] >= 0.98
+
+
+def test_two_epochs_of_the_main_job_learn_most_digits(main_job: Fit) -> None:
     assert main_job.code == 0, main_job.output
-    assert main_job.run.data.metrics["test/accuracy"] >= 0.98
+    assert main_job.run.data.metrics["test/accuracy"] >= 0.93
 
 
 def test_the_printed_speed_is_the_mean_of_the_whole_training(main_job: Fit) -> None:
@@ -42,7 +51,7 @@ def test_the_summary_lists_places_and_the_next_commands(main_job: Fit) -> None:
     run_id = main_job.run.info.run_id
     for words in ("test accuracy", "images per second", run_id, f"mlruns/checkpoints/{run_id}/best-epoch"):
         assert words in main_job.output
-    for command in ("ui", "sweep --search cnn --data digits", f"fit --resume {run_id} --max_epochs 20"):
+    for command in ("ui", "sweep --search cnn --data digits", f"fit --resume {run_id} --max_epochs 4"):
         assert f"python -m project.{command}" in main_job.output
     assert "Warning" not in main_job.output
     assert "INFO" not in main_job.output
@@ -53,7 +62,7 @@ def test_a_fit_is_one_finished_run_with_all_artifacts(main_job: Fit) -> None:
     assert run.info.status == "FINISHED"
     assert set(run.data.metrics) >= METRICS
     assert main_job.artifacts() >= ARTIFACTS
-    assert run.info.run_name == "cnn"
+    assert run.info.run_name == "cnn max_epochs=2"
     assert main_job.client.get_experiment(run.info.experiment_id).name == "digits"
     assert run.data.params["model.optimizer.lr"] == "0.002"
     assert run.data.params["data.augmentation.crop_padding"] == "2"
@@ -73,8 +82,8 @@ def test_a_fit_is_one_finished_run_with_all_artifacts(main_job: Fit) -> None:
 def test_metrics_have_one_point_per_logging_interval_or_epoch(main_job: Fit) -> None:
     history = main_job.client.get_metric_history
     steps = [metric.step for metric in history(main_job.run.info.run_id, "train/loss")]
-    assert steps == list(range(410))  # An epoch has 41 batches.
-    assert len(history(main_job.run.info.run_id, "val/accuracy")) == 10
+    assert steps == list(range(82))  # An epoch has 41 batches.
+    assert len(history(main_job.run.info.run_id, "val/accuracy")) == 2
 
 
 def test_the_logged_model_serves_images_of_any_size(main_job: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +117,7 @@ def test_run_names_contain_the_settings_that_differ(workplace: Path) -> None:
     assert name == "cnn lr=0.01 precision=bf16-mixed max_epochs=1…"
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.faults)])
 def test_two_processes_leave_the_same_results_as_one(strategy: str, main_job: Fit, tmp_path: Path) -> None:
     few = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2", "--trainer.log_every_n_steps=2"]
     options = ["--strategy", strategy, "--max_epochs", "1", *few]

@@ -68,7 +68,7 @@ def test_a_file_has_the_same_probabilities_as_in_the_evaluation(place: Path) -> 
 @pytest.mark.parametrize("options", [["--data.cache=off"], ["--data.augmentation.random_resized_crop=0.5"]])
 def test_crops_and_caches_of_the_training_do_not_matter(options: list[str], workplace: Path) -> None:
     write_photos(workplace / "data")
-    fit([*FOLDER, *options])
+    fit([*FOLDER, *options, "--model.class_path=tiny.TinyTask"])
     evaluate(["latest"])
     found, expected = predicted("latest", "data/test"), evaluated(workplace)
     np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))

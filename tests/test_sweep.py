@@ -147,6 +147,7 @@ def killed_twice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Swe
         sweep.end()
 
 
+@pytest.mark.faults
 def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(killed_twice: tuple[Sweep, str]) -> None:
     sweep, _ = killed_twice
     sweep.check(ended=2, failed=1)
@@ -158,6 +159,7 @@ def test_kills_of_a_trial_and_of_the_sweep_lose_nothing(killed_twice: tuple[Swee
     assert "resumed" in runs["2"].data.tags
 
 
+@pytest.mark.faults
 def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tuple[Sweep, str]) -> None:
     sweep, output = killed_twice
     best = sweep.study.best_trial
@@ -180,6 +182,7 @@ def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tupl
     assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", *plots)}
 
 
+@pytest.mark.faults
 def test_complete_trials_keep_their_weights_and_failed_ones_nothing(killed_twice: tuple[Sweep, str]) -> None:
     sweep, _ = killed_twice
     kept = {path.parent.name: path for path in sweep.folder.glob("mlruns/checkpoints/*/*.ckpt")}

@@ -64,7 +64,7 @@ FSDP = ["--strategy", "fsdp"]
         pytest.param(ONE, signal.SIGUSR1, "first", 143, "KILLED", 10, id="usr1", marks=pytest.mark.faults),
         pytest.param(ONE, signal.SIGHUP, "first", 143, "KILLED", 10, id="hup", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGINT, "all", 130, "KILLED", 10, id="ddp-ctrl-c", marks=pytest.mark.faults),
-        pytest.param(DDP, signal.SIGTERM, "first", 143, "KILLED", 10, id="ddp-term-one"),
+        pytest.param(DDP, signal.SIGTERM, "first", 143, "KILLED", 10, id="ddp-term-one", marks=pytest.mark.faults),
         pytest.param(FSDP, signal.SIGTERM, "all", 143, "KILLED", 10, id="fsdp-term", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGKILL, "second", 1, "FAILED", 15, id="ddp-kill-second", marks=pytest.mark.faults),
         pytest.param(DDP, signal.SIGKILL, "first", -9, "FAILED", 15, id="ddp-kill-first", marks=pytest.mark.faults),

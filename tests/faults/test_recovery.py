@@ -140,6 +140,7 @@ def running_in_a_container(folder: Path) -> Iterator[str]:
         process.communicate()
 
 
+@pytest.mark.faults
 def test_a_run_of_another_container_is_closed_only_after_its_heartbeat_is_too_old(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

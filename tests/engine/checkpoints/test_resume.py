@@ -3,20 +3,30 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL_NET, Fit
+from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 from test_interrupt import SignalAt
+from tiny import TINY, TinyNet
+from torch import nn
 
 from project.fit import main
 
-FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *SMALL_NET]
+FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
 STEPWISE = ["--trainer.log_every_n_steps=1"]
+
+
+class TwoLayers(TinyNet):
+    """Another net than that of the run."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(num_classes, in_channels, image_size)
+        self.more = nn.Linear(2, 2)
+
 
 REFUSED = [
     ([], "has done 1 of --max_epochs 1; give more: --max_epochs 2"),
     (["--max_epochs", "0"], "got 0, which trains nothing"),
-    (["--max_epochs", "3", "--model.net.widths", "[4,4,4,4]"], "holds another net"),
-    (["--max_epochs", "3", "--model", "resnet18"], "holds another net"),
+    (["--max_epochs", "3", "--model.net", "test_resume.TwoLayers"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
     (["--max_epochs", "3", "--model.optimizer.amsgrad", "true"], "lacks max_exp_avg_sq, which AdamW needs"),
     (
@@ -36,7 +46,7 @@ def run_id(workplace: Path) -> str:
 
 def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, run_id: str) -> None:
     # The epoch had two batches, so that nothing of it is left, and the next may have other ones.
-    other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "16", "--trainer.limit_train_batches", "4"]
+    other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "2", "--trainer.limit_train_batches", "4"]
     main(["--resume", run_id, "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
@@ -44,7 +54,7 @@ def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, r
     assert changed == {
         "resumed.trainer.max_epochs": "3",
         "resumed.model.optimizer.lr": "0.01",
-        "resumed.data.batch_size": "16",
+        "resumed.data.batch_size": "2",
         "resumed.trainer.limit_train_batches": "4",
     }
     history = after.client.get_metric_history

@@ -38,8 +38,9 @@ def test_noise_is_rarely_considered_a_difference() -> None:
     random, alarms = np.random.default_rng(1), 0
     for _ in range(200):
         common, one, other = random.normal(size=(3, 80))
-        draws = [bootstrap_draws(lambda rows, x=common + own: {"m": x[rows].mean()}, 80)["m"] for own in (one, other)]
-        alarms += paired_bootstrap(*draws) < 0.05
+        both = np.stack([common + one, common + other], axis=1)
+        draws = bootstrap_draws(lambda rows, both=both: dict(enumerate(both[rows].mean(0))), 80)
+        alarms += paired_bootstrap(*draws.values()) < 0.05
     assert 2 <= alarms <= 20  # of 200, 10 are expected
 
 

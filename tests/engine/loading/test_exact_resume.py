@@ -171,6 +171,7 @@ for name, stops in (("whole", []), ("stopped", [1, 3])):
 """
 
 
+@pytest.mark.faults
 def test_two_ranks_use_each_remaining_image_once_and_end_with_the_same_weights(tmp_path: Path) -> None:
     paths = f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/engine/loading'}"
     run_ranks("-c", RANK, folder=tmp_path, environment={"PYTHONPATH": paths})

@@ -169,6 +169,7 @@ def test_running_trials_continue_while_others_fail(bench: Bench) -> None:
     assert set(bench.states[1:]) == {TrialState.FAIL}
 
 
+@pytest.mark.faults
 def test_twenty_failures_in_any_way_end_the_sweep(bench: Bench) -> None:
     bench.ends = {-1: "random"}
     with pytest.raises(HopelessError, match=r"20 trials in a row failed; the last: ValueError: cannot read /tmp"):
