@@ -6,5 +6,6 @@ the data fills them in, every further argument is an option (`--model.net.NAME`)
 
 from project.models.cnn import CNN
 from project.models.torchvision import TorchvisionModel
+from project.models.whitened_cnn import WhitenedCNN
 
-__all__ = ["CNN", "TorchvisionModel"]
+__all__ = ["CNN", "TorchvisionModel", "WhitenedCNN"]

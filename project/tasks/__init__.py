@@ -2,6 +2,8 @@
 
 from project.engine.task import Task
 from project.tasks.classification import ImageClassifier
+from project.tasks.fast import FastClassifier
 from project.tasks.image import ImageTask
+from project.tasks.muon import Muon
 
-__all__ = ["ImageClassifier", "ImageTask", "Task"]
+__all__ = ["FastClassifier", "ImageClassifier", "ImageTask", "Muon", "Task"]

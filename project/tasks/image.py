@@ -56,6 +56,10 @@ class ImageTask(Task):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), uint8, to the outputs of the net (N, ...)."""
-        floats = images.to(self.mean.dtype, memory_format=self.memory_format)
-        outputs: Tensor = self.net((floats / 255 - self.mean) / self.std)
+        outputs: Tensor = self.net(self.normalised(images))
         return outputs
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images (N, C, H, W), uint8, as floats with zero mean and unit variance."""
+        floats = images.to(self.mean.dtype, memory_format=self.memory_format)
+        return (floats / 255 - self.mean) / self.std

@@ -99,16 +99,17 @@ def _largest(values: Any) -> float:
 def _own_options(cli: FitCLI, space: str) -> list[str]:
     """Return the data, the model and their changed settings as options, without those that a search space varies."""
     settings, varied, changed = flatten(cli.config), _space(space)["space"], cli.changed_settings()
+    experiment = settings["groups.experiment"]
+    of_experiment = str(config_groups.file_of("experiment", experiment)) if experiment else ""
     words: list[str] = []
     for group in config_groups.CLASSES:
         chosen = _choice(cli, group, settings)
-        words += [f"--{group}", chosen]
+        words += [] if chosen == of_experiment else [f"--{group}", chosen]
         if changed.get(group, chosen) != chosen:
             words += [f"--{group}.class_path", str(changed[group])]
         for key, value in changed.items():
             if key.startswith(f"{group}.") and key not in varied:
                 words += _as_option(cli, key, value)
-    experiment = settings["groups.experiment"]
     return redact_options([*words, *(["--experiment", experiment] if experiment else [])])
 
 

@@ -1,0 +1,91 @@
+"""The whitened CNN, its optimizer, and the task that joins them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Fit
+from torch import nn
+
+from project.fit import main
+from project.models import CNN, WhitenedCNN
+from project.tasks import FastClassifier, Muon
+from project.tasks.muon import orthogonal
+
+MODEL = ["--model=whitened_cnn", "--model.net.widths=[32,64]", "--data.batch_size=25"]
+
+
+def images(count: int = 500) -> torch.Tensor:
+    """Noise whose neighbouring pixels and channels are correlated, (N, 3, 12, 12)."""
+    noise = torch.randn(count, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return noise.cumsum(2).cumsum(3) + noise.sum(1, keepdim=True)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
+    net = WhitenedCNN(10, 3, 12, widths=(8, 16))
+    net.whiten(images())
+    outputs = net.whitening(images()).transpose(0, 1).flatten(1)
+    half = len(outputs) // 2
+    torch.testing.assert_close(outputs[:half], -outputs[half:])
+    torch.testing.assert_close(outputs[:half].cov(), torch.eye(half), atol=0.02, rtol=0)
+
+
+def test_an_image_and_its_mirror_image_have_the_same_logits_in_evaluation() -> None:
+    net, given = WhitenedCNN(10, 3, 12, widths=(8, 16)).eval(), images(4)
+    torch.testing.assert_close(net(given), net(given.flip(3)))
+    assert not torch.allclose(net.train()(given), net(given.flip(3)))
+
+
+@pytest.mark.parametrize("shape", [(16, 72), (72, 16), (16, 16)])
+def test_an_orthogonal_update_has_the_directions_of_the_gradient_with_equal_lengths(shape: tuple[int, int]) -> None:
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+    lengths = left.T @ orthogonal(gradient, iterations=5) @ right.T
+    assert (lengths - lengths.diag().diag()).abs().max() < 1e-4
+    assert 0.6 < lengths.diag().min() <= lengths.diag().max() < 1.3
+
+
+def test_muon_keeps_the_norm_of_filters_and_updates_the_rest_as_sgd() -> None:
+    net, other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(2)), None
+    net(images(2))
+    other = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(2))
+    other(images(2))
+    other.load_state_dict(net.state_dict())
+    sgd = {"orthogonal": False, "momentum": 0.85, "weight_decay": 0.01}
+    muon = Muon([{"params": [net[0].weight]}, {"params": [net[0].bias, *net[2].parameters()], **sgd}], lr=0.01)
+    plain = torch.optim.SGD(
+        [other[0].bias, *other[2].parameters()], lr=0.01, momentum=0.85, weight_decay=0.01, nesterov=True
+    )
+    for _ in range(3):
+        for each, optimizer in ((net, muon), (other, plain)):
+            optimizer.zero_grad()
+            each(images(8)).square().mean().backward()
+            optimizer.step()
+        other[0].weight.data.copy_(net[0].weight)
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+    update = muon.state[net[0].weight]["momentum"]
+    assert update.shape == net[0].weight.shape
+    assert net[0].weight.norm().item() == pytest.approx(8**0.5, rel=0.02)
+
+
+def test_each_trained_parameter_is_in_one_group() -> None:
+    def made(net: type[nn.Module]) -> FastClassifier:
+        return FastClassifier(
+            net=net, num_classes=10, in_channels=3, image_size=32, mean=[0.5] * 3, std=[0.5] * 3, optimizer=Muon
+        )
+
+    task = made(WhitenedCNN)
+    grouped = [id(one) for group in task.parameter_groups() for one in group["params"]]
+    assert sorted(grouped) == sorted(id(one) for one in task.parameters() if one.requires_grad)
+    assert [group["lr"] for group in task.make_optimizer().param_groups] == pytest.approx([0.24, 0.0528, 0.672])
+    with pytest.raises(ValueError, match=r"got CNN; FastClassifier needs project\.models\.WhitenedCNN"):
+        made(CNN)
+
+
+@pytest.mark.faults
+def test_digits_are_learned_in_two_epochs(workplace: Path) -> None:
+    main([*MODEL, "--max_epochs=2", "--trainer.enable_progress_bar=false"])
+    found = Fit(workplace, 0, "").run.data.metrics
+    assert found["test/accuracy"] > 0.85
+    assert {"lr/filters", "lr/biases", "lr/head"} <= found.keys()
