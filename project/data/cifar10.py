@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torchvision import datasets
 
 from project.data.download import downloaded
 from project.data.in_memory import shared
@@ -36,12 +35,15 @@ class CIFAR10(LabelledImages):
 
     def prepare_data(self) -> None:
         """Download missing files."""
+        from torchvision import datasets  # It takes seconds to import.
+
         downloaded(datasets.CIFAR10, self.root)
 
     def load(self, split: Split) -> ImageArray | None:
         """Map train or test into memory."""
         if split == "val":
             return None
+        from torchvision import datasets  # It takes seconds to import.
 
         def read() -> tuple[NDArray[Any], NDArray[Any]]:
             source = datasets.CIFAR10(self.root, train=split == "train")

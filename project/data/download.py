@@ -1,12 +1,14 @@
 """Downloads of torchvision's datasets, with errors that contain the remedy."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
-from torchvision.datasets import VisionDataset
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
 
 
-def downloaded(dataset: type[VisionDataset], root: Path) -> None:
+def downloaded(dataset: "type[VisionDataset]", root: Path) -> None:
     """Download the files of a torchvision dataset to `root` if they are missing.
 
     Raises:

@@ -1,16 +1,18 @@
 """MNIST and Fashion-MNIST, as torchvision downloads them."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
-from torchvision import datasets
 
 from project.data.download import downloaded
 from project.data.in_memory import shared
 from project.data.labelled import LabelledImages
 from project.data.root import data_root
 from project.engine.loading import ImageArray, Split
+
+if TYPE_CHECKING:
+    from torchvision import datasets
 
 
 class MNIST(LabelledImages):
@@ -28,7 +30,8 @@ class MNIST(LabelledImages):
     native_mean: tuple[float, ...] = (0.131,)
     native_std: tuple[float, ...] = (0.308,)
     class_names: tuple[str, ...] = tuple("0123456789")
-    files: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+    dataset: ClassVar[str] = "MNIST"
+    """Name of the class in `torchvision.datasets`, and of the folder of its files."""
 
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
@@ -37,7 +40,7 @@ class MNIST(LabelledImages):
 
     def prepare_data(self) -> None:
         """Download missing files."""
-        downloaded(self.files, self.root)
+        downloaded(self._files(), self.root)
 
     def load(self, split: Split) -> ImageArray | None:
         """Map train or test into memory."""
@@ -45,10 +48,16 @@ class MNIST(LabelledImages):
             return None
 
         def read() -> tuple[NDArray[Any], NDArray[Any]]:
-            source = self.files(self.root, train=split == "train")
+            source = self._files()(self.root, train=split == "train")
             return source.data.unsqueeze(1).numpy(), source.targets.numpy()
 
-        return shared(Path(self.root, self.files.__name__, "raw"), split, read)
+        return shared(Path(self.root, self.dataset, "raw"), split, read)
+
+    def _files(self) -> type["datasets.MNIST"]:
+        from torchvision import datasets  # It takes seconds to import, and training on other data does not need it.
+
+        found: type[datasets.MNIST] = getattr(datasets, self.dataset)
+        return found
 
 
 class FashionMNIST(MNIST):
@@ -63,5 +72,7 @@ class FashionMNIST(MNIST):
 
     name = "fashion_mnist"
     native_mean, native_std = (0.286,), (0.353,)
-    class_names = tuple(datasets.FashionMNIST.classes)
-    files = datasets.FashionMNIST
+    class_names = (
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )  # fmt: skip
+    dataset = "FashionMNIST"

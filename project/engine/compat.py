@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Union, get_args
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
     import optuna
@@ -65,6 +73,94 @@ def option_texts(parser: ArgumentParser) -> dict[str, str]:
         for action in parser._actions
         if action.option_strings and not action.option_strings[0].endswith(".help")
     }
+
+
+def defer_torchmetrics() -> None:
+    """Make an import of torchmetrics import only the metrics that are used, in this process.
+
+    Lightning imports torchmetrics for two classes. Its packages import all metrics, those of images torchvision, those
+    of audio scipy, and its figures matplotlib, which is a third of the time of `import lightning`. Anything else that
+    is asked of these modules, such as `torchmetrics.F1Score` or `metric.plot()`, imports them in full.
+    https://github.com/Lightning-AI/torchmetrics/blob/v1.8.2/src/torchmetrics/__init__.py
+    """
+    sys.meta_path.insert(0, _Deferring())
+
+
+class _Deferring(MetaPathFinder, Loader):
+    """The finder and the loader of modules that are not executed when they are imported."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in _DEFERRED else None
+        if spec is not None:
+            spec.loader_state, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _DEFERRED[spec.name](spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class _Deferred(ModuleType):
+    """A module that is not executed before it is needed."""
+
+    def execute(self) -> None:
+        """Execute the module; it is then as any other."""
+        spec = self.__spec__
+        assert spec is not None
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec.loader = spec.loader_state
+        spec.loader.exec_module(self)
+
+
+class _Package(_Deferred):
+    """A package that is executed when it is asked for anything but its submodules and common classes."""
+
+    _COMMON: ClassVar = {"Metric": "metric", "MetricCollection": "collections", "MeanMetric": "aggregation"}
+    _logger = logging.getLogger("torchmetrics")  # The submodules import it.
+    __version__ = version("torchmetrics")  # Lightning compares it.
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Asked of each module, such as by `inspect`.
+            raise AttributeError(name)
+        if name in self._COMMON:
+            import_module("torchmetrics.utilities")  # Otherwise, `torchmetrics.metric` and it import each other.
+            return getattr(import_module(f"torchmetrics.{self._COMMON[name]}"), name)
+        self.execute()
+        return getattr(self, name)
+
+
+class _Plots(_Deferred):
+    """The module of torchmetrics' figures, which is executed when one is drawn."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name.startswith("_"):  # A type of matplotlib in an annotation.
+            return object
+
+        def draw(*args: Any, **options: Any) -> Any:
+            if isinstance(self, _Plots):
+                self.execute()
+            return getattr(self, name)(*args, **options)
+
+        return draw
+
+
+_DEFERRED = {"torchmetrics": _Package, "torchmetrics.functional": _Package, "torchmetrics.utilities.plot": _Plots}
+
+
+def digits_file() -> Path:
+    """Return the file of scikit-learn's digits: 64 pixels and the label in each row, separated by commas.
+
+    `sklearn.datasets.load_digits` returns them after an import of all of scikit-learn and scipy, which takes a second.
+    https://github.com/scikit-learn/scikit-learn/blob/1.7.0/sklearn/datasets/_base.py
+    """
+    package = find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def close_store_connections() -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import DegenerateDataWarning, binomtest, bootstrap
 
 if TYPE_CHECKING:  # `project.compare` starts without torch.
     from torch import Tensor
@@ -73,6 +72,8 @@ def wilson(successes: int, of: int) -> Interval:
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
+    from scipy.stats import binomtest  # It takes a second to import, and training does not need it.
+
     ends = binomtest(successes, of).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(ends.low), float(ends.high))
 
@@ -94,6 +95,8 @@ def bootstrap_draws(
     names = list(scores(np.arange(samples)))
     if samples < 2 or not names:
         return {}
+    from scipy.stats import DegenerateDataWarning, bootstrap  # It takes a second to import.
+
     resamples = int(np.clip(_MOST_DRAWN // (samples * size), _FEWEST_RESAMPLES, RESAMPLES))
     with warnings.catch_warnings():
         # All resamples have one score, such as that of a perfect classifier; the interval is a point.

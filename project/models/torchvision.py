@@ -1,7 +1,6 @@
 """Any classification model of torchvision, by its name."""
 
 from torch import Tensor, nn
-from torchvision.models import get_model, list_models
 
 
 class TorchvisionModel(nn.Module):
@@ -31,6 +30,8 @@ class TorchvisionModel(nn.Module):
             raise ValueError(f"got model {name!r}; torchvision has {', '.join(classification_models())}")
         if in_channels not in (1, 3):
             raise ValueError(f"got images of {in_channels} channels; torchvision's models take 1 or 3")
+        from torchvision.models import get_model  # It takes seconds to import, and other nets do not need it.
+
         self.net = get_model(name, num_classes=num_classes, **_quiet_options(name))
         for module in self.net.modules():
             if dropout is not None and isinstance(module, nn.Dropout):
@@ -44,9 +45,9 @@ class TorchvisionModel(nn.Module):
 
 def classification_models() -> list[str]:
     """List the names of torchvision's classification models."""
-    import torchvision.models
+    from torchvision import models
 
-    return list(list_models(module=torchvision.models))
+    return list(models.list_models(module=models))
 
 
 def _quiet_options(name: str) -> dict[str, bool]:

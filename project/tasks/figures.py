@@ -4,12 +4,13 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, fontManager, get_font
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _MOST_LABELS = 40
 _COLUMNS = 5
@@ -41,8 +42,10 @@ def drawable(names: Sequence[str]) -> list[str]:
     ]
 
 
-def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
+def confusion_figure(confusion: Tensor, names: Sequence[str]) -> "Figure":
     """Draw a confusion matrix (classes, classes) of counts; rows are true classes, columns predictions."""
+    from matplotlib.figure import Figure  # It takes half a second to import, and the first step does not need it.
+
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     labelled, longest = len(names) <= _MOST_LABELS, max(map(len, names))
     side = 2.5 + 0.4 * min(len(names), _MOST_LABELS) + labelled * _INCHES_PER_LETTER * longest
@@ -61,8 +64,10 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> Figure:
 
 def mistakes_figure(
     images: Tensor, truth: Sequence[str], guesses: Sequence[str], confidence: Sequence[float]
-) -> Figure:
+) -> "Figure":
     """Draw images (N, C, H, W) uint8 in a grid, each with its class, the prediction and its probability."""
+    from matplotlib.figure import Figure
+
     rows = max(1, -(-len(images) // _COLUMNS))
     figure = Figure(figsize=(2 * _COLUMNS, 2.4 * rows + 0.5))
     figure.suptitle("Worst mistakes: true → predicted (probability)" if len(images) else "No mistakes")
@@ -99,6 +104,8 @@ def _plain(labels: Sequence[str]) -> dict[str, Any]:
 @cache
 def _fonts(letters: frozenset[str]) -> tuple[list[str], set[str]]:
     """Return font families that draw the letters, matplotlib's default first, and the letters that no font has."""
+    from matplotlib.font_manager import findfont, fontManager, get_font
+
     families, default = [_DEFAULT_FONT], get_font(findfont(_DEFAULT_FONT)).get_charmap()
     unknown = {letter for letter in letters if ord(letter) not in default or not letter.isprintable()}
     for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", str(font.weight) != "400")):

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Optional, Union
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -21,6 +22,7 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -286,3 +288,33 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
     assert stored.meta is settings  # Lightning copies the settings.
     assert stored.compute() == 2
     assert stored.to(torch.device("meta")).value.device.type == "meta"
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    table = np.loadtxt(compat.digits_file(), delimiter=",")
+    assert np.array_equal(table, np.column_stack([pixels, labels]))
+
+
+def test_torchmetrics_is_imported_in_parts_and_each_part_works() -> None:
+    """In another process, because this one has imported all of it."""
+    program = """if True:
+        import sys
+        from project.engine.compat import defer_torchmetrics
+        defer_torchmetrics()
+        import torch
+        from lightning.pytorch.trainer.connectors.logger_connector.result import Metric
+        from torchmetrics import MeanMetric, MetricCollection
+        from torchmetrics.classification import MulticlassAccuracy
+        assert {"scipy", "matplotlib", "torchvision", "torchmetrics.image"}.isdisjoint(sys.modules)
+        figure, _ = MulticlassAccuracy(2).plot(torch.tensor(0.5))
+        import torchmetrics
+        from torchmetrics.image import StructuralSimilarityIndexMeasure
+        assert isinstance(torchmetrics.F1Score("binary"), Metric) and torchmetrics.Metric is Metric
+        assert torchmetrics.functional.accuracy is torchmetrics.functional.classification.accuracy
+        print(type(figure).__name__, MeanMetric is torchmetrics.MeanMetric)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "Figure True\n", done.stderr

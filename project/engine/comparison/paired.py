@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 SIGNIFICANT = 0.05
 """A difference with a smaller p-value is not considered noise."""
@@ -22,6 +21,8 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     if only_first + only_second == 0:
         return 1.0
+    from scipy.stats import binomtest  # It takes a second to import.
+
     return float(binomtest(only_first, only_first + only_second).pvalue)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize
 
 from project.engine.loading.crop_boxes import random_boxes
 from project.engine.loading.resize import nearest_parts, resized_parts
@@ -77,5 +76,7 @@ class Crop:
             return resized_parts(images, boxes, self.size), targets
         top, left, height, width = boxes[0].tolist()
         part = images[:, :, top : top + height, left : left + width]
+        from torchvision.transforms.v2.functional import resize  # torchvision takes seconds to import.
+
         resized: Tensor = resize(part, [self.size, self.size], antialias=True)
         return resized, targets

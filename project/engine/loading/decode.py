@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import decode_png
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -179,6 +178,8 @@ def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
 
 def _decode_deep_png(data: bytes) -> NDArray[Any]:
     """Decode a 16-bit colour PNG to values (H, W, 1 or 3), without transparency."""
+    from torchvision.io import decode_png  # It takes seconds to import, and few images need it.
+
     try:
         values = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), apply_exif_orientation=True)
     except RuntimeError as error:

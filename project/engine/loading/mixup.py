@@ -5,7 +5,6 @@ The image in the middle of an odd batch is not changed.
 """
 
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 
 from project.engine.loading.counter_rng import integers, uniform
@@ -66,4 +65,6 @@ def _within(centre: Tensor, side: Tensor, length: int) -> Tensor:
 
 
 def _beta(keys: Tensor, draw: int, alpha: float) -> Tensor:
+    from scipy.special import betaincinv  # It takes half a second to import.
+
     return torch.from_numpy(betaincinv(alpha, alpha, uniform(keys, draw).double().numpy())).float()

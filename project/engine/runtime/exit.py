@@ -1,5 +1,6 @@
 """The exit of a command, without Python's slow object teardown (about two seconds)."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -13,17 +14,20 @@ from project.engine.runtime.startup import end_activity
 
 @contextmanager
 def exit_without_teardown() -> Iterator[None]:
-    """End the process when the block ends or exits, with the same exit code.
+    """Collect garbage only of what this block creates, and end the process when it ends or exits, with its exit code.
 
     An error is printed in a few lines, with exit code 1, after its traceback unless a run has recorded that.
 
     As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
     code = 0
+    gc.freeze()  # Collections do not search the modules that are imported by now.
+    gc.enable()
     try:
         yield
     except SystemExit as end:
         if isinstance(end.code, str):  # Python prints the text.
+            gc.unfreeze()  # C++ libraries report objects that Python does not free at its exit.
             raise
         code = end.code or 0
     except Exception as error:  # noqa: BLE001  # It is printed, and the exit code is 1.

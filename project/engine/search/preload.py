@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 _MODULES = (
     "alembic.command", "attrs", "git", "matplotlib.backends.backend_agg", "mlflow.pytorch",
-    "mlflow.store.tracking.sqlalchemy_workspace_store", "project.engine.search.worker", "sklearn.datasets.data",
+    "mlflow.store.tracking.sqlalchemy_workspace_store", "project.engine.search.worker", "scipy.special", "scipy.stats",
     "sqlalchemy.dialects.sqlite", "torch.export",
 )  # fmt: skip
 

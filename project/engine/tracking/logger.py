@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from math import inf, nan
 from pathlib import Path
 from time import time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.tracking.context.registry import resolve_tags
@@ -36,6 +35,9 @@ from project.engine.tracking.provenance import git_state, packages
 from project.engine.tracking.secrets import redact, redact_setting
 from project.engine.tracking.spool import Spool
 from project.engine.tracking.system import SystemMetrics
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHANGED = "resumed."
 _EPOCH = "epoch"  # the trainer adds it to its metrics
@@ -242,7 +244,7 @@ class MLflowLogger(Logger):
         self._write_artifact(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
 
     @rank_zero_only
-    def log_figure(self, draw: Callable[[], Figure], path: str, what: str = "artifact") -> None:
+    def log_figure(self, draw: Callable[[], "Figure"], path: str, what: str = "artifact") -> None:
         """Draw a picture and store it as an artifact of the run; an error becomes the tag `WHAT.error`."""
         self._write_artifact(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
 

@@ -16,7 +16,6 @@ from project.engine.tracking.names import model_name
 from project.engine.training.baseline import BaselineScore
 from project.engine.training.describing import describe_result, model_tags
 from project.engine.training.job import Job
-from project.engine.training.serving import save_served_model
 
 
 def best_checkpoint(trainer: Trainer) -> str | None:
@@ -60,6 +59,8 @@ def log_model(job: Job, scores: Mapping[str, float]) -> None:
     logger, best = job.logger, best_checkpoint(job.trainer)
     if logger is None or best is None or not isinstance(job.model, Task):
         return
+    from project.engine.training.serving import save_served_model  # It imports the large parts of MLflow, and pandas.
+
     folder: Path | None = None
     with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
         folder = logger.model_folder(model_name(job.data.name, job.cli.net_name))

@@ -1,5 +1,6 @@
 """What a command shows before it imports its libraries, and how Ctrl-C ends it then."""
 
+import json
 import os
 import pty
 import re
@@ -9,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from conftest import clean_environment, copy_store
 
 # The first import of a large library ends this command with Ctrl-C, after time for two frames of the spinner.
 TRAP = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
@@ -67,3 +68,32 @@ def test_ctrl_c_before_the_first_library_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "SLURM_PROCID"])
 def test_only_the_first_process_shows_anything(rank: str, tmp_path: Path) -> None:
     assert interrupted_in_the_imports("project.fit", tmp_path, "xterm", {rank: "1"}) == ""
+
+
+def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path: Path) -> None:
+    """The number of modules decides when the first step begins; most of these cost half a second each."""
+    program = """if True:
+        import gc, json, os, sys
+        sys.argv = ["-m"]
+        from project.fit import main
+        from lightning import Callback
+        assert not gc.isenabled()
+        class First(Callback):
+            def on_train_batch_end(self, *_):
+                print(json.dumps(sorted(sys.modules)), gc.isenabled(), gc.get_freeze_count() > 100_000, flush=True)
+                os._exit(0)
+        from project.engine.runtime.exit import exit_without_teardown
+        with exit_without_teardown():
+            main(sys.argv[1:], [First()])
+    """
+    copy_store(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=clean_environment(),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    listed, _, collects = done.stdout.splitlines()[-1].rpartition("] ")
+    assert collects == "True True", done.stderr
+    loaded = set(json.loads(f"{listed}]"))
+    unused = {"matplotlib", "mlflow.pyfunc.model", "mlflow.pytorch", "optuna", "scipy.signal", "scipy.stats", "sklearn",
+              "torchmetrics.functional.image", "torchmetrics.text", "torchvision"}  # fmt: skip
+    assert loaded & unused == set()
