@@ -2,6 +2,7 @@
 
 python -m project.evaluate latest
 python -m project.evaluate best:digits --split val
+python -m project.evaluate RUN_ID --register NAME
 python -m project.evaluate RUN_ID --data image_folder --data.root DIR --devices 1 --precision bf16-mixed
 """
 
@@ -25,6 +26,7 @@ def main(argv: Sequence[str]) -> None:
         if job.trainer.is_global_zero:
             print_scores(metrics, added, job.split, job.prefix, job.samples)
         job.store(added)
+        job.register()
 
 
 if __name__ == "__main__":

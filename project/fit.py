@@ -5,6 +5,7 @@ python -m project.fit --data mnist --model resnet18 --max_epochs 3
 python -m project.fit --strategy ddp --devices 2 --precision bf16-mixed
 python -m project.fit --resume RUN_ID --max_epochs 30
 python -m project.fit --rerun RUN_ID
+python -m project.fit --register NAME
 """
 
 import sys
@@ -36,6 +37,10 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):
             print_summary(job, scores, baseline)
+        if (name := job.cli.command.register) and job.logger and job.logger.version:
+            from project.engine.inference.registration import ONE_DEVICE, register_trained  # It imports pyarrow.
+
+            register_trained(job.logger.version, name, ONE_DEVICE if job.trainer.world_size > 1 else ())
 
 
 if __name__ == "__main__":

@@ -84,6 +84,10 @@ def _parser() -> ArgumentParser:
         "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial "
         "(or of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"
     ))  # fmt: skip
+    add("--register", metavar="NAME", help=(
+        "register the model of the best trial in MLflow; the alias champion moves to it if a paired test on the same "
+        "data finds that it is better"
+    ))  # fmt: skip
     add("--storage", default=_STORAGE, help=f"URL of the Optuna storage ({_STORAGE})")
     return parser
 

@@ -10,6 +10,7 @@ from project.engine.cli import config_groups
 from project.engine.cli.config_groups import DEFAULTS, GROUPS
 
 _RUNS = ("--resume", "--rerun")
+_REGISTER = "--register"
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class CommandLine:
         argv: The options as given.
         resume: The run of `--resume`; None without it.
         rerun: The run of `--rerun`; None without it.
+        register: The registered model of `--register`; None without it.
         pairs: The other options, each with its value; None for an option without a value.
     """
 
     argv: tuple[str, ...]
     resume: str | None
     rerun: str | None
+    register: str | None
     pairs: tuple[tuple[str, str | None], ...]
 
     @classmethod
@@ -33,7 +36,7 @@ class CommandLine:
         """Divide options from values.
 
         Raises:
-            ValueError: `--resume` or `--rerun` does not name a run, or both are given.
+            ValueError: `--resume` or `--rerun` does not name a run, or both are given; `--register` has no name.
         """
         pairs = _pairs(argv)
         runs = {option: _value(option, value, "the id of a run") for option, value in pairs if option in _RUNS}
@@ -42,8 +45,9 @@ class CommandLine:
                 "--rerun: got --resume too; --resume continues a run, and --rerun starts a run with the settings of "
                 "another; give one of them"
             )
-        rest = tuple(pair for pair in pairs if pair[0] not in _RUNS)
-        return cls(tuple(argv), runs.get("--resume"), runs.get("--rerun"), rest)
+        names = [_value(option, value, "a name") for option, value in pairs if option == _REGISTER]
+        rest = tuple(pair for pair in pairs if pair[0] not in (*_RUNS, _REGISTER))
+        return cls(tuple(argv), runs.get("--resume"), runs.get("--rerun"), names[-1] if names else None, rest)
 
     def with_settings(self, path: Path) -> Self:
         """Return this command line with a YAML file of settings before its own options."""

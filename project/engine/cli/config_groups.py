@@ -27,12 +27,12 @@ SHORT = {
     "--accelerator": "--trainer.accelerator",
     "--max_epochs": "--trainer.max_epochs",
 }
-NAMES = (*GROUPS, "config", "resume", "rerun", *(option.removeprefix("--") for option in SHORT))
+NAMES = (*GROUPS, "config", "resume", "rerun", "register", *(option.removeprefix("--") for option in SHORT))
 
 PROGRAM = "python -m project.fit"
 USAGE = f"""{PROGRAM} [--data NAME] [--model NAME] [--strategy NAME] [--experiment NAME]
            [--precision P] [--devices N] [--max_epochs N] [--config FILE] [--resume RUN | --rerun RUN]
-           [--SETTING VALUE]..."""
+           [--register NAME] [--SETTING VALUE]..."""
 
 
 def description() -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import flatten
+from project.engine.comparison.champion import register_challenger
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
 from project.engine.inference.evaluation_cli import EvaluationCLI
@@ -28,6 +29,7 @@ from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.registered import check_name, logged_model
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
@@ -50,8 +52,10 @@ class EvaluationJob:
         prefix: Start of the names of its metrics in the run, such as `eval/`.
     """
 
-    def __init__(self, argv: Sequence[str], run: TrainedRun, cli: EvaluationCLI, collector: OutputCollector) -> None:
-        self._argv, self.run, self.cli, self._collector = argv, run, cli, collector
+    def __init__(
+        self, argv: Sequence[str], run: TrainedRun, cli: EvaluationCLI, collector: OutputCollector, register: str | None
+    ) -> None:
+        self._argv, self.run, self.cli, self._collector, self._register = argv, run, cli, collector, register
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.data
         self.logger = cli.logger if self.trainer.loggers else None
         self.split: Stage = "test"
@@ -95,6 +99,16 @@ class EvaluationJob:
         logger.set_tags({f"{logger.prefix}{split}": command})
         logger.deliver(store.connect(), self.run.status, self.run.end_time)
 
+    def register(self) -> None:
+        """Register the model if `--register` names one; on ranks other than the first, do nothing.
+
+        Raises:
+            SystemExit: 2 if the store does not take it.
+        """
+        if self._register is not None and self.trainer.is_global_zero:
+            with exit_on_bad_input():
+                print(register_challenger(store.connect(), self.run.run_id, self._register, self.split), flush=True)
+
     def _identified(self, samples: Mapping[str, Any]) -> dict[str, Any]:
         count = len(next(iter(samples.values())))
         names = self.data.sample_names(self.split)
@@ -125,7 +139,15 @@ class EvaluationJob:
         if not getattr(self.trainer, f"limit_{split}_batches"):
             raise ValueError(f"--trainer.limit_{split}_batches: got 0; give --trainer.limit_{split}_batches 1.0")
         client = store.connect()
-        other = "" if self._is_own_data(client.get_run(self.run.run_id)) else f"{_as_name(self.data.name)}/"
+        run = client.get_run(self.run.run_id)
+        other = "" if self._is_own_data(run) else f"{_as_name(self.data.name)}/"
+        if self._register is not None:
+            check_name(client, self._register)
+            logged_model(client, run)
+            if other:
+                raise ValueError(f"--register: got other data than those of run {self.run.run_id}; leave out --data")
+            if self.logger is None:
+                raise ValueError("--register: got --trainer.logger false too, which stores no predictions; omit it")
         for line in (self.run.line(), *self.data.found()):
             print(line, flush=True)
         return {"split": split, "prefix": f"eval/{other}"}
@@ -163,7 +185,9 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
             first_process = FirstProcess()
             run = TrainedRun(*first_process.compute("trained run", lambda: find_trained_run(own.run)))
             collector = OutputCollector()
-            job = EvaluationJob(argv, run, EvaluationCLI.of(run, options, [interrupts, collector]), collector)
+            job = EvaluationJob(
+                argv, run, EvaluationCLI.of(run, options, [interrupts, collector]), collector, own.register
+            )
             check_can_shard(job.trainer, job.model)
             if (known := os.environ.get(_CHILDREN_USE)) is None:
                 known = json.dumps(first_process.compute("checks", lambda: job.check(own.split)))

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from project.engine.cli.errors import BAD_INPUT
 from project.engine.tracking.run_reference import RUN_HELP
 
+REGISTER_HELP = (
+    "register the run's model under a name in MLflow; the alias champion moves to it if a paired test on the same data "
+    "finds that it is better"
+)
 OPTIONS = "--split, --data, --data.*, --strategy, --devices, --accelerator, --precision, --trainer.*, --model.metrics.*"
 
 
@@ -18,7 +22,8 @@ def parse_evaluation(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     """
     parser = ArgumentParser(
         prog="python -m project.evaluate",
-        usage="%(prog)s RUN [--split val|test] [--data NAME] [--devices N] [--strategy NAME] [--SETTING VALUE]...",
+        usage="%(prog)s RUN [--split val|test] [--data NAME] [--devices N] [--strategy NAME] [--register NAME] "
+        "[--SETTING VALUE]...",
         description=(
             "Score the best checkpoint of a run: the metrics at the end of fit, those that its task adds, their 95 % "
             f"intervals, and the prediction for each sample. All are added to the run. Other options: {OPTIONS}, as "
@@ -30,6 +35,7 @@ def parse_evaluation(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     parser.add_argument(
         "--split", choices=["val", "test"], help="the split to score; by default test, or val if there is no test"
     )
+    parser.add_argument("--register", metavar="NAME", help=REGISTER_HELP)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         print(f"error: got {argv[0]} first; give RUN before all options: {RUN_HELP}", file=sys.stderr)
         sys.exit(BAD_INPUT)

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
+"""Variables by which a process knows that torchrun or SLURM has started it."""
 _INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which, for Lightning, srun starts nothing
 
 

@@ -31,6 +31,15 @@ def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
             raise ValueError(f"--search: {key} cannot be varied, because all trials get the same share of the machine")
 
 
+def check_one_metric(space: SearchSpace) -> None:
+    """Raise ValueError if several metrics are optimized, so that no trial is the best one."""
+    if len(space.metrics) > 1:
+        raise ValueError(
+            f"--register: the search has the metrics {', '.join(space.metrics)}, so no trial is the best one; register "
+            "a run of the front with project.evaluate RUN --register NAME"
+        )
+
+
 def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     """Build the fit, with its data loaded; trials get its command line.
 

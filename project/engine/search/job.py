@@ -20,10 +20,11 @@ from rich.console import Console
 from project.engine.cli import config_groups
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.inference.registration import register_trained
 from project.engine.runtime.devices import usable_cores
 from project.engine.runtime.process import configure_process
 from project.engine.runtime.startup import update_activity
-from project.engine.search.checks import check_no_overlap, checked_fit
+from project.engine.search.checks import check_no_overlap, check_one_metric, checked_fit
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
 from project.engine.search.failures import HopelessError
@@ -45,6 +46,7 @@ from project.engine.tracking.names import parameter_text
 from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.header import print_fit
+from project.engine.training.registration_checks import check_register
 
 _MODULE = "project.fit"
 # Settings that may differ between two sweeps of one study.
@@ -59,7 +61,11 @@ def run(options: SweepOptions) -> int:
     with ExitStack() as stack:
         with exit_on_bad_input():
             sweep = stack.enter_context(open_sweep(options))
-        return sweep.run()
+        code = sweep.run()
+        best = best_trials(sweep.study) if code == 0 and options.register is not None else []
+    if best and options.register is not None:
+        register_trained(best[0].user_attrs[RUN_ID], options.register)
+    return code
 
 
 @contextmanager
@@ -75,6 +81,9 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
     print_fit(built)
     devices = _divide_machine(built, options.n_jobs)
     client = store.connect()
+    if options.register is not None:
+        check_one_metric(space)
+        check_register(options.register, built, client)
     recover_all(client)
     experiment = store.experiment_name(built.config.groups.experiment, built.data.name)
     experiment_id = store.experiment_id(client, experiment)

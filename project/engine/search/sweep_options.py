@@ -20,6 +20,7 @@ class SweepOptions:
         max_retries: How often a failed trial is run again.
         study: Name of the study; None for EXPERIMENT-SEARCH.
         keep_checkpoints: Checkpoints to keep when trials end.
+        register: Name of the registered model that gets the model of the best trial; None registers nothing.
         storage: URL of the Optuna storage.
     """
 
@@ -31,4 +32,5 @@ class SweepOptions:
     max_retries: int
     study: str | None
     keep_checkpoints: Keep
+    register: str | None
     storage: str

@@ -1,12 +1,91 @@
-"""The descriptions of registered models, which MLflow does not take from the logged models that they come from."""
+"""Registered models: their versions, and descriptions, which MLflow does not take from logged models."""
 
+import json
 import re
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
+from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG
+
+_LONGEST_NAME = 256
+
+
+def check_name(client: MlflowClient, name: str) -> None:
+    """Raise ValueError unless a model can be registered by a name.
+
+    Args:
+        client: Client of the store.
+        name: The name.
+
+    Raises:
+        ValueError: The store refuses the name, or has no model registry.
+    """
+    if "@" in name or len(name) > _LONGEST_NAME:
+        raise ValueError(
+            f"--register: got {name[:_LONGEST_NAME]!r}; a name has at most {_LONGEST_NAME} characters and no @, which "
+            "separates it from an alias in models:/NAME@ALIAS"
+        )
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise ValueError(f"--register: got {name!r}: {store.reason(error)}; give another name") from error
+        if client.get_prompt(name) is not None:
+            raise ValueError(f"--register: got {name!r}, which is the name of a prompt; give another name") from error
+
+
+def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
+    """Return the newest logged model of a run.
+
+    Raises:
+        ValueError: The run has none.
+    """
+    run_id = run.info.run_id
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    ready = [model for model in models if model.status == LoggedModelStatus.READY]
+    if not ready:
+        error = run.data.tags.get("model.error")
+        why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
+        raise ValueError(
+            f"--register: run {run_id} has no logged model{why}; deliver it with python -m project.sync if the store "
+            f"was down, or train again with python -m project.fit --rerun {run_id}"
+        )
+    return max(ready, key=lambda model: model.creation_timestamp)
+
+
+def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, bool]:
+    """Register the newest logged model of a run, unless it is a version already.
+
+    Returns:
+        The version, and whether it is new.
+
+    Raises:
+        ValueError: The run has no logged model.
+        MlflowException: The store does not respond, or refuses the name.
+    """
+    model, run_id = logged_model(client, run), run.info.run_id
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        if version.name == name and _model_id(version) == model.model_id:
+            return version, False
+    try:
+        client.create_registered_model(name, description=model.tags.get(TAG))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or client.get_prompt(name) is not None:
+            raise
+    with store.as_default():
+        version = client.create_model_version(
+            name, model.model_uri, run_id, description=model.tags.get(TAG), model_id=model.model_id
+        )
+    # The page of the logged model links its versions by this tag, as after `mlflow.register_model`.
+    links = [*json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), {"name": name, "version": version.version}]
+    client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
+    return version, True
 
 
 def describe_registered_models(client: MlflowClient) -> None:
@@ -28,6 +107,12 @@ def describe_registered_models(client: MlflowClient) -> None:
 
 def _note_of(client: MlflowClient, version: ModelVersion) -> str:
     """Return the description of the logged model that a version comes from; empty if it has none."""
+    model_id = _model_id(version)
+    return str(client.get_logged_model(model_id).tags.get(TAG, "")) if model_id else ""
+
+
+def _model_id(version: ModelVersion) -> str:
+    """Return the id of the logged model that a version comes from; empty if there is none."""
     # The source is `models:/ID`, or the folder of the model's artifacts if MLflow's page has registered it.
     found = re.search(r"\bm-[0-9a-f]{32}\b", version.source or "")
-    return str(client.get_logged_model(found[0]).tags.get(TAG, "")) if found else ""
+    return found[0] if found else ""

@@ -4,7 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +24,7 @@ from project.engine.tracking.secrets import redact
 HOME = Path("mlruns")
 DATABASE = "mlflow.db"
 CONFIG_FILE = "config.yaml"
+_STORE = "MLFLOW_TRACKING_URI"
 # MLflow reads these at each request. Its defaults are seven retries of up to two minutes.
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _SQLITE = "sqlite:///"
@@ -34,7 +35,7 @@ LONGEST_REQUEST_S = 120
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI` if it is set, otherwise a SQLite file in `mlruns/`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
+    return os.environ.get(_STORE) or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
 
 
 def checkpoint_folder(run_id: str) -> Path:
@@ -68,7 +69,7 @@ def connect() -> MlflowClient:
         OSError: The store does not respond within seconds.
     """
     uri = tracking_uri()
-    if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get("MLFLOW_TRACKING_URI"):
+    if {"?", "%"} & set(str(HOME.absolute())) and not os.environ.get(_STORE):
         raise ValueError(
             f"got the folder {Path.cwd()}, whose name has a ? or %, which have another meaning in the URI of a "
             "SQLite database; rename it, or set MLFLOW_TRACKING_URI"
@@ -289,15 +290,27 @@ def describe_experiment(client: MlflowClient, experiment: str, note: str) -> Non
         client.set_experiment_tag(experiment, MLFLOW_RUN_NOTE, note)
 
 
-@contextmanager
-def long_timeout() -> Iterator[None]:
+def long_timeout() -> AbstractContextManager[None]:
     """Allow minutes for a request, because a server does not respond before it has stored a large file."""
-    before = os.environ.get(_TIMEOUT)
-    os.environ[_TIMEOUT] = str(max(int(before or 0), LONGEST_REQUEST_S))
+    return _environment(_TIMEOUT, str(max(int(os.environ.get(_TIMEOUT) or 0), LONGEST_REQUEST_S)))
+
+
+def as_default() -> AbstractContextManager[None]:
+    """Make this store that of MLflow's default clients, one of which a SQL store creates to register a model.
+
+    https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/store/model_registry/sqlalchemy_store.py (create_model_version)
+    """
+    return _environment(_STORE, tracking_uri())
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ[_TIMEOUT]
+            del os.environ[name]
         else:
-            os.environ[_TIMEOUT] = before
+            os.environ[name] = before

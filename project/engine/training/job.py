@@ -29,6 +29,7 @@ from project.engine.training.callbacks import build_fit
 from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
 from project.engine.training.fit_run import open_run
 from project.engine.training.header import print_fit, print_line, print_run
+from project.engine.training.registration_checks import check_register
 from project.engine.training.rerun import RERUN_OF, RepeatedRun, changes_since, find_repeated_run
 from project.engine.training.stop import Interrupts
 
@@ -132,6 +133,8 @@ def _check(job: Job) -> None:
         return
     check_training(job.cli)
     client = store.connect()
+    if (name := job.cli.command.register) is not None:
+        check_register(name, job.cli, client)
     if job.earlier:
         check_has_ended(job.earlier)
     if RECOVERED not in os.environ:

@@ -1,0 +1,107 @@
+"""The champion: the version of a registered model that an alias marks as the best, by a paired test."""
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+
+from project.engine.comparison.paired import SIGNIFICANT
+from project.engine.comparison.runs import EVALUATION, find_runs
+from project.engine.comparison.scores import Score, compare_scores
+from project.engine.tracking import store
+from project.engine.tracking.registered import register
+from project.engine.tracking.run_reference import MONITOR
+
+CHAMPION = "champion"
+"""The alias of the best version."""
+
+
+def register_challenger(client: MlflowClient, run_id: str, name: str, split: str) -> str:
+    """Register the model of a run, and move the alias to it if it is significantly better than the champion.
+
+    Args:
+        client: Client of the store.
+        run_id: The run, which was evaluated on the split.
+        name: Name of the registered model.
+        split: The evaluated split.
+
+    Returns:
+        A sentence that names the version and says whether the alias has moved, and why.
+
+    Raises:
+        ValueError: The run has no logged model.
+        MlflowException: The store does not respond, or refuses the name.
+    """
+    run = client.get_run(run_id)
+    with FileLock(store.HOME / ".registry.lock"):  # Two commands must not decide about the same champion.
+        version, is_new = register(client, run, name)
+        number = client.get_registered_model(name).aliases.get(CHAMPION)
+        if number == version.version:
+            moves, why = False, "is at it already"
+        elif number is None:
+            moves, why = True, f"is set to it, because there was none: {_own_score(run, split)}"
+        else:
+            moves, why = _challenge(client, client.get_model_version(name, number), run, split)
+        if moves:
+            client.set_registered_model_alias(name, CHAMPION, version.version)
+    how = "is registered" if is_new else "was registered before"
+    return f"version {version.version} of {name} {how} (models:/{name}/{version.version}); the alias {CHAMPION} {why}"
+
+
+def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: str) -> tuple[bool, str]:
+    """Return whether a run is significantly better than that of the champion, and the end of a sentence."""
+    stays, run_id = f"stays at version {champion.version}", run.info.run_id
+    if not champion.run_id:
+        return False, f"{stays}, which was registered without its run, so there are no predictions to compare"
+    if champion.run_id == run_id:
+        return False, f"{stays}, an earlier model of the same run, whose predictions this evaluation has replaced"
+    try:
+        runs, _ = find_runs(client, [champion.run_id, run_id], split)
+    except ValueError as error:  # The run of the champion is deleted.
+        return False, f"{stays}, but {error}"
+    before, now = (one.predictions for one in runs)
+    if before is None or now is None:
+        lacking = champion.run_id if before is None else run_id
+        option = "" if split == "test" else f" --split {split}"
+        return False, (
+            f"{stays}, because run {lacking} has no stored predictions on {split}; repeat this command after: "
+            f"python -m project.evaluate {lacking}{option}"
+        )
+    if before.data != now.data:
+        return (
+            False,
+            f"{stays}, which was evaluated on other {split} data: their digest is {before.data}, not {now.data}",
+        )
+    wanted = _score_name(run, split)
+    score = next((score for score in compare_scores(runs, split) if score.name == wanted), None)
+    if score is None or not score.test:
+        return False, f"{stays}, because there is no paired test of {wanted or 'a metric: the run monitors none'}"
+    return _outcome(score, champion.version)
+
+
+def _outcome(score: Score, champion: int | str) -> tuple[bool, str]:
+    """Return whether the second of two runs is better, and the end of a sentence."""
+    old, new = score.values
+    p = next(p for p in score.p_values if p is not None)
+    values, test = f"{score.name} {new:.4f} against {old:.4f}", f"{score.test}, p {p:.2g}"
+    if score.better == 1:
+        return True, f"moves to it from version {champion}: {values} is significantly better ({test})"
+    if score.better == 0:
+        return False, f"stays at version {champion}: {values} is significantly worse ({test})"
+    return False, f"stays at version {champion}: {values} is not significantly better ({test}, not below {SIGNIFICANT})"
+
+
+def _score_name(run: Run, split: str) -> str:
+    """Return the name of the evaluated score that corresponds to the monitored metric; empty without one."""
+    metric = run.data.tags.get(MONITOR, "").rpartition(" ")[0]
+    return f"{EVALUATION}/{split}/{metric.partition('/')[2]}" if metric else ""
+
+
+def _own_score(run: Run, split: str) -> str:
+    """Return the score of a run in words, with its interval."""
+    name, metrics = _score_name(run, split), run.data.metrics
+    if name not in metrics:
+        return "it has no monitored score"
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    interval = f" (95 % interval {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+    return f"{name} {metrics[name]:.4f}{interval}"

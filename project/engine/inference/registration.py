@@ -1,0 +1,57 @@
+"""The registration of a run at the end of its training: an evaluation, as by `project.evaluate --register`."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from project.engine.cli.errors import BAD_INPUT
+from project.engine.inference.evaluation_job import open_evaluation
+from project.engine.inference.report import print_scores
+from project.engine.runtime.launcher import LAUNCHERS
+
+ONE_DEVICE = ("--strategy=single", "--devices=1", "--trainer.num_nodes=1")
+"""Options for the first process of several, whose other processes end."""
+
+
+def register_trained(run_id: str, name: str, options: Sequence[str] = ()) -> None:
+    """Evaluate a run that has ended, and register its model.
+
+    Args:
+        run_id: The run.
+        name: Name of the registered model.
+        options: Options of the evaluation.
+
+    Raises:
+        SystemExit: 1 if it cannot be registered; 130 or 143 if this process is interrupted.
+    """
+    command = f"python -m project.evaluate {run_id} --register {shlex.quote(name)}"
+    argv = [run_id, f"--register={name}", *options]
+    with _explained(command), _without_launcher(), open_evaluation(argv) as job:
+        metrics, added = job.score()
+        print_scores(metrics, added, job.split, job.prefix, job.samples)
+        job.store(added)
+        job.register()
+
+
+@contextmanager
+def _explained(command: str) -> Iterator[None]:
+    """Print the command that registers the run later, after any end other than success."""
+    try:
+        yield
+    except BaseException as error:
+        print(f"the run is trained, but not registered; register it with: {command}", file=sys.stderr, flush=True)
+        if isinstance(error, SystemExit) and error.code == BAD_INPUT:
+            raise SystemExit(1) from error
+        raise
+
+
+@contextmanager
+def _without_launcher() -> Iterator[None]:
+    """Remove what torchrun or SLURM has told this process: its other processes take no part."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

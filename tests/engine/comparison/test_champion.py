@@ -1,0 +1,210 @@
+"""Registered models, and the alias that moves only to a version that a paired test finds better."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import yaml
+from commands import free_port
+from conftest import ROOT, Fit, copy_store, run_ranks
+from mlflow import MlflowClient
+
+from project.engine.cli import config_groups
+from project.engine.inference.registration import register_trained
+from project.engine.loading import ImageArray, Split
+from project.engine.tracking import store
+from project.evaluate import main as evaluate
+from project.fit import main as fit
+from project.sweep import main as sweep
+
+BAD = "--model.optimizer.lr=1e-9"
+NAME = "reader of 'digits'"
+
+
+class Many(tiny.Tiny):
+    """60 test images."""
+
+    seed = 0
+
+    def load(self, split: Split) -> ImageArray:
+        if split != "test":
+            return super().load(split)
+        labels = torch.arange(60) % 2
+        noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
+        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
+
+
+class Others(Many):
+    """Other test images."""
+
+    seed = 1
+
+
+def fitted(workplace: Path, *options: str, data: str = "Many") -> str:
+    fit([f"--data={__name__}.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
+    return newest(workplace)
+
+
+def newest(workplace: Path) -> str:
+    return str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
+
+
+def registered() -> tuple[list[str], str]:
+    """Return the runs of all versions, the first version first, and the run of the champion."""
+    client = store.connect()
+    versions = sorted(client.search_model_versions(), key=lambda one: int(one.version))
+    return [one.run_id for one in versions], client.get_model_version_by_alias(NAME, "champion").run_id
+
+
+def line_of(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith("version ")]
+    return line
+
+
+def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = fitted(workplace, BAD, f"--register={NAME}")
+    first = line_of(capsys.readouterr().out)
+    value = store.connect().get_run(bad).data.metrics["eval/test/accuracy"]
+    assert f"the alias champion is set to it, because there was none: eval/test/accuracy {value:.4f} (95 %" in first
+    assert registered() == ([bad], bad)
+
+    good = fitted(workplace, f"--register={NAME}")
+    moved = line_of(capsys.readouterr().out)
+    assert moved.startswith(
+        f"version 2 of {NAME} is registered (models:/{NAME}/2); the alias champion moves to it from"
+    )
+    assert f"against {value:.4f} is significantly better (McNemar, p " in moved
+    assert registered() == ([bad, good], good)
+
+    evaluate([good, "--register", NAME])
+    assert "was registered before (models:/" in (again := line_of(capsys.readouterr().out))
+    assert again.endswith("the alias champion is at it already")
+    assert registered() == ([bad, good], good)
+
+    equal = fitted(workplace, "--trainer.log_every_n_steps=7")
+    evaluate([equal, "--register", NAME])
+    assert "is not significantly better (McNemar, p 1, not below 0.05)" in line_of(capsys.readouterr().out)
+    evaluate([bad, "--register", NAME])
+    assert "stays at version 2: eval/test/accuracy" in (worse := line_of(capsys.readouterr().out))
+    assert "is significantly worse" in worse
+    assert registered() == ([bad, good, equal], good)
+
+    evaluate([f"models:/{NAME}@champion", "--split=val"])
+    assert f"run {good} (version 2 of {NAME})" in capsys.readouterr().out
+    versions = store.connect().get_logged_model(store.connect().get_run(good).outputs.model_outputs[0].model_id).tags
+    assert '"version": "2"' in str(versions) or '"version": 2' in str(versions)
+
+
+def test_other_data_and_a_champion_without_predictions_keep_the_alias(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fitted(workplace, BAD)
+    client = store.connect()
+    client.create_registered_model(NAME)
+    version = client.create_model_version(NAME, "file:///x", first).version
+    client.set_registered_model_alias(NAME, "champion", version)
+    second = fitted(workplace, f"--register={NAME}")
+    assert f"repeat this command after: python -m project.evaluate {first}" in line_of(capsys.readouterr().out)
+    evaluate([first])
+    other = fitted(workplace, f"--register={NAME}", data="Others")
+    assert "stays at version 1, which was evaluated on other test data" in line_of(capsys.readouterr().out)
+    assert registered() == ([first, second, other], first)
+    client.delete_run(first)
+    evaluate([second, "--register", NAME])
+    assert "is deleted; restore it" in line_of(capsys.readouterr().out)
+
+
+def refused(command: object, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        command(argv)  # type: ignore[operator]
+    error = capsys.readouterr().err
+    assert (end.value.code, len(error.splitlines())) == (2, 1)
+    assert message in error
+
+
+def test_what_cannot_be_registered_is_refused_before_training(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    MlflowClient().register_prompt("greeting", "hello")
+    many = [f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=1"]
+    for argv, message in [
+        ([*many, "--register"], "--register: got nothing; expected a name"),
+        ([*many, "--register=a/b"], "Names cannot contain '/' or ':'"),
+        ([*many, "--register=.."], "give another name"),
+        ([*many, "--register=a@b"], "no @"),
+        ([*many, f"--register={'x' * 257}"], "at most 256 characters"),
+        ([*many, "--register=greeting"], "the name of a prompt"),
+        ([*many, "--register=x", "--trainer.logger=false"], "--trainer.logger false"),
+        ([*many, "--register=x", "--trainer.fast_dev_run=true"], "--trainer.fast_dev_run"),
+        ([*many, "--register=x", "--trainer.limit_test_batches=0"], "--trainer.limit_test_batches 0"),
+        (["--register=x", "--config", str(ROOT / "examples/tabular.yaml")], "declare no model for MLflow to serve"),
+    ]:
+        refused(fit, argv, message, capsys)
+    assert not Fit(workplace, 0, "").runs
+    run_id = fitted(workplace)
+    for argv, message in [
+        ([run_id, "--register=a:b"], "Names cannot contain '/' or ':'"),
+        ([run_id, "--register=x", f"--data={__name__}.Others", "--data.image_size=8"], "leave out --data"),
+        ([run_id, "--register=x", "--trainer.logger=false"], "which stores no predictions"),
+    ]:
+        refused(evaluate, argv, message, capsys)
+    MlflowClient().delete_logged_model(Fit(workplace, 0, "").run.outputs.model_outputs[0].model_id)
+    refused(evaluate, [run_id, "--register=x"], "has no logged model", capsys)
+    assert not [name for name in Fit(workplace, 0, "").run.data.metrics if name.startswith("eval/")]
+    assert not MlflowClient().search_registered_models()
+
+
+def test_a_store_that_is_lost_after_training_leaves_the_command(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = fitted(workplace)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(SystemExit) as end:
+        register_trained(run_id, "x")
+    assert end.value.code == 1
+    assert f"register it with: python -m project.evaluate {run_id} --register x" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_sweep_registers_its_best_trial(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(config_groups.CONFIGS, workplace / "configs")
+    monkeypatch.setattr(config_groups, "CONFIGS", workplace / "configs")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}")
+    choices = {"model.optimizer.lr": {"type": "categorical", "choices": [1e-9, 2e-3]}}
+    space = {"metric": "val/accuracy", "direction": "maximize", "space": choices,
+             "sampler": {"type": "GridSampler", "search_space": {"model.optimizer.lr": [1e-9, 2e-3]}}}  # fmt: skip
+    file = workplace / "configs/search/mine.yaml"
+    file.write_text(yaml.safe_dump({**space, "metric": ["val/accuracy", "val/loss"], "direction": ["maximize"] * 2}))
+    options = ["--search=mine", f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=2", "--n_trials=2"]
+    refused(sweep, [*options, f"--register={NAME}"], "no trial is the best one", capsys)
+    file.write_text(yaml.safe_dump(space))
+    refused(sweep, [*options, "--register=a/b"], "Names cannot contain '/' or ':'", capsys)
+    with pytest.raises(SystemExit) as end:
+        sweep([*options, f"--register={NAME}"])
+    output = capsys.readouterr().out
+    assert end.value.code == 0, output
+    trials = [run for run in Fit(workplace, 0, "").runs if "trial" in run.data.tags]
+    best = max(trials, key=lambda run: float(run.data.metrics["best/val/accuracy"])).info.run_id
+    assert registered() == ([best], best)
+    assert line_of(output).startswith(f"version 1 of {NAME} is registered")
+
+
+@pytest.mark.faults
+def test_two_processes_register_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_store(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
+    options = [f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=1", f"--register={NAME}"]
+    path = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
+    output = run_ranks("project.fit", *options, "--strategy=ddp", "--devices=2", folder=tmp_path, environment=path)
+    run_id = newest(tmp_path)
+    assert registered() == ([run_id], run_id)
+    assert line_of(output).startswith(f"version 1 of {NAME} is registered")
+    output = run_ranks("project.evaluate", run_id, "--register", NAME, folder=tmp_path, environment=path)
+    assert "was registered before" in line_of(output)
+    assert registered() == ([run_id], run_id)
