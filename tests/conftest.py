@@ -53,6 +53,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter collect these objects when it exits; libraries report those that it does not."""
+    gc.unfreeze()
+
+
 @dataclass
 class Fit:
     """A finished command in a folder, and the runs in that folder."""

@@ -112,7 +112,7 @@ def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workp
 
 
 def test_run_names_contain_the_settings_that_differ(workplace: Path) -> None:
-    main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW[:1]])
+    main(["--max_epochs", "1", "--model.optimizer.lr=0.01", "--precision", "bf16-mixed", *FEW])
     name = Fit(workplace, 0, "").run.info.run_name
     assert name == "cnn lr=0.01 precision=bf16-mixed max_epochs=1…"
 

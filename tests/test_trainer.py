@@ -83,12 +83,16 @@ class WithPlainLoader(Tiny):
 
 @dataclass
 class Works:
-    """Options, and a number that would differ if they had no effect; a fit without tracking is faster."""
+    """Options, and a number that would differ if they had no effect; a fit without tracking is faster.
+
+    Options whose numbers do not depend on each other share one fit.
+    """
 
     options: Sequence[str]
     number: Callable[[Seen], object]
     expected: object
     tracked: bool = False
+    shared: bool = False
 
 
 @dataclass
@@ -100,7 +104,7 @@ class Refused:
 
 
 def with_callback(name: str, **arguments: object) -> list[str]:
-    return [f"--trainer.callbacks={name}", *(f"--trainer.callbacks.{key}={value}" for key, value in arguments.items())]
+    return [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{key}={value}" for key, value in arguments.items())]
 
 
 def count_images(batch: tuple[Tensor, Tensor]) -> int:
@@ -125,11 +129,11 @@ def called(trainer: Trainer, pl_module: LightningModule) -> None:
 STOP = with_callback("EarlyStopping", monitor="val/loss", stopping_threshold=100)
 
 OPTIONS: dict[str, Works | Refused] = {
-    "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu"),
+    "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu", shared=True),
     "strategy": Works(["--strategy=ddp", "--devices=1"], lambda s: type(s.trainer.strategy).__name__, "DDPStrategy"),
-    "devices": Works(["--devices=1"], lambda s: s.trainer.world_size, 1),
+    "devices": Works(["--devices=1"], lambda s: s.trainer.world_size, 1, shared=True),
     "num_nodes": Refused(["--trainer.num_nodes=2"], "add --strategy ddp"),
-    "precision": Works(["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64),
+    "precision": Works(["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64, shared=True),
     "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, tracked=True),
     "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2),
     "fast_dev_run": Works(["--trainer.fast_dev_run=3"], lambda s: (s.steps, len(s.fit.runs)), (3, 0), tracked=True),
@@ -141,35 +145,43 @@ OPTIONS: dict[str, Works | Refused] = {
         ["--max_epochs=2000", '--trainer.max_time={"seconds": 1}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
     ),
     "limit_train_batches": Works(["--trainer.limit_train_batches=2"], lambda s: s.steps, 2 * EPOCHS),
-    "limit_val_batches": Works(["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS),
-    "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1),
+    "limit_val_batches": Works(["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS, shared=True),
+    "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1, shared=True),
     "limit_predict_batches": Refused(["--trainer.limit_predict_batches=1"], "does not predict"),
     "overfit_batches": Works(
         ["--trainer.overfit_batches=2"], lambda s: (s.train[0] == s.train[1], len(s.train[0])), (True, 2)
     ),
     "val_check_interval": Works(["--trainer.val_check_interval=2"], lambda s: s.validated, [2, 4, 6, 8]),
     "check_val_every_n_epoch": Works(["--trainer.check_val_every_n_epoch=2"], lambda s: s.validated, [8]),
-    "num_sanity_val_steps": Works(["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1),
+    "num_sanity_val_steps": Works(["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1, shared=True),
     "log_every_n_steps": Works(
-        ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True
+        ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True, shared=True
     ),
     "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test needs the best checkpoint"),
     "enable_progress_bar": Works(["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1),
     "enable_model_summary": Works(
-        ["--trainer.enable_model_summary=true"], lambda s: re.findall(r"Trainable params: (\d+)", s.text), ["130"]
+        ["--trainer.enable_model_summary=true"],
+        lambda s: re.findall(r"Trainable params: (\d+)", s.text),
+        ["130"],
+        shared=True,
     ),
-    "accumulate_grad_batches": Works(["--trainer.accumulate_grad_batches=2"], lambda s: s.steps, 2 * EPOCHS),
+    "accumulate_grad_batches": Works(
+        ["--trainer.accumulate_grad_batches=2"], lambda s: s.steps, 2 * EPOCHS, shared=True
+    ),
     "gradient_clip_val": Works(
-        ["--trainer.gradient_clip_val=0.001"], lambda s: max(float(g.norm()) for g in s.gradients) < 0.00101, True
+        ["--trainer.gradient_clip_val=0.001"],
+        lambda s: max(float(g.norm()) for g in s.gradients) < 0.00101,
+        True,
+        shared=True,
     ),
     "gradient_clip_algorithm": Works(
         ["--trainer.gradient_clip_val=0.001", "--trainer.gradient_clip_algorithm=value"],
         lambda s: max(float(g.abs().max()) for g in s.gradients) < 0.00101 < max(float(g.norm()) for g in s.gradients),
         True,
     ),
-    "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True),
-    "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True),
-    "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False),
+    "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True, shared=True),
+    "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True, shared=True),
+    "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False, shared=True),
     "use_distributed_sampler": Works(
         [
             "--data.class_path=test_trainer.WithPlainLoader",
@@ -185,8 +197,9 @@ OPTIONS: dict[str, Works | Refused] = {
         lambda s: re.findall(r"(\w+) Profiler Report", s.text),
         ["FIT", "TEST"],
         tracked=True,
+        shared=True,
     ),
-    "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True),
+    "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True, shared=True),
     "barebones": Refused(["--trainer.barebones=true"], "without checkpoints and metrics"),
     "plugins": Works(
         ["--trainer.precision=null", "--trainer.plugins=DoublePrecision"],
@@ -216,6 +229,7 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: sum("cpu_percent" in name for name in s.fit.run.data.metrics) > 0,
         True,
         tracked=True,
+        shared=True,
     ),
     "EarlyStopping": Works(STOP, lambda s: s.steps, BATCHES),
     "EMAWeightAveraging": Works(with_callback("EMAWeightAveraging", decay=0.5), lambda _: saved_averages(), True),
@@ -231,6 +245,7 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: len(s.history("lr")),
         EPOCHS,
         tracked=True,
+        shared=True,
     ),
     "ModelCheckpoint": Works(
         with_callback("ModelCheckpoint", every_n_train_steps=2, save_top_k=-1),
@@ -267,6 +282,7 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: s.history("train/samples")[-1],
         BATCHES * 4.0 * EPOCHS,
         tracked=True,
+        shared=True,
     ),
     "Timer": Works(
         [*with_callback("Timer", duration="00:00:00:01", interval="step"), "--max_epochs=2000"],
@@ -313,6 +329,7 @@ MORE = {
     ),
 }
 
+SHARED: dict[bool, Seen] = {}  # by whether the fit is tracked
 EXAMPLES = [(name, example) for table in (OPTIONS, CALLBACKS, MORE) for name, example in table.items()]
 
 
@@ -348,10 +365,22 @@ def unchanged_torch() -> Iterator[None]:
 def test_an_option_that_works_has_its_effect(
     example: Works, workplace: Path, printed: Callable[[], str], unchanged_torch: None
 ) -> None:
-    seen = Seen()
-    main([*FAST, *([] if example.tracked else ["--trainer.logger=false"]), *example.options], [seen])
+    assert example.number(trained(example, workplace, printed)) == example.expected
+
+
+def trained(example: Works, workplace: Path, printed: Callable[[], str]) -> Seen:
+    """Return the record of a fit with the options of an example, or of all examples that share a fit."""
+    if example.shared and example.tracked in SHARED:
+        return SHARED[example.tracked]
+    seen, options = Seen(), example.options
+    if example.shared:
+        works = [one for _, one in EXAMPLES if isinstance(one, Works) and one.shared]
+        options = [option for one in works if one.tracked == example.tracked for option in one.options]
+    main([*FAST, *([] if example.tracked else ["--trainer.logger=false"]), *options], [seen])
     seen.fit, seen.text = Fit(workplace, 0, ""), printed()
-    assert example.number(seen) == example.expected
+    if example.shared:
+        SHARED[example.tracked] = seen
+    return seen
 
 
 @pytest.mark.parametrize(
