@@ -15,8 +15,6 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args
 
@@ -149,18 +147,6 @@ class _Plots(_Deferred):
 
 
 _DEFERRED = {"torchmetrics": _Package, "torchmetrics.functional": _Package, "torchmetrics.utilities.plot": _Plots}
-
-
-def digits_file() -> Path:
-    """Return the file of scikit-learn's digits: 64 pixels and the label in each row, separated by commas.
-
-    `sklearn.datasets.load_digits` returns them after an import of all of scikit-learn and scipy, which takes a second.
-    https://github.com/scikit-learn/scikit-learn/blob/1.7.0/sklearn/datasets/_base.py
-    """
-    package = find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
-    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 def close_store_connections() -> None:

@@ -8,7 +8,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Optional, Union
 
-import numpy as np
 import optuna
 import pytest
 import torch
@@ -22,7 +21,6 @@ from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -288,12 +286,6 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
     assert stored.meta is settings  # Lightning copies the settings.
     assert stored.compute() == 2
     assert stored.to(torch.device("meta")).value.device.type == "meta"
-
-
-def test_the_digits_are_those_of_scikit_learn() -> None:
-    pixels, labels = load_digits(return_X_y=True)
-    table = np.loadtxt(compat.digits_file(), delimiter=",")
-    assert np.array_equal(table, np.column_stack([pixels, labels]))
 
 
 def test_torchmetrics_is_imported_in_parts_and_each_part_works() -> None:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment, copy_store
+from conftest import ROOT, clean_environment, copy_store
+from tiny import TINY
 
 # The first import of a large library ends this command with Ctrl-C, after time for two frames of the spinner.
 TRAP = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
@@ -84,11 +85,12 @@ def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path:
                 os._exit(0)
         from project.engine.runtime.exit import exit_without_teardown
         with exit_without_teardown():
-            main(sys.argv[1:], [First()])
-    """
+            main({TINY}, [First()])
+    """.replace("{TINY}", repr(TINY))
     copy_store(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=clean_environment(),
+        [sys.executable, "-c", program], cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     listed, _, collects = done.stdout.splitlines()[-1].rpartition("] ")
