@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from project.engine.atomic import replace_file
+from project.engine.runtime.places import cache_of_read_only
 
 
 def make_once(path: Path, make: Callable[[Path], None]) -> Path:
@@ -50,8 +51,7 @@ def cache_folder(root: Path) -> Path:
     writable = os.access(beside, os.W_OK) and beside.is_dir() if beside.exists() else os.access(root, os.W_OK)
     if writable:
         return beside
-    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
-    return Path("mlruns/cache") / f"{root.resolve().name}-{place}"
+    return cache_of_read_only(root)
 
 
 def cache_path(root: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from project.engine.tracking.secrets import redact
 
 HOME = Path("mlruns")
 DATABASE = "mlflow.db"
+_MARK = ".store"
 CONFIG_FILE = "config.yaml"
 _STORE = "MLFLOW_TRACKING_URI"
 # MLflow reads these at each request. Its defaults are seven retries of up to two minutes.
@@ -41,6 +42,23 @@ def tracking_uri() -> str:
 def checkpoint_folder(run_id: str) -> Path:
     """Return the folder of a run's checkpoints."""
     return HOME / "checkpoints" / run_id
+
+
+def mark_checkpoints(folder: Path) -> None:
+    """Note in a folder of checkpoints which store its run is in; `project.clean` does not judge runs of others."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).write_text(_name(), encoding="utf-8")
+
+
+def is_of_this_store(folder: Path) -> bool:
+    """Return whether the run of a folder of checkpoints is in this store; not known without a note."""
+    mark = folder / _MARK
+    return mark.exists() and mark.read_text(encoding="utf-8") == _name()
+
+
+def _name() -> str:
+    """Return the address of the store without secrets; the default one moves with its folder."""
+    return "" if tracking_uri() == f"{_SQLITE}{HOME.absolute()}/{DATABASE}" else redact(tracking_uri())
 
 
 def profile_folder(run_id: str) -> Path:
@@ -207,8 +225,8 @@ def find_run(client: MlflowClient, run_id: str) -> Run:
     return run
 
 
-def connect_existing(reference: str) -> MlflowClient:
-    """Open a store that holds a run; see `connect`. A store that does not exist is not created.
+def connect_existing(reference: str | None = None) -> MlflowClient:
+    """Open a store that holds a run, or any run; see `connect`. A store that does not exist is not created.
 
     Raises:
         ValueError: There is no store.
@@ -216,7 +234,8 @@ def connect_existing(reference: str) -> MlflowClient:
     """
     uri = tracking_uri()
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
-        raise ValueError(f"there is no store {redact(uri)} with a run {reference!r}; start from the folder of the run")
+        of_run = "" if reference is None else f" with a run {reference!r}"
+        raise ValueError(f"there is no store {redact(uri)}{of_run}; start from the folder of the run")
     return connect()
 
 

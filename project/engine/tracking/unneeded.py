@@ -1,0 +1,186 @@
+"""What nothing needs any more: checkpoints, caches of images, spools, and unfinished files.
+
+A run that is running, or has undelivered records, keeps everything. So does a run that is registered.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from time import time
+from typing import NamedTuple
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from project.engine.runtime.places import cache_of_read_only
+from project.engine.tracking import store
+from project.engine.tracking.leaderboard import STATE
+from project.engine.tracking.recovery import dead_spools
+
+_RUN_ID = re.compile("[0-9a-f]{32}")
+_SPLITS = ("train", "val", "test")
+_CACHE = re.compile(rf"(?P<split>{'|'.join(_SPLITS)})-\d+px-.*\.npy")
+_STALE_AFTER_S = 3600.0
+"""A file that a process writes has changed within this time."""
+
+
+class Unneeded(NamedTuple):
+    """A file or a folder that nothing needs.
+
+    Attributes:
+        path: Its path.
+        reason: Why nothing needs it.
+        size: Bytes on the disk that its removal frees.
+    """
+
+    path: Path
+    reason: str
+    size: int
+
+
+def find_unneeded(client: MlflowClient) -> list[Unneeded]:
+    """Return what nothing needs, of this project's folder and of the folders of images that its runs used.
+
+    Args:
+        client: Client of the store.
+
+    Raises:
+        MlflowException: The store does not respond.
+    """
+    folders = sorted(store.checkpoint_folder("").glob("*/"))  # Before the runs: a new run's folder is not listed.
+    runs = _all_runs(client)
+    kept = {version.run_id for version in client.search_model_versions()}
+    found = [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
+    whole = {one.path for one in found}
+    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)]
+
+
+def remove(unneeded: Unneeded) -> None:
+    """Remove a file or a folder.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    if unneeded.path.is_dir() and not unneeded.path.is_symlink():
+        shutil.rmtree(unneeded.path)
+    else:
+        unneeded.path.unlink(missing_ok=True)
+
+
+def _all_runs(client: MlflowClient) -> dict[str, Run]:
+    ids = [one.experiment_id for one in client.search_experiments(view_type=ViewType.ALL)]
+    runs, token = dict[str, Run](), None
+    while True:
+        page = client.search_runs(ids, run_view_type=ViewType.ALL, max_results=1000, page_token=token)
+        runs |= {run.info.run_id: run for run in page}
+        if not (token := page.token):
+            return runs
+
+
+def _checkpoints(folders: list[Path], runs: dict[str, Run], kept: set[str | None]) -> Iterator[Unneeded]:
+    for folder in folders:
+        run_id = folder.name
+        if folder.is_symlink() or run_id in kept or not _RUN_ID.fullmatch(run_id):
+            continue
+        run = runs.get(run_id)
+        if store.spool_folder(run_id).exists() or (run and run.info.status in ("RUNNING", "SCHEDULED")):
+            continue
+        if reason := _reason(folder, run, runs):
+            yield Unneeded(folder, reason, _size(folder))
+
+
+def _reason(folder: Path, run: Run | None, runs: dict[str, Run]) -> str:
+    """Return why nothing needs the checkpoints of a run that has ended; empty if they are needed."""
+    if run is None:  # A run of another store is not in this one either.
+        return "its run is no longer in the store" if store.is_of_this_store(folder) else ""
+    if run.info.lifecycle_stage == "deleted":
+        return "its run is deleted"
+    study = runs.get(run.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
+    if study is None or STATE not in run.data.tags or study.info.status != "FINISHED":
+        return ""
+    tags, number = study.data.tags, run.data.tags.get("trial")
+    command = tags.get("resumed", tags.get("command", ""))
+    if re.search(r"--keep_checkpoints[ =]all\b", command) or not {"best.run", "pareto.trials"} & tags.keys():
+        return ""
+    if tags.get("best.run") == folder.name or number in tags.get("pareto.trials", "").split(", "):
+        return ""
+    return f"trial {number} was not the best of {tags.get('study', 'its study')}"
+
+
+def _sources(runs: dict[str, Run]) -> set[Path]:
+    """Return the folders of data that the runs used."""
+    sources = set()
+    for run in runs.values():
+        for used in run.inputs.dataset_inputs if run.inputs else ():
+            uri = json.loads(used.dataset.source or "{}").get("uri", "")
+            if uri and "://" not in uri:
+                sources.add(Path(uri))
+    return sources
+
+
+def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
+    for root in sorted(_sources(runs)):
+        beside_runs = cache_of_read_only(root)
+        if not root.exists() and beside_runs.is_dir():
+            yield Unneeded(beside_runs, f"its images, {root}, are gone", _size(beside_runs))
+            continue
+        for file in sorted((*(root / ".cache").glob("*.npy"), *beside_runs.glob("*.npy"))):
+            if (match := _CACHE.fullmatch(file.name)) and file.stat().st_mtime < _changed_s(root, match["split"]):
+                yield Unneeded(file, "its images have changed", file.stat().st_size)
+
+
+def _changed_s(root: Path, split: str) -> float:
+    """Return when a file or a folder of a split changed last, in seconds since 1970; infinity without any folder."""
+    folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name.lower().startswith(split)]
+    if not folders:
+        return float("inf")
+    times = [folder.stat().st_mtime for folder in folders]
+    for top in folders:
+        for place, _, names in os.walk(top):
+            times += [path.lstat().st_mtime for path in (Path(place), *(Path(place, name) for name in names))]
+    return max(times)
+
+
+def _spools() -> Iterator[Unneeded]:
+    for spool in dead_spools():
+        done = not spool.waiting
+        spool.close(remove=False)
+        if done:
+            yield Unneeded(spool.folder, "its records are delivered", _size(spool.folder))
+    for folder in sorted(store.spool_folder("").glob("*/")):
+        if not (folder / "log.jsonl").exists() and _is_stale(folder):
+            yield Unneeded(folder, "a spool without records", _size(folder))
+
+
+def _unfinished(runs: dict[str, Run]) -> Iterator[Unneeded]:
+    """Yield the files that an interrupted process has left half written; those of a live one change all the time."""
+    own = [
+        file for pattern in (".*.tmp", "checkpoints/*/.*.tmp", "cache/*/.*.tmp") for file in store.HOME.glob(pattern)
+    ]
+    # A folder `.cache` may be that of other programs, too.
+    beside = [
+        file for root in _sources(runs) for split in _SPLITS for file in (root / ".cache").glob(f".{split}-*.tmp")
+    ]
+    for file in sorted({*own, *beside}):
+        run = runs.get(file.parent.name)
+        live = store.spool_folder(file.parent.name).exists() or (run is not None and run.info.status == "RUNNING")
+        if file.is_file() and not file.is_symlink() and not live and _is_stale(file):
+            yield Unneeded(file, "its writing was interrupted", file.stat().st_size)
+
+
+def _is_stale(path: Path) -> bool:
+    return time() - path.stat().st_mtime > _STALE_AFTER_S
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files in a folder; a file with several names counts once."""
+    stats = {
+        (found.st_dev, found.st_ino): found.st_size
+        for path in folder.rglob("*")
+        if not path.is_dir() and (found := path.lstat())
+    }
+    return sum(stats.values())

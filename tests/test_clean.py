@@ -1,0 +1,153 @@
+"""The removal of what nothing needs, and of nothing else."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from commands import free_port
+from conftest import Fit, write_folder
+from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from project.clean import main
+from project.engine.tracking import store
+from project.engine.tracking.spool import Spool
+from project.evaluate import main as evaluate
+from project.fit import main as fit
+
+OLD = time.time() - 7200
+
+
+def trained(workplace: Path) -> str:
+    fit([*tiny.TINY, "--max_epochs=1"])
+    return str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
+
+
+def cleaned(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+def folder(run_id: str) -> Path:
+    return store.checkpoint_folder(run_id)
+
+
+def unknown(run_id: str, mark: str | None) -> Path:
+    place = folder(run_id)
+    place.mkdir(parents=True)
+    (place / "last.ckpt").write_bytes(b"0" * 1000)
+    if mark is not None:
+        (place / ".store").write_text(mark)
+    return place
+
+
+def test_only_what_nothing_needs_is_removed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client = MlflowClient()
+    kept, deleted, best, other = (trained(workplace) for _ in range(4))
+    assert cleaned(capsys) == "nothing to remove\n"
+    client.delete_run(deleted)
+    gone = unknown("a" * 32, (folder(kept) / ".store").read_text())
+    foreign, unmarked = unknown("b" * 32, "http://elsewhere"), unknown("c" * 32, None)
+    running = client.create_run("0").info.run_id
+    client.delete_run(running)
+    live = unknown(running, "")
+    spool = Spool(store.spool_folder(running))  # as that of a fit
+    study = client.create_run("0", tags={"study": "s", "best.run": best, "command": "sweep"}).info.run_id
+    for number, run_id in enumerate([best, other]):
+        for key, value in {MLFLOW_PARENT_RUN_ID: study, "trial": str(number), "state": "complete"}.items():
+            client.set_tag(run_id, key, value)
+    half, fresh = folder(kept) / ".last.ckpt.tmp", folder(kept) / ".best.ckpt.tmp"
+    for file in (half, fresh):
+        file.write_bytes(b"0" * 500)
+    os.utime(half, (OLD, OLD))
+    expected = {str(folder(deleted)): "its run is deleted", str(gone): "its run is no longer in the store",
+                str(half): "its writing was interrupted"}  # fmt: skip
+
+    assert listed(cleaned(capsys)) == expected  # The study is still running.
+    client.set_terminated(study)
+    expected[str(folder(other))] = "trial 1 was not the best of s"
+    sizes = sum(path.stat().st_size for name in expected for path in all_files(Path(name)))
+    report = cleaned(capsys)
+    assert listed(report) == expected
+    assert all(Path(name).exists() for name in expected)
+    removed = cleaned(capsys, "--remove")
+    assert listed(removed) == expected
+    assert not any(Path(name).exists() for name in expected)
+    assert float(re.findall(r"([\d.]+) kB removed", removed)[0]) == pytest.approx(sizes / 1000, abs=0.06)
+    assert all(path.exists() for path in (foreign, unmarked, live, fresh, Path("mlruns/mlflow.db")))
+    spool.close(remove=True)
+    evaluate([best])
+    fit(["--resume", kept, "--max_epochs=2"])
+    assert client.get_run(kept).info.status == "FINISHED"
+
+
+def listed(report: str) -> dict[str, str]:
+    """Return the reasons by path; the last line is the sum."""
+    matches = [re.fullmatch(r" *[\d.]+ \w+  (.*?): (.*)", line) for line in report.splitlines()[:-1]]
+    return {match[1]: match[2] for match in matches if match}
+
+
+def all_files(path: Path) -> list[Path]:
+    """Return the files of a folder without second names."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return list({file.stat().st_ino: file for file in files}.values())
+
+
+def test_a_registered_run_and_the_trials_of_keep_all_stay(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client, run_id = MlflowClient(), trained(workplace)
+    study = client.create_run(
+        "0", tags={"study": "s", "best.run": "x", "command": "project.sweep --keep_checkpoints all"}
+    ).info.run_id
+    client.set_terminated(study)
+    for key, value in {MLFLOW_PARENT_RUN_ID: study, "trial": "0", "state": "complete"}.items():
+        client.set_tag(run_id, key, value)
+    assert cleaned(capsys) == "nothing to remove\n"
+    client.set_tag(study, "command", "project.sweep")
+    assert "trial 0 was not the best of s" in cleaned(capsys)
+    client.create_registered_model("cats")
+    client.create_model_version("cats", "file:///x", run_id)
+    assert cleaned(capsys) == "nothing to remove\n"
+
+
+def test_caches_of_changed_images_and_delivered_spools_are_found(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(workplace / "photos")
+    fit(["--data=image_folder", "--data.root=photos", "--data.image_size=8", "--model.net=tiny.TinyNet",
+         "--data.augmentation.crop_padding=0", "--data.batch_size=4", "--max_epochs=1"])  # fmt: skip
+    caches = sorted(Path("photos/.cache").glob("*px-*.npy"))
+    assert len(caches) == 2
+    assert cleaned(capsys) == "nothing to remove\n"
+    changed = Path("photos/test/red/0.png")
+    os.utime(changed, (time.time() + 5, time.time() + 5))
+    (test,) = [file for file in caches if file.name.startswith("test")]
+    assert [Path(name).name for name in listed(cleaned(capsys))] == [test.name]
+    cleaned(capsys, "--remove")
+    assert [file.exists() for file in caches] == [file != test for file in caches]
+    assert changed.exists()
+
+
+@pytest.mark.parametrize("uri", ["", "server"])
+def test_without_a_store_nothing_is_guessed(
+    uri: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = unknown("a" * 32, "")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}" if uri else "sqlite:///nowhere.db")
+    with pytest.raises(SystemExit) as end:
+        main(["--remove"])
+    assert (end.value.code, len(capsys.readouterr().err.splitlines())) == (2, 1)
+    assert place.exists()
+    assert not Path("nowhere.db").exists()
+
+
+def test_it_starts_without_torch() -> None:
+    code = "import sys, project.clean; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
