@@ -13,6 +13,9 @@ from project.engine.runtime.startup import show_activity
 
 if __name__ == "__main__":
     show_activity("evaluate", "loading torch, lightning and mlflow")
+    from project.engine.cli.run_check import check_run
+
+    check_run(sys.argv[1:])
 
 from project.engine.inference.evaluation_job import open_evaluation
 from project.engine.inference.report import print_scores

@@ -12,6 +12,9 @@ from project.engine.runtime.startup import show_activity
 
 if __name__ == "__main__":
     show_activity("export", "loading torch, lightning and mlflow")
+    from project.engine.cli.run_check import check_run
+
+    check_run(sys.argv[1:])
 
 from project.engine.inference.export_job import open_export
 from project.engine.runtime.exit import exit_without_teardown

@@ -15,6 +15,9 @@ from project.engine.runtime.startup import show_activity
 
 if __name__ == "__main__":
     show_activity("fit", "loading torch, lightning and mlflow")
+    from project.engine.cli.known_options import answer_early
+
+    answer_early(sys.argv[1:])
 
 from lightning import Callback
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
-from mlflow.exceptions import MlflowException
-
 BAD_INPUT = 2
 _LONGEST = 400
-_OF_TRAINING = {
+_OF_LIBRARIES = {
+    "mlflow.exceptions": "MlflowException",
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",
     "project.engine.loading.errors": "LoadingError",
 }
@@ -26,6 +25,6 @@ def exit_on_bad_input() -> Iterator[None]:
 
 
 def _bad_input() -> tuple[type[Exception], ...]:
-    """Return the errors of bad input, with those of libraries that the command has imported; not all import torch."""
-    loaded = (getattr(sys.modules[module], name) for module, name in _OF_TRAINING.items() if module in sys.modules)
-    return (ValueError, OSError, MlflowException, *loaded)
+    """Return the errors of bad input, with those of libraries that the command has imported; few import all."""
+    loaded = (getattr(sys.modules[module], name) for module, name in _OF_LIBRARIES.items() if module in sys.modules)
+    return (ValueError, OSError, *loaded)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -12,11 +11,9 @@ from typing import NamedTuple
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from project.engine.cli.nearest import children, suggestion
 from project.engine.schedule import NOT_OPTIONS, REFUSED
 
-# Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
-_NEAR = 0.75
-_NEAR_ELSEWHERE = 0.87
 # Arguments of optimizers and schedules that the project passes, and those that cannot be set.
 _GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
 
@@ -165,22 +162,14 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
 def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
     """Name the nearest option; if none is near, the options of the same object."""
     names = list(known)
-    parent, dot, name = option.rpartition(".")
+    parent = option.rpartition(".")[0]
     owner = re.findall(r"class_path[= ]'([\w.]+)'", text)
     if owner and parent in names:  # Otherwise, the option is in a group of options of the class.
         siblings = _options_of_class(owner[-1], given=_given(text))
         names = [other for other in names if other.rpartition(".")[0] != parent]
     else:
-        siblings = sorted({other.removeprefix(parent + dot).partition(".")[0] for other in names
-                           if other.startswith(parent + dot)})  # fmt: skip
-    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
-        return f"did you mean --{parent}{dot}{nearest[0]}?"
-    last = {other.rpartition(".")[2]: other for other in reversed(names)}
-    if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):
-        return f"did you mean --{last[nearest[0]]}?"
-    if siblings and parent:
-        return f"options of {parent} are {', '.join(siblings)}"
-    return "see python -m project.fit --help"
+        siblings = children(parent, names)
+    return suggestion(option, siblings, names)
 
 
 def _given(text: str) -> int:

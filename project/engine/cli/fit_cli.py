@@ -18,6 +18,7 @@ from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
+from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
@@ -152,6 +153,8 @@ class FitCLI(LightningCLI):
             assert isinstance(parser, FitParser)
             parser.settings = self.default_settings
             parser.described = {name: resolve_name(defaults[name].class_path) for name in config_groups.CLASSES}
+            if KnownOptions.load(command.defaults) is None:
+                as_known(parser.texts(), self.default_settings, parser.earlier_names).save(command.defaults)
             options = command.changes
         settings: Namespace = parser.parse_args(options, namespace=defaults)
         return settings

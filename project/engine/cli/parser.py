@@ -41,14 +41,26 @@ class FitParser(LightningArgumentParser):
     @override
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the page of `--help`, or all options for `--help all`, also those of `described`."""
+        if self.settings and not self._all_options:
+            return page(self.texts(), self.settings)
+        described_help = self._of_described().format_help() if self.described else ""
+        # The lists of all classes that fit a setting are long.
+        return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
+
+    @property
+    def earlier_names(self) -> list[str]:
+        """Earlier names of options of `described`, by their dotted names."""
+        return [f"{name}.{old}" for name, kind in self.described.items() for old in getattr(kind, "earlier_names", ())]
+
+    def texts(self) -> dict[str, str]:
+        """Return the help of each option by its dotted name, also of those of `described`."""
+        return option_texts(self) | option_texts(self._of_described())
+
+    def _of_described(self) -> "FitParser":
         parser = FitParser(usage=SUPPRESS, add_help=False)
         for name, described in self.described.items():
             parser.add_class_arguments(described, name)
-        if self.settings and not self._all_options:
-            return page(option_texts(self) | option_texts(parser), self.settings)
-        described_help = parser.format_help() if self.described else ""
-        # The lists of all classes that fit a setting are long.
-        return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
+        return parser
 
     @override
     def add_class_arguments(

@@ -99,3 +99,22 @@ def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path:
     unused = {"matplotlib", "mlflow.pyfunc.model", "mlflow.pytorch", "optuna", "scipy.signal", "scipy.stats", "sklearn",
               "torchmetrics.functional.image", "torchmetrics.text", "torchvision"}  # fmt: skip
     assert loaded & unused == set()
+
+
+def test_a_run_that_does_not_exist_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    program = """if True:
+        import runpy, sys
+        for name in ("evaluate", "predict", "export"):
+            sys.argv = [name, "0123abcd", "image.png"]
+            try:
+                runpy.run_module(f"project.{name}", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                print(name, end.code, "torch" in sys.modules)
+    """
+    copy_store(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout == "evaluate 2 False\npredict 2 False\nexport 2 False\n", done.stderr
+    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 3

@@ -1,0 +1,130 @@
+"""The options of `fit` as its parser has learned them, in a file, so that some answers need no import of torch.
+
+The parser reads signatures, and therefore imports all libraries. A fit writes what it learned about the chosen groups
+of settings. The file counts as long as the project's files and the versions of the libraries are the same.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from project.engine.atomic import replace_file
+from project.engine.cli import config_groups
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.errors import exit_on_bad_input
+from project.engine.cli.help import page
+from project.engine.cli.nearest import children, suggestion
+from project.engine.runtime.startup import is_first_process
+from project.engine.tracking.names import short
+
+_PROJECT = Path(__file__).parents[2]
+_LIBRARIES = ("jsonargparse", "lightning", "torch")
+_CLASSES = ("data", "model", "model.net")
+_OF_CLASSES = ("class_path", "dict_kwargs", "help", "init_args")
+
+
+class KnownOptions(NamedTuple):
+    """The options of a choice of groups.
+
+    Attributes:
+        texts: The help of each option, by its dotted name.
+        settings: The value of each setting without changes, by its dotted name.
+        earlier: Earlier names of options of the data, which are still accepted.
+    """
+
+    texts: dict[str, str]
+    settings: dict[str, Any]
+    earlier: list[str]
+
+    @classmethod
+    def load(cls, defaults: Sequence[str]) -> Self | None:
+        """Read the options of a choice; None if they are not known, or something has changed since."""
+        try:
+            stored = json.loads(_file(defaults).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # There is no such file, or it is damaged.
+            return None
+        return cls(*stored["options"]) if stored["of"] == _fingerprint(defaults) else None
+
+    def save(self, defaults: Sequence[str]) -> None:
+        """Write the options of a choice, unless it contains classes of the user, whose files may change."""
+        if not all(str(self.settings.get(name, "project.")).startswith("project.") for name in _CLASSES):
+            return
+        path, text = _file(defaults), json.dumps({"of": _fingerprint(defaults), "options": self}, default=short)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"), flush=False)
+        except OSError:  # The home is read-only or full; the next answer takes seconds.
+            return
+
+    def refusal(self, command: CommandLine) -> str | None:
+        """Return the error of the first option that the parser certainly refuses; None if there is none."""
+        names = [*config_groups.NAMES, *(name for name in self.settings if not name.startswith("groups."))]
+        for option in self._unknown(command):
+            parent = option.rpartition(".")[0]
+            return f"unknown option --{option}; {suggestion(option, children(parent, names), names)}"
+        return None
+
+    def _unknown(self, command: CommandLine) -> Iterator[str]:
+        names = [*config_groups.NAMES, *self.texts, *self.settings, *self.earlier]
+        given = [option.removeprefix("--").partition("=")[0] for option in command.changes if option.startswith("--")]
+        # The options of a class that the command line chooses are not known.
+        chosen = {name.removesuffix(".class_path") for name in given}
+        chosen |= {"data", "model"} if ("--config" in (option for option, _ in command.pairs)) else set()
+        for name in given:
+            parts = name.removesuffix("+").split(".")
+            for depth, part in enumerate(parts[:3]):
+                owner = ".".join(parts[:depth])
+                options = children(owner, names)
+                if owner in chosen or not options:
+                    break
+                if part not in options and (not owner or part not in _OF_CLASSES):
+                    yield name
+                    break
+
+
+def answer_early(argv: Sequence[str]) -> None:
+    """Answer `--help` and refuse unknown options of `fit` before torch is imported, if this is possible.
+
+    Raises:
+        SystemExit: 2 if the input is bad; 0 after the help.
+    """
+    if not is_first_process():
+        return
+    with exit_on_bad_input():
+        command = CommandLine.parse(argv)
+        known = None if command.resume or command.rerun else KnownOptions.load(command.defaults)
+        if known is None:
+            return
+        if refusal := known.refusal(command):
+            raise ValueError(refusal)
+    if ("--help", None) in command.pairs and all(
+        option.removeprefix("--") in (*config_groups.GROUPS, "help") for option, _ in command.pairs
+    ):
+        print(page(known.texts, known.settings), end="")
+        sys.exit(0)
+
+
+def _file(defaults: Sequence[str]) -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    choice = "\n".join([str(_PROJECT), str(Path.cwd()), *defaults])
+    return folder / "project" / f"options-{sha256(choice.encode()).hexdigest()[:16]}.json"
+
+
+def _fingerprint(defaults: Sequence[str]) -> str:
+    """Return a number that changes with the project's files, the chosen settings and the libraries."""
+    files = sorted([*_PROJECT.rglob("*.py"), *(Path(option) for option in defaults if option.endswith(".yaml"))])
+    parts = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
+    parts += [f"{library} {version(library)}" for library in _LIBRARIES]
+    return sha256("\n".join([sys.version, *parts]).encode()).hexdigest()
+
+
+def as_known(texts: Mapping[str, str], settings: Mapping[str, Any], earlier: Sequence[str]) -> KnownOptions:
+    """Return options whose values JSON can hold."""
+    plain = {name: value if isinstance(value, str | int | float | None) else short(value)
+             for name, value in settings.items()}  # fmt: skip
+    return KnownOptions(dict(texts), plain, list(earlier))

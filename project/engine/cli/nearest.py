@@ -1,0 +1,33 @@
+"""The option that a person may have meant by an unknown one; this module imports no library."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+# Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
+_NEAR = 0.75
+_NEAR_ELSEWHERE = 0.87
+
+
+def children(parent: str, names: Iterable[str]) -> list[str]:
+    """Return the names of the options that an option has, without those of their own options."""
+    prefix = f"{parent}." if parent else ""
+    return sorted({name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)})
+
+
+def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> str:
+    """Name the nearest option; if none is near, the options of the same object.
+
+    Args:
+        option: The unknown option, without dashes.
+        siblings: Options of the same object, without its name.
+        names: All options.
+    """
+    parent, dot, name = option.rpartition(".")
+    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
+        return f"did you mean --{parent}{dot}{nearest[0]}?"
+    last = {other.rpartition(".")[2]: other for other in reversed(names)}
+    if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):
+        return f"did you mean --{last[nearest[0]]}?"
+    if siblings and parent:
+        return f"options of {parent} are {', '.join(siblings)}"
+    return "see python -m project.fit --help"

@@ -1,0 +1,90 @@
+"""Answers of `fit` that need no import of torch, from what an earlier fit has learned of the options."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import clean_environment
+
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.errors import exit_on_bad_input
+from project.engine.cli.known_options import KnownOptions, as_known
+from project.fit import main
+
+TYPOS = (
+    "--dta=mnist", "--nonsense=1", "--trainer.max_epoch=3", "--trainer.nonsense=3", "--data.batch_sze=3",
+    "--data.augmentation.cutot=3", "--model.net.dropot=0.1", "--model.nett=1", "--checkpoint.mod=max",
+)  # fmt: skip
+VALID = (
+    "--data.help", "--trainer.callbacks+=EarlyStopping", "--trainer.logger.save_dir=x", "--model.optimizer.fused=1",
+    "--model.metrics.f1=torchmetrics.F1Score", "--data.cutout=4", "--model.net.class_path=x.Y", "--print_config",
+)  # fmt: skip
+RUN = """if True:
+    import runpy, sys
+    try:
+        runpy.run_module("project.fit", run_name="__main__", alter_sys=True)
+    finally:
+        print("torch" in sys.modules, "mlflow" in sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def learned(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The page of `--help`, whose making writes what is known of the options."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    return capsys.readouterr().out
+
+
+def early(*argv: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *argv], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_help_is_the_same_without_torch(learned: str) -> None:
+    assert early("--help") == (0, learned, "False False\n")
+
+
+def test_a_mistyped_option_is_refused_without_torch(learned: str) -> None:
+    assert early("--data.batch_sze", "3") == (
+        2, "", "error: unknown option --data.batch_sze; did you mean --data.batch_size?\nFalse False\n"
+    )  # fmt: skip
+
+
+def test_a_mistyped_option_has_the_same_error_as_later(learned: str, capsys: pytest.CaptureFixture[str]) -> None:
+    known = KnownOptions.load(CommandLine.parse([]).defaults)
+    assert known is not None
+    for typo in TYPOS:
+        with pytest.raises(SystemExit):
+            main([typo])
+        late = capsys.readouterr().err
+        with pytest.raises(SystemExit), exit_on_bad_input():
+            raise ValueError(known.refusal(CommandLine.parse([typo])))
+        assert capsys.readouterr().err == late
+
+
+def test_no_valid_option_is_refused_early(learned: str) -> None:
+    known = KnownOptions.load(CommandLine.parse([]).defaults)
+    assert known is not None
+    assert {option: known.refusal(CommandLine.parse([option])) for option in VALID} == dict.fromkeys(VALID)
+    other = CommandLine.parse(["--model.net", "torch.nn.Linear", "--model.net.in_features", "3"])
+    assert known.refusal(other) is None
+
+
+def test_what_is_known_counts_until_a_file_changes(learned: str) -> None:
+    file = Path("configs", "data", "mine.yaml")
+    file.parent.mkdir(parents=True)
+    file.write_text("data: project.data.Digits\n")
+    defaults = CommandLine.parse(["--data=mine"]).defaults
+    settings = {"data": "project.data.Digits", "data.batch_size": 32}
+    as_known({"data.batch_size": "samples"}, settings, ()).save(defaults)
+    assert KnownOptions.load(defaults) == ({"data.batch_size": "samples"}, settings, [])
+    file.write_text("data: project.data.MNIST\n")
+    assert KnownOptions.load(defaults) is None
+    as_known({}, settings | {"data": "elsewhere.Data"}, ()).save(defaults)  # Its files may change unseen.
+    assert KnownOptions.load(defaults) is None
