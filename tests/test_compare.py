@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tiny
 import torch
-from conftest import ROOT, Fit, clean_environment
+from conftest import ROOT, Fit, clean_environment, copy_store
 from mlflow import MlflowClient
 from PIL import Image
 from pyarrow import parquet
@@ -56,6 +57,43 @@ def fitted(workplace: Path, *options: str, data: str = "Many", evaluated: bool =
     return run_id
 
 
+class Runs(NamedTuple):
+    """Runs in one store: the ids by what is special about them."""
+
+    good: str
+    same: str
+    bad: str
+    other_test_data: str
+    other_split: str
+    not_evaluated: str
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Runs]:
+    """The runs that all tests compare, and their folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    copy_store(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        return folder, Runs(
+            good=fitted(folder),
+            same=fitted(folder, "--trainer.log_every_n_steps=7"),
+            bad=fitted(folder, BAD),
+            other_test_data=fitted(folder, data="Others"),
+            other_split=fitted(folder, "--data.split_seed=2"),
+            not_evaluated=fitted(folder, BAD, evaluated=False),
+        )
+
+
+@pytest.fixture
+def runs(trained: tuple[Path, Runs], monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The runs, in the current folder."""
+    monkeypatch.chdir(trained[0])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained[0]}/mlruns/mlflow.db")
+    return trained[1]
+
+
 def compared(*runs: str) -> Comparison:
     return compare(store.connect(), runs, None)
 
@@ -69,8 +107,8 @@ def is_right(client: MlflowClient, run_id: str) -> list[bool]:
     return [guess == true for guess, true in zip(samples["class"], samples["true_class"], strict=True)]
 
 
-def test_a_better_run_is_marked_and_an_equal_one_is_not(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good, same, bad = fitted(workplace), fitted(workplace, "--trainer.log_every_n_steps=7"), fitted(workplace, BAD)
+def test_a_better_run_is_marked_and_an_equal_one_is_not(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    good, same, bad = runs.good, runs.same, runs.bad
     equal = compared(good, same)
     for name in ("loss", "accuracy", "calibration_error"):
         score = score_of(equal, f"eval/test/{name}")
@@ -122,9 +160,9 @@ def check_files(good: str, bad: str, same: str, p_value: float | None) -> None:
 
 
 def test_runs_without_predictions_for_the_same_data_are_not_tested(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good, other, without = fitted(workplace), fitted(workplace, data="Others"), fitted(workplace, BAD, evaluated=False)
+    good, other, without = runs.good, runs.other_test_data, runs.not_evaluated
     client = MlflowClient()
     client.log_text(without, "torch==1.0\n", "requirements.txt")
     comparison = compared(good, other, without)
@@ -141,9 +179,8 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert Path("curves.png").stat().st_size > 10_000
 
 
-def test_a_setting_of_the_split_does_not_make_other_test_data(workplace: Path) -> None:
-    runs = [fitted(workplace, f"--data.split_seed={seed}") for seed in (1, 2)]
-    assert score_of(compared(*runs), "eval/test/accuracy").test == "McNemar"
+def test_a_setting_of_the_split_does_not_make_other_test_data(runs: Runs) -> None:
+    assert score_of(compared(runs.good, runs.other_split), "eval/test/accuracy").test == "McNemar"
 
 
 def test_a_comparison_does_not_import_torch(workplace: Path) -> None:

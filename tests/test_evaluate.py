@@ -73,9 +73,22 @@ class WithoutTest(tiny.Tiny):
         return None if split == "test" else super().load(split)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, of which each test gets a copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    copy_store(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        fitted(folder)
+    return folder
+
+
 @pytest.fixture
-def run(workplace: Path) -> str:
-    return fitted(workplace)
+def run(trained: Path, workplace: Path) -> str:
+    shutil.copytree(trained / "mlruns", workplace / "mlruns", dirs_exist_ok=True)
+    return str(Fit(workplace, 0, "").run.info.run_id)
 
 
 def fitted(workplace: Path, *options: str) -> str:
@@ -106,8 +119,8 @@ def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace
     assert not list(Path("mlruns/spool").glob("*"))
 
 
-def test_predictions_are_stored_in_the_order_of_the_data(workplace: Path, run: str) -> None:
-    evaluate([run])
+def test_predictions_are_stored_in_the_order_of_the_data(workplace: Path) -> None:
+    evaluate([fitted(workplace)])
     samples = predictions(workplace)
     assert samples["index"] == list(range(8))
     assert samples["label"] == [0, 1] * 4
@@ -193,8 +206,9 @@ def test_two_processes_store_the_same_predictions_as_one(tmp_path: Path, monkeyp
 
 
 def test_what_the_store_refuses_is_kept_and_the_run_stays_finished(
-    workplace: Path, run: str, monkeypatch: pytest.MonkeyPatch
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = fitted(workplace)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     ended = Fit(workplace, 0, "").run.info.end_time
     logger = EvaluationLogger(run, step=3)

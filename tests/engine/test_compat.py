@@ -288,6 +288,7 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
     assert stored.to(torch.device("meta")).value.device.type == "meta"
 
 
+@pytest.mark.faults
 def test_torchmetrics_is_imported_in_parts_and_each_part_works() -> None:
     """In another process, because this one has imported all of it."""
     program = """if True:

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL_NET, Fit
+from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.loggers import CSVLogger
+from tiny import TINY
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim import lr_scheduler as schedules
@@ -269,7 +270,8 @@ def test_a_schedule_by_class_path_has_its_own_arguments_and_the_length_by_name(
 def test_the_learning_rate_in_mlflow_is_that_of_the_chosen_schedule(workplace: Path) -> None:
     few = [f"--trainer.limit_{split}_batches=5" for split in ("train", "val", "test")]
     step = ["--model.lr_schedule=StepLR", "--model.lr_schedule.step_size=2", "--model.lr_schedule.gamma=0.5"]
-    main([*few, *step, *SMALL_NET, "--max_epochs=1", "--trainer.log_every_n_steps=1", "--model.optimizer.lr=0.008"])
+    main([*TINY, "--data.batch_size=2", *few, *step, "--max_epochs=1", "--trainer.log_every_n_steps=1",
+          "--model.optimizer.lr=0.008"])  # fmt: skip
     after = Fit(workplace, 0, "")
     history = after.client.get_metric_history(after.run.info.run_id, "lr")
     assert [metric.value for metric in history] == [0.008, 0.008, 0.004, 0.004, 0.002]

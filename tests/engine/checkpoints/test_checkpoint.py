@@ -125,7 +125,14 @@ ENDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "callback", "last", "validated"), ENDS.values(), ids=list(ENDS))
+# These end in the same way as one of the other rows, with other numbers.
+SLOW_ENDS = {"max-steps-at-an-epoch's-end", "epochs-between-validations", "a-callback-after-an-epoch"}
+
+
+@pytest.mark.parametrize(
+    ("options", "callback", "last", "validated"),
+    [pytest.param(*end, id=name, marks=pytest.mark.faults if name in SLOW_ENDS else ()) for name, end in ENDS.items()],
+)
 def test_the_last_step_is_validated_and_saved(
     options: list[str], callback: Callback | None, last: int, validated: list[int], workplace: Path
 ) -> None:
@@ -142,13 +149,20 @@ def test_the_last_step_is_validated_and_saved(
 
 RESUMED = [
     (["--trainer.max_steps=5"], None, ["--trainer.max_steps=12", "--max_epochs=2"], [5, 8, 12]),
-    (["--trainer.max_steps=8"], None, ["--trainer.max_steps=10", "--max_epochs=2"], [8, 10]),
+    pytest.param(
+        ["--trainer.max_steps=8"],
+        None,
+        ["--trainer.max_steps=10", "--max_epochs=2"],
+        [8, 10],
+        marks=pytest.mark.faults,
+    ),
     (["--max_epochs=2", "--trainer.check_val_every_n_epoch=3"], None, ["--max_epochs=4"], [16, 24, 32]),
-    (
+    pytest.param(
         ["--max_epochs=2", "--trainer.check_val_every_n_epoch=3", "--trainer.max_steps=16"],
         None,
         ["--max_epochs=4", "--trainer.max_steps=28"],
         [16, 24, 28],
+        marks=pytest.mark.faults,
     ),
     (["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], 16, ["--max_epochs=3"], [16, 24]),
 ]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Fit, as_nobody
+from tiny import SERVED
 
 from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
 from project.engine.checkpoints.durable import is_valid, link_durably, read_valid, write_durably
@@ -185,7 +186,7 @@ def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         assert Path(elsewhere).stat().st_dev != workplace.stat().st_dev
         monkeypatch.setattr(tempfile, "tempdir", elsewhere)
-        main(["--max_epochs", "1", *[f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]])
+        main([*SERVED, "--max_epochs=1"])
         assert list(Path(elsewhere).iterdir()) == []
     run = Fit(workplace, 0, "").run
     assert run.info.status == "FINISHED"
