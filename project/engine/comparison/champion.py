@@ -9,7 +9,7 @@ from project.engine.comparison.paired import SIGNIFICANT
 from project.engine.comparison.runs import EVALUATION, find_runs
 from project.engine.comparison.scores import Score, compare_scores
 from project.engine.tracking import store
-from project.engine.tracking.registered import register
+from project.engine.tracking.registered import describe_as, register
 from project.engine.tracking.run_reference import MONITOR
 
 CHAMPION = "champion"
@@ -44,6 +44,7 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
             moves, why = _challenge(client, client.get_model_version(name, number), run, split)
         if moves:
             client.set_registered_model_alias(name, CHAMPION, version.version)
+            describe_as(client, version)
     how = "is registered" if is_new else "was registered before"
     return f"version {version.version} of {name} {how} (models:/{name}/{version.version}); the alias {CHAMPION} {why}"
 

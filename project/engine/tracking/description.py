@@ -1,5 +1,6 @@
 """Descriptions in Markdown, which MLflow shows on the pages of runs, experiments, studies and models."""
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,6 +9,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from project.engine.tracking.names import short
 
 _LONGEST_CELL, _LONGEST_LINE = 300, 100
+_EVALUATED = re.compile("eval/(test|val)/[^/]+")
 TAG = MLFLOW_RUN_NOTE
 """The tag of a run, an experiment or a logged model that holds its description."""
 
@@ -60,6 +62,41 @@ def describe_model(
         what, *data, _table(("metric", "value"), scores.items()), _table(("model", ""), signature.items()),
         _shell(commands), calls,
     )  # fmt: skip
+
+
+def with_code(note: str, commit: str, *, dirty: bool) -> str:
+    """Return a description with the commit after its first paragraph."""
+    what, _, rest = note.partition("\n\n")
+    changes = " with uncommitted changes, which the run's artifact `git.diff` has" if dirty else ""
+    return _paragraphs(what, f"Code: commit `{commit}`{changes}.", rest)
+
+
+def with_intervals(note: str, metrics: Mapping[str, float]) -> str:
+    """Return the description of a model, whose table of metrics has the scores and 95 % intervals of an evaluation.
+
+    Args:
+        note: The description.
+        metrics: Metrics of the run, with `eval/SPLIT/NAME`, `eval/SPLIT/NAME_low` and `eval/SPLIT/NAME_high`.
+    """
+    paragraphs = note.split("\n\n")
+    place = next((n for n, text in enumerate(paragraphs) if text.startswith("| metric |")), None)
+    evaluated = {name: value for name, value in metrics.items() if _EVALUATED.fullmatch(name)}
+    if place is None or not evaluated:
+        return note
+    rows = {cells[0]: (*cells[1:], "")[:2] for line in paragraphs[place].splitlines()[2:] if (cells := _cells_of(line))}
+    for name, value in evaluated.items():
+        ends = [metrics.get(f"{name}{end}") for end in ("_low", "_high")]
+        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in metrics:
+            continue
+        interval = "" if None in ends else " to ".join(map(_cell, ends))
+        rows[name.removeprefix("eval/")] = (_cell(value), interval)
+        rows.pop(f"best/{name.removeprefix('eval/')}", None)  # the same score, without an interval
+    table = _table(("metric", "value", "95 % interval"), ((name, *cells) for name, cells in rows.items()))
+    return "\n\n".join([*paragraphs[:place], table, *paragraphs[place + 1 :]])
+
+
+def _cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
 def describe_study(what: str, counts: Mapping[str, int], result: str, commands: Mapping[str, str], trials: str) -> str:

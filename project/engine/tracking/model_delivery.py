@@ -10,6 +10,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 
 from project.engine.atomic import replace_file
 from project.engine.compat import latest_metrics
+from project.engine.tracking.description import TAG, with_code
 from project.engine.tracking.store import long_timeout
 
 _CODE = ("git.commit", "git.dirty")
@@ -39,6 +40,8 @@ def send_model(
     model.artifact_path = logged.artifact_location
     replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
     code = {name: value for name, value in run.data.tags.items() if name in _CODE}
+    if TAG in tags and "git.commit" in code:
+        tags = {**tags, TAG: with_code(tags[TAG], code["git.commit"], dirty=code.get("git.dirty") == "true")}
     if given := {**code, **tags}:
         client.set_logged_model_tags(logged.model_id, given)
     with long_timeout():

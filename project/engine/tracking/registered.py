@@ -11,9 +11,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
-from project.engine.tracking.description import TAG
+from project.engine.tracking.description import TAG, with_intervals
 
-_LONGEST_NAME = 256
+_LONGEST_NAME, _LONGEST_NOTE = 256, 5000
 
 
 def check_name(client: MlflowClient, name: str) -> None:
@@ -47,16 +47,20 @@ def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
         ValueError: The run has none.
     """
     run_id = run.info.run_id
-    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
-    ready = [model for model in models if model.status == LoggedModelStatus.READY]
-    if not ready:
+    if (model := _newest_model(client, run)) is None:
         error = run.data.tags.get("model.error")
         why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
         raise ValueError(
             f"--register: run {run_id} has no logged model{why}; deliver it with python -m project.sync if the store "
             f"was down, or train again with python -m project.fit --rerun {run_id}"
         )
-    return max(ready, key=lambda model: model.creation_timestamp)
+    return model
+
+
+def _newest_model(client: MlflowClient, run: Run) -> LoggedModel | None:
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    ready = [model for model in models if model.status == LoggedModelStatus.READY]
+    return max(ready, key=lambda model: model.creation_timestamp, default=None)
 
 
 def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, bool]:
@@ -86,6 +90,31 @@ def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, b
     links = [*json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), {"name": name, "version": version.version}]
     client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
     return version, True
+
+
+def update_descriptions(client: MlflowClient, run_id: str) -> None:
+    """Show the intervals of an evaluation in the descriptions of a run's model and of its registered versions.
+
+    A description that a person wrote is kept.
+    """
+    run = client.get_run(run_id)
+    if (model := _newest_model(client, run)) is None or not (before := model.tags.get(TAG, "")):
+        return
+    note = with_intervals(before, run.data.metrics)[:_LONGEST_NOTE]
+    client.set_logged_model_tags(model.model_id, {TAG: note})
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        if version.description == before:
+            client.update_model_version(version.name, version.version, note)
+            if client.get_registered_model(version.name).description == before:
+                client.update_registered_model(version.name, note)
+
+
+def describe_as(client: MlflowClient, version: ModelVersion) -> None:
+    """Describe a registered model as one of its versions, unless a person wrote its description."""
+    name = version.name
+    known = {one.description for one in client.search_model_versions() if one.name == name}
+    if version.description and client.get_registered_model(name).description in (None, "", *known):
+        client.update_registered_model(name, version.description)
 
 
 def describe_registered_models(client: MlflowClient) -> None:

@@ -15,6 +15,7 @@ from project.engine.cli import config_groups
 from project.engine.inference.registration import register_trained
 from project.engine.loading import ImageArray, Split
 from project.engine.tracking import store
+from project.engine.tracking.description import TAG
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.sweep import main as sweep
@@ -43,7 +44,7 @@ class Others(Many):
 
 
 def fitted(workplace: Path, *options: str, data: str = "Many") -> str:
-    fit([f"--data={__name__}.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
+    fit([f"--data={__name__}.{data}", *tiny.SERVED[1:], "--max_epochs=2", *options])
     return newest(workplace)
 
 
@@ -91,10 +92,24 @@ def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytes
     assert "is significantly worse" in worse
     assert registered() == ([bad, good, equal], good)
 
+    check_descriptions(good)
     evaluate([f"models:/{NAME}@champion", "--split=val"])
     assert f"run {good} (version 2 of {NAME})" in capsys.readouterr().out
     versions = store.connect().get_logged_model(store.connect().get_run(good).outputs.model_outputs[0].model_id).tags
     assert '"version": "2"' in str(versions) or '"version": 2' in str(versions)
+
+
+def check_descriptions(champion: str) -> None:
+    """The card of the champion's model has its intervals; its version and the registered model have the same card."""
+    client, run = store.connect(), store.connect().get_run(champion)
+    note = client.get_logged_model(run.outputs.model_outputs[0].model_id).tags[TAG]
+    ends = [f"{run.data.metrics[f'eval/test/accuracy_{end}']:.4g}" for end in ("low", "high")]
+    value, commit = run.data.metrics["test/accuracy"], run.data.tags.get("git.commit", "Many")
+    for text in (f"| test/accuracy | {value:.4g} | {' to '.join(ends)} |", commit, "bright", "project.predict"):
+        assert text in note
+    assert run.inputs.dataset_inputs[0].dataset.digest in note
+    assert client.get_model_version_by_alias(NAME, "champion").description == note
+    assert client.get_registered_model(NAME).description == note
 
 
 def test_other_data_and_a_champion_without_predictions_keep_the_alias(
@@ -129,7 +144,7 @@ def test_what_cannot_be_registered_is_refused_before_training(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     MlflowClient().register_prompt("greeting", "hello")
-    many = [f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=1"]
+    many = [f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=1"]
     for argv, message in [
         ([*many, "--register"], "--register: got nothing; expected a name"),
         ([*many, "--register=a/b"], "Names cannot contain '/' or ':'"),
@@ -180,7 +195,7 @@ def test_a_sweep_registers_its_best_trial(
              "sampler": {"type": "GridSampler", "search_space": {"model.optimizer.lr": [1e-9, 2e-3]}}}  # fmt: skip
     file = workplace / "configs/search/mine.yaml"
     file.write_text(yaml.safe_dump({**space, "metric": ["val/accuracy", "val/loss"], "direction": ["maximize"] * 2}))
-    options = ["--search=mine", f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=2", "--n_trials=2"]
+    options = ["--search=mine", f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=2", "--n_trials=2"]
     refused(sweep, [*options, f"--register={NAME}"], "no trial is the best one", capsys)
     file.write_text(yaml.safe_dump(space))
     refused(sweep, [*options, "--register=a/b"], "Names cannot contain '/' or ':'", capsys)
@@ -199,7 +214,7 @@ def test_two_processes_register_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     copy_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    options = [f"--data={__name__}.Many", *tiny.TINY[1:], "--max_epochs=1", f"--register={NAME}"]
+    options = [f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=1", f"--register={NAME}"]
     path = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
     output = run_ranks("project.fit", *options, "--strategy=ddp", "--devices=2", folder=tmp_path, environment=path)
     run_id = newest(tmp_path)

@@ -1,6 +1,6 @@
 import shlex
 
-from project.engine.tracking.description import describe_fit, describe_study
+from project.engine.tracking.description import describe_fit, describe_model, describe_study, with_code, with_intervals
 
 
 def test_the_description_of_a_run_has_result_and_commands() -> None:
@@ -24,3 +24,23 @@ def test_a_long_command_is_broken_before_options_and_stays_the_same() -> None:
     command = note.partition("# train\n")[2].removesuffix("\n```")
     assert max(map(len, command.splitlines())) <= 110
     assert shlex.split(command.replace("\\\n", "")) == words
+
+
+def test_an_evaluation_adds_intervals_to_the_table_of_a_model() -> None:
+    scores = {"test/accuracy": 0.9, "test/loss": 0.2, "best/val/accuracy": 0.8}
+    note = describe_model("A net.", [], scores, {"classes": "a, b"}, {"train": "fit"})
+    found = {"eval/test/accuracy": 0.9, "eval/test/accuracy_low": 0.85, "eval/test/accuracy_high": 0.95,
+             "eval/test/f1": 0.7, "eval/other/test/f1": 0.1, "train/loss": 1.0}  # fmt: skip
+    shown = with_intervals(note, found)
+    table = shown.split("\n\n")[1]
+    assert table == (
+        "| metric | value | 95 % interval |\n| --- | --- | --- |\n| test/accuracy | 0.9 | 0.85 to 0.95 |\n"
+        "| test/loss | 0.2 |  |\n| best/val/accuracy | 0.8 |  |\n| test/f1 | 0.7 |  |"
+    )
+    assert shown.replace(table, note.split("\n\n")[1]) == note
+    again = with_intervals(shown, found | {"eval/val/accuracy": 0.8, "eval/test/f1": 0.6})
+    assert "| test/accuracy | 0.9 | 0.85 to 0.95 |" in again
+    assert "| test/f1 | 0.6 |" in again
+    assert "best/val/accuracy" not in again
+    assert with_intervals("by a person", found) == "by a person"
+    assert with_code(note, "abc", dirty=False).startswith("A net.\n\nCode: commit `abc`.\n\n| metric |")
