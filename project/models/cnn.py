@@ -5,6 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from project.models.fourier_conv import Convolution, make_convolution
+
 
 class CNN(nn.Module):
     """Convolutions, each with ReLU and 2x2 max pooling, then a hidden layer, then the classes.
@@ -19,6 +21,8 @@ class CNN(nn.Module):
         hidden: Width of the fully connected layer before the classes.
         dropout: Probability of dropping a hidden unit, in [0, 1).
         feature_size: Side of the last feature map when it is to be fixed; None follows `image_size`.
+        convolution: `direct` is torch's, `fourier` is fast for large kernels, and `auto` chooses for each layer what is
+            faster on CPUs. Outputs differ only by rounding, and weights are interchangeable.
 
     Raises:
         ValueError: The images are too small for the convolutions, or a setting is out of its range.
@@ -35,6 +39,7 @@ class CNN(nn.Module):
         hidden: int = 512,
         dropout: float = 0.0,
         feature_size: int | None = None,
+        convolution: Convolution = "auto",
     ) -> None:
         super().__init__()
         if not widths or min(widths) < 1 or kernel_size < 1 or hidden < 1 or not 0 <= dropout < 1:
@@ -45,9 +50,9 @@ class CNN(nn.Module):
         layers: list[nn.Module] = []
         side = image_size
         for channels_in, channels_out in zip([in_channels, *widths], widths, strict=False):
-            convolution = nn.Conv2d(channels_in, channels_out, kernel_size, padding=padding)
+            layer = make_convolution(channels_in, channels_out, kernel_size, padding, side, convolution)
             # Pooling before ReLU has the same result as after it, with a quarter of ReLU's work.
-            layers += [convolution, nn.MaxPool2d(2), nn.ReLU()]
+            layers += [layer, nn.MaxPool2d(2), nn.ReLU()]
             side = (side if padding == "same" else side + 2 * padding - kernel_size + 1) // 2
         side = feature_size or side
         if side < 1:

@@ -1,0 +1,96 @@
+"""Benchmark of convolutions: `FourierConv2d` beside `nn.Conv2d`, for sizes of kernels and images, on each device.
+
+python -m benchmarks.convolution
+python -m benchmarks.convolution --kernels 32 --sizes 249 --channels 64 --rounds 5
+python -m benchmarks.convolution --quick
+
+A step is the convolution and the gradients of its images, weights and bias, without padding. Rounds alternate between
+both. Prints a JSON object for each kernel, image size and device, whose value is the time of `FourierConv2d` in
+milliseconds, and a table of how many times as fast as `nn.Conv2d` it is. `*` marks what `CNN` chooses by itself.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from time import perf_counter
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from project.engine.runtime.allocator import keep_freed_memory
+from project.models.fourier_conv import FourierConv2d, is_faster
+
+KERNELS, SIZES = (3, 5, 7, 11, 15, 23, 32), (16, 32, 64, 128, 256)
+QUICK = (3, 11, 32), (32, 64)
+
+
+def seconds(convolution: nn.Conv2d, images: Tensor) -> float:
+    """Measure a step."""
+    for tensor in (images, *convolution.parameters()):
+        tensor.grad = None
+    start = perf_counter()
+    convolution(images).sum().backward()
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def measure(kernel: int, size: int, channels: int, batch: int, device: str, rounds: int) -> list[dict[str, float]]:
+    """Measure the milliseconds of a step of both convolutions, in alternating rounds."""
+    images = torch.randn(batch, channels, size, size, device=device, requires_grad=True)
+    both = {kind.__name__: kind(channels, channels, kernel).to(device) for kind in (FourierConv2d, nn.Conv2d)}
+    results = []
+    for _ in range(rounds + 1):
+        results.append({name: 1000 * seconds(convolution, images) for name, convolution in both.items()})
+    return results[1:]  # The first round warms up.
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure all combinations, and print the lines and a table for each device."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.convolution", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kernels", type=int, nargs="+", default=KERNELS)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--channels", type=int, default=32, help="of the images and of the outputs (32)")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="few sizes, and two rounds")
+    args = parser.parse_args(argv)
+    kernels, sizes = QUICK if args.quick else (args.kernels, args.sizes)
+    keep_freed_memory()
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        title = f"nn.Conv2d / FourierConv2d, {args.channels} channels, batch {args.batch}, {device}"
+        table = Table("kernel", *(f"{size}x{size}" for size in sizes), title=title)
+        for kernel in kernels:
+            cells = []
+            for size in sizes:
+                if kernel > size:
+                    cells.append("")
+                    continue
+                results = measure(kernel, size, args.channels, args.batch, device, 2 if args.quick else args.rounds)
+                ratios = [one["FourierConv2d"] / one["Conv2d"] for one in results]
+                print(json.dumps({
+                    "name": f"kernel {kernel}, {size}x{size}, {device}",
+                    "value": round(statistics.median(one["FourierConv2d"] for one in results), 3),
+                    "unit": "ms",
+                    "peer": "nn.Conv2d",
+                    "ratio": round(statistics.median(ratios), 3),
+                }), flush=True)  # fmt: skip
+                chosen = (
+                    "*"
+                    if device == "cpu" and is_faster(args.channels, args.channels, kernel, size - kernel + 1)
+                    else ""
+                )
+                faster = sorted(1 / ratio for ratio in ratios)
+                cells.append(f"{statistics.median(faster):.2f}{chosen} ({faster[0]:.2f} to {faster[-1]:.2f})")
+            table.add_row(str(kernel), *cells)
+        Console().print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
