@@ -16,7 +16,8 @@ import psutil
 import pytest
 import torch
 from commands import Command, free_port
-from conftest import Fit, clean_environment, fit, listening
+from conftest import ROOT, Fit, clean_environment, copy_store, fit, listening
+from tiny import TINY
 
 from project.engine.checkpoints.durable import is_valid
 from project.fit import main
@@ -224,16 +225,16 @@ def test_processes_restarted_by_torchrun_continue_the_same_run(tmp_path: Path) -
     assert epochs == list(range(20, 252, 21))
 
 
-@pytest.mark.faults
 def test_all_slurm_tasks_of_a_node_stop_together(tmp_path: Path) -> None:
     host = socket.gethostname()
     job = {
         "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
         "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_NODELIST": host, "SLURM_JOB_NODELIST": host,
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(free_port()), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
     }  # fmt: skip
+    copy_store(tmp_path)
     tasks = [
-        started(tmp_path, "--strategy", "ddp", "--devices", "2", "--max_epochs", "1000",
+        started(tmp_path, *TINY, "--strategy", "ddp", "--devices", "2", "--max_epochs", "1000",
                 environment=job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank})
         for rank in "01"
     ]  # fmt: skip
@@ -250,6 +251,7 @@ def test_all_slurm_tasks_of_a_node_stop_together(tmp_path: Path) -> None:
             task.wait()
     assert tasks[0].returncode == 143, output
     assert Fit(tmp_path, 0, "").run.info.status == "KILLED"
+    assert all(is_valid(path) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
 
 
 def test_a_nan_loss_stops_training_and_is_not_saved(workplace: Path) -> None:
