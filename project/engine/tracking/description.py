@@ -9,6 +9,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from project.engine.tracking.names import short
 
 _LONGEST_CELL, _LONGEST_LINE = 300, 100
+_GAP = "&emsp;"
+"""A space between columns, which MLflow's pages draw without any."""
 _EVALUATED = re.compile("eval/(test|val)/[^/]+")
 TAG = MLFLOW_RUN_NOTE
 """The tag of a run, an experiment or a logged model that holds its description."""
@@ -91,12 +93,15 @@ def with_intervals(note: str, metrics: Mapping[str, float]) -> str:
         interval = "" if None in ends else " to ".join(map(_cell, ends))
         rows[name.removeprefix("eval/")] = (_cell(value), interval)
         rows.pop(f"best/{name.removeprefix('eval/')}", None)  # the same score, without an interval
-    table = _table(("metric", "value", "95 % interval"), ((name, *cells) for name, cells in rows.items()))
+    table = _table(
+        ("metric", "value", "95 % interval"),
+        ((name, *(f"{_GAP}{cell}" for cell in cells)) for name, cells in rows.items()),
+    )
     return "\n\n".join([*paragraphs[:place], table, *paragraphs[place + 1 :]])
 
 
 def _cells_of(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split(" | ")]
+    return [cell.strip().removeprefix(_GAP) for cell in line.strip("|").split(" | ")]
 
 
 def describe_study(what: str, counts: Mapping[str, int], result: str, commands: Mapping[str, str], trials: str) -> str:

@@ -105,7 +105,12 @@ def check_descriptions(champion: str) -> None:
     note = client.get_logged_model(run.outputs.model_outputs[0].model_id).tags[TAG]
     ends = [f"{run.data.metrics[f'eval/test/accuracy_{end}']:.4g}" for end in ("low", "high")]
     value, commit = run.data.metrics["test/accuracy"], run.data.tags.get("git.commit", "Many")
-    for text in (f"| test/accuracy | {value:.4g} | {' to '.join(ends)} |", commit, "bright", "project.predict"):
+    for text in (
+        f"| test/accuracy | &emsp;{value:.4g} | &emsp;{' to '.join(ends)} |",
+        commit,
+        "bright",
+        "project.predict",
+    ):
         assert text in note
     assert run.inputs.dataset_inputs[0].dataset.digest in note
     assert client.get_model_version_by_alias(NAME, "champion").description == note

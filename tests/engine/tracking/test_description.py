@@ -34,13 +34,14 @@ def test_an_evaluation_adds_intervals_to_the_table_of_a_model() -> None:
     shown = with_intervals(note, found)
     table = shown.split("\n\n")[1]
     assert table == (
-        "| metric | value | 95 % interval |\n| --- | --- | --- |\n| test/accuracy | 0.9 | 0.85 to 0.95 |\n"
-        "| test/loss | 0.2 |  |\n| best/val/accuracy | 0.8 |  |\n| test/f1 | 0.7 |  |"
+        "| metric | value | 95 % interval |\n| --- | --- | --- |\n| test/accuracy | &emsp;0.9 | &emsp;0.85 to 0.95 |\n"
+        "| test/loss | &emsp;0.2 | &emsp; |\n| best/val/accuracy | &emsp;0.8 | &emsp; |\n"
+        "| test/f1 | &emsp;0.7 | &emsp; |"
     )
     assert shown.replace(table, note.split("\n\n")[1]) == note
     again = with_intervals(shown, found | {"eval/val/accuracy": 0.8, "eval/test/f1": 0.6})
-    assert "| test/accuracy | 0.9 | 0.85 to 0.95 |" in again
-    assert "| test/f1 | 0.6 |" in again
+    assert "| test/accuracy | &emsp;0.9 | &emsp;0.85 to 0.95 |" in again
+    assert "| test/f1 | &emsp;0.6 |" in again
     assert "best/val/accuracy" not in again
     assert with_intervals("by a person", found) == "by a person"
     assert with_code(note, "abc", dirty=False).startswith("A net.\n\nCode: commit `abc`.\n\n| metric |")
