@@ -110,7 +110,9 @@ def test_the_last_checkpoint_is_the_last_even_if_the_first_was_best(workplace: P
     # The loss grows: the gradient is climbed.
     worse = ["--model.optimizer.maximize", "true", "--model.optimizer.lr", "0.01", "--checkpoint.monitor", "val/loss"]
     main(["--max_epochs", "3", *FEW, *worse])
-    checkpoints = {path.name: torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/*")}
+    checkpoints = {
+        path.name: torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/*.ckpt")
+    }
     assert {name: state["global_step"] for name, state in checkpoints.items()} == {
         "best-epoch000.ckpt": 2,
         "previous.ckpt": 4,
