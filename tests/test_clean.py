@@ -81,6 +81,7 @@ def test_only_what_nothing_needs_is_removed(workplace: Path, capsys: pytest.Capt
     removed = cleaned(capsys, "--remove")
     assert listed(removed) == expected
     assert not any(Path(name).exists() for name in expected)
+    assert f"kept: 2 folders of checkpoints, such as {foreign}: their runs are not in sqlite:///" in removed
     assert float(re.findall(r"([\d.]+) kB removed", removed)[0]) == pytest.approx(sizes / 1000, abs=0.06)
     assert all(path.exists() for path in (foreign, unmarked, live, fresh, Path("mlruns/mlflow.db")))
     spool.close(remove=True)

@@ -42,8 +42,10 @@ class Unneeded(NamedTuple):
     size: int
 
 
-def find_unneeded(client: MlflowClient) -> list[Unneeded]:
+def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
     """Return what nothing needs, of this project's folder and of the folders of images that its runs used.
+
+    The second list has the folders of checkpoints whose run the store does not have, but perhaps another one.
 
     Args:
         client: Client of the store.
@@ -56,7 +58,9 @@ def find_unneeded(client: MlflowClient) -> list[Unneeded]:
     kept = {version.run_id for version in client.search_model_versions()}
     found = [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
     whole = {one.path for one in found}
-    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)]
+    missing = [folder for folder in folders if _RUN_ID.fullmatch(folder.name) and folder.name not in runs]
+    foreign = [folder for folder in missing if not store.is_of_this_store(folder)]
+    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)], foreign
 
 
 def remove(unneeded: Unneeded) -> None:
