@@ -80,7 +80,15 @@ def test_each_run_has_the_options_that_the_name_of_its_cell_says(
     assert set(speeds) == {cell.name for cell in chosen(None)} and min(speeds.values()) > 0
     assert (workplace / "mlruns/concurrency.png").exists()
 
-    client, runs = MlflowClient(), defaultdict[str, list[Run]](list)
+    runs = runs_of_cells(MlflowClient())
+    assert set(runs) == set(speeds)
+    for name, of_cell in runs.items():
+        check_cell(name, of_cell)
+
+
+def runs_of_cells(client: MlflowClient) -> dict[str, list[Run]]:
+    """Return the fit of each cell, or its trials."""
+    runs = defaultdict[str, list[Run]](list)
     experiment = client.get_experiment_by_name("concurrency")
     assert experiment is not None
     found = list(client.search_runs([experiment.experiment_id]))
@@ -89,9 +97,7 @@ def test_each_run_has_the_options_that_the_name_of_its_cell_says(
         parent = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
         if parent != run.info.run_id or "study" not in run.data.tags:
             runs[studies[parent]].append(run)
-    assert set(runs) == set(speeds)
-    for name, of_cell in runs.items():
-        check_cell(name, of_cell)
+    return runs
 
 
 def check_cell(name: str, runs: list[Run]) -> None:
@@ -109,7 +115,8 @@ def check_cell(name: str, runs: list[Run]) -> None:
         strategy = next((word for word in ("ddp", "fsdp") if f"{word}, " in name), "single")
         assert (run.data.tags["strategy"], int(params["data.batch_size"])) == (strategy, 64 // processes), name
         assert run.data.tags["devices"].split()[0] == str(processes), name
-        assert run.data.metrics["concurrency/images"] == 3 * 8 * 64, name
+        # Batches of an epoch have nearly the same size, so that they are a little smaller than 64.
+        assert 3 * 8 * 60 <= run.data.metrics["concurrency/images"] <= 3 * 8 * 64, name
         assert params["trainer.precision"] == ("bf16-mixed" if name == "bf16-mixed" else "32-true"), name
         assert params["model.compile"] == str(name == "compiled"), name
         assert run.info.status == "FINISHED", name
