@@ -22,10 +22,8 @@ check:    ## check formatting, lint and types; change nothing
 test:     ## run the tests: eight minutes on two cores, with a worker per core; without workers: -n 0
 	uv run pytest
 
-faults:   ## run the slow tests, too, and so all of the README's fault table: half an hour or more
-	uv run pytest -m "faults or not faults" tests/faults tests/engine tests/data tests/test_bad_input.py \
-		tests/test_contributing.py tests/test_endings.py tests/test_export.py tests/test_fit.py tests/test_sweep.py \
-		tests/test_terminals.py
+faults:   ## run all tests, with the slow ones, and so all of the README's fault table: half an hour
+	uv run pytest -m "not browser and not gpu"
 
 browser:  ## look at the pages of MLflow's UI in headless Chromium (Debian: apt install chromium): a minute
 	uv run pytest -n 0 -m browser tests/browser
