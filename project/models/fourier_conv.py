@@ -32,17 +32,27 @@ class FourierConv2d(nn.Conv2d):
         out_channels: Channels of the outputs.
         kernel_size: Side of the kernel in pixels.
         padding: Pixels added on each side; `same` keeps the size of the images.
+        cpu_only: Compute as `nn.Conv2d` does on other devices.
 
     Source: Mathieu, Henaff and LeCun, Fast Training of Convolutional Networks through FFTs, ICLR 2014.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, padding: int | Literal["same"] = 0
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        padding: int | Literal["same"] = 0,
+        *,
+        cpu_only: bool = False,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, padding=padding)
+        self.cpu_only = cpu_only
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, in_channels, H, W) to (N, out_channels, H', W'); float32 for images of 16 bits."""
+        if self.cpu_only and images.device.type != "cpu":
+            return super().forward(images)
         before, after = _paddings(self.kernel_size[0], self.padding)
         kind = images.device.type
         with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
@@ -60,12 +70,15 @@ def make_convolution(
     side: int,
     method: Convolution = "auto",
 ) -> nn.Conv2d:
-    """Return a convolution with stride 1 for images of `side` pixels; `auto` chooses the one that is faster on CPUs."""
+    """Return a convolution with stride 1 for images of `side` pixels.
+
+    `auto` chooses the one that is faster on CPUs; other devices, which were not measured, compute the direct one.
+    """
     outputs = side + sum(_paddings(kernel_size, padding)) - kernel_size + 1
-    if method == "auto":
-        method = "fourier" if is_faster(in_channels, out_channels, kernel_size, outputs) else "direct"
-    made = FourierConv2d if method == "fourier" else nn.Conv2d
-    return made(in_channels, out_channels, kernel_size, padding=padding)
+    is_auto = method == "auto"
+    if method == "fourier" or (is_auto and is_faster(in_channels, out_channels, kernel_size, outputs)):
+        return FourierConv2d(in_channels, out_channels, kernel_size, padding, cpu_only=is_auto)
+    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding)
 
 
 def is_faster(in_channels: int, out_channels: int, kernel_size: int, outputs: int) -> bool:
