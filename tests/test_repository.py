@@ -180,14 +180,6 @@ def test_the_tests_that_the_readme_names_exist() -> None:
     assert [path for path in named if not (ROOT / path).is_file()] == []
 
 
-def test_make_faults_runs_every_test_that_the_readme_names() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nfaults:")[2].partition("\n\n")[0]
-    run = [Path(path) for path in re.findall(r"\btests/[\w/.]+", makefile)]
-    named = re.findall(r"\btests/[\w/.]+\.py", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert named
-    assert [path for path in named if not any(Path(path).is_relative_to(folder) for folder in run)] == []
-
-
 def test_no_tracked_file_is_large() -> None:
     files = [ROOT / name for name in tracked_files()]
     assert files

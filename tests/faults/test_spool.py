@@ -114,7 +114,7 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     logged = client.get_logged_model(model.model_id)
     found = [(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in logged.metrics or []]
     assert found == [("test/f1", 0.5, 3, "digits", "12345678")]
-    assert logged.tags[TAG] == "a model"
+    assert logged.tags[TAG].startswith("a model\n\nCode: commit `")
 
 
 def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
