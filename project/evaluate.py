@@ -14,7 +14,9 @@ from project.engine.runtime.startup import show_activity
 if __name__ == "__main__":
     show_activity("evaluate", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
+    from project.engine.inference.evaluation_options import parse_evaluation
 
+    parse_evaluation(sys.argv[1:])
     check_run(sys.argv[1:])
 
 from project.engine.inference.evaluation_job import open_evaluation

@@ -13,7 +13,9 @@ from project.engine.runtime.startup import show_activity
 if __name__ == "__main__":
     show_activity("export", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
+    from project.engine.inference.export_options import parse_export
 
+    parse_export(sys.argv[1:])
     check_run(sys.argv[1:])
 
 from project.engine.inference.export_job import open_export

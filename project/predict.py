@@ -13,7 +13,9 @@ from project.engine.runtime.startup import show_activity
 if __name__ == "__main__":
     show_activity("predict", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
+    from project.engine.inference.prediction_options import parse_prediction
 
+    parse_prediction(sys.argv[1:])
     check_run(sys.argv[1:])
 
 from project.engine.inference.prediction_job import open_prediction
@@ -21,11 +23,11 @@ from project.engine.runtime.exit import exit_without_teardown
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exit with 2 on bad input, 1 if files cannot be read or the prediction fails, 130 or 143 if interrupted."""
+    """Exit with 2 on bad input, 1 if files cannot be read or rows cannot be written, 130 or 143 if interrupted."""
     with open_prediction(argv) as job:
         table = job.run()
         job.write(table)
-    if job.bad:
+    if job.bad or job.lost:
         sys.exit(1)
 
 

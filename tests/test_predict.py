@@ -1,5 +1,8 @@
 import io
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, Fit
+from conftest import ROOT, Fit, clean_environment
 from photos import FOLDER, trained_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
@@ -109,6 +112,26 @@ def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.Captu
     shutil.rmtree("mixed")
 
 
+def test_a_name_that_is_not_unicode_is_escaped_in_the_table(place: Path) -> None:
+    shutil.copytree("data/test/red", "names")
+    Path("names/0.jpg").rename(os.fsdecode(b"names/\xff.jpg"))
+    table = predicted("latest", "names")
+    assert max(table["path"]) == "names/\\xff.jpg"
+    assert None not in table["probability"]
+    shutil.rmtree("names")
+
+
+def test_rows_that_cannot_be_written_are_an_error(place: Path) -> None:
+    shared = clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "project.predict", "latest", "data/test/red"],
+            env=shared, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.endswith("standard output cannot be written (No space left on device); the rest is dropped\n")
+
+
 @pytest.mark.faults
 def test_three_bad_files_among_ten_thousand_are_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("many").mkdir()
@@ -188,7 +211,7 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
         (["latest", "data/test", "--output=x.txt"], "its suffix must be one of .csv, .parquet"),
         (["latest", "data/test", "--output=nowhere/x.csv"], "the folder nowhere does not exist"),
         (["latest", "data/test", "--topk=3"], "did you mean --top_k?"),
-        (["latest", "data/test", "--top_k=0"], "--top_k"),
+        (["latest", "data/test", "--top_k=0"], "--top_k: got 0; it must be 1 or more"),
         (["latest", "data/test", "--precision=17"], "got '17'"),
         (["latest", "data/test", "--accelerator=tpu"], "got tpu"),
         (["latest", "data/test", "--workers=-1"], "must be 0 or more"),

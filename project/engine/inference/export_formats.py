@@ -126,9 +126,9 @@ def _exported(model: TrainedModel) -> torch.export.ExportedProgram:
     )
 
 
-FORMATS: dict[str, tuple[str, Callable[[TrainedModel, Path], None], Callable[[Path], Program]]] = {
-    "mlflow": ("", write_mlflow, load_mlflow),
-    "pt2": (".pt2", write_pt2, load_pt2),
-    "onnx": (".onnx", write_onnx, load_onnx),
+FORMATS: dict[str, tuple[Callable[[TrainedModel, Path], None], Callable[[Path], Program]]] = {
+    "mlflow": (write_mlflow, load_mlflow),
+    "pt2": (write_pt2, load_pt2),
+    "onnx": (write_onnx, load_onnx),
 }
-"""By name: the suffix of the file, the function that writes it, and the function that loads it."""
+"""By name: the function that writes the file, and the function that loads it."""

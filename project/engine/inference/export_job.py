@@ -1,11 +1,11 @@
 """An exported model, which is compared with the model in PyTorch."""
 
-import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.export_formats import FORMATS, Program, TrainedModel, missing_packages
-from project.engine.inference.export_options import output_of, parse_export
+from project.engine.inference.export_options import SUFFIXES, output_of, parse_export
 from project.engine.inference.inputs import named_files
 from project.engine.inference.prediction_data import PredictionImages
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
@@ -43,7 +43,7 @@ class ExportJob:
                 f"--format: got {self._format}, without {', '.join(missing)}; install the extra: "
                 "uv sync --extra onnx, or pip install '.[onnx]'"
             )
-        self.output = output_of(options.output, FORMATS[self._format][0])
+        self.output = output_of(options.output, SUFFIXES[self._format])
         try:
             cli = EvaluationCLI.of(_on_cpu(run, options.images), [], [])
         except OSError as error:
@@ -62,25 +62,29 @@ class ExportJob:
         print(run.line(), flush=True)
 
     def write(self) -> None:
-        """Write the output, and compare it with the model in PyTorch.
+        """Write the output, once it is complete and compared with the model in PyTorch.
 
         Raises:
-            SystemExit: 1 if the model cannot be exported, or differs; the output is then removed.
+            SystemExit: 1 if the model cannot be exported, or differs, or another command has written the output.
         """
-        _, write, load = FORMATS[self._format]
-        try:
-            write(self._model, self.output)
-            difference = self._largest_difference(load(self.output))
-        except (AssertionError, RuntimeError, ValueError) as error:  # torch.export cannot trace each net.
-            self._fail(f"the model cannot be exported as {self._format}: {' '.join(str(error).split())}")
-        compared = f"largest difference to PyTorch on {len(self._images)} images: {difference:.1e}"
-        if not difference <= _TOLERANCE:
-            self._fail(f"{compared}, more than {_TOLERANCE}")
+        write, load = FORMATS[self._format]
+        with TemporaryDirectory(prefix=".export-", dir=self.output.parent) as folder:
+            unfinished = Path(folder) / self.output.name
+            try:
+                write(self._model, unfinished)
+                difference = self._largest_difference(load(unfinished))
+            except (AssertionError, RuntimeError, ValueError) as error:  # torch.export cannot trace each net.
+                self._fail(f"the model cannot be exported as {self._format}: {' '.join(str(error).split())}")
+            compared = f"largest difference to PyTorch on {len(self._images)} images: {difference:.1e}"
+            if not difference <= _TOLERANCE:
+                self._fail(f"{compared}, more than {_TOLERANCE}")
+            if self.output.exists():
+                self._fail(f"--output: {self.output} exists; another command has written it")
+            unfinished.rename(self.output)
         print(f"{self.output}: {compared} (tolerance {_TOLERANCE})")
 
     def _fail(self, reason: str) -> NoReturn:
-        """Remove the output, print the reason, and exit with 1."""
-        shutil.rmtree(self.output) if self.output.is_dir() else self.output.unlink(missing_ok=True)
+        """Print the reason, and exit with 1."""
         print(f"error: {shorten(reason, _LONGEST, placeholder=' …')}; nothing is written", file=sys.stderr)
         sys.exit(1)
 
@@ -102,7 +106,7 @@ def _trained(cli: EvaluationCLI, run: TrainedRun) -> Task:
         raise ValueError(f"run {run.run_id}: {type(cli.model).__name__} is not a Task, which declares what is exported")
     state = torch.load(run.checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     cli.model.load_state_dict(state)
-    return cli.model.eval()
+    return cli.model.eval().requires_grad_(False)  # so that outputs of a program are plain tensors
 
 
 def _on_cpu(run: TrainedRun, images: Sequence[str] | None) -> TrainedRun:

@@ -4,9 +4,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from project.engine.inference.export_formats import FORMATS
 from project.engine.inference.inputs import PATH_HELP
 from project.engine.tracking.run_reference import RUN_HELP
+
+SUFFIXES = {"mlflow": "", "pt2": ".pt2", "onnx": ".onnx"}
+"""The suffix of the file of each format; that of MLflow is a folder."""
 
 _OUTPUT = "model"
 
@@ -30,7 +32,7 @@ def parse_export(argv: Sequence[str]) -> Namespace:
     )
     add = parser.add_argument
     add("run", metavar="RUN", help=RUN_HELP)
-    add("--format", choices=FORMATS, default="mlflow", help="the kind of model (default: mlflow)")
+    add("--format", choices=SUFFIXES, default="mlflow", help="the kind of model (default: mlflow)")
     add(
         "--output",
         metavar="PATH",

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from project.engine.loading import image_suffixes
-
 PATH_HELP = "image files, folders, patterns such as 'DIR/*.jpg', CSV files with a column path, or - for standard input"
 _COLUMN = "path"
 
@@ -38,13 +36,15 @@ def _files_of(argument: str) -> list[Path]:
     else:
         # Unlike Path.glob, this takes absolute patterns.
         found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
-        missing = f"{argument} does not exist"
+        missing = f"{argument} {'is neither a file nor a folder' if path.exists() else 'does not exist'}"
     if not found:
         raise FileNotFoundError(f"PATH: {missing}; give {PATH_HELP}")
     return found
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
+    from project.engine.loading import image_suffixes  # It imports torch, which `--help` does not need.
+
     for place in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
         if not hidden and place.suffix.lower() in image_suffixes() and place.is_file():

@@ -20,6 +20,7 @@ from project.engine.inference.prediction_data import PredictionImages
 from project.engine.inference.prediction_options import output_of, parse_prediction
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
+from project.engine.runtime.output import lost_output
 from project.engine.runtime.progress import with_progress_bar
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
@@ -34,7 +35,10 @@ class PredictionJob:
     Attributes:
         paths: The files.
         bad: Files without a prediction, with the reason.
+        lost: Why standard output could not be written; None if it could.
     """
+
+    lost: str | None = None
 
     def __init__(self, run: TrainedRun, options: Namespace, interrupts: Interrupts) -> None:
         self._options = options
@@ -49,7 +53,7 @@ class PredictionJob:
             raise ValueError(f"run {run.run_id}: {type(self._model).__name__} does not declare Task.predictions")
         self._check(self._model)
         self._data.use(self.paths)
-        print(f"{run.line()}\npredicting {len(self.paths):,} files", file=sys.stderr, flush=True)
+        print(f"{run.line()}\npredicting {_counted(len(self.paths), 'file')}", file=sys.stderr, flush=True)
 
     def _check(self, model: Task) -> None:
         """Raise ValueError if the outputs of the model cannot be the rows of a table."""
@@ -79,12 +83,18 @@ class PredictionJob:
     def write(self, table: Mapping[str, Any]) -> None:
         """Write the table to the output, and a line about it to standard error."""
         write_table(table, self.output or sys.stdout.buffer)
+        if self.output is None:
+            sys.stdout.flush()
+            self.lost = lost_output()
         done, seconds = len(self.paths) - len(self.bad), self._predictions.seconds
-        rate = f"{len(self.paths) / seconds:,.0f} images per second" if seconds else ""
-        print(f"{done:,} predictions in {self.output or 'standard output'}; {rate}", file=sys.stderr, flush=True)
+        rate = f"; {len(self.paths) / seconds:,.0f} images per second" if seconds and done else ""
+        if not self.lost:
+            where = self.output or "standard output"
+            print(f"{_counted(done, 'prediction')} in {where}{rate}", file=sys.stderr, flush=True)
         if self.bad:
             shown = "; ".join(f"{path}: {reason}" for path, reason in list(self.bad.items())[:_NAMED])
-            print(f"error: {len(self.bad):,} of {len(self.paths):,} files cannot be read: {shown}", file=sys.stderr)
+            total = _counted(len(self.paths), "file")
+            print(f"error: {len(self.bad):,} of {total} cannot be read: {shown}", file=sys.stderr)
 
 
 class Predictions(Callback):
@@ -149,6 +159,10 @@ def open_prediction(argv: Sequence[str]) -> Iterator[PredictionJob]:
         with exit_on_bad_input():
             job = PredictionJob(find_trained_run(options.run), options, interrupts)
         yield job
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:

@@ -3,17 +3,16 @@
 import os
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from project.engine.cli.errors import BAD_INPUT
 from project.engine.inference.inputs import PATH_HELP
-from project.engine.inference.tables import SUFFIXES
 from project.engine.tracking.run_reference import RUN_HELP
 
-_OUTPUT = Path("predictions.csv")
+_OUTPUT, _SUFFIXES = Path("predictions.csv"), (".csv", ".parquet")
 
 
 def output_of(given: str | None) -> Path | None:
@@ -26,8 +25,8 @@ def output_of(given: str | None) -> Path | None:
     if given is None:
         return _OUTPUT if sys.stdout.isatty() else None
     path = Path(given)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(SUFFIXES)}")
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"--output: got {given}; its suffix must be one of {', '.join(_SUFFIXES)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"--output: the folder {path.parent} does not exist; create it, or name another file")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -72,6 +71,6 @@ def parse_prediction(argv: Sequence[str]) -> Namespace:
 
 
 def _positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"got {text}; it must be 1 or more")
+    return int(text)

@@ -13,16 +13,25 @@ from project.engine.evaluation import Draws
 HIT = "hit/"
 """Start of the columns of predictions with the successes of a score."""
 PREDICTIONS, RESAMPLES = "predictions.parquet", "resamples.parquet"
-SUFFIXES = (".csv", ".parquet")
 
 
 def write_table(columns: Mapping[str, Any], to: Path | BinaryIO) -> None:
     """Write columns of one length as Parquet to a path with the suffix `.parquet`, otherwise as CSV."""
-    table = pa.table(dict(columns))
+    table = pa.table({name: _as_unicode(values) for name, values in columns.items()})
     if isinstance(to, Path) and to.suffix == ".parquet":
         parquet.write_table(table, to)
     else:
         csv.write_csv(table, to)
+
+
+def _as_unicode(values: Any) -> Any:
+    r"""Return texts as Unicode; a byte of a file's name that is not UTF-8 becomes `\xff`."""
+    if not isinstance(values, list):
+        return values
+    return [
+        one.encode(errors="surrogateescape").decode(errors="backslashreplace") if isinstance(one, str) else one
+        for one in values
+    ]
 
 
 def write_resamples(draws: Draws, modes: Mapping[str, str], data: str, to: Path) -> None:

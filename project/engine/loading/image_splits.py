@@ -15,6 +15,7 @@ from project.engine.loading.digest import images_digest
 from project.engine.loading.earlier_names import EARLIER_NAMES
 from project.engine.loading.images import Batch, Images, fetch
 from project.engine.loading.ranges import check_range
+from project.engine.loading.square import to_grey
 from project.engine.loading.validation import split_off
 from project.engine.loading.workers import Workers
 
@@ -31,7 +32,8 @@ class ImageSplits(DescribedDataModule):
         val_fraction: Share of training images kept for validation; in (0, 1), not used if there is a val split.
         split_seed: Seed of the validation split; also of the order of training images.
         image_size: Side of the images in pixels; None keeps the dataset's size.
-        channels: Number of channels; 3 repeats grey images into three channels, None keeps the dataset's number.
+        channels: Number of channels; 3 repeats grey images into three channels, 1 makes colours grey, None keeps the
+            dataset's number.
         augmentation: Random changes of training images.
         workers: Threads or processes that load images.
     """
@@ -79,11 +81,6 @@ class ImageSplits(DescribedDataModule):
                 f"data.augmentation.cutout: got {side}, but images have {self.image_size} pixels; it must be "
                 f"{self.image_size} or less"
             )
-        if self.channels < self.native_channels:
-            raise ValueError(
-                f"data.channels: got {self.channels}; {self.name} has colour images, which keep their channels; it "
-                f"must be {self.native_channels}"
-            )
 
     @abstractmethod
     def load(self, split: Split) -> Images | None:
@@ -101,12 +98,16 @@ class ImageSplits(DescribedDataModule):
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean of each channel, for images scaled to [0, 1]."""
-        return self.native_mean * (self.channels // len(self.native_mean))
+        return self._of_channels(self.native_mean)
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel, for images scaled to [0, 1]."""
-        return self.native_std * (self.channels // len(self.native_std))
+        return self._of_channels(self.native_std)
+
+    def _of_channels(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Return a value for each channel; that of grey is the mean of those of the colours."""
+        return (sum(values) / len(values),) if self.channels == 1 else values * (self.channels // len(values))
 
     @property
     @override
@@ -214,5 +215,7 @@ class ImageSplits(DescribedDataModule):
         self.splits = other.splits
 
     def repeat(self, images: Tensor) -> Tensor:
-        """Return images (N, 1 or channels, H, W) with `channels` channels."""
+        """Return images (N, 1 or 3, H, W) with `channels` channels; colours become grey as in Pillow."""
+        if images.shape[1] > self.channels:
+            return to_grey(images)
         return images.expand(-1, self.channels, -1, -1)

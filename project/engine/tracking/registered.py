@@ -26,10 +26,10 @@ def check_name(client: MlflowClient, name: str) -> None:
     Raises:
         ValueError: The store refuses the name, or has no model registry.
     """
-    if "@" in name or len(name) > _LONGEST_NAME:
+    if not name or set(name) & set("@/:") or len(name) > _LONGEST_NAME:
         raise ValueError(
-            f"--register: got {name[:_LONGEST_NAME]!r}; a name has at most {_LONGEST_NAME} characters and no @, which "
-            "separates it from an alias in models:/NAME@ALIAS"
+            f"--register: got {name[:_LONGEST_NAME]!r}; a name has 1 to {_LONGEST_NAME} characters, and none of @ / :, "
+            "which divide models:/NAME@ALIAS"
         )
     try:
         client.get_registered_model(name)
@@ -51,8 +51,8 @@ def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
         error = run.data.tags.get("model.error")
         why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
         raise ValueError(
-            f"--register: run {run_id} has no logged model{why}; deliver it with python -m project.sync if the store "
-            f"was down, or train again with python -m project.fit --rerun {run_id}"
+            f"--register: run {run_id} has no logged model{why}; its task declares none to serve, or the store was "
+            "down, and python -m project.sync delivers it"
         )
     return model
 

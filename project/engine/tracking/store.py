@@ -235,7 +235,10 @@ def connect_existing(reference: str | None = None) -> MlflowClient:
     uri = tracking_uri()
     if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
         of_run = "" if reference is None else f" with a run {reference!r}"
-        raise ValueError(f"there is no store {redact(uri)}{of_run}; start from the folder of the run")
+        raise ValueError(
+            f"there is no store {redact(uri)}{of_run}; start from the folder of the run, or train one: "
+            "python -m project.fit"
+        )
     return connect()
 
 

@@ -152,10 +152,10 @@ def test_what_cannot_be_registered_is_refused_before_training(
     many = [f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=1"]
     for argv, message in [
         ([*many, "--register"], "--register: got nothing; expected a name"),
-        ([*many, "--register=a/b"], "Names cannot contain '/' or ':'"),
+        ([*many, "--register=a/b"], "none of @ / :"),
         ([*many, "--register=.."], "give another name"),
-        ([*many, "--register=a@b"], "no @"),
-        ([*many, f"--register={'x' * 257}"], "at most 256 characters"),
+        ([*many, "--register=a@b"], "none of @"),
+        ([*many, f"--register={'x' * 257}"], "1 to 256 characters"),
         ([*many, "--register=greeting"], "the name of a prompt"),
         ([*many, "--register=x", "--trainer.logger=false"], "--trainer.logger false"),
         ([*many, "--register=x", "--trainer.fast_dev_run=true"], "--trainer.fast_dev_run"),
@@ -166,7 +166,7 @@ def test_what_cannot_be_registered_is_refused_before_training(
     assert not Fit(workplace, 0, "").runs
     run_id = fitted(workplace)
     for argv, message in [
-        ([run_id, "--register=a:b"], "Names cannot contain '/' or ':'"),
+        ([run_id, "--register=a:b"], "none of @ / :"),
         ([run_id, "--register=x", f"--data={__name__}.Others", "--data.image_size=8"], "leave out --data"),
         ([run_id, "--register=x", "--trainer.logger=false"], "which stores no predictions"),
     ]:
@@ -203,7 +203,7 @@ def test_a_sweep_registers_its_best_trial(
     options = ["--search=mine", f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=2", "--n_trials=2"]
     refused(sweep, [*options, f"--register={NAME}"], "no trial is the best one", capsys)
     file.write_text(yaml.safe_dump(space))
-    refused(sweep, [*options, "--register=a/b"], "Names cannot contain '/' or ':'", capsys)
+    refused(sweep, [*options, "--register=a/b"], "none of @ / :", capsys)
     with pytest.raises(SystemExit) as end:
         sweep([*options, f"--register={NAME}"])
     output = capsys.readouterr().out
