@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Iterator, Sequence
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,7 +128,9 @@ def _cells(score: Score) -> Iterator[str]:
     for place, value in enumerate(score.values):
         p_value = score.p_values[place] if score.p_values else None
         mark = f" {_MARK}" if score.better == place else f" (p {_p_text(p_value)})" if p_value is not None else ""
-        yield (ABSENT if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}") + mark
+        yield (
+            ABSENT if value is None or isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+        ) + mark
 
 
 def _p_text(p_value: float) -> str:

@@ -132,10 +132,11 @@ def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
     for run in runs:
         if run.predictions is None:
             option = "" if split == _SPLITS[0] else f" --split {split}"
-            command = f"python -m project.evaluate {run.id}{option}"
-            evaluated = f"{EVALUATION}/{split}" in run.run.data.tags
-            why = " (its last evaluation stored none)" if evaluated else ""
-            lines.append(f"{run.label} is not tested, because it has no stored predictions{why}: {command}")
+            remedy = f": python -m project.evaluate {run.id}{option}"
+            evaluated, status = f"{EVALUATION}/{split}" in run.run.data.tags, run.run.info.status
+            why = " (its last evaluation stored none)" if evaluated else "" if status == "FINISHED" else f" ({status})"
+            remedy = remedy if status in ("FINISHED", "KILLED") else ""
+            lines.append(f"{run.label} is not tested, because it has no stored predictions{why}{remedy}")
         elif run.predictions.data != stored[0].data:
             digests = f"{run.predictions.data}, not {stored[0].data}"
             lines.append(

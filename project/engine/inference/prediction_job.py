@@ -174,8 +174,8 @@ def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:
     given = run.given_by_data
     if not {"image_size", "in_channels"} <= given.keys():
         raise ValueError(
-            f"run {run.run_id}: its checkpoint does not state image_size and in_channels, because it is not a task on "
-            "images, or an earlier version of this project trained it; predictions need them"
+            f"run {run.run_id}: its checkpoint has no image_size and in_channels, which predictions need; it is not a "
+            "task on images, or an earlier version of this project trained it"
         )
     settings = yaml.safe_load(run.settings)
     trained_on, trainer = settings["data"].get("init_args", {}), settings["trainer"]

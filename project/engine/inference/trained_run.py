@@ -83,8 +83,8 @@ def _checkpoint_of(run: Run) -> Path:
     if (found := best_checkpoint(folder, monitored=monitor is not None)) is not None:
         return found
     kind = "best checkpoint" if monitor else "checkpoint"
-    status = "" if run.info.status == "FINISHED" else f" (the run is {run.info.status})"
-    raise FileNotFoundError(
-        f"run {run_id} has no {kind} in {folder.absolute()}{status}; start from the folder and the machine of the run, "
-        "or train it again"
-    )
+    if run.info.status == "FINISHED":
+        remedy = "; start from the folder and the machine of the run, or train again"
+    else:
+        remedy = f", because it is {run.info.status}: resume it, or train again"
+    raise FileNotFoundError(f"run {run_id} has no {kind} in {folder.absolute()}{remedy}")
