@@ -128,9 +128,13 @@ def _cells(score: Score) -> Iterator[str]:
     for place, value in enumerate(score.values):
         p_value = score.p_values[place] if score.p_values else None
         mark = f" {_MARK}" if score.better == place else f" (p {_p_text(p_value)})" if p_value is not None else ""
-        yield (
-            ABSENT if value is None or isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
-        ) + mark
+        yield _text(value) + mark
+
+
+def _text(value: float | None) -> str:
+    if value is None or isnan(value):
+        return ABSENT
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
 
 
 def _p_text(p_value: float) -> str:
