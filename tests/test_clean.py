@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.clean import main
+from project.engine.runtime.places import cache_of_read_only
 from project.engine.tracking import store
 from project.engine.tracking.spool import Spool
 from project.evaluate import main as evaluate
@@ -118,7 +119,7 @@ def test_a_registered_run_and_the_trials_of_keep_all_stay(workplace: Path, capsy
     assert cleaned(capsys) == "nothing to remove\n"
 
 
-def test_caches_of_changed_images_and_delivered_spools_are_found(
+def test_caches_of_changed_or_absent_images_and_empty_spools_are_found(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(workplace / "photos")
@@ -134,6 +135,15 @@ def test_caches_of_changed_images_and_delivered_spools_are_found(
     cleaned(capsys, "--remove")
     assert [file.exists() for file in caches] == [file != test for file in caches]
     assert changed.exists()
+    elsewhere, spool = cache_of_read_only(workplace / "photos"), store.spool_folder("d" * 32)
+    for place in (elsewhere, spool):
+        place.mkdir(parents=True)
+    (elsewhere / "train-8px-0.npy").write_bytes(b"0" * 100)
+    os.utime(elsewhere / "train-8px-0.npy", (time.time() + 9, time.time() + 9))
+    os.utime(spool, (OLD, OLD))
+    assert listed(cleaned(capsys)) == {str(spool): "a spool without records"}
+    Path("photos").rename("moved")
+    assert listed(cleaned(capsys))[str(elsewhere)] == "its images, photos, are gone"
 
 
 @pytest.mark.parametrize("uri", ["", "server"])
