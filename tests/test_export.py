@@ -62,7 +62,6 @@ def sent(port: str, photos: list[Path], folder: Path, key: str = "dataframe_reco
     return json.loads(done.stdout)
 
 
-@pytest.mark.faults
 def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Path) -> None:
     folder = exported().absolute()
     table = predicted("latest", "data/test")
