@@ -5,7 +5,6 @@ of settings. The file counts as long as the project's files and the versions of 
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -19,6 +18,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import page
 from project.engine.cli.nearest import children, suggestion
+from project.engine.runtime.places import CACHE
 from project.engine.runtime.startup import is_first_process
 from project.engine.tracking.names import short
 
@@ -51,14 +51,18 @@ class KnownOptions(NamedTuple):
         return cls(*stored["options"]) if stored["of"] == _fingerprint(defaults) else None
 
     def save(self, defaults: Sequence[str]) -> None:
-        """Write the options of a choice, unless it contains classes of the user, whose files may change."""
-        if not all(str(self.settings.get(name, "project.")).startswith("project.") for name in _CLASSES):
+        """Write the options of a choice, unless it contains classes of the user, whose files may change.
+
+        In a folder without runs, nothing is written.
+        """
+        classes = [str(self.settings.get(name, "project.")) for name in _CLASSES]
+        if not (CACHE.parent.is_dir() and all(name.startswith("project.") for name in classes)):
             return
         path, text = _file(defaults), json.dumps({"of": _fingerprint(defaults), "options": self}, default=short)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, lambda unfinished: unfinished.write_text(text, encoding="utf-8"), flush=False)
-        except OSError:  # The home is read-only or full; the next answer takes seconds.
+        except OSError:  # The disk is read-only or full; the next answer takes seconds.
             return
 
     def refusal(self, command: CommandLine) -> str | None:
@@ -110,9 +114,8 @@ def answer_early(argv: Sequence[str]) -> None:
 
 
 def _file(defaults: Sequence[str]) -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    choice = "\n".join([str(_PROJECT), str(Path.cwd()), *defaults])
-    return folder / "project" / f"options-{sha256(choice.encode()).hexdigest()[:16]}.json"
+    choice = "\n".join([str(_PROJECT), *defaults])
+    return CACHE / f"options-{sha256(choice.encode()).hexdigest()[:16]}.json"
 
 
 def _fingerprint(defaults: Sequence[str]) -> str:

@@ -32,7 +32,6 @@ RUN = """if True:
 @pytest.fixture
 def learned(workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """The page of `--help`, whose making writes what is known of the options."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace / "cache"))
     monkeypatch.setenv("COLUMNS", "120")
     with pytest.raises(SystemExit):
         main(["--help"])
