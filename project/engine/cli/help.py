@@ -22,7 +22,7 @@ _FILES = (
     ("--config FILE", "a YAML file of settings; the later file wins"),
     ("--resume RUN", "continue a run from its newest checkpoint"),
     ("--rerun RUN", "train again with the settings of a run"),
-    ("--register NAME", "register the model in MLflow; the alias champion moves if it is better"),
+    ("--register NAME", "register the model under a name in MLflow"),
     ("--print_config", "print all settings as YAML"),
 )
 _EXAMPLES = """
