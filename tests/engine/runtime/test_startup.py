@@ -104,8 +104,8 @@ def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path:
 def test_a_run_that_does_not_exist_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     program = """if True:
         import runpy, sys
-        for name in ("evaluate", "predict", "export"):
-            sys.argv = [name, "0123abcd", "image.png"]
+        for name, *rest in (["evaluate"], ["predict", "image.png"], ["export"]):
+            sys.argv = [name, "0123abcd", *rest]
             try:
                 runpy.run_module(f"project.{name}", run_name="__main__", alter_sys=True)
             except SystemExit as end:
