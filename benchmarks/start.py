@@ -33,7 +33,9 @@ from project.engine.loading import ImageArray, Split
 PEER = "import lightning, mlflow"
 _FIRST_STEP = """if True:
     import os, sys
-    sys.argv[0] = "-m"  # As in `python -m project.fit`.
+    from project.engine.runtime.startup import begin_command
+
+    begin_command("fit", "loading")
     from project.fit import main
     from project.engine.runtime.exit import exit_without_teardown
     from lightning import Callback

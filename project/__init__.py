@@ -1,6 +1,5 @@
 """A PyTorch Lightning project with parallel training, asynchronous loading, and tracking in MLflow."""
 
-import gc
 import os
 import signal
 import sys
@@ -25,7 +24,3 @@ if sys.argv[:1] == ["-m"]:
 
     # The handler of Ctrl-C before and after the command has its own, such as during the imports.
     signal.signal(signal.SIGINT, exit_interrupted)
-    from project.engine.compat import defer_torchmetrics
-
-    defer_torchmetrics()
-    gc.disable()  # Modules are not garbage, and collections take a tenth of the imports' time; the command enables it.

@@ -8,10 +8,10 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("clean", "loading mlflow")
+    begin_command("clean", "loading mlflow")
 
 from rich.console import Console
 from rich.filesize import decimal

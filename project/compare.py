@@ -8,10 +8,10 @@ python -m project.compare RUN_ID latest --output comparison.md --output comparis
 import sys
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("compare", "loading mlflow")
+    begin_command("compare", "loading mlflow")
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.comparison.job import compare, write

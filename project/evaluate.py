@@ -9,29 +9,23 @@ python -m project.evaluate RUN_ID --data image_folder --data.root DIR --devices 
 import sys
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("evaluate", "loading torch, lightning and mlflow")
+    begin_command("evaluate", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
     from project.engine.inference.evaluation_options import parse_evaluation
 
-    parse_evaluation(sys.argv[1:])
-    check_run(sys.argv[1:])
+    check_run(parse_evaluation(sys.argv[1:])[0].run)
 
 from project.engine.inference.evaluation_job import open_evaluation
-from project.engine.inference.report import print_scores
 from project.engine.runtime.exit import exit_without_teardown
 
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 if the evaluation fails, 130 or 143 if interrupted."""
     with open_evaluation(argv) as job:
-        metrics, added = job.score()
-        if job.trainer.is_global_zero:
-            print_scores(metrics, added, job.split, job.prefix, job.samples)
-        job.store(added)
-        job.register()
+        job.complete()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ python -m project.export RUN_ID --format pt2 --images DIR
 import sys
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("export", "loading torch, lightning and mlflow")
+    begin_command("export", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
     from project.engine.inference.export_options import parse_export
 
-    parse_export(sys.argv[1:])
-    check_run(sys.argv[1:])
+    check_run(parse_export(sys.argv[1:]).run)
 
 from project.engine.inference.export_job import open_export
 from project.engine.runtime.exit import exit_without_teardown

@@ -11,10 +11,10 @@ python -m project.fit --register NAME
 import sys
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("fit", "loading torch, lightning and mlflow")
+    begin_command("fit", "loading torch, lightning and mlflow")
     from project.engine.cli.known_options import answer_early
 
     answer_early(sys.argv[1:])

@@ -8,15 +8,14 @@ find DIR -name '*.jpg' | python -m project.predict latest - --tta > predictions.
 import sys
 from collections.abc import Sequence
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("predict", "loading torch, lightning and mlflow")
+    begin_command("predict", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
     from project.engine.inference.prediction_options import parse_prediction
 
-    parse_prediction(sys.argv[1:])
-    check_run(sys.argv[1:])
+    check_run(parse_prediction(sys.argv[1:]).run)
 
 from project.engine.inference.prediction_job import open_prediction
 from project.engine.runtime.exit import exit_without_teardown

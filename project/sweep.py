@@ -9,10 +9,10 @@ from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDes
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
-from project.engine.runtime.startup import show_activity
+from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    show_activity("sweep", "loading torch, lightning and optuna")
+    begin_command("sweep", "loading torch, lightning and optuna")
 
 from project.engine.cli import config_groups
 from project.engine.cli.help import choices

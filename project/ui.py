@@ -19,10 +19,10 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from project.engine.runtime.startup import end_activity, show_activity, update_activity
+from project.engine.runtime.startup import begin_command, end_activity, update_activity
 
 if __name__ == "__main__":
-    show_activity("ui", "loading mlflow")
+    begin_command("ui", "loading mlflow")
 
 import psutil
 

@@ -14,7 +14,7 @@ from project.engine.runtime.startup import end_activity
 
 @contextmanager
 def exit_without_teardown() -> Iterator[None]:
-    """Collect garbage only of what this block creates, and end the process when it ends or exits, with its exit code.
+    """End the process when the block ends or exits, with the same exit code; inside, garbage is collected again.
 
     An error is printed in a few lines, with exit code 1, after its traceback unless a run has recorded that.
 

@@ -75,7 +75,8 @@ def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path:
     """The number of modules decides when the first step begins; most of these cost half a second each."""
     program = """if True:
         import gc, json, os, sys
-        sys.argv = ["-m"]
+        from project.engine.runtime.startup import begin_command
+        begin_command("fit", "loading")
         from project.fit import main
         from lightning import Callback
         assert not gc.isenabled()
