@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tiny
-import torch
 from conftest import ROOT, Fit, clean_environment, copy_store
 from mlflow import MlflowClient
 from PIL import Image
@@ -22,7 +21,6 @@ from project.compare import main
 from project.engine.comparison.job import compare
 from project.engine.comparison.report import Comparison
 from project.engine.comparison.scores import Score
-from project.engine.loading import ImageArray, Split
 from project.engine.tracking import store
 from project.evaluate import main as evaluate
 from project.fit import main as fit
@@ -30,27 +28,8 @@ from project.fit import main as fit
 BAD = "--model.optimizer.lr=1e-9"
 
 
-class Many(tiny.Tiny):
-    """60 test images."""
-
-    seed = 0
-
-    def load(self, split: Split) -> ImageArray:
-        if split != "test":
-            return super().load(split)
-        labels = torch.arange(60) % 2
-        noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
-        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
-
-
-class Others(Many):
-    """Other test images under the same name."""
-
-    seed = 1
-
-
 def fitted(workplace: Path, *options: str, data: str = "Many", evaluated: bool = True) -> str:
-    fit([f"--data={__name__}.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
+    fit([f"--data=tiny.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
     run_id = str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
     if evaluated:
         evaluate([run_id])

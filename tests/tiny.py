@@ -31,6 +31,25 @@ class Tiny(LabelledImages):
         return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
 
 
+class Many(Tiny):
+    """60 test images, for tests of significance."""
+
+    seed = 0
+
+    def load(self, split: Split) -> ImageArray:
+        if split != "test":
+            return super().load(split)
+        labels = torch.arange(60) % 2
+        noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
+        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
+
+
+class Others(Many):
+    """Other test images under the same name."""
+
+    seed = 1
+
+
 class TinyNet(nn.Module):
     """One linear layer."""
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 import yaml
 from commands import free_port
 from conftest import ROOT, Fit, copy_store, run_ranks
@@ -13,7 +12,6 @@ from mlflow import MlflowClient
 
 from project.engine.cli import config_groups
 from project.engine.inference.registration import register_trained
-from project.engine.loading import ImageArray, Split
 from project.engine.tracking import store
 from project.engine.tracking.description import TAG
 from project.evaluate import main as evaluate
@@ -24,27 +22,8 @@ BAD = "--model.optimizer.lr=1e-9"
 NAME = "reader of 'digits'"
 
 
-class Many(tiny.Tiny):
-    """60 test images."""
-
-    seed = 0
-
-    def load(self, split: Split) -> ImageArray:
-        if split != "test":
-            return super().load(split)
-        labels = torch.arange(60) % 2
-        noise = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(self.seed))
-        return ImageArray((noise * 127 + 120 * labels.view(-1, 1, 1, 1)).byte(), labels)
-
-
-class Others(Many):
-    """Other test images."""
-
-    seed = 1
-
-
 def fitted(workplace: Path, *options: str, data: str = "Many") -> str:
-    fit([f"--data={__name__}.{data}", *tiny.SERVED[1:], "--max_epochs=2", *options])
+    fit([f"--data=tiny.{data}", *tiny.SERVED[1:], "--max_epochs=2", *options])
     return newest(workplace)
 
 
@@ -104,7 +83,7 @@ def check_descriptions(champion: str) -> None:
     client, run = store.connect(), store.connect().get_run(champion)
     note = client.get_logged_model(run.outputs.model_outputs[0].model_id).tags[TAG]
     ends = [f"{run.data.metrics[f'eval/test/accuracy_{end}']:.4g}" for end in ("low", "high")]
-    value, commit = run.data.metrics["test/accuracy"], run.data.tags.get("git.commit", "Many")
+    value, commit = run.data.metrics["test/accuracy"], run.data.tags.get("git.commit", "")
     for text in (
         f"| test/accuracy | &emsp;{value:.4g} | &emsp;{' to '.join(ends)} |",
         commit,
@@ -149,7 +128,7 @@ def test_what_cannot_be_registered_is_refused_before_training(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     MlflowClient().register_prompt("greeting", "hello")
-    many = [f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=1"]
+    many = ["--data=tiny.Many", *tiny.SERVED[1:], "--max_epochs=1"]
     for argv, message in [
         ([*many, "--register"], "--register: got nothing; expected a name"),
         ([*many, "--register=a/b"], "none of @ / :"),
@@ -167,7 +146,7 @@ def test_what_cannot_be_registered_is_refused_before_training(
     run_id = fitted(workplace)
     for argv, message in [
         ([run_id, "--register=a:b"], "none of @ / :"),
-        ([run_id, "--register=x", f"--data={__name__}.Others", "--data.image_size=8"], "leave out --data"),
+        ([run_id, "--register=x", "--data=tiny.Others", "--data.image_size=8"], "leave out --data"),
         ([run_id, "--register=x", "--trainer.logger=false"], "which stores no predictions"),
     ]:
         refused(evaluate, argv, message, capsys)
@@ -200,7 +179,7 @@ def test_a_sweep_registers_its_best_trial(
              "sampler": {"type": "GridSampler", "search_space": {"model.optimizer.lr": [1e-9, 2e-3]}}}  # fmt: skip
     file = workplace / "configs/search/mine.yaml"
     file.write_text(yaml.safe_dump({**space, "metric": ["val/accuracy", "val/loss"], "direction": ["maximize"] * 2}))
-    options = ["--search=mine", f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=2", "--n_trials=2"]
+    options = ["--search=mine", "--data=tiny.Many", *tiny.SERVED[1:], "--max_epochs=2", "--n_trials=2"]
     refused(sweep, [*options, f"--register={NAME}"], "no trial is the best one", capsys)
     file.write_text(yaml.safe_dump(space))
     refused(sweep, [*options, "--register=a/b"], "none of @ / :", capsys)
@@ -219,7 +198,7 @@ def test_two_processes_register_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     copy_store(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    options = [f"--data={__name__}.Many", *tiny.SERVED[1:], "--max_epochs=1", f"--register={NAME}"]
+    options = ["--data=tiny.Many", *tiny.SERVED[1:], "--max_epochs=1", f"--register={NAME}"]
     path = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
     output = run_ranks("project.fit", *options, "--strategy=ddp", "--devices=2", folder=tmp_path, environment=path)
     run_id = newest(tmp_path)
