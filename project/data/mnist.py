@@ -40,7 +40,7 @@ class MNIST(LabelledImages):
 
     def prepare_data(self) -> None:
         """Download missing files."""
-        downloaded(self._files(), self.root)
+        downloaded(self._dataset_class(), self.root)
 
     def load(self, split: Split) -> ImageArray | None:
         """Map train or test into memory."""
@@ -48,12 +48,12 @@ class MNIST(LabelledImages):
             return None
 
         def read() -> tuple[NDArray[Any], NDArray[Any]]:
-            source = self._files()(self.root, train=split == "train")
+            source = self._dataset_class()(self.root, train=split == "train")
             return source.data.unsqueeze(1).numpy(), source.targets.numpy()
 
         return shared(Path(self.root, self.dataset, "raw"), split, read)
 
-    def _files(self) -> type["datasets.MNIST"]:
+    def _dataset_class(self) -> type["datasets.MNIST"]:
         from torchvision import datasets  # It takes seconds to import, and training on other data does not need it.
 
         found: type[datasets.MNIST] = getattr(datasets, self.dataset)

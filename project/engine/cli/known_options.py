@@ -119,7 +119,7 @@ def _file(defaults: Sequence[str]) -> Path:
 
 
 def _fingerprint(defaults: Sequence[str]) -> str:
-    """Return a number that changes with the project's files, the chosen settings and the libraries."""
+    """Return a text that changes with the project's files, the chosen settings and the libraries."""
     files = sorted([*_PROJECT.rglob("*.py"), *(Path(option) for option in defaults if option.endswith(".yaml"))])
     parts = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
     parts += [f"{library} {version(library)}" for library in _LIBRARIES]

@@ -94,7 +94,7 @@ class ImageDataModule(ImageSplits):
     def _finish(self, images: Tensor, targets: Tensor, keys: Tensor | None) -> Batch:
         if keys is not None:
             images, targets = self.augment(images, targets, keys)
-        return self.repeat(images), targets
+        return self.with_channels(images), targets
 
     def _loader(self, split: Split, *, train: bool = False) -> BatchLoader:
         images, trainer = self.splits[split], self.trainer

@@ -149,7 +149,7 @@ class ImageSplits(DescribedDataModule):
     def fetch(self, split: Split, indices: Tensor) -> Batch:
         """Return images of a split as the model receives them, and their targets, without augmentation."""
         images, targets = fetch(self.splits[split], indices, self.crop).cropped()
-        return self.repeat(images), targets
+        return self.with_channels(images), targets
 
     @override
     def sizes(self) -> dict[str, int]:
@@ -214,7 +214,7 @@ class ImageSplits(DescribedDataModule):
         assert isinstance(other, ImageSplits)
         self.splits = other.splits
 
-    def repeat(self, images: Tensor) -> Tensor:
+    def with_channels(self, images: Tensor) -> Tensor:
         """Return images (N, 1 or 3, H, W) with `channels` channels; colours become grey as in Pillow."""
         if images.shape[1] > self.channels:
             return to_grey(images)
