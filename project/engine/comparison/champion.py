@@ -6,9 +6,10 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion
 
 from project.engine.comparison.paired import SIGNIFICANT
-from project.engine.comparison.runs import EVALUATION, find_runs
+from project.engine.comparison.runs import find_runs
 from project.engine.comparison.scores import Score, compare_scores
 from project.engine.tracking import store
+from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.registered import describe_as, register
 from project.engine.tracking.run_reference import MONITOR
 
@@ -26,7 +27,7 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
         split: The evaluated split.
 
     Returns:
-        A sentence that names the version and says whether the alias has moved, and why.
+        A sentence with the version, and whether the alias has moved, and why.
 
     Raises:
         ValueError: The run has no logged model.

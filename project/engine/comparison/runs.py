@@ -14,11 +14,10 @@ from pyarrow import parquet
 
 from project.engine.evaluation import Draws
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
+from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.recorded import Difference, Facts, Recorded, differences, varying
 from project.engine.tracking.run_reference import find
 
-EVALUATION = "eval"
-"""Folder of the artifacts, and first part of the metrics, of an evaluation on the run's own data."""
 _SPLITS = ("test", "val")
 _LABEL = 8
 _RESUMED = "resumed."
@@ -132,11 +131,12 @@ def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
     for run in runs:
         if run.predictions is None:
             option = "" if split == _SPLITS[0] else f" --split {split}"
-            remedy = f": python -m project.evaluate {run.id}{option}"
-            evaluated, status = f"{EVALUATION}/{split}" in run.run.data.tags, run.run.info.status
-            why = " (its last evaluation stored none)" if evaluated else "" if status == "FINISHED" else f" ({status})"
-            remedy = remedy if status in ("FINISHED", "KILLED") else ""
-            lines.append(f"{run.label} is not tested, because it has no stored predictions{why}{remedy}")
+            command, status = f": python -m project.evaluate {run.id}{option}", run.run.info.status
+            if f"{EVALUATION}/{split}" in run.run.data.tags:
+                end = f" (its last evaluation stored none){command}"
+            else:
+                end = command if status == "FINISHED" else f" (it is {status})"
+            lines.append(f"{run.label} is not tested, because it has no stored predictions{end}")
         elif run.predictions.data != stored[0].data:
             digests = f"{run.predictions.data}, not {stored[0].data}"
             lines.append(

@@ -22,6 +22,7 @@ from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.evaluation_options import parse_evaluation
+from project.engine.inference.report import print_scores
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, write_resamples, write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
@@ -29,6 +30,7 @@ from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
+from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.registered import check_name, logged_model, update_descriptions
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.job import check_can_shard
@@ -38,7 +40,7 @@ from project.engine.training.supervision import Supervisor
 
 Stage = Literal["val", "test"]
 
-_OWN = "eval/"
+_OWN = f"{EVALUATION}/"
 """Start of the metrics of an evaluation on the run's own data."""
 
 _CHILDREN_USE = "PROJECT_EVALUATION"
@@ -63,6 +65,14 @@ class EvaluationJob:
         self.logger = cli.logger if self.trainer.loggers else None
         self.split: Stage = "test"
         self.prefix = self._digest = ""
+
+    def complete(self) -> None:
+        """Score, print the scores, store them, and register the model if that was asked for."""
+        metrics, added = self.score()
+        if self.trainer.is_global_zero:
+            print_scores(metrics, added, self.split, self.prefix, self.samples)
+        self.store(added)
+        self.register()
 
     def score(self) -> tuple[dict[str, float], Evaluation]:
         """Return the metrics that the model logs, as at the end of `fit`, and what its task adds.

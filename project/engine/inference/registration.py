@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from project.engine.cli.errors import BAD_INPUT
 from project.engine.inference.evaluation_job import open_evaluation
-from project.engine.inference.report import print_scores
 from project.engine.runtime.launcher import LAUNCHERS
 
 ONE_DEVICE = ("--strategy=single", "--devices=1", "--trainer.num_nodes=1")
@@ -29,10 +28,7 @@ def register_trained(run_id: str, name: str, options: Sequence[str] = ()) -> Non
     command = f"python -m project.evaluate {run_id} --register {shlex.quote(name)}"
     argv = [run_id, f"--register={name}", *options]
     with _explained(command), _without_launcher(), open_evaluation(argv) as job:
-        metrics, added = job.score()
-        print_scores(metrics, added, job.split, job.prefix, job.samples)
-        job.store(added)
-        job.register()
+        job.complete()
 
 
 @contextmanager
@@ -49,7 +45,7 @@ def _explained(command: str) -> Iterator[None]:
 
 @contextmanager
 def _without_launcher() -> Iterator[None]:
-    """Remove what torchrun or SLURM has told this process: its other processes take no part."""
+    """Hide the launcher from this process, because the other processes take no part."""
     hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
     try:
         yield

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from project.engine.tracking.names import short
+from project.engine.tracking.names import EVALUATION, short
 
 _LONGEST_CELL, _LONGEST_LINE = 300, 100
 _GAP = "&emsp;"
 """A space between columns, which MLflow's pages draw without any."""
-_EVALUATED = re.compile("eval/(test|val)/[^/]+")
+_EVALUATED = re.compile(f"{EVALUATION}/(test|val)/[^/]+")
 TAG = MLFLOW_RUN_NOTE
 """The tag of a run, an experiment or a logged model that holds its description."""
 
@@ -91,8 +91,9 @@ def with_intervals(note: str, metrics: Mapping[str, float]) -> str:
         if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in metrics:
             continue
         interval = "" if None in ends else " to ".join(map(_cell, ends))
-        rows[name.removeprefix("eval/")] = (_cell(value), interval)
-        rows.pop(f"best/{name.removeprefix('eval/')}", None)  # the same score, without an interval
+        scored = name.removeprefix(f"{EVALUATION}/")
+        rows[scored] = (_cell(value), interval)
+        rows.pop(f"best/{scored}", None)  # the same score, without an interval
     table = _table(
         ("metric", "value", "95 % interval"),
         ((name, *(f"{_GAP}{cell}" for cell in cells)) for name, cells in rows.items()),

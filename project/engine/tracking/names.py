@@ -10,6 +10,9 @@ from jsonargparse import Namespace
 
 from project.engine.tracking.secrets import redact_setting
 
+EVALUATION = "eval"
+"""Start of the names of what an evaluation adds to a run, such as `eval/test/loss`."""
+
 _LONGEST = 60
 _SECTIONS = ("model", "data", "trainer", "checkpoint")
 _CUT = "…"
