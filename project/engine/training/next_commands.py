@@ -70,7 +70,7 @@ def _space(name: str) -> Mapping[str, Any]:
 def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
     """Return whether a space covers the settings of the fit, which has its metrics, and images for its batches.
 
-    A space of seeds suits no fit: it measures noise.
+    It varies a setting of data or model; a space of seeds measures noise.
     """
     metrics, settings = space.get("metric", []), flatten(cli.config)
     logged = cli.model.logged_metrics() if isinstance(cli.model, Task) else set(cli.trainer.callback_metrics)
@@ -79,7 +79,7 @@ def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
         bool(wanted)
         and wanted <= logged
         and set(space["space"]) <= set(settings)
-        and set(space["space"]) != {"seed_everything"}
+        and any(name.partition(".")[0] in config_groups.CLASSES for name in space["space"])
         and all(_covers(values, settings[name]) for name, values in space["space"].items())
         and _largest(space["space"].get(_BATCH_SIZE)) <= cli.data.sizes().get("train", sys.maxsize)
     )

@@ -56,7 +56,7 @@ class Interrupts(Callback):
     loops of the trainer, a signal stops this process immediately; so does a second Ctrl-C anywhere.
 
     Args:
-        at_once: What the line about a second Ctrl-C adds, such as `the run is not closed`.
+        outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
 
     Attributes:
         signum: The signal that arrived; 0 before.
@@ -65,8 +65,8 @@ class Interrupts(Callback):
             process is in a call that waits for another rank.
     """
 
-    def __init__(self, at_once: str = "") -> None:
-        self._at_once = at_once
+    def __init__(self, outcome: str = "") -> None:
+        self._outcome = outcome
         self.on_stuck: Callable[[int], None] | None = None
         self.signum = 0
         self.agreed = False
@@ -142,7 +142,8 @@ class Interrupts(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            os.write(2, f"\nexited immediately{'; ' * bool(self._at_once)}{self._at_once}\n".encode())
+            end = f"; {self._outcome}" if self._outcome else ""
+            os.write(2, f"\nexited immediately{end}\n".encode())
             os._exit(exit_code(signum))
         self.signum = signum
         if not self._in_loop:
