@@ -94,10 +94,7 @@ def with_intervals(note: str, metrics: Mapping[str, float]) -> str:
         scored = name.removeprefix(f"{EVALUATION}/")
         rows[scored] = (_cell(value), interval)
         rows.pop(f"best/{scored}", None)  # the same score, without an interval
-    table = _table(
-        ("metric", "value", "95 % interval"),
-        ((name, *(f"{_GAP}{cell}" for cell in cells)) for name, cells in rows.items()),
-    )
+    table = _table(("metric", "value", "95 % interval"), ((name, *cells) for name, cells in rows.items()))
     return "\n\n".join([*paragraphs[:place], table, *paragraphs[place + 1 :]])
 
 
@@ -119,7 +116,8 @@ def _paragraphs(*parts: str) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
+    cells = ([_cell(first), *(f"{_GAP}{_cell(value)}" for value in rest)] for first, *rest in rows)
+    lines = [columns, ["---"] * len(columns), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -7,7 +7,7 @@ def test_the_description_of_a_run_has_result_and_commands() -> None:
     note = describe_fit(
         "A net on data.", ["data: 2 images"], {"test/f1": 0.98765}, {"resume": "fit --resume 1"}, "End."
     )
-    table = "| metric | value |\n| --- | --- |\n| test/f1 | 0.9877 |"
+    table = "| metric | value |\n| --- | --- |\n| test/f1 | &emsp;0.9877 |"
     block = "```bash\n# resume\nfit --resume 1\n```"
     assert note == f"A net on data.\n\n**test/f1 0.9877**. End.\n\n{table}\n\ndata: 2 images\n\n{block}"
     assert "There is no result yet." in describe_fit("A net.", [], {}, {})

@@ -46,9 +46,9 @@ def test_the_run_describes_its_result_and_the_next_commands(done: Fit) -> None:
     run = done.run
     note = run.data.tags[TAG]
     assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
-    assert f"| test/accuracy | {run.data.metrics['test/accuracy']:.4g} |" in note
+    assert f"| test/accuracy | &emsp;{run.data.metrics['test/accuracy']:.4g} |" in note
     assert "**. Baseline: 0.5 by " in note
-    assert f"| best/val/loss | {run.data.metrics['best/val/loss']:.4g} |" in note
+    assert f"| best/val/loss | &emsp;{run.data.metrics['best/val/loss']:.4g} |" in note
     assert "tiny: 2 classes, " in note
     assert f"\n# evaluate\npython -m project.evaluate {run.info.run_id}\n" in note
     assert f"\n# predict\npython -m project.predict {run.info.run_id} DIR\n" in note
@@ -76,7 +76,7 @@ def test_the_model_has_its_scores_classes_and_dataset(done: Fit) -> None:
     assert model.tags["class_names"] == "dark,bright"
     assert model.tags["git.commit"] == run.data.tags["git.commit"]
     assert model.tags["dataset"] == f"tiny ({dataset.digest})"
-    assert "| input | image: binary, pixels: Any |" in model.tags[TAG]
+    assert "| input | &emsp;image: binary, pixels: Any |" in model.tags[TAG]
     assert "mlflow models serve -m model --env-manager local" in model.tags[TAG]
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     assert loaded.metadata.signature.outputs.input_names() == ["class", "probability", "probabilities"]
