@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +151,12 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert score_of(comparison, "test/accuracy").values[2] == client.get_run(without).data.metrics["test/accuracy"]
     assert comparison.notes[0].startswith(f"{other[:8]} is not tested, because its test data are other ones")
     assert comparison.notes[1].endswith(f"no stored predictions: python -m project.evaluate {without}")
+    failed = client.create_run("0").info.run_id
+    client.log_metric(failed, "test/accuracy", math.nan)
+    client.set_terminated(failed, "FAILED")
+    assert compared(good, failed).notes[0].endswith("no stored predictions (it is FAILED)")
+    main([good, failed])
+    assert re.search(r"test/accuracy +│ \d\.\d{4} +│ — ", capsys.readouterr().out)
     differing = {(d.kind, d.name): d.values for d in comparison.differences}
     assert differing["packages", "torch"][2] == "1.0"
     assert len(set(differing["data", "digest"])) == 2

@@ -21,6 +21,7 @@ from test_predict import predicted
 from tiny import SERVED, TinyNet
 from torch import Tensor
 
+from project.engine.inference.export_job import open_export
 from project.export import main as export
 from project.fit import main as fit
 
@@ -153,7 +154,18 @@ def test_a_model_that_cannot_be_exported_is_an_error(
         export(["latest", "--format=pt2", "--output=bad.pt2"])
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith(message)  # Before it, torch may log where it failed.
-    assert not Path("bad.pt2").exists()
+    assert not list(Path().glob("*bad*"))
+    assert not list(Path().glob(".export-*"))
+
+
+def test_an_output_that_appears_meanwhile_is_not_touched(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_export(["latest", "--format=pt2", "--output=two.pt2"]) as job:
+        Path("two.pt2").write_text("of another command")
+        with pytest.raises(SystemExit, match="1"):
+            job.write()
+    assert "two.pt2 exists; another command has written it; nothing is written" in capsys.readouterr().err
+    assert Path("two.pt2").read_text() == "of another command"
+    assert not list(Path().glob(".export-*"))
 
 
 def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,10 +201,12 @@ def test_grey_is_that_of_pillow() -> None:
 def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("nothing").mkdir(exist_ok=True)
     Path("wrong.csv").write_text("file\nx.jpg\n")
+    os.mkfifo("pipe.jpg")
     for argv, message in [
         (["unknown", "data/test"], "got run 'unknown'"),
         (["latest"], "PATH: got nothing"),
         (["latest", "missing.jpg"], "missing.jpg does not exist"),
+        (["latest", "pipe.jpg"], "pipe.jpg is neither a file nor a folder"),
         (["latest", "missing/*.jpg"], "missing/*.jpg does not exist"),
         (["latest", "nothing"], "nothing contains no image"),
         (["latest", "wrong.csv"], "expected a column path; it has file"),

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, Fit, fit
+from commands import Command
+from conftest import ROOT, Fit, clean_environment, fit
 from lightning import Callback, LightningModule, Trainer
 from tiny import TINY
 
@@ -33,6 +34,21 @@ class SignalInItsEnd:
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("outcome", "end"), [("", ""), ("the run is open", "; the run is open")])
+def test_a_second_ctrl_c_exits_immediately_and_names_what_is_left(outcome: str, end: str, tmp_path: Path) -> None:
+    code = f"""if True:
+        import signal
+        from project.engine.training.stop import Interrupts
+        with Interrupts({outcome!r}) as interrupts:
+            interrupts.on_train_start(None, None)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+    """
+    command = Command("-c", code, folder=tmp_path, environment=clean_environment())
+    output, _ = command.communicate()
+    assert (command.wait(), output) == (130, f"\nexited immediately{end}\n")
 
 
 def remove_and_wait() -> None:
