@@ -65,7 +65,7 @@ def run(cell: Cell, work: Work, number: int) -> dict[str, float]:
 
 
 def _fit(cell: Cell, work: Work, environment: Mapping[str, str], log: Path) -> dict[str, float]:
-    environment = {**environment, "MLFLOW_TRACKING_URI": store.tracking_uri()}
+    environment = {**os.environ, **environment, "MLFLOW_TRACKING_URI": store.tracking_uri()}
     threads = max(1, usable_cores() // cell.processes)
     assignment = Assignment("project.fit", work.of(cell), ["val/accuracy"], environment, threads, log)
     context = get_context("forkserver")

@@ -1,5 +1,6 @@
 """The process of a trial: its start, its messages and its end."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -86,7 +87,9 @@ class TrialLauncher:
         self.devices.release(ended.share)
 
     def _assignment(self, trial: optuna.Trial, run_id: str | None, share: dict[str, str]) -> Assignment:
-        environment = self.runs.environment(trial.number) | {"MLFLOW_TRACKING_URI": store.tracking_uri(), **share}
+        # The server that forks the process may have started with another environment.
+        environment = {**os.environ, **self.runs.environment(trial.number), **share}
+        environment["MLFLOW_TRACKING_URI"] = store.tracking_uri()
         environment[RECOVERED] = "by the sweep"
         if run_id:
             environment[RESTART_OF] = run_id

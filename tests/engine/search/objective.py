@@ -36,6 +36,8 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
     elif end == "shares":
         print("shares", torch.get_num_threads(), usable_cores(), Digits().workers.count(devices=2))
         time.sleep(0.3)
+    elif end == "environment":
+        print("environment", os.environ.get("OF_THE_SWEEP"))
     elif end.startswith("fails with "):
         assert given["y"] != end.rpartition(" ")[2]
     elif end:

@@ -161,6 +161,16 @@ def test_n_jobs_trials_run_at_the_same_time_and_each_has_its_share_of_the_cores(
     assert devices.free == 2
 
 
+def test_a_trial_has_the_environment_of_its_sweep_although_its_server_started_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(1)
+    monkeypatch.setenv("OF_THE_SWEEP", "seen")
+    bench.ends = {1: "environment"}
+    bench.run(2)
+    assert "environment seen" in (bench.folder / "trial-1.log").read_text()
+
+
 def test_running_trials_continue_while_others_fail(bench: Bench) -> None:
     bench.ends = {-1: "out of memory", 0: "slow"}
     with pytest.raises(HopelessError, match=r"1[01] settings in a row failed in the same way"):  # 10 after one success
