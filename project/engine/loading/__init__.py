@@ -9,7 +9,8 @@ store.stream         ImageArray    in memory, or a decoded cache on disk: one ga
     |                ImageFiles    threads decode, crop and resize into the memory of the batch
     |                TorchDataset  your own map-style dataset: DataLoader's processes
     v                Fetched: images uint8 (N, C, H, W), targets (N, ...), keys
-on_device            copied on a separate stream while the model works on the batch before; nothing on a CPU
+on_device            copied on a separate stream while the model works on the batch before; nothing on a CPU, or if
+    |                the images are on the device already (`data.on_device`)
     v
 Crop                 images in memory are cropped and resized to squares, whole batches on the device
     v

@@ -1,7 +1,7 @@
 """Augmentation of whole batches on their device, with random draws per image.
 
-The CPU computes the draws from the images' keys, so that they are the same on every device. Each function uses its
-own range of a key's draws, so that two functions never use the same number.
+The draws are computed from the images' keys, on the device of the keys, and are the same on every device. Each function
+uses its own range of a key's draws, so that two functions never use the same number.
 
 An augmentation of your own is an entry of `Augmentation.extra`, in a file of your own.
 """
@@ -11,46 +11,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from project.engine.loading.counter_rng import integers, uniform
+from project.engine.loading.counter_rng import alternating, integers, uniform
 
 _IN_CACHE = 2**18
 """Bytes that fit into the cache of a core."""
 _SHIFT, _FLIP, _HOLE = 100, 102, 103  # random_boxes has 0 to 21
 
 
-def random_crop(images: Tensor, keys: Tensor, padding: int) -> Tensor:
-    """Shift each image by up to `padding` pixels in both directions; new pixels are black.
+def random_crop(images: Tensor, keys: Tensor, padding: int, reflect: bool = False) -> Tensor:
+    """Shift each image by up to `padding` pixels in both directions.
 
     Args:
         images: (N, C, H, W), any dtype.
-        keys: (N,) int64, on the CPU; see `sample_keys`.
+        keys: (N,) int64, on the CPU or on the device of the images; see `sample_keys`.
         padding: Largest shift in pixels.
+        reflect: Whether new pixels are reflections at the border, for which `padding` must be less than height and
+            width; otherwise, they are black.
 
     Returns:
         (N, C, H, W), the dtype of `images`.
     """
     n, _, height, width = images.shape
-    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    padded = _reflected(_reflected(images, padding, 2), padding, 3) if reflect else F.pad(images, (padding,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     dy, dx = integers(keys, _SHIFT, 2 * padding + 1, 2).unbind(1)
     if images.device.type == "cpu":  # numpy gathers in two thirds of torch's time.
         return torch.from_numpy(windows.numpy()[np.arange(n), :, dy.numpy(), dx.numpy()])
     return windows[torch.arange(n, device=images.device), :, _to(dy, images), _to(dx, images)]
 
 
-def random_flip(images: Tensor, keys: Tensor) -> Tensor:
-    """Mirror each image left to right with probability one half, in place.
+def _reflected(images: Tensor, padding: int, dim: int) -> Tensor:
+    # On GPUs, torch pads only floats by reflection.
+    length = images.shape[dim]
+    before, after = images.narrow(dim, 1, padding), images.narrow(dim, length - 1 - padding, padding)
+    return torch.cat([before.flip(dim), images, after.flip(dim)], dim)
+
+
+def random_flip(images: Tensor, keys: Tensor, alternate: bool = False) -> Tensor:
+    """Mirror each image left to right with probability one half; images on the CPU are changed in place.
 
     Args:
         images: (N, C, H, W), any dtype.
-        keys: (N,) int64, on the CPU.
+        keys: (N,) int64, on the CPU or on the device of the images.
+        alternate: Mirror an image in every other epoch, beginning with a random half of the images.
 
     Returns:
-        `images`.
+        (N, C, H, W), the dtype of `images`.
     """
-    chosen = np.flatnonzero(uniform(keys, _FLIP).numpy() < 0.5)
-    if images.device.type != "cpu":
-        places = _to(torch.from_numpy(chosen), images)
-        return images.index_copy_(0, places, images.index_select(0, places).flip(3))
+    is_chosen = alternating(keys) if alternate else uniform(keys, _FLIP) < 0.5
+    if images.device.type != "cpu":  # The places of the chosen images would make a GPU wait.
+        return torch.where(_to(is_chosen, images).view(-1, 1, 1, 1), images.flip(3), images)
+    chosen = np.flatnonzero(is_chosen.numpy())
     rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # in the order of memory
     pixels, step = rows.numpy(), max(1, _IN_CACHE // images[0].numel())
     for some in (chosen[first : first + step] for first in range(0, len(chosen), step)):
@@ -66,7 +77,7 @@ def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:
 
     Args:
         images: (N, C, H, W), any dtype.
-        keys: (N,) int64, on the CPU.
+        keys: (N,) int64, on the CPU or on the device of the images.
         side: Side of the square in pixels.
 
     Returns:
@@ -81,7 +92,7 @@ def cutout(images: Tensor, keys: Tensor, side: int) -> Tensor:
 
 def _covered(centre: Tensor, side: int, length: int) -> Tensor:
     start = (centre - side // 2).unsqueeze(1)
-    places = torch.arange(length)
+    places = torch.arange(length, device=centre.device)
     return (places >= start) & (places < start + side)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -22,7 +23,8 @@ class Augmentation:
 
     Args:
         crop_padding: Largest random shift in pixels; 0 disables it.
-        horizontal_flip: Mirror each image with probability one half.
+        horizontal_flip: Mirror each image with probability one half; `alternate` mirrors it in every other epoch,
+            beginning with a random half of the images.
         random_resized_crop: Take a random part of each image, of at least this share of its area, in (0, 1]. The usual
             0.08 of ImageNet is for long trainings. None disables it.
         cutout: Side in pixels of a square that is blacked out in each image; 0 disables it.
@@ -30,15 +32,17 @@ class Augmentation:
         cutmix: Paste boxes between images, with areas from Beta(cutmix, cutmix); if mixup is also set, mixup comes
             first; 0 disables it.
         extra: Your own augmentations, called in this order before mixup; each has its own keys.
+        padding_mode: Pixels that a random shift adds: black (`constant`), or reflections at the border (`reflect`).
     """
 
     crop_padding: int = 0
-    horizontal_flip: bool = False
+    horizontal_flip: bool | Literal["alternate"] = False
     random_resized_crop: float | None = None
     cutout: int = 0
     mixup: float = 0.0
     cutmix: float = 0.0
     extra: Sequence[ExtraAugmentation] = ()
+    padding_mode: Literal["constant", "reflect"] = "constant"
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout", "mixup", "cutmix"):
@@ -69,15 +73,17 @@ class Augmentation:
         Args:
             images: (N, C, H, W) uint8.
             targets: (N, ...); masks (N, H, W) are shifted and mirrored with their images. Mixed targets are float.
-            keys: (N,) int64, on the CPU; see `sample_keys`.
+            keys: (N,) int64, on the CPU or on the device of the images; see `sample_keys`.
 
         Returns:
             Images and targets, of the shapes and dtypes that were given.
         """
         if self.crop_padding:
-            images, targets = _with_masks(random_crop, images, targets, keys, self.crop_padding)
+            images, targets = _with_masks(
+                random_crop, images, targets, keys, self.crop_padding, self.padding_mode == "reflect"
+            )
         if self.horizontal_flip:
-            images, targets = _with_masks(random_flip, images, targets, keys)
+            images, targets = _with_masks(random_flip, images, targets, keys, self.horizontal_flip == "alternate")
         if self.cutout:
             images = cutout(images, keys, self.cutout)
         for number, augment in enumerate(self.extra):
@@ -90,7 +96,7 @@ class Augmentation:
 
 
 def _with_masks(change: Callable[..., Tensor], images: Tensor, targets: Tensor, keys: Tensor, *options: int) -> Batch:
-    """Move images and, by the same draws, their masks; new pixels are 0."""
+    """Move images and, by the same draws, their masks."""
     if are_masks(targets):
         targets = change(targets.unsqueeze(1), keys, *options).squeeze(1)
     return change(images, keys, *options), targets

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _BITS = 24
 """A float32 represents integers of this many bits exactly."""
 _FIRST_OF_KEYS = 2**32
@@ -30,6 +31,8 @@ def global_seed() -> int:
 def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """Compute the keys of images in an epoch.
 
+    The lowest bit of an image's key is random in epoch 0, and changes with each epoch.
+
     Args:
         seed: Seed of the run.
         epoch: Counted from 0.
@@ -38,7 +41,13 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     Returns:
         (N,) int64, on the CPU.
     """
-    return torch.from_numpy(_hashed(_stream(seed, epoch) + indices.numpy().view(np.uint64)).view(np.int64))
+    first, keys = (_hashed(_stream(seed, number) + indices.numpy().view(np.uint64)) for number in (0, epoch))
+    return torch.from_numpy((keys ^ ((keys ^ first ^ np.uint64(epoch)) & np.uint64(1))).view(np.int64))
+
+
+def alternating(keys: Tensor) -> Tensor:
+    """Return (N,) bool: at random in epoch 0, and in each later epoch the opposite of the epoch before."""
+    return (keys & 1).bool()
 
 
 def independent_keys(keys: Tensor, number: int) -> Tensor:
@@ -49,10 +58,10 @@ def independent_keys(keys: Tensor, number: int) -> Tensor:
         number: From 0.
 
     Returns:
-        (N,) int64, on the CPU.
+        (N,) int64, on the device of `keys`.
     """
-    draw = np.array([_FIRST_OF_KEYS + number], np.uint64)
-    return torch.from_numpy(_hashed(keys.numpy().view(np.uint64) + np.uint64(_GOLDEN) * draw).view(np.int64))
+    bits = _bits(keys, _FIRST_OF_KEYS + number, 1).squeeze(1)
+    return torch.from_numpy(bits.view(np.int64)) if isinstance(bits, np.ndarray) else bits
 
 
 def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
@@ -64,11 +73,13 @@ def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
         count: How many numbers, beginning with `first`; None draws one, without the second dimension.
 
     Returns:
-        (N,) or (N, count) float32 in [0, 1).
+        (N,) or (N, count) float32 in [0, 1), on the device of `keys`.
     """
-    draws = np.arange(first + 1, first + 1 + (count or 1), dtype=np.uint64)
-    bits = _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * draws)
-    numbers = torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+    bits = _bits(keys, first + 1, count or 1)
+    if isinstance(bits, Tensor):
+        numbers: Tensor = (bits >> (64 - _BITS) & (2**_BITS - 1)).float() / 2**_BITS
+    else:
+        numbers = torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
     return numbers if count else numbers.squeeze(1)
 
 
@@ -82,11 +93,28 @@ def _stream(seed: int, epoch: int) -> NDArray[np.uint64]:
     return _hashed(_hashed(np.array([seed], np.uint64)) + np.uint64(epoch))
 
 
+def _bits(keys: Tensor, first: int, count: int) -> NDArray[np.uint64] | Tensor:
+    # (N, count): on the CPU uint64 of numpy, which takes half of torch's time; on other devices int64.
+    if keys.device.type != "cpu":
+        draws = torch.arange(first, first + count, device=keys.device)
+        return _hashed_by_torch(keys.unsqueeze(1) + (_GOLDEN - 2**64) * draws)
+    numbers = np.arange(first, first + count, dtype=np.uint64)
+    return _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * numbers)
+
+
 def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = x + np.uint64(_GOLDEN)
     x ^= x >> np.uint64(30)
-    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x *= np.uint64(_FACTORS[0])
     x ^= x >> np.uint64(27)
-    x *= np.uint64(0x94D049BB133111EB)
+    x *= np.uint64(_FACTORS[1])
     x ^= x >> np.uint64(31)
     return x
+
+
+def _hashed_by_torch(x: Tensor) -> Tensor:
+    # torch has no arithmetic of uint64 on GPUs. The factors are therefore signed, and masks remove copies of the sign.
+    x = x + (_GOLDEN - 2**64)
+    x = (x ^ (x >> 30 & (2**34 - 1))) * (_FACTORS[0] - 2**64)
+    x = (x ^ (x >> 27 & (2**37 - 1))) * (_FACTORS[1] - 2**64)
+    return x ^ (x >> 31 & (2**33 - 1))

@@ -22,11 +22,12 @@ def random_boxes(keys: Tensor, sizes: Tensor, min_area: float) -> Tensor:
         min_area: Smallest share of the image's area, in (0, 1]; the largest is 1.
 
     Returns:
-        (N, 4) int64: top, left, height, width.
+        (N, 4) int64, on the device of `keys`: top, left, height, width.
     """
+    sizes = sizes.to(keys.device)
     shapes = _shapes(sizes, min_area, uniform(keys, 0, 2 * _ATTEMPTS).view(-1, _ATTEMPTS, 2).double())
     fits = ((shapes >= 1) & (shapes <= sizes.unsqueeze(1))).all(2)
-    first = shapes[torch.arange(len(keys)), fits.int().argmax(1)]
+    first = shapes[torch.arange(len(keys), device=keys.device), fits.int().argmax(1)]
     found = fits.any(1, keepdim=True)
     shape = torch.where(found, first, _clamped(sizes))
     free = sizes - shape

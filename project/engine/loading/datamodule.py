@@ -11,7 +11,7 @@ from typing_extensions import override
 from project.engine.loading.batches import EpochBatches, batches_taken
 from project.engine.loading.counter_rng import global_seed
 from project.engine.loading.image_splits import ImageSplits, Split
-from project.engine.loading.images import Batch
+from project.engine.loading.images import Batch, ImageArray
 from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
 
 
@@ -98,6 +98,7 @@ class ImageDataModule(ImageSplits):
 
     def _loader(self, split: Split, *, train: bool = False) -> BatchLoader:
         images, trainer = self.splits[split], self.trainer
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
         sampler = EpochBatches(
             len(images),
             self.batch_size,
@@ -114,6 +115,7 @@ class ImageDataModule(ImageSplits):
             self._finish,
             seed=global_seed() if train else None,
             workers=self.workers.per_device(trainer.num_devices if trainer else 1),
-            device=trainer.strategy.root_device if trainer else None,
+            device=device,
             limit=batches_taken(trainer.limit_train_batches, len(sampler)) if train and trainer else None,
+            resident=images.to(device) if self.on_device and isinstance(images, ImageArray) else None,
         )

@@ -13,7 +13,7 @@ from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
 from project.engine.loading.digest import images_digest
 from project.engine.loading.earlier_names import EARLIER_NAMES
-from project.engine.loading.images import Batch, Images, fetch
+from project.engine.loading.images import Batch, ImageArray, Images, fetch
 from project.engine.loading.ranges import check_range
 from project.engine.loading.square import to_grey
 from project.engine.loading.validation import split_off
@@ -36,6 +36,8 @@ class ImageSplits(DescribedDataModule):
             dataset's number.
         augmentation: Random changes of training images.
         workers: Threads or processes that load images.
+        on_device: Keep the images on the training device, each process all of them, so that a step copies nothing
+            from the host; only for images in memory.
     """
 
     declared: ClassVar[tuple[str, ...]] = ("name", "native_size", "native_channels", "native_mean", "native_std")
@@ -54,6 +56,7 @@ class ImageSplits(DescribedDataModule):
         channels: Literal[1, 3] | None = None,
         augmentation: Augmentation = _DEFAULT_AUGMENTATION,
         workers: Workers = _DEFAULT_WORKERS,
+        on_device: bool = False,
     ) -> None:
         super().__init__()
         for attribute in self.declared:
@@ -62,7 +65,7 @@ class ImageSplits(DescribedDataModule):
         self.batch_size, self.val_fraction, self.split_seed = batch_size, val_fraction, split_seed
         self.image_size = self.native_size if image_size is None else image_size
         self.channels = channels or self.native_channels
-        self.augmentation, self.workers = augmentation, workers
+        self.augmentation, self.workers, self.on_device = augmentation, workers, on_device
         self._check_options()
         self.crop = Crop(self.image_size, augmentation.random_resized_crop)
         self.source = self.source or self.name
@@ -81,6 +84,8 @@ class ImageSplits(DescribedDataModule):
                 f"data.augmentation.cutout: got {side}, but images have {self.image_size} pixels; it must be "
                 f"{self.image_size} or less"
             )
+        if self.augmentation.padding_mode == "reflect":
+            check_range("data.augmentation.crop_padding", self.augmentation.crop_padding, 0, self.image_size - 1)
 
     @abstractmethod
     def load(self, split: Split) -> Images | None:
@@ -137,7 +142,15 @@ class ImageSplits(DescribedDataModule):
             splits["test"] = test
         for name, images in splits.items():
             self.check_targets(name, images.targets)
+            self._check_on_device(name, images)
         self.splits = splits
+
+    def _check_on_device(self, split: Split, images: Images) -> None:
+        if self.on_device and not isinstance(images, ImageArray):
+            raise ValueError(
+                f"data.on_device: got true, but {split} is not in memory: {type(images).__name__} loads each batch; it "
+                "must be false, or for an image folder without random_resized_crop add --data.cache on"
+            )
 
     def check_targets(self, split: Split, targets: Tensor) -> None:
         """Raise ValueError if the targets (N, ...) of a split are not those of this data; a subclass may do so."""

@@ -13,7 +13,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Request(NamedTuple):
-    """Request of a step: indices of images, (N,) int64, and keys of their random draws, None for no randomness."""
+    """Request of a step: indices of images, (N,) int64, and keys of their random draws, None for no randomness.
+
+    Both are on the CPU, or on the device of the images.
+    """
 
     indices: Tensor
     keys: Tensor | None
@@ -116,6 +119,12 @@ class ImageArray:
         """Return the images at these positions without copying them."""
         rows = indices if self._rows is None else self._rows[indices]
         return ImageArray(self._all, self.targets[indices], rows)
+
+    def to(self, device: torch.device) -> "ImageArray":
+        """Return these images and targets in the memory of a device; on the CPU, they are not copied."""
+        if self._all.device == device:
+            return self
+        return ImageArray(self.images.to(device), self.targets.to(device))
 
     def close(self) -> None:
         """Do nothing: there are no workers."""

@@ -1,6 +1,6 @@
 """The loader that the trainer iterates over: the batches of each epoch, on the device."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypedDict
@@ -12,7 +12,7 @@ from torch import Tensor
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.counter_rng import sample_keys
 from project.engine.loading.crop import Crop
-from project.engine.loading.images import Batch, Fetched, Images, Request
+from project.engine.loading.images import Batch, Fetched, ImageArray, Images, Request
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.loading.wait import Clock, WaitTime, clock_of
 from project.engine.loading.workers import Workers
@@ -57,6 +57,8 @@ class BatchLoader:
         device: Device of the model.
         limit: Number of batches after which the trainer ends an epoch; None means all.
         clock: Clock that measures waiting; None uses the clock of the device.
+        resident: The images in the memory of the device, where order and keys of an epoch are copied at its start; None
+            copies each batch.
     """
 
     def __init__(
@@ -71,10 +73,13 @@ class BatchLoader:
         device: torch.device | None = None,
         limit: int | None = None,
         clock: Clock[Any] | None = None,
+        resident: ImageArray | None = None,
     ) -> None:
         self.images, self.sampler, self.crop, self.finish, self.seed = images, sampler, crop, finish, seed
         self.device, workers = device or torch.device("cpu"), workers or Workers(num=0)
-        self.workers = replace(workers, pin_memory=workers.pin_memory and self.device.type == "cuda")
+        self._resident = resident
+        pin_memory = workers.pin_memory and self.device.type == "cuda" and resident is None
+        self.workers = replace(workers, pin_memory=pin_memory)
         self.limit = limit
         self.batch_sampler = None  # Lightning expects both attributes, because torch's DataLoader has them.
         self._wait = WaitTime(clock or clock_of(self.device))
@@ -94,9 +99,14 @@ class BatchLoader:
         """Yield the batches of the sampler's epoch, beginning at the position of `load_state_dict`."""
         epoch = self.sampler.epoch
         first = self._first_batch(epoch)
-        fetched = self.images.stream(islice(self._requests(epoch), first, None), self.workers, self.crop)
+        source = self.images if self._resident is None else self._resident
+        fetched = source.stream(islice(self._requests(epoch), first, None), self.workers, self.crop)
         self._wait.asked()
-        for number, batch in enumerate(on_device(fetched, self._finished, self.device), first + 1):
+        if self._resident is None:
+            batches = on_device(fetched, self._finished, self.device)
+        else:  # Nothing is copied, so that the stream of the model makes the batches.
+            batches = map(self._finished, fetched)
+        for number, batch in enumerate(batches, first + 1):
             self._wait.handed_over()
             self._done = self._reached(epoch, number)
             yield batch
@@ -137,7 +147,11 @@ class BatchLoader:
 
     def _requests(self, epoch: int) -> Iterator[Request]:
         keys = None if self.seed is None else sample_keys(self.seed, epoch, torch.arange(self.sampler.size))
-        for indices in self.sampler:
+        batches: Iterable[Tensor] = self.sampler
+        if self._resident is not None:
+            batches = torch.cat([*self.sampler]).to(self.device).tensor_split(len(self.sampler))
+            keys = None if keys is None else keys.to(self.device)
+        for indices in batches:
             yield Request(indices, None if keys is None else keys[indices])
 
     def _finished(self, fetched: Fetched) -> Batch:

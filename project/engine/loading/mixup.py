@@ -20,7 +20,7 @@ def mixup(images: Tensor, targets: Tensor, keys: Tensor, alpha: float) -> tuple[
     Args:
         images: (N, C, H, W) uint8.
         targets: (N, ...) float, such as probabilities of classes.
-        keys: (N,) int64, on the CPU.
+        keys: (N,) int64, on the CPU or on the device of the images.
         alpha: An image's share is drawn from Beta(alpha, alpha); above 0.
 
     Returns:
@@ -39,7 +39,7 @@ def cutmix(images: Tensor, targets: Tensor, keys: Tensor, alpha: float) -> tuple
     Args:
         images: (N, C, H, W) uint8.
         targets: (N, ...) float, such as probabilities of classes.
-        keys: (N,) int64, on the CPU.
+        keys: (N,) int64, on the CPU or on the device of the images.
         alpha: The share of the image that stays is drawn from Beta(alpha, alpha); above 0.
 
     Returns:
@@ -61,7 +61,7 @@ def _mixed(targets: Tensor, share: Tensor) -> Tensor:
 
 
 def _within(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    return (torch.arange(length) - centre.unsqueeze(1)).abs() < side.unsqueeze(1) / 2
+    return (torch.arange(length, device=centre.device) - centre.unsqueeze(1)).abs() < side.unsqueeze(1) / 2
 
 
 def _beta(keys: Tensor, draw: int, alpha: float) -> Tensor:

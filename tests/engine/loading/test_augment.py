@@ -30,11 +30,12 @@ def images(size: int = 8, channels: int = 3) -> Tensor:
     )
 
 
-def test_each_image_has_its_own_crop_equal_to_torchvisions() -> None:
-    cropped = random_crop(images(), KEYS, 2)
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_each_image_has_its_own_crop_equal_to_torchvisions(mode: str) -> None:
+    cropped = random_crop(images(), KEYS, 2, mode == "reflect")
     shifts = set()
     for image, result in zip(images(), cropped, strict=True):
-        padded = functional.pad(image, [2])
+        padded = functional.pad(image, [2], padding_mode=mode)
         windows = {(y, x): functional.crop(padded, y, x, 8, 10) for y in range(5) for x in range(5)}
         (shift,) = [where for where, window in windows.items() if torch.equal(window, result)]
         shifts.add(shift)
@@ -46,6 +47,19 @@ def test_a_flip_mirrors_about_half_of_the_images() -> None:
     mirrored = [torch.equal(functional.horizontal_flip(a), b) for a, b in zip(images(), flipped, strict=True)]
     assert all(m or torch.equal(a, b) for a, b, m in zip(images(), flipped, mirrored, strict=True))
     assert 20 < sum(mirrored) < 44
+
+
+def test_alternate_flips_mirror_each_image_in_one_of_two_epochs() -> None:
+    augment = Augmentation(horizontal_flip="alternate")
+    mirrored = []
+    for epoch in range(3):
+        keys = sample_keys(1, epoch, torch.arange(64))
+        flipped, _ = augment(images(), KEYS, keys)
+        mirrored.append((flipped == images().flip(3)).flatten(1).all(1))
+        assert torch.equal(flipped[~mirrored[-1]], images()[~mirrored[-1]])
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[1], ~mirrored[2])
+    assert 20 < mirrored[0].sum() < 44
 
 
 @pytest.mark.parametrize(("size", "channels"), [(12, 3), (40, 3), (90, 3), (40, 1)])

@@ -1,7 +1,15 @@
+import numpy as np
 import torch
 
 from project.engine.loading import sample_keys
-from project.engine.loading.counter_rng import independent_keys, integers, uniform
+from project.engine.loading.counter_rng import (
+    _hashed,
+    _hashed_by_torch,
+    alternating,
+    independent_keys,
+    integers,
+    uniform,
+)
 
 
 def test_a_draw_depends_only_on_seed_epoch_image_and_number() -> None:
@@ -31,3 +39,22 @@ def test_independent_keys_share_no_draw() -> None:
     draws = torch.stack([uniform(k, 0) for k in (keys, independent_keys(keys, 0), independent_keys(keys, 1))])
     assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.03
     assert torch.equal(independent_keys(keys, 1)[:5], independent_keys(keys[:5], 1))
+
+
+def test_a_gpu_draws_the_same_numbers() -> None:
+    keys = sample_keys(0, 3, torch.arange(1000))
+    expected = torch.from_numpy(_hashed(keys.numpy().view(np.uint64)).view(np.int64))
+    assert torch.equal(_hashed_by_torch(keys), expected)
+    for keys_of_gpu in (keys.to("meta"), keys[:0].to("meta")):
+        assert uniform(keys_of_gpu, 1, 3).shape == (len(keys_of_gpu), 3)
+
+
+def test_an_image_alternates_in_consecutive_epochs_whatever_its_batch() -> None:
+    epochs = torch.stack([alternating(sample_keys(5, epoch, torch.arange(10_000))) for epoch in range(6)])
+    assert (epochs[1:] ^ epochs[:-1]).all()
+    assert 4800 < epochs[0].sum() < 5200
+    assert torch.equal(alternating(sample_keys(5, 3, torch.tensor([70, 6]))), epochs[3][[70, 6]])
+    other = alternating(sample_keys(6, 0, torch.arange(10_000)))
+    assert 4800 < (other ^ epochs[0]).sum() < 5200
+    drawn = uniform(sample_keys(5, 1, torch.arange(10_000)), 102) < 0.5
+    assert 4800 < (drawn ^ epochs[1]).sum() < 5200
