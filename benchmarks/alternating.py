@@ -3,7 +3,6 @@
 A stopped process cannot slow down the next one, for example by spinning threads or by copying pages on write.
 """
 
-import json
 import multiprocessing
 import signal
 from collections.abc import Callable, Mapping
@@ -17,11 +16,10 @@ Measure = Callable[[], float]
 _END_TIMEOUT_S = 10
 
 
-def measure_alternately(row: str, makes: Mapping[str, Callable[[], Measure]], rounds: int) -> list[dict[str, float]]:
-    """Measure each candidate once per round, and print one JSON object per round.
+def measure_alternately(makes: Mapping[str, Callable[[], Measure]], rounds: int) -> list[dict[str, float]]:
+    """Measure each candidate once per round.
 
     Args:
-        row: Name of the measured quantity.
         makes: Called once in each candidate's process; returns the function that measures.
         rounds: Number of rounds.
 
@@ -29,17 +27,13 @@ def measure_alternately(row: str, makes: Mapping[str, Callable[[], Measure]], ro
         The measured value of each candidate, for each round.
     """
     candidates: dict[str, _Candidate] = {}
-    results = []
     try:
         for name, make in makes.items():
             candidates[name] = _Candidate(make)
-        for _ in range(rounds):
-            results.append({name: candidate.measure() for name, candidate in candidates.items()})
-            print(json.dumps({row: {name: round(value, 2) for name, value in results[-1].items()}}), flush=True)
+        return [{name: candidate.measure() for name, candidate in candidates.items()} for _ in range(rounds)]
     finally:
         for candidate in candidates.values():
             candidate.end()
-    return results
 
 
 class _Candidate:

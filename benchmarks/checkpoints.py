@@ -1,16 +1,15 @@
 """Benchmark of the time that training waits for a checkpoint: ours, Lightning's, and Lightning's asynchronous one.
 
-python -m benchmarks.checkpoints --rounds 5
+python -m benchmarks.checkpoints
+python -m benchmarks.checkpoints --quick
 
-The state is a ResNet-18 with AdamW (weights and two momenta, 134 MB). Prints one JSON object per round and a table of
-medians. `copy` is the time to copy the state: a consistent checkpoint cannot take less.
+The state is a ResNet-18 with AdamW (weights and two momenta, 134 MB). Prints the lines of benchmarks/lines.py and a
+table. `copy` is the time to copy the state: a consistent checkpoint cannot take less.
 """
 
-import argparse
-import json
-import statistics
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -18,11 +17,10 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import AsyncCheckpointIO, TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torchvision.models import resnet18
 
+from benchmarks.lines import make_parser, report, rounds_of
 from project.engine.checkpoints import DurableCheckpointIO
 
 _BETWEEN_SAVES_S = 2.0
@@ -44,8 +42,8 @@ def seconds(work: Callable[[], object]) -> float:
     return perf_counter() - start
 
 
-def one_round(state: dict[str, Any], folder: Path) -> dict[str, float]:
-    """Measure the milliseconds that the caller waits for each kind of saving; the disk is idle before each."""
+def one_round(state: dict[str, Any], folder: Path, pause_s: float = 0) -> dict[str, float]:
+    """Measure the milliseconds that the caller waits for each kind of saving, with a pause after each."""
     waits = {"copy": seconds(lambda: apply_to_collection(state, Tensor, lambda t: t.detach().to("cpu", copy=True)))}
     for name, storage in (
         ("ours", DurableCheckpointIO()),
@@ -55,29 +53,20 @@ def one_round(state: dict[str, Any], folder: Path) -> dict[str, float]:
         path = folder / f"{name}.ckpt"
         waits[name] = seconds(lambda storage=storage, path=path: storage.save_checkpoint(state, path))  # type: ignore[misc]
         storage.teardown()
-        sleep(_BETWEEN_SAVES_S)
-    return {name: round(value * 1000, 1) for name, value in waits.items()}
+        sleep(pause_s)
+    return {name: value * 1000 for name, value in waits.items()}
 
 
-def main() -> None:
-    """Run the rounds in an empty folder, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+def main(argv: Sequence[str]) -> None:
+    """Run the rounds in an empty folder, and print the lines and the table."""
+    args = make_parser("benchmarks.checkpoints", __doc__, 5, "one round, without pauses for the disk").parse_args(argv)
     state = make_resnet18_state()
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         one_round(state, Path(folder))  # The first save also creates files and threads, so it is not counted.
-        for _ in range(rounds):
-            results.append(one_round(state, Path(folder)))
-            print(json.dumps(results[-1]), flush=True)
-    table = Table("saving", "ms: median", "minimum", "maximum", "relative to copy", title="wait for a checkpoint")
-    for name in results[0]:
-        waits = [result[name] for result in results]
-        ratio = statistics.median(result[name] / result["copy"] for result in results)
-        table.add_row(name, f"{statistics.median(waits):.1f}", f"{min(waits):.1f}", f"{max(waits):.1f}", f"{ratio:.2f}")
-    Console().print(table)
+        pause_s = 0 if args.quick else _BETWEEN_SAVES_S
+        results = [one_round(state, Path(folder), pause_s) for _ in range(rounds_of(args))]
+    report("wait for a checkpoint", results, "ms", "lightning")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

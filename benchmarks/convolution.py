@@ -5,13 +5,10 @@ python -m benchmarks.convolution --kernels 32 --sizes 249 --channels 64 --rounds
 python -m benchmarks.convolution --quick
 
 A step is the convolution and the gradients of its images, weights and bias, without padding. Rounds alternate between
-both. Prints a JSON object for each kernel, image size and device, whose value is the time of `FourierConv2d` in
-milliseconds, and a table of how many times as fast as `nn.Conv2d` it is. `*` marks what `CNN` chooses by itself.
+both. Prints the lines of benchmarks/lines.py, whose value is the time of `FourierConv2d`, and a table of how many times
+as fast as `nn.Conv2d` it is. `*` marks what `CNN` chooses by itself.
 """
 
-import argparse
-import json
-import statistics
 import sys
 from collections.abc import Sequence
 from time import perf_counter
@@ -21,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.lines import make_parser, print_line, ratios, rounds_of, spread
 from project.engine.runtime.allocator import keep_freed_memory
 from project.models.fourier_conv import FourierConv2d, is_faster
 
@@ -51,45 +49,34 @@ def measure(kernel: int, size: int, channels: int, batch: int, device: str, roun
 
 def main(argv: Sequence[str]) -> None:
     """Measure all combinations, and print the lines and a table for each device."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.convolution", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("benchmarks.convolution", __doc__, 5, "few sizes, and one round")
     parser.add_argument("--kernels", type=int, nargs="+", default=KERNELS)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--channels", type=int, default=32, help="of the images and of the outputs (32)")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="few sizes, and two rounds")
+    parser.add_argument("--devices", nargs="+", choices=["cpu", "cuda"], help="all that are there, by default")
     args = parser.parse_args(argv)
     kernels, sizes = QUICK if args.quick else (args.kernels, args.sizes)
     keep_freed_memory()
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+    for device in args.devices or ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         title = f"nn.Conv2d / FourierConv2d, {args.channels} channels, batch {args.batch}, {device}"
         table = Table("kernel", *(f"{size}x{size}" for size in sizes), title=title)
         for kernel in kernels:
-            cells = []
-            for size in sizes:
-                if kernel > size:
-                    cells.append("")
-                    continue
-                results = measure(kernel, size, args.channels, args.batch, device, 2 if args.quick else args.rounds)
-                ratios = [one["FourierConv2d"] / one["Conv2d"] for one in results]
-                print(json.dumps({
-                    "name": f"kernel {kernel}, {size}x{size}, {device}",
-                    "value": round(statistics.median(one["FourierConv2d"] for one in results), 3),
-                    "unit": "ms",
-                    "peer": "nn.Conv2d",
-                    "ratio": round(statistics.median(ratios), 3),
-                }), flush=True)  # fmt: skip
-                chosen = (
-                    "*"
-                    if device == "cpu" and is_faster(args.channels, args.channels, kernel, size - kernel + 1)
-                    else ""
-                )
-                faster = sorted(1 / ratio for ratio in ratios)
-                cells.append(f"{statistics.median(faster):.2f}{chosen} ({faster[0]:.2f} to {faster[-1]:.2f})")
+            cells = [
+                cell(kernel, size, args.channels, args.batch, device, rounds_of(args)) if kernel <= size else ""
+                for size in sizes
+            ]
             table.add_row(str(kernel), *cells)
         Console().print(table)
+
+
+def cell(kernel: int, size: int, channels: int, batch: int, device: str, rounds: int) -> str:
+    """Measure a combination, print its line, and return its cell of the table."""
+    results = measure(kernel, size, channels, batch, device, rounds)
+    ours, peers = ([one[name] for one in results] for name in ("FourierConv2d", "Conv2d"))
+    print_line(f"kernel {kernel}, {size}x{size}, {device}", ours, "ms", "nn.Conv2d", peers)
+    chosen = device == "cpu" and is_faster(channels, channels, kernel, size - kernel + 1)
+    return spread(ratios(ours, peers, more_is_better=False)) + ("*" if chosen else "")
 
 
 if __name__ == "__main__":

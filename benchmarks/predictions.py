@@ -1,17 +1,18 @@
 """Benchmark of `project.predict`: images per second beside the validation of its run, and beside a torchvision loop.
 
-python -m benchmarks.predictions --rounds 3
+python -m benchmarks.predictions
+python -m benchmarks.predictions --quick
 
 The files are JPEGs of 0.3 to 12 megapixels, made of scikit-learn's two photographs. The rows alternate. The loop
-decodes with Pillow, crops and resizes with torchvision, one image after the other, as most examples do.
+decodes with Pillow, crops and resizes with torchvision, one image after the other, as most examples do. Prints the
+lines of benchmarks/lines.py and a table.
 """
 
-import argparse
 import contextlib
 import io
 import os
-import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -22,12 +23,14 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torchvision.transforms import v2
 
+from benchmarks.lines import make_parser, report, rounds_of
 from project.engine.inference.evaluation_job import open_evaluation
 from project.engine.inference.prediction_job import open_prediction
 from project.fit import main as fit
 
 _SIZES = ((640, 480), (1024, 768), (1600, 1200), (3000, 2000), (4000, 3000))
 _SIDE, _BATCH = 224, 16
+PEER = "torchvision loop"
 _MODEL = ("--model=mobilenet_v3_small", f"--data.batch_size={_BATCH}", f"--data.image_size={_SIDE}")
 _FIT = ("--data=image_folder", "--data.cache=off", "--max_epochs=1", "--trainer.limit_train_batches=1", *_MODEL)
 
@@ -77,27 +80,23 @@ def torchvision_loop() -> float:
     return perf_counter() - start
 
 
-def main() -> None:
-    """Measure all rows and print images per second: the median, and the range."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.predictions")
-    parser.add_argument("--rounds", type=int, default=3)
+def main(argv: Sequence[str]) -> None:
+    """Measure all rows, and print the lines and the table."""
+    parser = make_parser("benchmarks.predictions", __doc__, 3, "one round of 20 images")
     parser.add_argument("--images", type=int, default=200)
-    options = parser.parse_args()
+    args = parser.parse_args(argv)
+    count = 20 if args.quick else args.images
     rows: dict[str, Callable[[], float]] = {
-        "validation": validation, "project.predict": prediction, "torchvision loop": torchvision_loop,
+        "project.predict": prediction, "validation": validation, PEER: torchvision_loop,
     }  # fmt: skip
-    found: dict[str, list[float]] = {name: [] for name in rows}
     with TemporaryDirectory() as folder, contextlib.chdir(folder):
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-        make_files(Path("data"), options.images)
+        make_files(Path("data"), count)
         with contextlib.redirect_stdout(io.StringIO()):
             fit(_FIT)
-            for _ in range(options.rounds):
-                for name, measure in rows.items():
-                    found[name].append(options.images / measure())
-    for name, speeds in found.items():
-        print(f"{name:<18}{statistics.median(speeds):7.1f} images per second ({min(speeds):.1f} to {max(speeds):.1f})")
+            results = [{name: count / measure() for name, measure in rows.items()} for _ in range(rounds_of(args))]
+    report("predictions", results, "images/s", PEER, more_is_better=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -2,13 +2,13 @@
 
 python -m benchmarks.reliability
 python -m benchmarks.reliability --only ctrl_c kill_9
+python -m benchmarks.reliability --quick
 
-The processes, the MLflow server and the signals are real. Prints one JSON object per fault and a table with one column
-per side. All faults take most of an hour, because Lightning retries for minutes if the server does not return.
+The processes, the MLflow server and the signals are real. Prints the lines of benchmarks/lines.py for each number, and
+a table with one column per side. All faults take most of an hour, because Lightning retries for minutes if the server
+does not return.
 """
 
-import argparse
-import json
 import logging
 import math
 import os
@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,9 +45,17 @@ from benchmarks.jobs import (
     train_losses,
     training,
 )
+from benchmarks.lines import make_parser, print_line
 
 OUTAGE_EPOCHS, ENDLESS_EPOCHS, DOWNTIME_S = 100, 100_000, 30
 KILLS, LARGEST_PAUSE_S = 15, 3.0
+NUMBERS = {
+    "seconds in all": ("s", False),
+    "seconds to end": ("s", False),
+    "seconds longer than without the fault": ("s", False),
+    "steps in the store": ("steps", True),
+}
+"""The numbers of an outcome that get a line, with their unit and whether more is better."""
 
 Outcome = dict[str, Any]
 
@@ -306,10 +314,36 @@ def as_lines(outcome: Outcome) -> str:
     return "\n".join(f"{key}: {value}" for key, value in outcome.items())
 
 
-def main() -> None:
-    """Inject the chosen faults, in an empty folder for each fault and side, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=INJECTIONS, default=list(INJECTIONS), metavar="NAME")
+def print_numbers(fault: str, outcomes: Mapping[str, Outcome]) -> None:
+    """Print a line for each number of both sides' outcomes."""
+    for label, outcome in outcomes.items():
+        peer = "lightning" if label != "lightning" else None
+        for number, (unit, more_is_better) in NUMBERS.items():
+            if isinstance(value := outcome.get(number), int | float):
+                theirs = outcomes[peer].get(number) if peer else None
+                peers = [theirs] if isinstance(theirs, int | float) else []
+                print_line(
+                    f"{fault}: {label}: {number}", [value], unit,
+                    f"{fault}: {peer}: {number}" if peers else None, peers, more_is_better=more_is_better,
+                )  # fmt: skip
+
+
+def inject(name: str) -> dict[str, Outcome]:
+    """Inject a fault on both sides, each in an empty folder."""
+    outcomes = {}
+    for label, side in SIDES.items():
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = INJECTIONS[name](side, Path(folder))
+        outcomes[label] = outcome | {"seconds in all": round(time.monotonic() - start)}
+    return outcomes
+
+
+def main(argv: Sequence[str]) -> None:
+    """Inject the chosen faults, and print the lines and the table."""
+    parser = make_parser("benchmarks.reliability", __doc__, None, "only sigterm")
+    parser.add_argument("--only", nargs="+", choices=INJECTIONS, metavar="NAME")
+    args = parser.parse_args(argv)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # An exception lets `training` kill its processes.
@@ -317,15 +351,12 @@ def main() -> None:
         signal.SIGINT, signal.default_int_handler
     )  # A shell's background jobs, and their children, ignore it.
     table = Table("fault", *SIDES, title="outcome of each fault", show_lines=True)
-    for name in parser.parse_args().only:
-        outcomes = {}
-        for label, side in SIDES.items():
-            with tempfile.TemporaryDirectory() as folder:
-                outcomes[label] = INJECTIONS[name](side, Path(folder))
-        print(json.dumps({"injection": name} | outcomes), flush=True)
+    for name in args.only or (["sigterm"] if args.quick else INJECTIONS):
+        outcomes = inject(name)
+        print_numbers(name, outcomes)
         table.add_row(f"{name}\n{INJECTIONS[name].__doc__}", *(as_lines(outcome) for outcome in outcomes.values()))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

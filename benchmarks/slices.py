@@ -7,14 +7,18 @@ import multiprocessing
 import os
 import random
 import signal
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import c_bool, c_int64
+from ctypes import c_bool, c_double, c_int64
+from dataclasses import dataclass, field
 from time import perf_counter, sleep
 
+import torch
 from lightning import Callback, Trainer
 
+from benchmarks.peak_memory import peak_memory_mib
+
 SLICE_S = 0.3
+MEMORY_TIMEOUT_S = 60
 
 
 class Steps:
@@ -26,6 +30,7 @@ class Steps:
     def __init__(self) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._count, self._stop = spawn.RawValue(c_int64), spawn.RawValue(c_bool)
+        self._memory, self._measure_memory = spawn.RawValue(c_double), spawn.RawValue(c_bool)
 
     @property
     def count(self) -> int:
@@ -40,6 +45,16 @@ class Steps:
     def add(self) -> None:
         """Count a step."""
         self._count.value += 1
+        if self._measure_memory.value and not self._memory.value:
+            self._memory.value = peak_memory_mib()
+
+    def memory_mib(self) -> float:
+        """Return the largest memory that the running training has used; it measures it after its next step."""
+        self._measure_memory.value = True
+        end = perf_counter() + MEMORY_TIMEOUT_S
+        while not self._memory.value and perf_counter() < end:
+            sleep(SLICE_S)
+        return float(self._memory.value)
 
     def stop(self) -> None:
         """Ask the training to stop."""
@@ -58,28 +73,57 @@ class Counter(Callback):
             trainer.should_stop = True
 
 
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes of a training.
+
+    Attributes:
+        environment: Its environment variables, as those of torchrun.
+        core: The only core on which it runs, with one thread; None for all cores.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    core: int | None = None
+
+
 class Candidate:
-    """A training in its own process, which runs only during its slices of time.
+    """A training in its own processes, which run only during its slices of time.
 
     Args:
         train: Trains until its `Steps` are stopped; counts its steps. A function of a module.
         arguments: More arguments of `train`.
         warm_up: Number of steps before the first slice.
+        ranks: Its processes.
     """
 
-    def __init__(self, train: Callable[..., None], *arguments: object, warm_up: int) -> None:
-        self.steps = Steps()
-        self._process = multiprocessing.get_context("spawn").Process(target=train, args=(self.steps, *arguments))
-        self._process.start()
+    def __init__(
+        self, train: Callable[..., None], *arguments: object, warm_up: int, ranks: Sequence[Rank] = (Rank(),)
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["project.fit"])  # Each training would need seconds to import the libraries.
+        self.ranks = [Steps() for _ in ranks]
+        self._processes = [
+            context.Process(target=_run, args=(train, rank, steps, *arguments))
+            for rank, steps in zip(ranks, self.ranks, strict=True)
+        ]
+        for process in self._processes:
+            process.start()
         while self.steps.count < warm_up:
-            if not self._process.is_alive():
+            if not all(process.is_alive() for process in self._processes):
+                self.kill()
                 raise RuntimeError("a training failed before its first slice; its error is above")
             sleep(SLICE_S)
         self._signal(signal.SIGSTOP)
 
+    @property
+    def steps(self) -> Steps:
+        """The steps of the first process, which are those of all."""
+        return self.ranks[0]
+
     def _signal(self, number: signal.Signals) -> None:
-        assert self._process.pid
-        os.kill(self._process.pid, number)
+        for process in self._processes:
+            assert process.pid
+            os.kill(process.pid, number)
 
     def run_slice(self) -> tuple[float, int]:
         """Train for one slice of time; return its seconds and its number of steps."""
@@ -89,15 +133,33 @@ class Candidate:
         self._signal(signal.SIGSTOP)
         return perf_counter() - start, self.steps.count - before
 
+    def memory_mib(self) -> list[float]:
+        """Train some more steps, and return the largest memory that each process has used."""
+        self._signal(signal.SIGCONT)
+        measured = [steps.memory_mib() for steps in self.ranks]
+        self._signal(signal.SIGSTOP)
+        return measured
+
     def finish(self) -> None:
         """End the training in the regular way."""
         self._signal(signal.SIGCONT)
-        self.steps.stop()
-        self._process.join()
+        for steps, process in zip(self.ranks, self._processes, strict=True):
+            steps.stop()
+            process.join()
 
     def kill(self) -> None:
         """Kill the training."""
-        self._process.kill()
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+def _run(train: Callable[..., None], rank: Rank, *arguments: object) -> None:
+    os.environ.update(rank.environment)
+    if rank.core is not None:
+        os.sched_setaffinity(0, {rank.core})
+        torch.set_num_threads(1)
+    train(*arguments)
 
 
 def ms_per_step(candidates: Mapping[str, Candidate], slices: int) -> dict[str, float]:
@@ -112,8 +174,3 @@ def ms_per_step(candidates: Mapping[str, Candidate], slices: int) -> dict[str, f
             spent[name] += seconds
             steps[name] += done
     return {name: 1000 * spent[name] / max(1, steps[name]) for name in candidates}
-
-
-def spread(ratios: Sequence[float]) -> list[str]:
-    """Format the median, minimum and maximum of ratios."""
-    return [f"{value:.3f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]

@@ -5,20 +5,18 @@ python -m benchmarks.start --rounds 5
 python -m benchmarks.start --quick
 
 In each round, all commands run one after the other, in a folder with an empty store: first `import lightning, mlflow`,
-the peer of all. A round that is not counted goes first, so that all files are cached. Prints one JSON object per
-command with the medians: `value` is in seconds, and `ratio` is the median of the ratios to the peer of the same round.
+the peer of all. A round that is not counted goes first, so that all files are cached. Prints the lines of
+benchmarks/lines.py and a table of how many times as long as the peer a command takes.
 The fit of digits also imports scikit-learn, which the fit of random data does not need. All are also measured in
 seconds of the processor, which other programs disturb less.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -27,6 +25,7 @@ from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.lines import make_parser, print_line, rounds_of, spread
 from project.data import LabelledImages
 from project.engine.loading import ImageArray, Split
 
@@ -113,26 +112,21 @@ def rounds(commands: Mapping[str, list[str]], number: int) -> dict[str, list[Sec
     return results
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the rounds, and print their table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="one round of two commands")
-    args = parser.parse_args(argv)
+def main(argv: Sequence[str]) -> None:
+    """Run the rounds, and print the lines and the table."""
+    args = make_parser("benchmarks.start", __doc__, 5, "one round of two commands").parse_args(argv)
     commands = {name: COMMANDS[name] for name in QUICK} if args.quick else COMMANDS
-    results = rounds(commands, 1 if args.quick else args.rounds)
-    table = Table("command", "first output, s", "end, s", "processor, s", "ratio: median", "minimum", "maximum")
+    results = rounds(commands, rounds_of(args))
+    table = Table("command", "first output, s", "end, s", "processor, s", "end, relative to the peer")
     for name, seconds in results.items():
-        middle = {key: statistics.median(one[key] for one in seconds) for key in seconds[0]}
         for key in ("end", "processor"):
-            ratios = [one[key] / peer[key] for one, peer in zip(seconds, results[PEER], strict=True)]
-            line = {"name": f"{name}: {key}", "value": round(middle[key], 3), "unit": "s", "peer": PEER}
-            print(json.dumps(line | {"ratio": round(statistics.median(ratios), 3)}), flush=True)
-            if key == "end":
-                spread = [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
-        table.add_row(name, *(f"{middle[key]:.2f}" for key in ("first output", "end", "processor")), *spread)
+            values, peers = [one[key] for one in seconds], [one[key] for one in results[PEER]]
+            print_line(f"{name}: {key}", values, "s", f"{PEER}: {key}" if name != PEER else None, peers)
+        middle = [statistics.median(one[key] for one in seconds) for key in ("first output", "end", "processor")]
+        relative = [one["end"] / peer["end"] for one, peer in zip(seconds, results[PEER], strict=True)]
+        table.add_row(name, *(f"{value:.2f}" for value in middle), spread(relative))
     Console().print(table)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

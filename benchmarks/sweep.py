@@ -2,26 +2,26 @@
 
 python -m benchmarks.sweep
 python -m benchmarks.sweep --only mnist --mnist DIR --peer CHECKOUT --rounds 5
+python -m benchmarks.sweep --quick
 
-Prints one JSON object per measurement:
+Prints the lines of benchmarks/lines.py for these measurements:
 
 - `start`: seconds from asking Optuna for a trial to its first training step
-- `jobs`: seconds of 16 equal trials with two jobs, relative to one job, for a small and for the default CNN
+- `jobs`: seconds of 16 equal trials with one job and with two, for a small and for the default CNN
 - `mnist`: seconds of a command with 4 trials, each one epoch of an MLP on MNIST (DIR contains `MNIST/raw`). If CHECKOUT
   is given, the same work with lightning-hydra-template: it needs MNIST in its `data`, its requirements in its `.venv`
-- `trivial`: CPU time per trial and memory of the sweep's process, over 500 trials that only report a number
+- `trivial`: time of the processor for each trial, and memory of the sweep's process, over 500 trials that only report a
+  number
 - `locks`: number of SQLite's messages "database is locked" in 50 trials, 8 at a time
 """
 
-import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import StringIO
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
@@ -37,6 +37,7 @@ from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from rich.console import Console
 
+from benchmarks.lines import make_parser, print_line, report, rounds_of
 from project.engine.search.device_pool import Devices
 from project.engine.search.driver import Driver
 from project.engine.search.space import SearchSpace
@@ -99,25 +100,25 @@ def sweep(folder: Path, *options: str) -> tuple[float, str]:
     return perf_counter() - start, done.stdout + done.stderr
 
 
-def start(folder: Path) -> dict[str, Any]:
+def start(folder: Path, trials: int) -> None:
     """Measure the seconds from asking for a trial to its first step, for each trial after the first."""
-    sweep(folder, "--study", "start", "--n_trials", "8", *SMALL, "--trainer.callbacks+=benchmarks.sweep.FirstStep")
+    options = [*SMALL, "--trainer.callbacks+=benchmarks.sweep.FirstStep"]
+    sweep(folder, "--study", "start", "--n_trials", str(trials), *options)
     study = optuna.load_study(study_name="start", storage=f"sqlite:///{folder}/mlruns/optuna.db")
     waits = [
         float((folder / f"first-step-{trial.number}").read_text()) - trial.datetime_start.timestamp()
         for trial in study.trials[1:]
         if trial.datetime_start
     ]
-    return {"median_s": statistics.median(waits), "least_s": min(waits), "most_s": max(waits)}
+    print_line("start: from asking for a trial to its first step", waits, "s")
 
 
-def jobs(folder: Path) -> dict[str, Any]:
+def jobs(folder: Path) -> None:
     """Measure 16 trials, from the first start to the last end, with two jobs and with one.
 
     One job has all cores. A CNN that keeps all cores busy gains less from a second job than a small CNN, whose steps
     are mostly Python.
     """
-    measured: dict[str, Any] = {}
     for model, options in {"small": SMALL, "default": []}.items():
         seconds = {}
         for n_jobs in (1, 2):
@@ -126,23 +127,23 @@ def jobs(folder: Path) -> dict[str, Any]:
             trials = optuna.load_study(study_name=name, storage=f"sqlite:///{folder}/mlruns/optuna.db").trials
             begun = min(trial.datetime_start for trial in trials if trial.datetime_start)
             ended = max(trial.datetime_complete for trial in trials if trial.datetime_complete)
-            seconds[n_jobs] = (ended - begun).total_seconds()
-        measured[model] = {"one_job_s": seconds[1], "two_jobs_s": seconds[2], "ratio": seconds[2] / seconds[1]}
-    return measured
+            seconds[f"{n_jobs} at the same time"] = (ended - begun).total_seconds()
+        report(f"jobs: 16 trials, {model} CNN", [seconds], "s", "1 at the same time")
 
 
-def mnist(folder: Path, root: str, peer: str | None, rounds: int) -> dict[str, Any]:
+def mnist(folder: Path, root: str, peer: str | None, rounds: int) -> None:
     """Measure a command with 4 trials of one epoch of MNIST; the peer runs its trials one after the other."""
     options = ["--data", "mnist", "--data.root", str(Path(root).resolve()), "--max_epochs", "1", "--n_jobs", "2"]
     options += ["--model.net", "benchmarks.mlp.MLP", "--model.optimizer", "Adam", "--n_trials"]
     sweep(folder, "--study", "mnist", *options, "1")  # This run reads the dataset and creates the store.
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    results = []
     for number in range(rounds):
-        seconds["ours"].append(sweep(folder, "--study", f"mnist{number}", *options, "4")[0])
-        if peer:
-            seconds["peer"].append(sweep_of_peer(Path(peer)))
-    ratios = [ours / theirs for ours, theirs in zip(*seconds.values(), strict=False)]
-    return seconds | ({"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)} if peer else {})
+        seconds = {"ours": sweep(folder, "--study", f"mnist{number}", *options, "4")[0]}
+        results.append(seconds | ({"peer": sweep_of_peer(Path(peer))} if peer else {}))
+    if peer:
+        report("mnist", results, "s", "peer")
+    else:
+        print_line("mnist: ours", [one["ours"] for one in results], "s")
 
 
 def sweep_of_peer(checkout: Path) -> float:
@@ -159,8 +160,8 @@ def sweep_of_peer(checkout: Path) -> float:
     return perf_counter() - start
 
 
-def trivial(folder: Path) -> dict[str, Any]:
-    """Measure CPU time and memory of the sweep's process, for each hundred of 500 trials."""
+def trivial(folder: Path, most: int) -> None:
+    """Measure CPU time and memory of the sweep's process, for each fifth of the trials."""
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/trivial.db", direction="maximize", sampler=optuna.samplers.RandomSampler(0)
     )
@@ -170,48 +171,50 @@ def trivial(folder: Path) -> dict[str, Any]:
     runs = TrialRuns(client, "0", study, space.metrics)
     launcher = TrialLauncher("benchmarks.trivial", [], space.metrics, Devices(2, 1, 2, []), runs, folder)
     set_forkserver_preload(["project.engine.search.job", "benchmarks.trivial"])
-    readings = []
-    for n_trials in range(100, 501, 100):
+    part = most // 5
+    for n_trials in range(part, most + 1, part):
         queue = TrialQueue(study, space, n_trials, FileLock(folder / "lock"))
         driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries=0))
         before = process_time()
         with View(study, space.metrics, n_trials, Console(file=StringIO(), force_terminal=True)) as view:
             driver.run(view.update)
+        milliseconds = 1000 * (process_time() - before) / part
+        print_line(f"trivial: processor for each trial, up to trial {n_trials}", [milliseconds], "ms")
         memory = psutil.Process().memory_info().rss / 2**20
-        readings.append({"trials": n_trials, "cpu_ms_per_trial": (process_time() - before) * 10, "memory_mib": memory})
-    return {"per_hundred_trials": [{k: round(v, 1) for k, v in reading.items()} for reading in readings]}
+        print_line(f"trivial: memory after trial {n_trials}", [memory], "MiB")
 
 
-def locks(folder: Path) -> dict[str, Any]:
+def locks(folder: Path) -> None:
     """Count "database is locked" in all output of 50 trials, 8 at a time."""
     few = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
     seconds, output = sweep(folder, "--study", "locks", "--n_trials", "50", "--n_jobs", "8", *SMALL, *few)
     texts = [output, *(log.read_text() for log in folder.glob("mlruns/sweeps/locks/*.log"))]
-    return {"seconds": seconds, "locked_messages": sum(text.lower().count("database is locked") for text in texts)}
+    print_line("locks: 50 trials, 8 at a time", [seconds], "s")
+    print_line("locks: messages", [sum(text.lower().count("database is locked") for text in texts)], "messages")
 
 
-def command_line() -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the chosen measurements in a new temporary folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser("benchmarks.sweep", __doc__, 1, "only `start` and `trivial`, with few trials")
     names = ["start", "jobs", "mnist", "trivial", "locks"]
-    parser.add_argument("--only", nargs="+", choices=names, default=[name for name in names if name != "mnist"])
+    parser.add_argument("--only", nargs="+", choices=names, help="all but mnist, by default")
     parser.add_argument("--mnist", default="data", help="folder that contains MNIST/raw")
     parser.add_argument("--peer", help="checkout of lightning-hydra-template")
-    parser.add_argument("--rounds", type=int, default=1, help="number of measurements of `mnist`")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        measurements: dict[str, Callable[[], dict[str, Any]]] = {
-            "start": lambda: start(folder),
+        measurements: dict[str, Callable[[], None]] = {
+            "start": lambda: start(folder, 3 if args.quick else 8),
             "jobs": lambda: jobs(folder),
-            "mnist": lambda: mnist(folder, args.mnist, args.peer, args.rounds),
-            "trivial": lambda: trivial(folder),
+            "mnist": lambda: mnist(folder, args.mnist, args.peer, rounds_of(args)),
+            "trivial": lambda: trivial(folder, 20 if args.quick else 500),
             "locks": lambda: locks(folder),
         }
-        for measurement in args.only:
-            print(json.dumps({"measurement": measurement} | measurements[measurement]()), flush=True)
+        usual = ["start", "trivial"] if args.quick else [name for name in names if name != "mnist"]
+        for measurement in args.only or usual:
+            measurements[measurement]()
 
 
 if __name__ == "__main__":
-    command_line()
+    main(sys.argv[1:])

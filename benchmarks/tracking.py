@@ -1,7 +1,8 @@
 """Benchmark of logging two metrics per step: without a logger, with ours, and with Lightning's MLFlowLogger.
 
-python -m benchmarks.tracking --rounds 12
-python -m benchmarks.tracking --rounds 12 --http
+python -m benchmarks.tracking
+python -m benchmarks.tracking --http
+python -m benchmarks.tracking --quick
 
 In each round, new processes train the same CNN. They alternate: one runs for a third of a second while the others are
 stopped, because the speed of a machine drifts. Two equal processes may still differ by some percent. A logger's
@@ -9,16 +10,15 @@ background work stops with its training, but clocks do not stop. Our logger ther
 system three times as often as it does alone. Servers are not stopped: stopping and waking them costs more than their
 work.
 
-Prints one JSON object per round and a table of medians.
+Prints the lines of benchmarks/lines.py and a table.
 """
 
-import argparse
-import json
 import logging
 import multiprocessing
 import os
-import statistics
+import sys
 import tempfile
+from collections.abc import Sequence
 from ctypes import c_double
 from pathlib import Path
 from time import perf_counter
@@ -27,19 +27,17 @@ import torch
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.jobs import Server
-from benchmarks.slices import Candidate, Counter, Steps, ms_per_step, spread
+from benchmarks.lines import make_parser, print_line, report, rounds_of
+from benchmarks.slices import Candidate, Counter, Steps, ms_per_step
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 
-SLICES_PER_ROUND = 15
-WARM_UP_STEPS = 500
+SLICES_PER_ROUND, WARM_UP_STEPS = 15, 500
 NAMES = ("none", "ours", "lightning")
 
 
@@ -95,7 +93,7 @@ def train(steps: Steps, name: str, uri: str, delivery_s: c_double) -> None:
     delivery_s.value = perf_counter() - start
 
 
-def one_round(*, http: bool) -> dict[str, float]:
+def one_round(*, http: bool, quick: bool) -> dict[str, float]:
     """Measure the milliseconds per step of each training, and the seconds in which our logger delivers the rest."""
     candidates: dict[str, Candidate] = {}
     servers: list[Server] = []
@@ -108,8 +106,8 @@ def one_round(*, http: bool) -> dict[str, float]:
                 servers.append(Server(folder))
                 servers[-1].start()
                 uri = servers[-1].uri
-            candidates[name] = Candidate(train, name, uri, delivery_s, warm_up=WARM_UP_STEPS)
-        milliseconds = ms_per_step(candidates, SLICES_PER_ROUND)
+            candidates[name] = Candidate(train, name, uri, delivery_s, warm_up=10 if quick else WARM_UP_STEPS)
+        milliseconds = ms_per_step(candidates, 2 if quick else SLICES_PER_ROUND)
         candidates["ours"].finish()
         return milliseconds | {"delivery_s": float(delivery_s.value)}
     finally:
@@ -119,25 +117,15 @@ def one_round(*, http: bool) -> dict[str, float]:
             server.kill()
 
 
-def main() -> None:
-    """Start the trainings, run the rounds, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=12)
+def main(argv: Sequence[str]) -> None:
+    """Run the rounds, and print the lines and the table."""
+    parser = make_parser("benchmarks.tracking", __doc__, 12, "one short round")
     parser.add_argument("--http", action="store_true", help="use an MLflow server on this machine instead of SQLite")
-    args = parser.parse_args()
-    results = []
-    for _ in range(args.rounds):
-        results.append(one_round(http=args.http))
-        print(json.dumps({name: round(value, 3) for name, value in results[-1].items()}), flush=True)
-    table = Table(
-        "logger", "ms per step", "relative to no logger: median", "minimum", "maximum",
-        title=f"two metrics per step, {'http' if args.http else 'sqlite'}",
-    )  # fmt: skip
-    for name in NAMES:
-        middle = statistics.median(result[name] for result in results)
-        table.add_row(name, f"{middle:.2f}", *spread([result[name] / result["none"] for result in results]))
-    Console().print(table)
+    args = parser.parse_args(argv)
+    results = [one_round(http=args.http, quick=args.quick) for _ in range(rounds_of(args))]
+    print_line("delivery of the rest", [result.pop("delivery_s") for result in results], "s")
+    report(f"two metrics per step, {'http' if args.http else 'sqlite'}", results, "ms", "none")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

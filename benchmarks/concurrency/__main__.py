@@ -8,7 +8,7 @@ python -m benchmarks.concurrency --only sequential "all asynchronous"
 All cells train the same CNN on the same JPEGs, by default the digits of scikit-learn, with 64 images in each step, and
 log each step. A cell is a `project.fit` with options or a `project.sweep` of seeds, and each of its runs is in the
 MLflow experiment `concurrency`: `python -m project.ui` compares them. In each round, the cells run in a random order.
-Prints a JSON object for each measurement of a cell, and a table.
+Prints the lines of benchmarks/lines.py and a table.
 """
 
 import argparse
@@ -28,8 +28,18 @@ from rich.console import Console
 from sklearn.datasets import load_digits
 
 from benchmarks.concurrency.cells import Cell, make_cells
-from benchmarks.concurrency.report import Round, draw, hardware, lines, markdown, replace_figures, sentence, table
+from benchmarks.concurrency.report import (
+    Round,
+    draw,
+    hardware,
+    markdown,
+    print_figures,
+    replace_figures,
+    sentence,
+    table,
+)
 from benchmarks.concurrency.running import EXPERIMENT, Work, run, set_environment
+from benchmarks.lines import make_parser, rounds_of
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.devices import usable_cores
 from project.engine.tracking import store
@@ -86,15 +96,11 @@ def chosen(names: Sequence[str] | None) -> list[Cell]:
 
 def main(argv: Sequence[str]) -> None:
     """Run the rounds, print the lines and the table, and draw the figure."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.concurrency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser("benchmarks.concurrency", __doc__, 5, "few steps, and two trials instead of four")
     parser.add_argument("--images", type=Path, help="folder of images; by default, digits as JPEGs")
     parser.add_argument(
         "--accuracy", type=float, help="the accuracy to reach (digits: 0.9, --images: 0.25, --quick: 0.3)"
     )
-    parser.add_argument("--rounds", type=int, help="number of rounds (5; 1 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="few steps, and two trials instead of four")
     parser.add_argument("--only", nargs="+", metavar="CELL", help="names of cells; their peers run, too")
     parser.add_argument("--figure", type=Path, default=store.HOME / "concurrency.png", help="file for the figure")
     parser.add_argument("--page", action="store_true", help="write table and figure into docs/concurrency.md")
@@ -120,9 +126,7 @@ def main(argv: Sequence[str]) -> None:
         logs = store.HOME / "concurrency"
         logs.mkdir(exist_ok=True)
         work = Work(options, 2 if args.quick else 4, accuracy, f"{EXPERIMENT}-{uuid.uuid4().hex[:6]}", logs)
-        rounds = [
-            measure(cells, work, number + 1, console) for number in range(args.rounds or (1 if args.quick else 5))
-        ]
+        rounds = [measure(cells, work, number + 1, console) for number in range(rounds_of(args))]
     report(cells, rounds, argv, args, accuracy)
 
 
@@ -130,8 +134,7 @@ def report(
     cells: Sequence[Cell], rounds: Sequence[Round], argv: Sequence[str], args: argparse.Namespace, accuracy: float
 ) -> None:
     """Print the lines and the table, and draw the figure."""
-    for line in lines(cells, rounds):
-        print(line, flush=True)
+    print_figures(cells, rounds)
     console = Console(highlight=False)
     console.print(table(cells, rounds, f"{hardware()}; accuracy {accuracy:g}"))
     for cell in cells:

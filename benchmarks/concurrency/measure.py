@@ -1,8 +1,6 @@
 """The measurements of a cell: a callback logs them as metrics of the run, from which they are read."""
 
 import math
-import resource
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from benchmarks.peak_memory import peak_memory_mib
 from project.engine.tracking.throughput import Throughput
 
 IMAGES, WAIT, MEMORY, TIME = "images per second", "data wait", "peak memory", "time to accuracy"
@@ -69,17 +68,6 @@ class Measure(Callback):
 
 def _metric(name: str) -> str:
     return f"{_PREFIX}{name.replace(' ', '_')}"
-
-
-def peak_memory_mib() -> float:
-    """Return the largest memory that this process has used: of its GPU, or its resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():  # Other than ru_maxrss, it does not contain the memory of the process that started this one.
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def of_fit(run: Run) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The results of the cells: JSON lines, a table for the terminal, a table for a page, and a figure."""
 
-import json
 import math
 import platform
 import statistics
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.concurrency.cells import Cell
 from benchmarks.concurrency.measure import IMAGES, MEMORY, TIME, UNITS, WAIT
+from benchmarks.lines import print_line, spread
 from project.engine.runtime.devices import usable_cores
 
 Round = Mapping[str, Mapping[str, float]]
@@ -30,47 +30,34 @@ def values(rounds: Sequence[Round], cell: str, measure: str) -> list[float]:
     return [value for one in rounds if not math.isnan(value := one[cell][measure])]
 
 
-def ratios(rounds: Sequence[Round], cell: Cell, measure: str) -> list[float]:
+def relative(rounds: Sequence[Round], cell: Cell, measure: str) -> list[float]:
     """Return a measurement relative to that of the peer in the same round, for each round that has both."""
     pairs = [(one[cell.name][measure], one[cell.peer][measure]) for one in rounds] if cell.peer else []
     return [ours / theirs for ours, theirs in pairs if theirs and not math.isnan(ours / theirs)]
 
 
-def lines(cells: Sequence[Cell], rounds: Sequence[Round]) -> Iterator[str]:
-    """Yield a JSON object for each measurement of each cell; value and ratio are medians, null if there is none."""
+def print_figures(cells: Sequence[Cell], rounds: Sequence[Round]) -> None:
+    """Print a line for each measurement of each cell that at least one round has."""
     for cell in cells:
         for measure, unit in UNITS.items():
-            found, relative = values(rounds, cell.name, measure), ratios(rounds, cell, measure)
-            yield json.dumps(
-                {
-                    "name": f"{cell.name}: {measure}",
-                    "value": round(statistics.median(found), 3) if found else None,
-                    "unit": unit,
-                    "peer": f"{cell.peer}: {measure}" if cell.peer else None,
-                    "ratio": round(statistics.median(relative), 3) if relative else None,
-                }
-            )
-
-
-def spread(found: Sequence[float], digits: int) -> str:
-    """Format the median, and the smallest and the largest value."""
-    if not found:
-        return "not reached"
-    middle, least, most = (f"{value:,.{digits}f}" for value in (statistics.median(found), min(found), max(found)))
-    return middle if len(found) == 1 else f"{middle} ({least} to {most})"
+            peers = [one[cell.peer][measure] for one in rounds] if cell.peer else []
+            print_line(
+                f"{cell.name}: {measure}", [one[cell.name][measure] for one in rounds], unit,
+                f"{cell.peer}: {measure}" if cell.peer else None, peers, more_is_better=measure == IMAGES,
+            )  # fmt: skip
 
 
 def rows(cells: Sequence[Cell], rounds: Sequence[Round]) -> Iterator[list[str]]:
     """Yield the row of each cell, in the order of `_COLUMNS`."""
     for cell in cells:
         measured = {name: spread(values(rounds, cell.name, name), digits) for name, digits in _DIGITS.items()}
-        speed = spread(ratios(rounds, cell, IMAGES), 2) if cell.peer else ""
+        speed = spread(relative(rounds, cell, IMAGES), 2) if cell.peer else ""
         yield [cell.name, measured.pop(IMAGES), speed, *measured.values(), sentence(cell, rounds)]
 
 
 def sentence(cell: Cell, rounds: Sequence[Round]) -> str:
     """Return what a cell bought in these rounds, and when it pays."""
-    speed, time = (ratios(rounds, cell, measure) for measure in (IMAGES, TIME))
+    speed, time = (relative(rounds, cell, measure) for measure in (IMAGES, TIME))
     if not speed:
         return cell.sentence
     bought = f"{statistics.median(speed) - 1:+.0%} images/s"

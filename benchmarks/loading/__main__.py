@@ -1,11 +1,12 @@
 """Benchmark of loading: images per second of ours and of other libraries, on files that the benchmark makes.
 
-python -m benchmarks.loading --rounds 5
+python -m benchmarks.loading
+python -m benchmarks.loading --quick
 
 Each library has its own process, which is stopped while another one is measured. For example, FFCV's threads continue
 after its epoch, and would slow down the next library by a third.
 
-Prints a JSON object for each round of a row, and a table. The rows:
+Prints the lines of benchmarks/lines.py and a table for each row. The rows:
 
 - `JPEG`: files of 400x320 -> random crop resized to 224, flip, normalise. "decoding only" is the upper bound for any
   loader with this decoder
@@ -13,18 +14,17 @@ Prints a JSON object for each round of a row, and a table. The rows:
 - `small`: images of 32x32 -> crop with padding 4, flip, normalise
 - `training`: a CNN trained on the small images on the CPU, for an epoch of 32 steps
 - `wait`: the percentage of its time that this training waits for batches
-- `memory`: memory that loading holds
+- `memory`: memory that loading holds after 20 epochs
+- `overlap`: a step on a GPU: its copy, its compute, and both at the same time
 
 The files are parts of scikit-learn's two photographs. DALI's CPU pipeline, SPDL, LitData and FFCV are measured if they
 are installed; see benchmarks/loading/peers.py.
 """
 
-import argparse
-import json
+import contextlib
 import multiprocessing
-import os
-import statistics
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from benchmarks.alternating import Measure, measure_alternately
+from benchmarks.lines import LINE_WIDTH, make_parser, print_line, ratios, report, rounds_of, spread
 from benchmarks.loading.measures import speed, training, waiting
 from benchmarks.loading.memory import memory_growth
 from benchmarks.loading.ours import datamodule_epoch, image_folder_epoch
@@ -53,7 +54,10 @@ from benchmarks.loading.peers import (
 )
 from benchmarks.loading.small import SMALL_AUGMENTATION, SmallImages, SmallPillowImages
 
-ROWS = JPEG, CACHE, SMALL, TRAINING, WAITING, MEMORY = "JPEG", "cache", "small", "training", "wait", "memory"
+ROWS = JPEG, CACHE, SMALL, TRAINING, WAITING, MEMORY, OVERLAP = (
+    "JPEG", "cache", "small", "training", "wait", "memory", "overlap",
+)  # fmt: skip
+QUICK = (JPEG,)
 SMALL_BATCH = 512
 
 
@@ -98,57 +102,63 @@ def rows(root: Path) -> dict[str, dict[str, Callable[[], Measure]]]:
     }
 
 
-def spread(values: Iterable[float]) -> str:
-    """Format the minimum, median and maximum."""
-    ordered = sorted(values)
-    digits = 0 if ordered[-1] >= 100 else 2
-    return " / ".join(f"{value:,.{digits}f}" for value in (ordered[0], statistics.median(ordered), ordered[-1]))
-
-
 def compare(root: Path, chosen: Iterable[str], rounds: int) -> None:
-    """Measure the chosen rows, and print a table."""
-    table = Table("work", "library", "images per second: minimum / median / maximum", "ours / theirs", title="loading")
-    for row, makes in rows(root).items():
-        if row in chosen:
-            results = measure_alternately(row, makes, rounds)
-            for name in makes:
-                ratios = "" if name == "ours" or row == WAITING else spread(r["ours"] / r[name] for r in results)
-                table.add_row(row, name, spread(result[name] for result in results), ratios)
-    Console().print(table)
-    if torch.cuda.is_available():
-        print(json.dumps({"ms per step on the GPU": measure_overlap()}))
-    if MEMORY in chosen:
-        print(json.dumps({"memory in MiB after the first and the last of 20 epochs": memory(root)}))
+    """Measure the chosen rows, and print their lines and tables."""
+    candidates = rows(root)
+    for row in chosen:
+        if row in candidates:
+            unit = "%" if row == WAITING else "images/s"
+            report_ours(row, measure_alternately(candidates[row], rounds), unit, more_is_better=row != WAITING)
+        elif row == MEMORY:
+            report(row, [memory(root)], "MiB", "DataLoader, JPEG, last epoch")
+        elif torch.cuda.is_available():
+            report(row, [measure_overlap() for _ in range(rounds)], "ms", "copy, then compute")
+        else:
+            print(f"{row}: not measured, because it needs a GPU")
 
 
-def memory(root: Path) -> dict[str, dict[str, float]]:
-    """Measure the memory that loading holds, each source in its own process."""
+def report_ours(row: str, rounds: Sequence[Mapping[str, float]], unit: str, *, more_is_better: bool) -> None:
+    """Print the lines and the table of a row: ours beside each of its peers."""
+    table = Table("library", unit, "ours, times as good", title=row)
+    ours = [one["ours"] for one in rounds]
+    for name in rounds[0]:
+        values = [one[name] for one in rounds]
+        print_line(f"{row}: {name}", values, unit)
+        better = ""
+        if name != "ours":
+            print_line(
+                f"{row}: ours beside {name}", ours, unit, f"{row}: {name}", values, more_is_better=more_is_better
+            )
+            better = spread(ratios(ours, values, more_is_better=more_is_better))
+        table.add_row(name, spread(values), better)
+    Console(width=LINE_WIDTH).print(table)
+
+
+def memory(root: Path) -> dict[str, float]:
+    """Measure the MiB that loading holds after the first and the last of 20 epochs, each source in its own process."""
     makes = {
         "ours, 256 px cache": partial(image_folder_epoch, root, "on"),
         "ours, JPEG": partial(image_folder_epoch, root, "off"),
         "DataLoader, JPEG": partial(torchvision_folder, root),
     }
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as alone:
-        return {name: alone.submit(memory_growth, make).result() for name, make in makes.items()}
+        measured = {name: alone.submit(memory_growth, make).result() for name, make in makes.items()}
+    return {f"{name}, {moment} epoch": mib for name, growth in measured.items() for moment, mib in growth.items()}
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Make the files, and measure the chosen rows."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.loading", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = make_parser("benchmarks.loading", __doc__, 5, "one round of 256 JPEGs")
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--only", nargs="+", metavar="ROW", choices=ROWS, help=f"some of {', '.join(ROWS)}")
-    options = parser.parse_args()
-    with TemporaryDirectory() as name:
+    args = parser.parse_args(argv)
+    with TemporaryDirectory() as name, contextlib.chdir(name):
         root = Path(name)
-        os.chdir(root)
-        make_files(root, options.images)
+        make_files(root, 256 if args.quick else args.images)
         if missing := [name for name in PACKAGES if not installed(name)]:
             print(f"not installed, therefore not measured: {', '.join(missing)}")
-        compare(root, options.only or ROWS, options.rounds)
+        compare(root, args.only or (QUICK if args.quick else ROWS), rounds_of(args))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,53 +1,38 @@
-"""Benchmark of a training step: a hand-written loop, Lightning's Trainer alone, and `project.fit` with all its parts.
+"""The compared trainings: hand-written loops, Lightning's Trainer alone, and `project.fit`."""
 
-python -m benchmarks.step
-python -m benchmarks.step --net default resnet18 --rounds 5 --accelerator gpu
-
-All train the same net on the same batches of 64 images with AdamW, the same schedule, cross-entropy and accuracy, and
-read the loss on every tenth step. `fit` has its logger, its progress bar and its checkpoints; `fit, no NAME` lacks one
-part. In each round, new processes take turns of a third of a second. Prints one JSON object per round and a table: the
-milliseconds per step, and the speed relative to the hand-written loop.
-"""
-
-import argparse
-import json
 import os
-import statistics
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from benchmarks.slices import Candidate, Counter, Steps, ms_per_step, spread
+from benchmarks.slices import Counter, Steps
 from project.data import LabelledImages
 from project.engine.loading import ImageArray, Split
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.schedule import WarmupCosine
 from project.fit import main as fit
 from project.models import CNN
+from project.tasks import ImageClassifier
 
 BATCH_SIZE, CLASSES, READ_EVERY = 64, 10, 10
-SLICES_PER_ROUND, WARM_UP_STEPS = 15, 100
 LENGTH = 10**6  # of the schedule, in steps
 
 NETS: dict[str, list[str]] = {
     "small": ["--model.net.widths=[8,8,16,16]", "--model.net.hidden=64"],
     "default": [],
     "resnet18": ["--model=resnet18"],
-}
-PARTS: dict[str, list[str]] = {
-    "logger": ["--trainer.logger=false"],
-    "progress bar": ["--trainer.enable_progress_bar=false"],
-    "checkpoints": ["--trainer.enable_checkpointing=false"],
 }
 
 Batch = tuple[Tensor, Tensor]
@@ -95,7 +80,31 @@ def make_net(name: str) -> nn.Module:
 def hand_written(steps: Steps, net: str, device: str) -> None:
     """Train with a loop of torch's own calls."""
     keep_freed_memory()
+    loop(steps, make_net(net).to(device), device)
+
+
+def hand_written_group(steps: Steps, net: str, device: str, strategy: str) -> None:
+    """Train with the same loop in each process of a group, with DistributedDataParallel or `fully_shard`."""
+    keep_freed_memory()
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    if device != "cpu":
+        torch.cuda.set_device(dist.get_rank())
+    torch.manual_seed(0)  # FSDP2 takes each process's own weights.
     model = make_net(net).to(device)
+    torch.manual_seed(dist.get_rank())
+    if strategy == "ddp":
+        model = DistributedDataParallel(model)
+    else:
+        mesh = init_device_mesh(device, (dist.get_world_size(),))
+        for part in model.children():
+            if any(True for _ in part.parameters()):
+                fully_shard(part, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    loop(steps, model, device)
+
+
+def loop(steps: Steps, model: nn.Module, device: str) -> None:
+    """Train a model until `steps` is stopped."""
     optimizer = torch.optim.AdamW(model.parameters())
     schedule = WarmupCosine(optimizer, LENGTH)
     correct, pin = torch.zeros((), device=device, dtype=torch.long), device != "cpu"
@@ -158,72 +167,23 @@ def lightning(steps: Steps, net: str, accelerator: str, barebones: bool) -> None
     trainer.fit(Plain(make_net(net), logs=not barebones), DataLoader(Batches(), batch_size=None))
 
 
-def ours(steps: Steps, net: str, accelerator: str, options: list[str]) -> None:
-    """Train with the command of this project."""
-    os.chdir(tempfile.mkdtemp())
+class TwoMetrics(ImageClassifier):
+    """A classifier that logs its accuracy on each batch, beside its loss."""
+
+    def update_metrics(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
+        super().update_metrics(metrics, outputs, targets)
+        if metrics is self.train_metrics:
+            self.log("train/batch_accuracy", (outputs.argmax(1) == targets).float().mean())
+
+
+def ours(steps: Steps, net: str, accelerator: str, folder: str, options: Sequence[str]) -> None:
+    """Train with the command of this project, in a folder."""
+    os.chdir(folder)
     os.environ["FORCE_COLOR"] = "1"  # A progress bar also without a terminal.
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # for the life of the process
     fit(
-        ["--data.class_path=benchmarks.step.Random", f"--data.batch_size={BATCH_SIZE}", "--data.image_size=28",
+        [f"--data.class_path={Random.__module__}.Random", f"--data.batch_size={BATCH_SIZE}", "--data.image_size=28",
          "--data.augmentation.crop_padding=0", f"--trainer.accelerator={accelerator}", "--trainer.devices=1",
          f"--trainer.log_every_n_steps={READ_EVERY}", "--max_epochs=640", *NETS[net], *options],
         [Counter(steps)],
     )  # fmt: skip
-
-
-def candidates(net: str, accelerator: str, *, parts: bool) -> dict[str, Callable[[], Candidate]]:
-    """Return functions that start the trainings, by their name in the table."""
-    device = "cpu" if accelerator == "cpu" else "cuda"
-
-    def start(train: Callable[..., None], *arguments: object) -> Callable[[], Candidate]:
-        return lambda: Candidate(train, net, *arguments, warm_up=WARM_UP_STEPS)
-
-    made = {
-        "hand-written": start(hand_written, device),
-        "Lightning": start(lightning, accelerator, False),
-        "Lightning barebones": start(lightning, accelerator, True),
-        "fit": start(ours, accelerator, []),
-    }
-    if parts:
-        made |= {f"fit, no {name}": start(ours, accelerator, options) for name, options in PARTS.items()}
-        made["fit, none of these"] = start(ours, accelerator, [option for one in PARTS.values() for option in one])
-    return made
-
-
-def one_round(makes: dict[str, Callable[[], Candidate]]) -> dict[str, float]:
-    """Start all trainings, and measure the milliseconds per step of each."""
-    started: dict[str, Candidate] = {}
-    try:
-        for name, make in makes.items():
-            started[name] = make()
-        return ms_per_step(started, SLICES_PER_ROUND)
-    finally:
-        for candidate in started.values():
-            candidate.kill()
-
-
-def main() -> None:
-    """Run the rounds for each net, and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--net", nargs="+", choices=NETS, default=["small", "default"])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--parts", action="store_true", help="measure `fit` also without each of its parts")
-    args = parser.parse_args()
-    for net in args.net:
-        makes = candidates(net, args.accelerator, parts=args.parts)
-        results = []
-        for _ in range(args.rounds):
-            results.append(one_round(makes))
-            print(json.dumps({"net": net} | {name: round(value, 3) for name, value in results[-1].items()}), flush=True)
-        table = Table(
-            "training", "ms per step", "speed: median", "minimum", "maximum", title=f"{net}, {args.accelerator}"
-        )
-        for name in makes:
-            middle = statistics.median(result[name] for result in results)
-            table.add_row(name, f"{middle:.2f}", *spread([result["hand-written"] / result[name] for result in results]))
-        Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
