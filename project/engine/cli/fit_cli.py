@@ -59,6 +59,8 @@ class FitCLI(LightningCLI):
 
     names: ClassVar[tuple[str, ...]] = config_groups.NAMES
     """Names of the options besides the settings, for the nearest match."""
+    _shared_parser: ClassVar[FitParser | None] = None
+    parser: FitParser
     datamodule: LightningDataModule
     model: LightningModule
     trainer: Trainer
@@ -74,19 +76,25 @@ class FitCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             parser_class=FitParser,
-            parser_kwargs={
-                "usage": config_groups.USAGE,
-                "description": config_groups.description(),
-                "exit_on_error": False,
-                "allow_abbrev": False,
-            },
+            parser_kwargs={"usage": config_groups.USAGE, "exit_on_error": False, "allow_abbrev": False},
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
             run=False,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """Return itself; weight averaging copies the model, whose optimizer's factory refers to this object."""
         return self
+
+    @override
+    def setup_parser(self, *options: Any) -> None:
+        """Set up the parser once per process; only its help depends on the command line."""
+        if FitCLI._shared_parser is None:
+            super().setup_parser(*options)
+            FitCLI._shared_parser = self.parser
+        self.parser = FitCLI._shared_parser
+        self.parser.description = config_groups.description()
+        self.parser.settings, self.parser.described = {}, {}
 
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -133,24 +141,23 @@ class FitCLI(LightningCLI):
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: object) -> None:
         try:
-            self.config = self._parse(parser)
+            self.config = self._parse(self.parser)
         except ArgumentError as error:
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*self.names, *settings])) from error
 
-    def _parse(self, parser: LightningArgumentParser) -> Namespace:
+    def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""
         command, defaults = self.command, None
         try:
-            defaults = parser.parse_args(command.defaults)
+            defaults = parser.parse_defaults(command.defaults)
         except ArgumentError:  # A class that was chosen may need arguments that are given as options.
             others = config_groups.without_classes(command.groups)
-            self.default_settings = flatten(parser.parse_args(config_groups.base(others)))
+            self.default_settings = flatten(parser.parse_defaults(config_groups.base(others)))
             options = [*command.defaults, *command.changes]
         else:
             self.default_settings = flatten(defaults)
-            assert isinstance(parser, FitParser)
             parser.settings = self.default_settings
             parser.described = {name: resolve_name(defaults[name].class_path) for name in config_groups.CLASSES}
             if KnownOptions.load(command.defaults) is None:

@@ -3,6 +3,7 @@
 import re
 from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -37,13 +38,14 @@ class FitParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"prog": config_groups.PROGRAM} | options)
+        self._chosen: dict[tuple[str, ...], Namespace] = {}
 
     @override
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         """Return the page of `--help`, or all options for `--help all`, also those of `described`."""
         if self.settings and not self._all_options:
             return page(self.texts(), self.settings)
-        described_help = self._of_described().format_help() if self.described else ""
+        described_help = _of_described(*self.described.items()).format_help() if self.described else ""
         # The lists of all classes that fit a setting are long.
         return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
 
@@ -54,13 +56,15 @@ class FitParser(LightningArgumentParser):
 
     def texts(self) -> dict[str, str]:
         """Return the help of each option by its dotted name, also of those of `described`."""
-        return option_texts(self) | option_texts(self._of_described())
+        return option_texts(self) | option_texts(_of_described(*self.described.items()))
 
-    def _of_described(self) -> "FitParser":
-        parser = FitParser(usage=SUPPRESS, add_help=False)
-        for name, described in self.described.items():
-            parser.add_class_arguments(described, name)
-        return parser
+    def parse_defaults(self, options: Sequence[str]) -> Namespace:
+        """Parse options without changes of the command line, those of the project's own files once per process."""
+        if not all(option.startswith(("--config", "--groups.", str(config_groups.CONFIGS))) for option in options):
+            return self.parse_args(options)
+        if (key := tuple(options)) not in self._chosen:
+            self._chosen[key] = self.parse_args(options)
+        return self._chosen[key].clone()
 
     @override
     def add_class_arguments(
@@ -114,3 +118,12 @@ class FitParser(LightningArgumentParser):
                 obj[self._renamed[old]] = obj.pop(old)
         parsed: Namespace = super().parse_object(obj, *more, **options)
         return parsed
+
+
+@cache
+def _of_described(*described: tuple[str, type]) -> FitParser:
+    """Return a parser of the options of classes, each with the name of its setting."""
+    parser = FitParser(usage=SUPPRESS, add_help=False)
+    for name, kind in described:
+        parser.add_class_arguments(kind, name)
+    return parser
