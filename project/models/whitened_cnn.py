@@ -1,6 +1,7 @@
 """A CNN that learns small images in a few epochs."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,8 @@ class WhitenedCNN(nn.Module):
         image_size: Side of the square images in pixels.
         widths: Channels of each block; a block halves the side of the images.
         logit_scale: Factor of the logits.
-        mirror: In evaluation, return the mean of the logits for an image and for its mirror image.
+        views: In evaluation, return the mean of the logits for the image alone (1), for it and its mirror image (2), or
+            for these and both shifted by one pixel towards two corners (6), where a shift has half of the weight.
 
     Raises:
         ValueError: The images are too small for the blocks.
@@ -35,7 +37,7 @@ class WhitenedCNN(nn.Module):
         image_size: int,
         widths: Sequence[int] = (64, 256, 256),
         logit_scale: float = 1 / 9,
-        mirror: bool = True,
+        views: Literal[1, 2, 6] = 2,
     ) -> None:
         super().__init__()
         if (image_size - _PATCH + 1) >> len(widths) < 1:
@@ -47,7 +49,7 @@ class WhitenedCNN(nn.Module):
         blocks = [_Block(given, width) for given, width in zip([directions, *widths], widths, strict=False)]
         self.blocks = nn.Sequential(nn.GELU(), *blocks)
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
-        self.logit_scale, self.mirror = logit_scale, mirror
+        self.logit_scale, self.views = logit_scale, views
 
     @torch.no_grad()
     def whiten(self, images: Tensor) -> None:
@@ -64,9 +66,18 @@ class WhitenedCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), normalised float, to logits (N, num_classes)."""
-        if self.mirror and not self.training:
-            return (self._logits(images) + self._logits(images.flip(3))) / 2
-        return self._logits(images)
+        if self.training or self.views == 1:
+            return self._logits(images)
+        logits = self._mirrored(images)
+        if self.views == 2:
+            return logits
+        height, width = images.shape[2:]
+        padded = F.pad(images, (1,) * 4, "reflect")
+        shifted = (padded[:, :, :height, :width], padded[:, :, 2:, 2:])
+        return (2 * logits + self._mirrored(shifted[0]) + self._mirrored(shifted[1])) / 4
+
+    def _mirrored(self, images: Tensor) -> Tensor:
+        return (self._logits(images) + self._logits(images.flip(3))) / 2
 
     def _logits(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(self.whitening(images))

@@ -2,8 +2,8 @@
 
 from project.engine.task import Task
 from project.tasks.classification import ImageClassifier
-from project.tasks.fast import FastClassifier
+from project.tasks.fast import FastClassifier, LinearDecay
 from project.tasks.image import ImageTask
 from project.tasks.muon import Muon
 
-__all__ = ["FastClassifier", "ImageClassifier", "ImageTask", "Muon", "Task"]
+__all__ = ["FastClassifier", "ImageClassifier", "ImageTask", "LinearDecay", "Muon", "Task"]

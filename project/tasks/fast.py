@@ -1,8 +1,11 @@
 """Image classification in a few epochs, by a net whose first layer is computed from the images."""
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from project.engine.loading import ImageDataModule
 from project.models import WhitenedCNN
@@ -11,42 +14,69 @@ from project.tasks.classification import ImageClassifier
 _IMAGES = 2000
 
 
+class LinearDecay(LambdaLR):
+    """Falls linearly to zero at the end of the training, or for a group with `until` at that share of it.
+
+    Args:
+        optimizer: Its learning rates are the first ones.
+        total_steps: Length of the training in steps.
+    """
+
+    def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
+        super().__init__(
+            optimizer, [partial(_left, total_steps * group.get("until", 1.0)) for group in optimizer.param_groups]
+        )
+
+
+def _left(steps: float, step: int) -> float:
+    return max(0.0, 1 - step / steps)
+
+
 class FastClassifier(ImageClassifier):
     """A classifier with `WhitenedCNN`, with settings of the optimizer for filters, biases and the last layer each.
+
+    The defaults are for 2,000 images per step and the mean of their losses. The rates of biases and of the last layer
+    are proportional to the number of images, as are the weight decays times these rates.
 
     Args:
         bias_lr: Learning rate of biases, as a multiple of that of the filters.
         bias_decay: Weight decay of biases.
         head_lr: Learning rate of the last layer, as a multiple of that of the filters.
         head_decay: Weight decay of the last layer.
+        whitening_share: Share of the training in which the biases of the whitening are trained, in (0, 1].
         options: See `ImageClassifier`.
 
     Raises:
-        ValueError: The net is another one.
+        ValueError: The net is another one, or the share is out of its range.
     """
 
     def __init__(
-        self, bias_lr: float = 0.22, bias_decay: float = 0.075, head_lr: float = 2.8, head_decay: float = 0.006,
-        **options: Any,
+        self, bias_lr: float = 440.0, bias_decay: float = 3.8e-5, head_lr: float = 6.9, head_decay: float = 2.4e-3,
+        whitening_share: float = 3 / 8, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(**options)
         if not isinstance(self.net, WhitenedCNN):
             raise ValueError(
                 f"model.net: got {type(self.net).__name__}; FastClassifier needs project.models.WhitenedCNN"
             )
+        if not 0 < whitening_share <= 1:
+            raise ValueError(f"model.whitening_share: got {whitening_share}; it must be in (0, 1]")
         self.bias_lr, self.bias_decay, self.head_lr, self.head_decay = bias_lr, bias_decay, head_lr, head_decay
+        self.whitening_share = whitening_share
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the groups `filters`, with Muon's updates, and `biases` and `head`, with those of SGD."""
+        """Return the groups `filters`, with Muon's updates, and `whitening`, `biases` and `head`, with those of SGD."""
         trained = [one for one in self.net.parameters() if one.requires_grad]
         by_dimensions = {count: [one for one in trained if one.ndim == count] for count in (4, 1, 2)}
         sgd = {"orthogonal": False, "momentum": 0.85}
+        biases = sgd | {"lr_scale": self.bias_lr, "weight_decay": self.bias_decay}
+        head = sgd | {"lr_scale": self.head_lr, "weight_decay": self.head_decay}
+        whitening, *norms = by_dimensions[1]  # in the order of the layers
         return [
             {"name": "filters", "params": by_dimensions[4]},
-            {"name": "biases", "params": by_dimensions[1], "lr_scale": self.bias_lr, "weight_decay": self.bias_decay}
-            | sgd,
-            {"name": "head", "params": by_dimensions[2], "lr_scale": self.head_lr, "weight_decay": self.head_decay}
-            | sgd,
+            {"name": "whitening", "params": [whitening], "until": self.whitening_share} | biases,
+            {"name": "biases", "params": norms} | biases,
+            {"name": "head", "params": by_dimensions[2]} | head,
         ]
 
     def setup(self, stage: str) -> None:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from conftest import Fit
 from torch import nn
+from torch.nn import functional as F
 
 from project.fit import main
 from project.models import CNN, WhitenedCNN
-from project.tasks import FastClassifier, Muon
+from project.tasks import FastClassifier, LinearDecay, Muon
 from project.tasks.muon import orthogonal
 
 MODEL = ["--model=whitened_cnn", "--model.net.widths=[32,64]", "--data.batch_size=25"]
@@ -34,6 +35,15 @@ def test_an_image_and_its_mirror_image_have_the_same_logits_in_evaluation() -> N
     net, given = WhitenedCNN(10, 3, 12, widths=(8, 16)).eval(), images(4)
     torch.testing.assert_close(net(given), net(given.flip(3)))
     assert not torch.allclose(net.train()(given), net(given.flip(3)))
+
+
+def test_six_views_are_the_image_and_two_shifts_with_half_of_the_weight_and_their_mirror_images() -> None:
+    net, given = WhitenedCNN(10, 3, 12, widths=(8, 16), views=1).eval(), images(4)
+    padded = F.pad(given, (1, 1, 1, 1), "reflect")
+    views = {given: 0.5, padded[:, :, :12, :12]: 0.25, padded[:, :, 2:14, 2:14]: 0.25}
+    expected = sum(weight * (net(view) + net(view.flip(3))) / 2 for view, weight in views.items())
+    net.views = 6
+    torch.testing.assert_close(net(given), expected)
 
 
 @pytest.mark.parametrize("shape", [(16, 72), (72, 16), (16, 16)])
@@ -69,18 +79,37 @@ def test_muon_keeps_the_norm_of_filters_and_updates_the_rest_as_sgd() -> None:
     assert net[0].weight.norm().item() == pytest.approx(8**0.5, rel=0.02)
 
 
-def test_each_trained_parameter_is_in_one_group() -> None:
-    def made(net: type[nn.Module]) -> FastClassifier:
-        return FastClassifier(
-            net=net, num_classes=10, in_channels=3, image_size=32, mean=[0.5] * 3, std=[0.5] * 3, optimizer=Muon
-        )
+def make_task(net: type[nn.Module] = WhitenedCNN, **options: float) -> FastClassifier:
+    return FastClassifier(
+        net=net, num_classes=10, in_channels=3, image_size=32, mean=[0.5] * 3, std=[0.5] * 3, optimizer=Muon, **options
+    )
 
-    task = made(WhitenedCNN)
+
+def test_each_trained_parameter_is_in_one_group() -> None:
+    task = make_task()
     grouped = [id(one) for group in task.parameter_groups() for one in group["params"]]
     assert sorted(grouped) == sorted(id(one) for one in task.parameters() if one.requires_grad)
-    assert [group["lr"] for group in task.make_optimizer().param_groups] == pytest.approx([0.24, 0.0528, 0.672])
+    assert [group["lr"] for group in task.make_optimizer().param_groups] == pytest.approx([0.24, 105.6, 105.6, 1.656])
     with pytest.raises(ValueError, match=r"got CNN; FastClassifier needs project\.models\.WhitenedCNN"):
-        made(CNN)
+        make_task(CNN)
+    with pytest.raises(ValueError, match=r"^model\.whitening_share: got 0; it must be in \(0, 1\]"):
+        make_task(whitening_share=0)
+
+
+def test_rates_fall_to_zero_and_those_of_the_whitening_earlier() -> None:
+    task = make_task(whitening_share=0.25)
+    optimizer = task.make_optimizer()
+    schedule = LinearDecay(optimizer, 8)
+    shares = []
+    for _ in range(9):
+        shares.append([group["lr"] / group["initial_lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    filters, whitening, biases, head = zip(*shares, strict=True)
+    assert [*filters, *biases, *head] == pytest.approx(3 * [1 - step / 8 for step in range(9)])
+    assert whitening == pytest.approx([1, 0.5, 0, 0, 0, 0, 0, 0, 0])
+    (bias,) = (group["params"] for group in optimizer.param_groups if group["name"] == "whitening")
+    assert bias == [task.net.whitening.bias]
 
 
 @pytest.mark.faults
@@ -88,4 +117,4 @@ def test_digits_are_learned_in_two_epochs(workplace: Path) -> None:
     main([*MODEL, "--max_epochs=2", "--trainer.enable_progress_bar=false"])
     found = Fit(workplace, 0, "").run.data.metrics
     assert found["test/accuracy"] > 0.85
-    assert {"lr/filters", "lr/biases", "lr/head"} <= found.keys()
+    assert {"lr/filters", "lr/whitening", "lr/biases", "lr/head"} <= found.keys()
