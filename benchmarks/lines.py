@@ -99,11 +99,18 @@ def report(
     Console(width=LINE_WIDTH).print(table)
 
 
-def spread(values: Iterable[float], digits: int = 2) -> str:
-    """Format the median, and the smallest and the largest value, such as `1.02 (0.98 to 1.05)`."""
+def spread(values: Iterable[float], digits: int | None = None) -> str:
+    """Format the median, and the smallest and the largest value, such as `1.02 (0.98 to 1.05)`.
+
+    Args:
+        values: One value of each round; NaN for what was not reached.
+        digits: Number of decimal places; None for as many as the largest value needs.
+    """
     found = [value for value in values if not math.isnan(value)]
     if not found:
         return "not reached"
+    if digits is None:
+        digits = next(places for least, places in ((1000, 0), (100, 1), (1, 2), (0, 4)) if max(found) >= least)
     middle, least, most = (f"{value:,.{digits}f}" for value in (statistics.median(found), min(found), max(found)))
     return middle if len(found) == 1 else f"{middle} ({least} to {most})"
 

@@ -1,0 +1,187 @@
+"""Benchmark of CIFAR-10 at record pace: `--experiment cifar10_fast`, beside the script of a published record.
+
+python -m benchmarks.record --images DIR --record CLONE
+python -m benchmarks.record --quick
+
+DIR, which may also be a .tar.gz of it, contains CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. CLONE is a clone of
+github.com/KellerJordan/cifar10-airbench, whose airbench94_muon.py needs a GPU and a C compiler for `torch.compile`. It
+reads images from cifar10/train.pt and cifar10/test.pt in the current folder; this benchmark writes them, so that both
+train on the same images. Without CLONE, only ours is measured.
+
+Each trains once before it is measured, which compiles the net. The time is that of the training and of the test, both
+of which mirror the test images, without validation between the epochs. Prints the lines of benchmarks/lines.py and a
+table; a time counts only beside its accuracy.
+"""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+import torch
+from lightning import Callback, LightningModule, Trainer
+from PIL import Image
+
+from benchmarks.lines import make_parser, report, rounds_of
+from project.fit import main as fit
+
+SCRIPT = "airbench94_muon.py"
+OURS, RECORD = "fit --experiment cifar10_fast", SCRIPT
+SPLITS = ("train", "test")
+_RUN_RECORD = """if True:
+    import sys
+
+    sys.argv = [f"{sys.argv[1]}/airbench94_muon.py", *sys.argv[2:]]
+    import airbench94_muon as record
+
+    model = record.CifarNet().cuda().to(memory_format=record.torch.channels_last)
+    model.compile(mode="max-autotune")
+    record.main("warmup", model)
+    for run in range(int(sys.argv[1])):
+        record.main(run, model)
+"""
+_LAST_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+(\d\.\d+)\s+\|\s+(\d+\.\d+)\s+\|")
+
+Result = dict[str, float]
+
+
+class Timer(Callback):
+    """Measures the seconds of training and of the test, without the validation between epochs."""
+
+    def __init__(self) -> None:
+        self.seconds = self.accuracy = self._start = 0.0
+
+    def _resume(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._start = perf_counter()
+
+    def _pause(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds += perf_counter() - self._start
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._resume()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._resume()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._resume()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()
+        self.accuracy = float(trainer.callback_metrics["test/accuracy"])
+
+
+def ours(root: Path, options: Sequence[str]) -> Result:
+    """Train once with the command of this project, and return its seconds and its accuracy."""
+    timer = Timer()
+    with contextlib.redirect_stdout(io.StringIO()):
+        fit(["--experiment=cifar10_fast", "--data=image_folder", f"--data.root={root}", "--data.image_size=32",
+             "--data.cache=on", "--trainer.enable_progress_bar=false", *options], [timer])  # fmt: skip
+    return {"s": timer.seconds, "accuracy": timer.accuracy}
+
+
+def record(clone: Path, folder: Path, rounds: int) -> list[Result]:
+    """Run the record's script in a folder with its images, and read seconds and accuracies from its table.
+
+    Raises:
+        RuntimeError: The script failed.
+    """
+    paths = os.pathsep.join(filter(None, [str(clone.resolve()), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_RECORD, str(clone.resolve()), str(rounds)],
+        cwd=folder, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    rows = [{"s": float(s), "accuracy": float(accuracy)} for accuracy, s in _LAST_ROW.findall(done.stdout)][1:]
+    if done.returncode or len(rows) != rounds:
+        raise RuntimeError(f"{SCRIPT} failed:\n{done.stdout}{done.stderr}")
+    return rows
+
+
+def write_tensors(root: Path, folder: Path) -> None:
+    """Write the images of a folder as the record's script stores them."""
+    folder.mkdir()
+    for split in SPLITS:
+        classes = sorted(path.name for path in (root / split).iterdir())
+        files = [(path, label) for label, name in enumerate(classes) for path in (root / split / name).iterdir()]
+        images = torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files]))
+        labels = torch.tensor([label for _, label in files])
+        torch.save({"images": images, "labels": labels, "classes": classes}, folder / f"{split}.pt")
+
+
+def write_noise(root: Path) -> None:
+    """Write a few images of noise in ten classes."""
+    random = np.random.default_rng(0)
+    for split in SPLITS:
+        for label in range(10):
+            (root / split / str(label)).mkdir(parents=True)
+            for number in range(12):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / str(label) / f"{number}.jpg")
+
+
+@contextlib.contextmanager
+def image_folder(images: Path | None) -> Iterator[Path]:
+    """Yield the folder of the images; of noise without one."""
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        if images is None:
+            write_noise(root)
+        elif images.is_dir():
+            root = images.resolve()
+        else:
+            with tarfile.open(images) as archive:
+                archive.extractall(root, filter="data")
+        yield root
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train with both, and print the lines and the tables."""
+    parser = make_parser("benchmarks.record", __doc__, 5, "two steps on noise, unless there are --images")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder or .tar.gz with CIFAR-10 as JPEGs")
+    parser.add_argument("--record", type=Path, metavar="CLONE", help=f"folder with {SCRIPT}")
+    parser.add_argument("options", nargs="*", help="more options of project.fit, after --")
+    args = parser.parse_args(argv)
+    if not args.images and not args.quick:
+        parser.error("--images: got none; give a folder of CIFAR-10, or --quick for a trial with noise")
+    reason = (
+        "it needs a GPU" if not torch.cuda.is_available() else "it needs --record" if not args.record
+        else "it needs --images" if not args.images else ""
+    )  # fmt: skip
+    if reason:
+        print(f"{RECORD}: not measured, because {reason}")
+    gpu = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
+    short = [] if args.images else ["--max_epochs=2", "--trainer.limit_train_batches=2", "--data.batch_size=32"]
+    rounds = rounds_of(args)
+    with image_folder(args.images) as root, TemporaryDirectory() as name, contextlib.chdir(name):
+        results = [{OURS: ours(root, [*gpu, *short, *args.options])} for _ in range(rounds + 1)][1:]
+        if not reason:
+            write_tensors(root, Path("cifar10"))
+            theirs = record(args.record, Path(name), rounds)
+            results = [one | {RECORD: row} for one, row in zip(results, theirs, strict=True)]
+    for unit in ("s", "accuracy"):
+        by_name = [{candidate: values[unit] for candidate, values in one.items()} for one in results]
+        report(f"CIFAR-10, {unit}", by_name, unit, RECORD if not reason else OURS, more_is_better=unit == "accuracy")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
