@@ -19,8 +19,6 @@ from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 LIBRARIES = (
     "pytest", "commands", "attrs", "filelock", "fsspec.implementations.local", "git", "jsonargparse", "lightning",
     "lightning.pytorch.cli", "matplotlib.figure", "matplotlib.backends.backend_agg", "mlflow.pyfunc", "mlflow.pytorch",
@@ -144,6 +142,8 @@ def _run(
     sys.argv = ["-m", *argv]
     for name in [name for name in sys.modules if re.match(r"(project|conftest|commands)(\.|$)", name)]:
         del sys.modules[name]
+    import torch
+
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0)))
     if module == "-c":
         exec(argv[0], {"__name__": "__main__"})

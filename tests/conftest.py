@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import gc
 import json
 import os
@@ -7,22 +9,23 @@ import re
 import shutil
 import socket
 import struct
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
-import numpy as np
-import psutil
 import pytest
 from commands import Command, free_port
 from filelock import FileLock
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from PIL import Image
-from torchvision.datasets import CIFAR10
+
+if TYPE_CHECKING:  # The process that distributes the tests imports only this file, and no library that takes seconds.
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 ROOT = Path(__file__).parent.parent
 SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # For fits whose score is not tested.
@@ -68,6 +71,8 @@ class Fit:
 
     @property
     def client(self) -> MlflowClient:
+        from mlflow import MlflowClient
+
         return MlflowClient(f"sqlite:///{self.folder}/mlruns/mlflow.db")
 
     @property
@@ -131,6 +136,8 @@ def without_colours(output: str) -> str:
 
 def listening(pid: int) -> set[str]:
     """Return the addresses on which a process or one of its children listens, as `ss -ltn` shows them."""
+    import psutil
+
     process = psutil.Process(pid)
     sockets = []
     for one in (process, *process.children(recursive=True)):
@@ -202,8 +209,16 @@ def empty_store() -> Path:
 
 @cache
 def new_store() -> Path:
-    """Make a store without runs, once for each version of MLflow."""
-    path = ROOT / ".pytest_cache" / f"mlflow-{mlflow.__version__}" / "mlflow.db"
+    """Make a store without runs, once for each version of MLflow.
+
+    MLflow imports its 68 migrations whenever it opens a store, to find the newest one; here it finds it once.
+    """
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
+
+    utils._get_latest_schema_revision = cache(utils._get_latest_schema_revision)
+
+    path = ROOT / ".pytest_cache" / f"mlflow-{version('mlflow')}" / "mlflow.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -233,6 +248,9 @@ def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def datasets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few images of each dataset under `data/`, in the layouts that torchvision downloads."""
+    import numpy as np
+    from torchvision.datasets import CIFAR10
+
     random = np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
         write_mnist(workplace / "data" / name / "raw", random)
@@ -251,6 +269,8 @@ def datasets(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def write_mnist(folder: Path, random: np.random.Generator, count: int = 40) -> None:
     """Write MNIST's four files with `count` images each."""
+    import numpy as np
+
     folder.mkdir(parents=True)
     for split in ("train", "t10k"):
         images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -262,6 +282,8 @@ def write_mnist(folder: Path, random: np.random.Generator, count: int = 40) -> N
 
 def write_folder(root: Path, count: int = 12) -> None:
     """Write an image folder of two classes, red and blue, in JPEG and PNG."""
+    from PIL import Image
+
     for split in ("train", "test"):
         for label, colour in (("blue", (20, 20, 200)), ("red", (200, 20, 20))):
             (root / split / label).mkdir(parents=True)

@@ -104,8 +104,8 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
 
 def _commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     """Return the next commands; the sweep decides whether a trial keeps the checkpoint to resume from."""
-    commands = next_commands(cli, run_id)
-    return {label: commands[label] for label in commands if not (is_trial() and label in ("resume", "search"))}
+    commands, left_out = next_commands(cli, run_id), ("resume", "search") if is_trial() else ()
+    return {label: command for label, command in commands.items() if label not in left_out}
 
 
 def is_trial() -> bool:

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,15 @@ def _search_space(cli: FitCLI) -> str | None:
 def _space(name: str) -> Mapping[str, Any]:
     """Return the content of a search space's file; empty if it is not valid, which only a sweep reports."""
     try:
-        content: Any = yaml.safe_load(config_groups.file_of("search", name).read_text(encoding="utf-8"))
+        content = _parsed(config_groups.file_of("search", name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) and isinstance(content.get("space"), dict) else {}
+
+
+@lru_cache  # Each fit needs the same spaces several times.
+def _parsed(text: str) -> Any:
+    return yaml.safe_load(text)
 
 
 def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
