@@ -31,5 +31,5 @@ browser:  ## look at the pages of MLflow's UI in headless Chromium (Debian: apt 
 terminals: ## show each command in a terminal, and write what is seen to docs/terminal: three minutes or more
 	uv run python tools/terminals.py
 
-gpu:      ## run the tests that need a GPU: at most six minutes; without uv: make gpu PYTHON=python3
-	timeout 360 $(PYTHON) -m pytest -m "gpu or not faults" -v tests/gpu tests/engine/loading/test_device.py
+gpu:      ## run what needs a GPU, tests and benchmarks: at most eight minutes; without uv: make gpu PYTHON=python3
+	$(PYTHON) -m benchmarks.gpu $(GPU)

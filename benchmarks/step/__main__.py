@@ -123,11 +123,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--net", nargs="+", choices=NETS, default=["small", "default"])
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--parts", action="store_true", help="measure `fit` also without each of its parts")
+    parser.add_argument("--slices", type=int, default=SLICES_PER_ROUND, help=f"of a round ({SLICES_PER_ROUND})")
     parser.add_argument("--processes", type=int, default=1, help="compare strategies with this number of processes")
     args = parser.parse_args(argv)
     if args.accelerator == "gpu" and torch.cuda.device_count() < args.processes:
         parser.error(f"got --accelerator gpu with {torch.cuda.device_count()} GPUs; it needs {args.processes}")
-    slices, warm_up = (QUICK_SLICES, QUICK_WARM_UP_STEPS) if args.quick else (SLICES_PER_ROUND, WARM_UP_STEPS)
+    slices, warm_up = (QUICK_SLICES, QUICK_WARM_UP_STEPS) if args.quick else (args.slices, WARM_UP_STEPS)
     for net in ["small"] if args.quick else args.net:
         if args.processes > 1:
             makes = groups(net, args.accelerator, warm_up, args.processes)

@@ -19,6 +19,8 @@ from mlflow import MlflowClient
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from benchmarks.jpeg_on_gpu import batches_of_cpu, batches_of_gpu, write_files
+from benchmarks.lines import print_line
 from project.engine.loading import Crop, ImageArray, Workers
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.prefetch_to_device import on_device
@@ -33,16 +35,17 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="needs a GPU")
 SHORT = ["--max_epochs=1", "--trainer.limit_val_batches=2", "--trainer.limit_test_batches=2",
          "--trainer.enable_progress_bar=false"]  # fmt: skip
 SMALL = ["--model.net.widths=[8,8]", "--model.net.hidden=16"]
-Note = Callable[[str, float], None]
+Note = Callable[..., None]
 
 
 @pytest.fixture
 def note(capsys: pytest.CaptureFixture[str]) -> Note:
-    """Return a function that prints a measured value."""
+    """Return a function that prints the line of a measured value: its name, the value, and its unit."""
 
-    def show(name: str, value: float) -> None:
+    def show(name: str, value: float, unit: str = "share") -> None:
         with capsys.disabled():
-            print(f"\n  {name}: {value:.4g}")
+            print()  # pytest has printed the name of the test, without the end of the line.
+            print_line(name, [value], unit)
 
     return show
 
@@ -113,7 +116,7 @@ def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
     steps = seconds(lambda: [step() for _ in range(count)])
     copies = seconds(lambda: [batch.images.to(DEVICE, non_blocking=True).float() for batch in batches])
     together = seconds(train)
-    note("copies hidden behind steps (share)", (steps + copies - together) / copies)
+    note("copies hidden behind steps", (steps + copies - together) / copies)
     assert together < steps + 0.4 * copies
 
 
@@ -133,6 +136,21 @@ def test_the_wait_fraction_is_the_share_of_time_in_which_the_device_is_idle(
     waited = metrics_of(workplace)["data/wait_fraction"]
     note(f"data/wait_fraction with slow {slow}", waited)
     assert waited < 0.1 if slow == "step" else waited > 0.5
+
+
+def test_nvjpeg_gives_the_pixels_of_our_decoder(tmp_path: Path, note: Note) -> None:
+    paths = write_files(tmp_path / "files", 320, 240, 6)
+    (ours,) = batches_of_cpu(paths, 128, 6, DEVICE)()
+    (theirs,) = batches_of_gpu(paths, 128, 6, DEVICE)()
+    assert theirs.device.type == ours.device.type == DEVICE.type
+    assert theirs.shape == ours.shape == (6, 3, 128, 128)
+    difference = (ours.float() - theirs.float()).abs().mean().item()
+    note(
+        "mean difference of pixels, our decoder and nvJPEG" if GPU else "our decoder and torchvision's",
+        difference,
+        "of 255",
+    )
+    assert difference < 2 < (ours.float() - theirs.float().flip(3)).abs().mean().item()
 
 
 # ---- numbers and memory
@@ -160,18 +178,27 @@ def test_convolutions_compute_in_the_precision(precision: str, dtype: torch.dtyp
     assert metrics_of(workplace)["train/loss_epoch"] < 5
 
 
-@needs_gpu
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_fsdp_shards_on_the_gpu(precision: str, workplace: Path) -> None:
+@pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_fsdp_shards_on_the_device_and_computes_in_the_precision(
+    precision: str, dtype: torch.dtype, workplace: Path
+) -> None:
     seen: list[bool] = []
+    outputs: set[torch.dtype] = set()
+
+    class Look(Probe):
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == 0:
+                convolution = next(m for m in pl_module.modules() if isinstance(m, torch.nn.Conv2d))
+                convolution.register_forward_hook(lambda _module, _inputs, output: outputs.add(output.dtype))
 
     def look(trainer: Trainer, module: Any) -> None:
-        seen.extend(isinstance(p, DTensor) and p.device.type == "cuda" for p in module.net.parameters())
+        seen.extend(isinstance(p, DTensor) and p.device.type == DEVICE.type for p in module.net.parameters())
 
-    main([*SHORT, *SMALL, "--strategy=fsdp", f"--precision={precision}", "--trainer.limit_train_batches=4"],
-         [Probe(look)])  # fmt: skip
+    main([*SHORT, *SMALL, "--strategy=fsdp", "--devices=1", f"--precision={precision}",
+          "--trainer.limit_train_batches=4"], [Look(look)])  # fmt: skip
     assert seen
     assert all(seen)
+    assert outputs == {dtype}
 
 
 def test_channels_last_is_the_memory_format_of_the_weights(workplace: Path) -> None:
@@ -202,7 +229,7 @@ def test_a_net_is_compiled_and_has_the_same_loss_as_the_uncompiled_one(workplace
               "--trainer.logger=false"], [Losses()])  # fmt: skip
         assert (torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0) == (compiled == "true")
     difference = max(abs(a - b) for a, b in zip(losses[:3], losses[3:], strict=True))
-    note("largest difference of a loss, compiled and not", difference)
+    note("largest difference of a loss, compiled and not", difference, "loss")
     assert difference < 1e-2
 
 

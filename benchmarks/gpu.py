@@ -1,0 +1,217 @@
+"""Everything that needs a GPU: its tests and its benchmarks, one part after the other, in at most eight minutes.
+
+make gpu                                  # python -m benchmarks.gpu
+make gpu PYTHON=python3                   # without uv
+python -m benchmarks.gpu --images DIR --record CLONE    # with CIFAR-10 and the record's script: benchmarks/record.py
+python -m benchmarks.gpu --only step record
+
+Each part is a command in its own processes, in an empty folder, and is killed after its time limit. A part that fails
+does not stop the others; the exit code is then 1. Without a GPU, each part does what it can on the CPU, and names what
+it leaves out. Writes the lines of benchmarks/lines.py as JSON lines, each with its `part`, and the output of all parts
+beside them; prints a table.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.concurrency.report import hardware
+from benchmarks.lines import LINE_WIDTH, make_parser
+
+ROOT = Path(__file__).parent.parent
+LIMIT_S = 470.0
+GPU_TESTS = ("tests/gpu", "tests/engine/loading/test_device.py")
+_ABSENT = "needs a GPU"
+_NO_TIME = "no time left"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command of Python, and the seconds that it may take.
+
+    Attributes:
+        name: Name in the table.
+        options: The module and its options.
+        limit_s: Time limit in seconds.
+    """
+
+    name: str
+    options: Sequence[str]
+    limit_s: float
+
+
+@dataclass
+class Outcome:
+    """What a part did.
+
+    Attributes:
+        part: The part.
+        result: `passed`, `failed: exit code N`, `timed out after N s`, or `no time left`.
+        seconds: Its duration.
+        output: What it printed.
+        lines: The lines of its measurements.
+        absent: Lines of its output that say what needs a GPU and was left out.
+    """
+
+    part: Part
+    result: str
+    seconds: float = 0.0
+    output: str = ""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ended without an error and in time."""
+        return self.result == "passed"
+
+
+def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Part]:
+    """Return all parts, the most important first; without a GPU, in a form that takes seconds."""
+    quick = [] if gpu else ["--quick"]
+    accelerator, device = ("gpu", "cuda") if gpu else ("cpu", "cpu")
+    given = [*(["--images", str(images)] if images else ["--quick"]), *(["--record", str(clone)] if clone else [])]
+    tests = [str(ROOT / path) for path in GPU_TESTS]
+    return [
+        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-rs", "-p", "no:cacheprovider", *tests], 170),
+        Part(
+            "step",
+            ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "default", "resnet18", "--rounds", "1",
+             "--slices", "5", *quick], 100,
+        ),
+        Part("record", ["benchmarks.record", "--rounds", "2", *given], 150),
+        Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "3", "--count", "512", *quick], 50),
+        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "JPEG", "overlap"], 60),
+        Part("convolution", ["benchmarks.convolution", "--quick", "--rounds", "3", "--devices", device], 30),
+        Part("concurrency", ["benchmarks.concurrency", "--quick"], 120),
+    ]  # fmt: skip
+
+
+def run(part: Part, limit_s: float) -> Outcome:
+    """Run a part in an empty folder; kill all of its processes after `limit_s` seconds."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    start = monotonic()
+    with TemporaryDirectory() as folder:
+        output = Path(folder, "output.txt")
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *part.options], cwd=folder, env=os.environ | {"PYTHONPATH": paths},
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        try:
+            code = process.wait(limit_s)
+            result = "passed" if code == 0 else f"failed: exit code {code}"
+        except subprocess.TimeoutExpired:
+            result = f"timed out after {limit_s:.0f} s"
+        finally:
+            kill(process)
+        text = output.read_text(errors="replace")
+    return Outcome(part, result, monotonic() - start, text, list(lines_of(text)), absent_of(text))
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that may have ended, its children, and its process group."""
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def lines_of(output: str) -> Iterator[dict[str, Any]]:
+    """Yield the measurements in an output."""
+    for line in output.splitlines():
+        if line.startswith('{"name"'):
+            with suppress(json.JSONDecodeError):  # The part was killed while it printed.
+                yield json.loads(line)
+
+
+def absent_of(output: str) -> list[str]:
+    """Return the lines of an output that say what needs a GPU."""
+    return [line for line in output.splitlines() if _ABSENT in line and ("not measured" in line or "SKIPPED" in line)]
+
+
+def report(outcomes: Sequence[Outcome]) -> None:
+    """Print the table, and the end of the output of each part that did not pass."""
+    console = Console(width=LINE_WIDTH, highlight=False)
+    for outcome in outcomes:
+        if not outcome.passed:
+            console.print(f"--- {outcome.part.name}, the end of its output", markup=False)
+            console.print("\n".join(outcome.output.splitlines()[-15:]), markup=False)
+    table = Table("part", "result", "figure", "unit", "times as good", title=hardware())
+    for outcome in outcomes:
+        table.add_row(outcome.part.name, outcome.result, f"{outcome.seconds:.0f}", "s of its processes", "")
+        for line in outcome.lines:
+            table.add_row("", line["name"], f"{line['value']:g}", line["unit"], line["ratio"] and f"{line['ratio']:g}")
+        for reason in outcome.absent:
+            table.add_row("", reason, "absent", "", "")
+    console.print(table)
+
+
+def write(outcomes: Sequence[Outcome], output: Path) -> None:
+    """Write the lines, and the output of each part into a file beside them."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[dict[str, Any]] = []
+    for outcome in outcomes:
+        about = {
+            "name": outcome.part.name,
+            "value": round(outcome.seconds, 1),
+            "unit": "s",
+            "peer": None,
+            "ratio": None,
+        }
+        lines.append(about | {"part": outcome.part.name, "result": outcome.result, "hardware": hardware()})
+        lines += [line | {"part": outcome.part.name} for line in outcome.lines]
+    output.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    texts = (f"==== {one.part.name}: {one.result}\n{one.output}\n" for one in outcomes)
+    output.with_suffix(".log").write_text("".join(texts))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the parts; exit with 1 if one of them does not pass."""
+    parser = make_parser("benchmarks.gpu", __doc__, None, "as without a GPU")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="names of parts")
+    parser.add_argument("--images", type=lambda path: Path(path).resolve(), metavar="DIR", help="CIFAR-10 as JPEGs")
+    parser.add_argument("--record", type=lambda path: Path(path).resolve(), metavar="CLONE", help="the record's script")
+    parser.add_argument("--limit_s", type=float, default=LIMIT_S, help=f"time limit of all parts ({LIMIT_S:.0f})")
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.jsonl"), help="for the lines")
+    args = parser.parse_args(argv)
+    parts = make_parts(gpu=torch.cuda.is_available() and not args.quick, images=args.images, clone=args.record)
+    names = [part.name for part in parts]
+    if unknown := sorted(set(args.only or ()) - set(names)):
+        parser.error(f"--only: got {unknown[0]}; the parts are {', '.join(names)}")
+    outcomes = run_all([part for part in parts if not args.only or part.name in args.only], args.limit_s)
+    write(outcomes, args.output)
+    report(outcomes)
+    sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
+
+
+def run_all(parts: Sequence[Part], limit_s: float) -> list[Outcome]:
+    """Run parts one after the other, in `limit_s` seconds together; tell on stderr how each has ended."""
+    end = monotonic() + limit_s
+    outcomes = []
+    for part in parts:
+        left_s = end - monotonic()
+        outcomes.append(run(part, min(part.limit_s, left_s)) if left_s > 1 else Outcome(part, _NO_TIME))
+        print(f"{part.name}: {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", file=sys.stderr, flush=True)
+    return outcomes
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

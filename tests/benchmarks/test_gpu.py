@@ -1,0 +1,64 @@
+"""All parts of `make gpu` are run, whatever happens to one of them."""
+
+import json
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.gpu import Part, main, make_parts, report, run_all, write
+from benchmarks.lines import FIELDS
+
+PRINTS = "import benchmarks.lines as lines; print(); lines.print_line('speed', [2], 'm/s', 'peer', [4])"
+SLEEPS = "import subprocess; print('started', flush=True); subprocess.run(['sleep', '4242.42'])"
+ABSENT = "print('overlap: not measured, because it needs a GPU')"
+
+
+def python(name: str, code: str, limit_s: float = 60) -> Part:
+    return Part(name, ["timeit", "-n1", "-r1", code], limit_s)
+
+
+def test_a_part_that_fails_or_exceeds_its_limit_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [python("broken", "1 / 0"), python("endless", SLEEPS, 3), python("absent", ABSENT), python("fast", PRINTS)]
+    outcomes = run_all(parts, 60)
+    results = {outcome.part.name: outcome.result for outcome in outcomes}
+    assert results == {
+        "broken": "failed: exit code 1", "endless": "timed out after 3 s", "absent": "passed", "fast": "passed",
+    }  # fmt: skip
+    assert not [one for one in psutil.process_iter() if "4242.42" in one.cmdline()]
+
+    write(outcomes, tmp_path / "out" / "gpu.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "gpu.jsonl").read_text().splitlines()]
+    assert all(set(FIELDS) <= set(line) for line in lines)
+    assert [line["name"] for line in lines] == ["broken", "endless", "absent", "fast", "speed"]
+    assert (lines[-1]["value"], lines[-1]["ratio"], lines[-1]["part"]) == (2, 2, "fast")
+    assert "ZeroDivisionError" in (tmp_path / "out" / "gpu.log").read_text()
+
+    report(outcomes)
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("ZeroDivisionError", "started", "speed", "overlap: not measured"))
+
+
+def test_parts_without_time_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [outcome.result for outcome in run_all([python("endless", SLEEPS), python("fast", PRINTS)], 3)]
+    assert results == ["timed out after 3 s", "no time left"]
+
+
+def test_the_usual_parts_fit_into_eight_minutes_and_bad_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parts = make_parts(gpu=True, images=Path("images"), clone=Path("clone"))
+    assert [part.name for part in parts[:3]] == ["tests", "step", "record"]
+    assert sum(part.limit_s for part in parts[:3]) < 8 * 60
+    with pytest.raises(SystemExit, match="2"):
+        main(["--only", "stepp"])
+    assert "got stepp; the parts are tests, step, record" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_part_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "gpu.jsonl"
+    with pytest.raises(SystemExit, match="0"):
+        main(["--only", "convolution", "--quick", "--output", str(output)])
+    names = [json.loads(line)["name"] for line in output.read_text().splitlines()]
+    assert names[0] == "convolution" and "kernel 3, 32x32, cpu" in names
