@@ -5,6 +5,7 @@ Importing torch, Lightning and MLflow takes most of a short command's time. Each
 need `subprocess`.
 """
 
+import faulthandler
 import gc
 import os
 import re
@@ -15,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver, get_context
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import forkserver, get_context, resource_tracker, util
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 LIBRARIES = (
     "pytest", "commands", "attrs", "filelock", "fsspec.implementations.local", "git", "jsonargparse", "lightning",
@@ -34,6 +37,40 @@ def free_port() -> int:
     """Return a port of loopback on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
+
+
+def fork_server() -> None:
+    """Import the libraries, and fork the server of commands from this process.
+
+    multiprocessing would start an interpreter for it, which would import the libraries again.
+    """
+    for name in LIBRARIES:
+        import_module(name)
+    resource_tracker.ensure_running()
+    start, util.spawnv_passfds = util.spawnv_passfds, _fork  # type: ignore[attr-defined]
+    try:
+        forkserver.ensure_running()
+    finally:
+        util.spawnv_passfds = start  # type: ignore[attr-defined]
+
+
+def _fork(executable: bytes, args: Sequence[str], kept: Sequence[int]) -> int:
+    return os.fork() or _serve(args[-1], kept)
+
+
+def _serve(code: str, kept: Sequence[int]) -> NoReturn:
+    """Run the code of the server without what a new interpreter would not have: pytest's streams, files and imports."""
+    try:
+        faulthandler.disable()
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_pytest")]
+        for name in [path.name for path in Path("/proc/self/fd").iterdir()]:
+            if int(name) > 2 and int(name) not in kept:
+                with suppress(OSError):  # The file of the listing itself.
+                    os.close(int(name))
+        exec(code, {})
+    finally:
+        os._exit(1)
 
 
 class Command:

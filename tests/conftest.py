@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from commands import Command, free_port
+from commands import Command, fork_server, free_port
 from filelock import FileLock
 
 if TYPE_CHECKING:  # The process that distributes the tests imports only this file, and no library that takes seconds.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # The process that distributes the tests imports only this fi
 
 ROOT = Path(__file__).parent.parent
 SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # For fits whose score is not tested.
-MOST_WORKERS = 4  # Each worker loads the libraries twice: in itself, and in the forkserver of its commands.
+MOST_WORKERS = 4  # Each worker needs a gigabyte of memory.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +48,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         given.numprocesses = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
         given.dist = "loadfile"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:  # A worker runs commands, and imports the libraries for its tests.
+        fork_server()
 
 
 def pytest_collection_finish() -> None:
