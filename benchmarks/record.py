@@ -9,8 +9,8 @@ reads images from cifar10/train.pt and cifar10/test.pt in the current folder; th
 train on the same images. Without CLONE, only ours is measured.
 
 Each trains once before it is measured, which compiles the net. The time is that of the training and of the test, both
-of which mirror the test images, without validation between the epochs. Prints the lines of benchmarks/lines.py and a
-table; a time counts only beside its accuracy.
+of which mirror and shift the test images, without validation between the epochs. Prints the lines of
+benchmarks/lines.py and a table; a time counts only beside its accuracy.
 """
 
 import contextlib
@@ -170,7 +170,11 @@ def main(argv: Sequence[str]) -> None:
     if reason:
         print(f"{RECORD}: not measured, because {reason}")
     gpu = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
-    short = [] if args.images else ["--max_epochs=2", "--trainer.limit_train_batches=2", "--data.batch_size=32"]
+    short = (
+        []
+        if args.images
+        else ["--max_epochs=2", "--trainer.limit_train_batches=2", "--data.batch_size=32", "--data.val_fraction=0.1"]
+    )
     rounds = rounds_of(args)
     with image_folder(args.images) as root, TemporaryDirectory() as name, contextlib.chdir(name):
         results = [{OURS: ours(root, [*gpu, *short, *args.options])} for _ in range(rounds + 1)][1:]

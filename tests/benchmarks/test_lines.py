@@ -12,6 +12,7 @@ from benchmarks.lines import FIELDS, print_line, report
 
 QUICK = {
     "checkpoints": (),
+    "cifar10": ("--minutes=0.1",),
     "concurrency": ("--only", "asynchronous loading"),
     "convolution": ("--channels=4",),
     "jpeg_on_gpu": (),
