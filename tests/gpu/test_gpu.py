@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from benchmarks.jpeg_on_gpu import batches_of_cpu, batches_of_gpu, write_files
 from benchmarks.lines import print_line
-from project.engine.loading import Crop, ImageArray, Workers
+from project.engine.loading import Augmentation, BatchLoader, Crop, EpochBatches, ImageArray, Workers
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.search.device_pool import Devices, gpu_ids
@@ -118,6 +118,30 @@ def test_the_next_batch_is_copied_while_the_gpu_works(note: Note) -> None:
     together = seconds(train)
     note("copies hidden behind steps", (steps + copies - together) / copies)
     assert together < steps + 0.4 * copies
+
+
+def test_images_on_the_device_are_augmented_as_on_the_cpu_without_a_copy_from_the_host() -> None:
+    pixels = torch.randint(0, 256, (600, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = ImageArray(pixels, torch.arange(600))
+    augment = Augmentation(2, "alternate", cutout=8, padding_mode="reflect")
+
+    def batches(device: torch.device, resident: ImageArray | None) -> Iterator[tuple[Tensor, Tensor]]:
+        sampler = EpochBatches(600, 100, shuffle=True)
+        return iter(BatchLoader(images, sampler, Crop(32), augment, seed=0, device=device, resident=resident))
+
+    found = batches(DEVICE, images.to(DEVICE))
+    expected = batches(torch.device("cpu"), None)
+    first = next(found)
+    activity = torch.profiler.ProfilerActivity.CUDA if GPU else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        rest = list(found)
+    names = {event.name for event in profile.events()}
+    assert names and not any("HtoD" in name for name in names)
+    for ours, theirs in zip([first, *rest], expected, strict=True):
+        assert all(
+            one.device.type == DEVICE.type and torch.equal(one.cpu(), two)
+            for one, two in zip(ours, theirs, strict=True)
+        )
 
 
 @pytest.mark.parametrize("slow", ["step", "data"])
