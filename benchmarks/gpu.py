@@ -95,7 +95,7 @@ def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Pa
         ),
         Part("record", ["benchmarks.record", "--rounds", "2", *given], 150),
         Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "3", "--count", "512", *quick], 50),
-        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "JPEG", "overlap"], 60),
+        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "JPEG", "overlap"], 80),
         Part("convolution", ["benchmarks.convolution", "--quick", "--rounds", "3", "--devices", device], 30),
         Part("concurrency", ["benchmarks.concurrency", "--quick"], 120),
     ]  # fmt: skip
