@@ -13,6 +13,7 @@ beside them; prints a table.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,7 +36,6 @@ from benchmarks.lines import LINE_WIDTH, make_parser
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 470.0
 GPU_TESTS = ("tests/gpu", "tests/engine/loading/test_device.py")
-_ABSENT = "needs a GPU"
 _NO_TIME = "no time left"
 
 
@@ -64,7 +64,7 @@ class Outcome:
         seconds: Its duration.
         output: What it printed.
         lines: The lines of its measurements.
-        absent: Lines of its output that say what needs a GPU and was left out.
+        absent: Names of tests and measurements that were left out, mostly because they need a GPU.
     """
 
     part: Part
@@ -87,7 +87,7 @@ def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Pa
     given = [*(["--images", str(images)] if images else ["--quick"]), *(["--record", str(clone)] if clone else [])]
     tests = [str(ROOT / path) for path in GPU_TESTS]
     return [
-        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-rs", "-p", "no:cacheprovider", *tests], 170),
+        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 170),
         Part(
             "step",
             ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "default", "resnet18", "--rounds", "1",
@@ -97,19 +97,23 @@ def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Pa
         Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "3", "--count", "512", *quick], 50),
         Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "JPEG", "overlap"], 80),
         Part("convolution", ["benchmarks.convolution", "--quick", "--rounds", "3", "--devices", device], 30),
-        Part("concurrency", ["benchmarks.concurrency", "--quick"], 120),
+        Part(
+            "concurrency",
+            ["benchmarks.concurrency", "--quick", "--only", "all asynchronous", "bf16-mixed", "compiled"], 120,
+        ),
     ]  # fmt: skip
 
 
 def run(part: Part, limit_s: float) -> Outcome:
     """Run a part in an empty folder; kill all of its processes after `limit_s` seconds."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": str(LINE_WIDTH)}
     start = monotonic()
     with TemporaryDirectory() as folder:
         output = Path(folder, "output.txt")
         with output.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", *part.options], cwd=folder, env=os.environ | {"PYTHONPATH": paths},
+                [sys.executable, "-m", *part.options], cwd=folder, env=environment,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         try:
@@ -143,8 +147,9 @@ def lines_of(output: str) -> Iterator[dict[str, Any]]:
 
 
 def absent_of(output: str) -> list[str]:
-    """Return the lines of an output that say what needs a GPU."""
-    return [line for line in output.splitlines() if _ABSENT in line and ("not measured" in line or "SKIPPED" in line)]
+    """Return what an output names as left out without a GPU: skipped tests, and measurements."""
+    found = re.findall(r"^.*::(\S+) SKIPPED \(|^(.*): not measured, because", output, re.MULTILINE)
+    return [test or measurement for test, measurement in found]
 
 
 def report(outcomes: Sequence[Outcome]) -> None:
@@ -159,8 +164,8 @@ def report(outcomes: Sequence[Outcome]) -> None:
         table.add_row(outcome.part.name, outcome.result, f"{outcome.seconds:.0f}", "s of its processes", "")
         for line in outcome.lines:
             table.add_row("", line["name"], f"{line['value']:g}", line["unit"], line["ratio"] and f"{line['ratio']:g}")
-        for reason in outcome.absent:
-            table.add_row("", reason, "absent", "", "")
+        for name in outcome.absent:
+            table.add_row("", name, "absent", "", "")
     console.print(table)
 
 
