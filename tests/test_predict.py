@@ -1,8 +1,6 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import Command
 from conftest import ROOT, Fit, clean_environment
 from photos import FOLDER, trained_on_photos, write_photos
 from PIL import Image
@@ -123,13 +122,14 @@ def test_a_name_that_is_not_unicode_is_escaped_in_the_table(place: Path) -> None
 
 def test_rows_that_cannot_be_written_are_an_error(place: Path) -> None:
     shared = clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
-    with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-m", "project.predict", "latest", "data/test/red"],
-            env=shared, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
-        )  # fmt: skip
-    assert done.returncode == 1
-    assert done.stderr.endswith("standard output cannot be written (No space left on device); the rest is dropped\n")
+    program = (
+        "import os, runpy, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
+        "sys.argv[1:] = ['latest', 'data/test/red']; runpy.run_module('project.predict', run_name='__main__')"
+    )
+    command = Command("-c", program, folder=place, environment=shared)
+    errors, _ = command.communicate()
+    assert command.wait() == 1
+    assert errors.endswith("standard output cannot be written (No space left on device); the rest is dropped\n")
 
 
 @pytest.mark.faults

@@ -8,12 +8,15 @@ from project.data import LabelledImages
 from project.engine.loading import ImageArray, Split
 from project.tasks import ImageClassifier
 
-SERVED = ["--data.class_path=tiny.Tiny", "--data.augmentation.crop_padding=0", "--data.batch_size=4",
-          "--model.net=tiny.TinyNet"]  # fmt: skip
+COMPLETE = ["--data.class_path=tiny.Tiny", "--data.augmentation.crop_padding=0", "--data.batch_size=4",
+            "--model.net=tiny.TinyNet"]  # fmt: skip
 """A classifier with figures and a served model, which take half of the time of such a fit."""
 
-TINY = [*SERVED, "--model.class_path=tiny.TinyTask"]
-"""A classifier without them."""
+SERVED = [*COMPLETE, "--model.class_path=tiny.ServedTask"]
+"""A classifier without figures."""
+
+TINY = [*COMPLETE, "--model.class_path=tiny.TinyTask"]
+"""A classifier without figures and without a served model."""
 
 
 class Tiny(LabelledImages):
@@ -63,11 +66,15 @@ class TinyNet(nn.Module):
         return logits
 
 
-class TinyTask(ImageClassifier):
-    """A classifier without figures and without a served model."""
+class ServedTask(ImageClassifier):
+    """A classifier without figures."""
 
     def configure_callbacks(self) -> list[Callback]:
         return []
+
+
+class TinyTask(ServedTask):
+    """A classifier without figures and without a served model."""
 
     def serving_model(self) -> None:  # type: ignore[override]
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import SMALL_NET, Fit, write_folder
 from mlflow import MlflowClient
-from tiny import SERVED
+from tiny import COMPLETE
 from torch import Tensor, nn
 
 from project.engine.runtime.devices import CPU_CORES
@@ -49,7 +49,7 @@ def test_a_header_shows_data_model_device_and_run(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv(CPU_CORES, "3")
-    assert header(capsys, *SERVED, "--max_epochs=1", *options) == [
+    assert header(capsys, *COMPLETE, "--max_epochs=1", *options) == [
         "data    tiny: 2 classes, 8x8 pixels; train 16, val 8, test 8",
         "        train dark 8, bright 8; val dark 4, bright 4; test dark 4, bright 4",
         f"model   {model}",
@@ -72,7 +72,7 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
 
 
 def test_a_resumed_run_keeps_its_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header(capsys, *SERVED, "--max_epochs=1")
+    header(capsys, *COMPLETE, "--max_epochs=1")
     run_id = Fit(workplace, 0, "").run.info.run_id
     MlflowClient().update_run(run_id, name="my best")
     again = header(capsys, "--resume", run_id, "--max_epochs=2")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Fit, write_folder
-from tiny import SERVED, TINY
+from tiny import COMPLETE, TINY
 
 from project.engine.training.job import open_job
 from project.engine.training.next_commands import next_commands
@@ -29,7 +29,7 @@ def commands_of(*options: str) -> dict[str, str]:
      "--search optimizer --data image_folder --data.root 'my photos' --data.batch_size 4 --model mobilenet_v3_small"),
     (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
      "--data digits --model cnn --model.metrics.f1=torchmetrics.classification.MulticlassF1Score --n_trials"),
-    ([*SERVED, "--model.optimizer=SGD", "--model.label_smoothing=0"],
+    ([*COMPLETE, "--model.optimizer=SGD", "--model.label_smoothing=0"],
      "--search optimizer --data digits --data.class_path tiny.Tiny --data.batch_size 4 "
      "--data.augmentation.crop_padding 0 --model cnn --model.net tiny.TinyNet"),
 ])  # fmt: skip
