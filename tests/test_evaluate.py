@@ -11,7 +11,7 @@ from commands import free_port
 from conftest import ROOT, Fit, copy_store, run_ranks
 from mlflow import MlflowClient
 from pyarrow import parquet
-from tiny import SERVED, TINY
+from tiny import COMPLETE, TINY
 
 from project.engine.checkpoints import strip_optimizer_state
 from project.engine.loading import ImageArray, Split
@@ -103,7 +103,7 @@ def metrics(workplace: Path) -> dict[str, float]:
 
 
 def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace: Path) -> None:
-    fit([*SERVED, "--max_epochs=2"])
+    fit([*COMPLETE, "--max_epochs=2"])
     before = Fit(workplace, 0, "").run
     evaluate(["latest"])
     evaluate([before.info.run_id[:10], "--split=val"])
