@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     import optuna
     import torch
     from jsonargparse import ArgumentParser
-    from lightning import Trainer
+    from lightning import LightningModule, Trainer
     from mlflow.entities import Metric as StoredMetric
     from mlflow.entities import Run
     from optuna.distributions import BaseDistribution
@@ -217,6 +217,103 @@ def keep_logged_values_in_place() -> None:
         return self if value is not None and value.device == device else move(self, device)
 
     _ResultMetric.to = to  # type: ignore[method-assign]
+
+
+def call_hooks_directly() -> None:
+    """Make Lightning call the hooks of a step without formatting names for its profiler, in this process.
+
+    A step has some 20 calls of hooks, with ten callbacks each. Each call also sets an attribute of the module by the
+    slow `torch.nn.Module.__setattr__`. With a profiler of the user, nothing changes.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/call.py
+    """
+    from lightning import Callback
+    from lightning.pytorch.profilers import PassThroughProfiler
+    from lightning.pytorch.trainer import call
+
+    if hasattr(call._call_callback_hooks, "__wrapped__"):
+        return
+
+    def direct(original: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def run_hook(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
+            module = trainer.lightning_module
+            profiler = trainer.profiler  # type: ignore[attr-defined]
+            if module is None or "pl_module" in kwargs or not isinstance(profiler, PassThroughProfiler):
+                return original(trainer, hook_name, *args, **kwargs)
+            attributes = vars(module)
+            before, attributes["_current_fx_name"] = attributes["_current_fx_name"], hook_name
+            output = run(trainer, hook_name, *args, **kwargs)
+            attributes["_current_fx_name"] = before
+            return output
+
+        return run_hook
+
+    def of_callbacks(
+        trainer: Trainer, hook_name: str, *args: Any, monitoring_callbacks: bool | None = None, **kwargs: Any
+    ) -> None:
+        from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
+
+        empty = vars(Callback)[hook_name]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            hook = getattr(callback, hook_name)
+            if getattr(hook, "__func__", None) is empty or not callable(hook):
+                continue
+            if monitoring_callbacks in (None, isinstance(callback, (EarlyStopping, Checkpoint))):
+                hook(trainer, trainer.lightning_module, *args, **kwargs)
+
+    def of_module(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(trainer.lightning_module, hook_name)
+        return hook(*args, **kwargs) if callable(hook) else None
+
+    def of_strategy(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
+        hook = getattr(trainer.strategy, hook_name)
+        return hook(*args, **kwargs) if callable(hook) else None
+
+    for name, run in (
+        ("_call_callback_hooks", of_callbacks),
+        ("_call_lightning_module_hook", of_module),
+        ("_call_strategy_hook", of_strategy),
+    ):
+        setattr(call, name, direct(getattr(call, name), run))
+
+
+def inspect_hooks_once() -> None:
+    """Make Lightning look up the parameters of a hook once, not in each step and each call of `log`, in this process.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/utilities/signature_utils.py
+    """
+    from lightning.pytorch.core import module
+    from lightning.pytorch.loops import training_epoch_loop
+    from lightning.pytorch.utilities import signature_utils
+
+    original = signature_utils.is_param_in_hook_signature
+    cached = lru_cache(maxsize=16)(original)
+    for user in (module, training_epoch_loop):
+        if user.is_param_in_hook_signature is original:
+            user.is_param_in_hook_signature = cached  # type: ignore[attr-defined]
+
+
+def log_again(module: LightningModule, name: str, value: Tensor) -> None:
+    """Log a scalar of a training step, as `module.log(name, value)` does, which checks all its arguments each time.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/core/module.py
+    """
+    trainer = module._trainer
+    stored = trainer._results if trainer is not None and not trainer._logger_connector._first_loop_iter else None
+    key = f"training_step.{name}"
+    if stored is None or key not in stored:
+        module.log(name, value)
+    else:
+        stored.update_metrics(key, value.detach(), 1)
+
+
+def without_signal_broadcast(trainer: Trainer) -> None:
+    """Let no step of several processes wait for a broadcast of SIGTERM, which `set_signal_handlers` makes useless.
+
+    Lightning broadcasts a flag before each step, and reads it, which makes the processor wait for the device.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def log_step(trainer: Trainer) -> None:

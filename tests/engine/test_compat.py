@@ -15,6 +15,8 @@ from conftest import clean_environment
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops import training_epoch_loop
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
@@ -215,6 +217,7 @@ class Handlers(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         compat.set_signal_handlers(trainer, self.listen)
+        compat.without_signal_broadcast(trainer)
 
     def listen(self) -> None:
         self.calls += 1
@@ -243,6 +246,7 @@ def test_the_project_handles_signals_and_the_last_step_is_logged(tmp_path: Path)
     with pytest.raises(SystemExit):
         trainer.fit(Logged())
     assert handlers.calls == 1
+    assert "_broadcast_sigterm_tensor" in vars(type(trainer.fit_loop.epoch_loop))
     assert "loss" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()  # type: ignore[union-attr,arg-type]
 
 
@@ -286,6 +290,71 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
     assert stored.meta is settings  # Lightning copies the settings.
     assert stored.compute() == 2
     assert stored.to(torch.device("meta")).value.device.type == "meta"
+
+
+class _Logs(LightningModule):
+    """A module that logs the same values in both ways, and records its hooks."""
+
+    def __init__(self, calls: list[tuple[str, str | None]]) -> None:
+        super().__init__()
+        self.weight, self.calls = nn.Parameter(torch.ones(1)), calls
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.calls.append(("step", self._current_fx_name))
+        loss = (self.weight * batch).sum()
+        self.log("usual", loss)
+        compat.log_again(self, "again", loss)
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.log("val", batch.sum())
+
+    def on_train_batch_end(self, outputs: object, batch: Tensor, batch_idx: int) -> None:
+        self.calls.append(("module", self._current_fx_name))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class _Hooks(Callback):
+    def __init__(self, calls: list[tuple[str, str | None]]) -> None:
+        self.calls, self.logged = calls, list[tuple[float, float]]()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        self.calls.append(("callback", pl_module._current_fx_name))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        values = trainer.callback_metrics
+        self.logged.append((float(values["usual"]), float(values["again"])))
+        self.calls.append(("callback", pl_module._current_fx_name))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.calls.append(("callback", pl_module._current_fx_name))
+
+
+def test_hooks_are_called_in_lightnings_order_and_values_are_logged_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("_call_callback_hooks", "_call_lightning_module_hook", "_call_strategy_hook")
+    compat.call_hooks_directly()
+    compat.inspect_hooks_once()
+    recorded = []
+    for directly in (True, False):
+        calls: list[tuple[str, str | None]] = []
+        hooks, data = _Hooks(calls), DataLoader(torch.arange(1.0, 4.0))
+        if not directly:
+            for name in names:
+                monkeypatch.setattr(call, name, getattr(call, name).__wrapped__)
+        trainer = Trainer(max_epochs=2, callbacks=[hooks], logger=False, default_root_dir=tmp_path,
+                          enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")  # fmt: skip
+        trainer.fit(_Logs(calls), data, data)
+        recorded.append((calls, hooks.logged))
+    assert recorded[0] == recorded[1]
+    calls, logged = recorded[0]
+    assert {("step", "training_step"), ("module", "on_train_batch_end"), ("callback", "on_validation_end")} < set(calls)
+    assert len({usual for usual, _ in logged}) == 6
+    assert [again for _, again in logged] == [usual for usual, _ in logged]
+    assert training_epoch_loop.is_param_in_hook_signature.cache_info().hits > 0
 
 
 @pytest.mark.faults

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -19,7 +18,7 @@ class FiniteLoss(Callback):
     """
 
     def __init__(self) -> None:
-        self._finite: torch.Tensor | None = None
+        self._zero: Tensor | None = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -28,12 +27,13 @@ class FiniteLoss(Callback):
             not isinstance(outputs, Mapping) or "loss" not in outputs
         ):  # a step of manual optimization may return nothing
             return
-        finite = torch.isfinite(outputs["loss"].detach()).all()
-        self._finite = finite if self._finite is None else self._finite & finite
+        loss = outputs["loss"].detach()
+        zero = loss - loss  # NaN if the loss is infinite or NaN.
+        self._zero = zero if self._zero is None else self._zero + zero
         every_n_steps = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.global_step % every_n_steps == 0 or trainer.is_last_batch:
-            everywhere = trainer.strategy.reduce(self._finite.float(), reduce_op="sum")
-            self._finite = None
+            everywhere = trainer.strategy.reduce((self._zero == 0).all().float(), reduce_op="sum")
+            self._zero = None
             if float(everywhere) < trainer.world_size:
                 rate = trainer.optimizers[0].param_groups[0]["lr"]
                 raise FloatingPointError(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 2**64
 _FACTORS = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _BITS = 24
 """A float32 represents integers of this many bits exactly."""
@@ -43,6 +44,14 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     """
     first, keys = (_hashed(_stream(seed, number) + indices.numpy().view(np.uint64)) for number in (0, epoch))
     return torch.from_numpy((keys ^ ((keys ^ first ^ np.uint64(epoch)) & np.uint64(1))).view(np.int64))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of a training step on a rank, in [0, 2**63)."""
+    key = 0
+    for number in (seed, step, rank):
+        key = _hashed_number(key + number)
+    return key % 2**63
 
 
 def alternating(keys: Tensor) -> Tensor:
@@ -100,6 +109,14 @@ def _bits(keys: Tensor, first: int, count: int) -> NDArray[np.uint64] | Tensor:
         return _hashed_by_torch(keys.unsqueeze(1) + (_GOLDEN - 2**64) * draws)
     numbers = np.arange(first, first + count, dtype=np.uint64)
     return _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * numbers)
+
+
+def _hashed_number(x: int) -> int:
+    """Return the hash of `_hashed` for one number, without the cost of an array."""
+    x = (x + _GOLDEN) % _WORD
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % _WORD
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % _WORD
+    return x ^ x >> 31
 
 
 def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from project.engine.loading.counter_rng import global_seed, sample_keys
-
-_SEEDS = 2**63
+from project.engine.loading.counter_rng import global_seed, step_seed
 
 
 class StepSeed(Callback):
@@ -19,7 +17,7 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.fit_loop.epoch_loop.total_batch_idx
-        seed = int(sample_keys(global_seed(), step, torch.tensor([trainer.global_rank]))) % _SEEDS
+        seed = step_seed(global_seed(), step, trainer.global_rank)
         # torch.manual_seed is slow: it records the stack for each kind of device that is absent, in each step.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":

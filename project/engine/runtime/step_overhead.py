@@ -26,6 +26,8 @@ def reduce_step_overhead(trainer: Trainer) -> None:
     if type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
         trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
     compat.keep_logged_values_in_place()
+    compat.call_hooks_directly()
+    compat.inspect_hooks_once()
     if not torch.cuda.is_available():
         # Each step of an optimizer asks whether there is a GPU. With this variable, which Lightning sets, torch
         # searches NVIDIA's library each time.

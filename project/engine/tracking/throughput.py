@@ -64,10 +64,11 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         now, waited = perf_counter(), _wait_s(trainer)
+        samples, seconds, wait_s = _batch_size(batch) * trainer.world_size, now - self._start, waited - self._waited
         for window in (self._total, self._epoch, self._window):
-            window.samples += _batch_size(batch) * trainer.world_size
-            window.seconds += now - self._start
-            window.wait_s += waited - self._waited
+            window.samples += samples
+            window.seconds += seconds
+            window.wait_s += wait_s
         self._start, self._waited = now, waited
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every_n_steps and trainer.global_step % every_n_steps == 0:

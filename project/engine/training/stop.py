@@ -152,6 +152,7 @@ class Interrupts(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         compat.set_signal_handlers(trainer, self._register)
+        compat.without_signal_broadcast(trainer)
         if trainer.world_size > 1 and self._group is None:
             # In the group of the gradients, a flag on a GPU would make each step wait for the step before.
             self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))

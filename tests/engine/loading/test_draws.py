@@ -1,5 +1,7 @@
 import numpy as np
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from project.engine.loading import sample_keys
 from project.engine.loading.counter_rng import (
@@ -8,6 +10,7 @@ from project.engine.loading.counter_rng import (
     alternating,
     independent_keys,
     integers,
+    step_seed,
     uniform,
 )
 
@@ -20,6 +23,14 @@ def test_a_draw_depends_only_on_seed_epoch_image_and_number() -> None:
     for other in (sample_keys(1, 3, torch.arange(100)), sample_keys(0, 4, torch.arange(100))):
         assert not (uniform(other, 2) == uniform(keys, 2)).any()
     assert not (uniform(keys, 1) == uniform(keys, 2)).any()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**40), st.integers(0, 2**16))
+def test_the_seed_of_a_step_is_the_hash_of_seed_step_and_rank(seed: int, step: int, rank: int) -> None:
+    key = np.zeros(1, np.uint64)
+    for number in (seed, step, rank):
+        key = _hashed(key + np.uint64(number))
+    assert step_seed(seed, step, rank) == int(key[0]) % 2**63
 
 
 def test_draws_are_uniform_and_independent() -> None:
