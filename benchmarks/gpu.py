@@ -2,8 +2,8 @@
 
 make gpu                                  # python -m benchmarks.gpu
 make gpu PYTHON=python3                   # without uv
-python -m benchmarks.gpu --images DIR --record CLONE    # with CIFAR-10 and the record's script: benchmarks/record.py
-python -m benchmarks.gpu --only step record
+make gpu GPU="--images DIR --record CLONE" # with CIFAR-10 and the record's script; see benchmarks/record.py
+make gpu GPU="--only step record --output FILE.jsonl"
 
 Each part is a command in its own processes, in an empty folder, and is killed after its time limit. A part that fails
 does not stop the others; the exit code is then 1. Without a GPU, each part does what it can on the CPU, and names what
