@@ -35,13 +35,11 @@ def _left(steps: float, step: int) -> float:
 class FastClassifier(ImageClassifier):
     """A classifier with `WhitenedCNN`, with settings of the optimizer for filters, biases and the last layer each.
 
-    The defaults are for 2,000 images per step and the mean of their losses. The rates of biases and of the last layer
-    are proportional to the number of images, as are the weight decays times these rates.
-
     Args:
-        bias_lr: Learning rate of biases, as a multiple of that of the filters.
+        bias_lr: Learning rate of biases, as a multiple of that of the filters, for 2,000 images per step; it is
+            proportional to the images per step.
         bias_decay: Weight decay of biases.
-        head_lr: Learning rate of the last layer, as a multiple of that of the filters.
+        head_lr: Learning rate of the last layer; see `bias_lr`.
         head_decay: Weight decay of the last layer.
         whitening_share: Share of the training in which the biases of the whitening are trained, in (0, 1].
         options: See `ImageClassifier`.
@@ -63,14 +61,16 @@ class FastClassifier(ImageClassifier):
             raise ValueError(f"model.whitening_share: got {whitening_share}; it must be in (0, 1]")
         self.bias_lr, self.bias_decay, self.head_lr, self.head_decay = bias_lr, bias_decay, head_lr, head_decay
         self.whitening_share = whitening_share
+        self._images_per_step = _IMAGES
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups `filters`, with Muon's updates, and `whitening`, `biases` and `head`, with those of SGD."""
         trained = [one for one in self.net.parameters() if one.requires_grad]
         by_dimensions = {count: [one for one in trained if one.ndim == count] for count in (4, 1, 2)}
         sgd = {"orthogonal": False, "momentum": 0.85}
-        biases = sgd | {"lr_scale": self.bias_lr, "weight_decay": self.bias_decay}
-        head = sgd | {"lr_scale": self.head_lr, "weight_decay": self.head_decay}
+        share = self._images_per_step / _IMAGES
+        biases = sgd | {"lr_scale": share * self.bias_lr, "weight_decay": self.bias_decay}
+        head = sgd | {"lr_scale": share * self.head_lr, "weight_decay": self.head_decay}
         whitening, *norms = by_dimensions[1]  # in the order of the layers
         return [
             {"name": "filters", "params": by_dimensions[4]},
@@ -86,5 +86,6 @@ class FastClassifier(ImageClassifier):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, ImageDataModule)
         assert isinstance(self.net, WhitenedCNN)
+        self._images_per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         images, _ = data.fetch("train", torch.arange(min(_IMAGES, data.sizes()["train"])))
         self.net.whiten(self.normalised(images))

@@ -117,4 +117,6 @@ def test_digits_are_learned_in_two_epochs(workplace: Path) -> None:
     main([*MODEL, "--max_epochs=2", "--trainer.enable_progress_bar=false"])
     found = Fit(workplace, 0, "").run.data.metrics
     assert found["test/accuracy"] > 0.85
+    # 25 images instead of 2,000 per step
+    assert found["lr/head"] / found["lr/filters"] == pytest.approx(6.9 * 25 / 2000)
     assert {"lr/filters", "lr/whitening", "lr/biases", "lr/head"} <= found.keys()
