@@ -95,7 +95,7 @@ def report(
         own_peer = f"{title}: {peer}" if name != peer else None
         print_line(f"{title}: {name}", values, unit, own_peer, peers, more_is_better=more_is_better)
         better = ratios(values, peers, more_is_better=more_is_better)
-        table.add_row(name, spread(values), spread(better) if own_peer else "")
+        table.add_row(name, spread(values), spread(better, 3) if own_peer else "")
     Console(width=LINE_WIDTH).print(table)
 
 
