@@ -53,7 +53,7 @@ _LAST_ROW = re.compile(r"\|\s+eval\s+\|.*\|\s+(\d\.\d+)\s+\|\s+(\d+\.\d+)\s+\|")
 Result = dict[str, float]
 
 
-class Timer(Callback):
+class StepTimer(Callback):
     """Measures the seconds of training and of the test, without the validation between epochs."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Timer(Callback):
 
 def ours(root: Path, options: Sequence[str]) -> Result:
     """Train once with the command of this project, and return its seconds and its accuracy."""
-    timer = Timer()
+    timer = StepTimer()
     with contextlib.redirect_stdout(io.StringIO()):
         fit(["--experiment=cifar10_fast", "--data=image_folder", f"--data.root={root}", "--data.image_size=32",
              "--data.cache=on", "--trainer.enable_progress_bar=false", *options], [timer])  # fmt: skip
