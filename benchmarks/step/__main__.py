@@ -34,7 +34,6 @@ BY_HAND = "hand-written"
 PARTS: dict[str, list[str]] = {
     "logger": ["--trainer.logger=false"],
     "progress bar": ["--trainer.enable_progress_bar=false"],
-    "checkpoints": ["--trainer.enable_checkpointing=false"],
 }
 TWO_METRICS = [f"--model.class_path={TwoMetrics.__module__}.{TwoMetrics.__qualname__}", "--trainer.log_every_n_steps=1"]
 

@@ -22,7 +22,7 @@ QUICK = {
     "record": (),
     "reliability": (),
     "start": (),
-    "step": (),
+    "step --parts": (),
     "step --processes=2": (),
     "sweep": (),
     "tracking": (),

@@ -22,7 +22,8 @@ from project.engine.cli.epoch_lines import EpochLines
 from project.engine.cli.epoch_table import number
 
 _BAR_WIDTH = 20
-_UPDATE_EVERY_S = 0.1
+_UPDATE_EVERY_S = 0.25
+"""Drawing the bar takes some milliseconds of the processor."""
 _LINE_EVERY_S = 60.0
 
 
@@ -75,7 +76,9 @@ class ProgressBar(EpochLines):
             return
         count = None if total == float("inf") else int(total)
         if self._progress is None:
-            self._progress = Progress(*_columns(), console=self.console, transient=True)
+            self._progress = Progress(
+                *_columns(), console=self.console, transient=True, refresh_per_second=1 / _UPDATE_EVERY_S
+            )
             self._task = self._progress.add_task(loop, total=count, metrics="")
             self._progress.start()
         elif is_new:
