@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     import optuna
     import torch
     from jsonargparse import ArgumentParser
-    from lightning import LightningModule, Trainer
+    from lightning import Trainer
     from mlflow.entities import Metric as StoredMetric
     from mlflow.entities import Run
     from optuna.distributions import BaseDistribution
@@ -293,22 +293,42 @@ def inspect_hooks_once() -> None:
             user.is_param_in_hook_signature = cached  # type: ignore[attr-defined]
 
 
-def log_again(module: LightningModule, name: str, value: Tensor) -> None:
-    """Log a scalar of a training step, as `module.log(name, value)` does, which checks all its arguments each time.
+def log_steps_directly() -> None:
+    """Let `LightningModule.log` check its arguments once for the values of all steps of an epoch, in this process.
 
+    Lightning checks them in each call, and makes new settings to compare them with those of the first call. Only a
+    scalar tensor that is logged for its step alone, with the same options as before, is stored directly.
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/core/module.py
     """
-    trainer = module._trainer
-    stored = trainer._results if trainer is not None and not trainer._logger_connector._first_loop_iter else None
-    key = f"training_step.{name}"
-    if stored is None or key not in stored:
-        module.log(name, value)
-    else:
-        stored.update_metrics(key, value.detach(), 1)
+    from lightning import LightningModule
+    from torch import Tensor
+
+    original = LightningModule.log
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def log(self: LightningModule, name: str, value: Any, *args: Any, **options: Any) -> None:
+        key, trainer = f"{self._current_fx_name}.{name}", self._trainer
+        results = trainer._results if trainer is not None and trainer.training and not args else None
+        if results is None:
+            return original(self, name, value, *args, **options)
+        is_scalar = isinstance(value, Tensor) and not value.ndim and value.is_floating_point()
+        is_later = trainer._logger_connector._first_loop_iter is False  # type: ignore[union-attr]
+        if is_scalar and is_later and key in results and vars(results[key]).get("options") == options:
+            results.update_metrics(key, value.detach(), 1)
+            return None
+        original(self, name, value, **options)
+        meta = results[key].meta if key in results and results[key].is_tensor else None
+        if meta is not None and meta.on_step and not meta.on_epoch and not meta.enable_graph:
+            vars(results[key])["options"] = options
+        return None
+
+    LightningModule.log = log  # type: ignore[method-assign]
 
 
 def without_signal_broadcast(trainer: Trainer) -> None:
-    """Let no step of several processes wait for a broadcast of SIGTERM, which `set_signal_handlers` makes useless.
+    """Remove the broadcast before each step of several processes, which `set_signal_handlers` makes useless.
 
     Lightning broadcasts a flag before each step, and reads it, which makes the processor wait for the device.
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py

@@ -19,7 +19,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from project.engine import compat
 from project.engine.checkpoints import restore_sums, save_sums
 from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
@@ -300,7 +299,7 @@ class Task(LightningModule):
         self.train_loss.update(loss.detach(), len(inputs))
         self.update_metrics(self.train_metrics, outputs, targets)
         self._epoch_has_sums = True
-        compat.log_again(self, "train/loss", loss)
+        self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from conftest import clean_environment
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.trainer import call
@@ -293,7 +294,7 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
 
 
 class _Logs(LightningModule):
-    """A module that logs the same values in both ways, and records its hooks."""
+    """A module that logs values in different ways, and records its hooks."""
 
     def __init__(self, calls: list[tuple[str, str | None]]) -> None:
         super().__init__()
@@ -302,8 +303,10 @@ class _Logs(LightningModule):
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.calls.append(("step", self._current_fx_name))
         loss = (self.weight * batch).sum()
-        self.log("usual", loss)
-        compat.log_again(self, "again", loss)
+        self.log("loss", loss)
+        self.log("bar", loss.double() * 2, prog_bar=True)
+        self.log("number", float(loss.detach()))
+        self.log("both", loss, on_step=True, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -318,14 +321,13 @@ class _Logs(LightningModule):
 
 class _Hooks(Callback):
     def __init__(self, calls: list[tuple[str, str | None]]) -> None:
-        self.calls, self.logged = calls, list[tuple[float, float]]()
+        self.calls, self.logged = calls, list[dict[str, float]]()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         self.calls.append(("callback", pl_module._current_fx_name))
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        values = trainer.callback_metrics
-        self.logged.append((float(values["usual"]), float(values["again"])))
+        self.logged.append({name: float(value) for name, value in trainer.callback_metrics.items()})
         self.calls.append(("callback", pl_module._current_fx_name))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -339,12 +341,14 @@ def test_hooks_are_called_in_lightnings_order_and_values_are_logged_in_each_step
     compat.call_hooks_directly()
     compat.inspect_hooks_once()
     recorded = []
+    compat.log_steps_directly()
     for directly in (True, False):
         calls: list[tuple[str, str | None]] = []
         hooks, data = _Hooks(calls), DataLoader(torch.arange(1.0, 4.0))
         if not directly:
             for name in names:
                 monkeypatch.setattr(call, name, getattr(call, name).__wrapped__)
+            monkeypatch.setattr(LightningModule, "log", vars(LightningModule)["log"].__wrapped__)
         trainer = Trainer(max_epochs=2, callbacks=[hooks], logger=False, default_root_dir=tmp_path,
                           enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")  # fmt: skip
         trainer.fit(_Logs(calls), data, data)
@@ -352,9 +356,23 @@ def test_hooks_are_called_in_lightnings_order_and_values_are_logged_in_each_step
     assert recorded[0] == recorded[1]
     calls, logged = recorded[0]
     assert {("step", "training_step"), ("module", "on_train_batch_end"), ("callback", "on_validation_end")} < set(calls)
-    assert len({usual for usual, _ in logged}) == 6
-    assert [again for _, again in logged] == [usual for usual, _ in logged]
+    assert len({values["loss"] for values in logged}) == 6
+    assert all(values["bar"] == 2 * values["loss"] == 2 * values["both_step"] for values in logged)
     assert training_epoch_loop.is_param_in_hook_signature.cache_info().hits > 0
+
+
+def test_a_value_that_is_logged_with_other_options_in_a_later_step_is_refused(tmp_path: Path) -> None:
+    class Changing(_Logs):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss = (self.weight * batch).sum()
+            self.log("loss", loss, prog_bar=batch_idx == 2)
+            return loss
+
+    compat.log_steps_directly()
+    trainer = Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, enable_checkpointing=False,
+                      enable_progress_bar=False, accelerator="cpu")  # fmt: skip
+    with pytest.raises(MisconfigurationException, match="twice in `training_step` with different arguments"):
+        trainer.fit(Changing([]), DataLoader(torch.arange(1.0, 4.0)))
 
 
 @pytest.mark.faults
