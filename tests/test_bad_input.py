@@ -40,6 +40,8 @@ BAD_OPTIONS = [
     (["--trainer.check_val_every_n_epoch", "0"], "it must be 1 or more"),
     (["--precision", "transformer-engine"], "needs the package transformer_engine"),
     (["surplus"], "unknown argument 'surplus'"),
+    (["--data.batch_size"], "--data.batch_size: got no value; give --data.batch_size VALUE"),
+    (["--model.net.dropout", "--max_epochs", "2"], "--model.net.dropout: got no value"),
     (["-d", "mnist"], "unknown argument '-d'"),
     (["--max_epochs", "-1"], "got -1, which sets no end,"),
     (["--trainer.limit_val_batches", "0"], "chosen by val/accuracy"),

@@ -17,7 +17,7 @@ from typing_extensions import override
 from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.explain import check_importable, explain
+from project.engine.cli.explain import check_importable, explain, without_value
 from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
@@ -143,6 +143,8 @@ class FitCLI(LightningCLI):
         try:
             self.config = self._parse(self.parser)
         except ArgumentError as error:
+            if "expected one argument" in str(error) and (option := without_value(self.command.changes)):
+                raise ValueError(f"{option}: got no value; give {option} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
             raise ValueError(explain(str(error), [*self.names, *settings])) from error
