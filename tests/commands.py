@@ -62,6 +62,9 @@ def _serve(code: str, kept: Sequence[int]) -> NoReturn:
     """Run the code of the server without what a new interpreter would not have: pytest's streams, files and imports."""
     try:
         faulthandler.disable()
+        # Forked while the lock of the first is held; a command that starts its own server, such as a sweep, needs both.
+        for state in (vars(forkserver)["_forkserver"], vars(resource_tracker)["_resource_tracker"]):
+            state.__init__()
         sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
         sys.meta_path[:] = [finder for finder in sys.meta_path if not type(finder).__module__.startswith("_pytest")]
         for name in [path.name for path in Path("/proc/self/fd").iterdir()]:
