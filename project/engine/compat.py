@@ -220,13 +220,15 @@ def keep_logged_values_in_place() -> None:
 
 
 def call_hooks_directly() -> None:
-    """Make Lightning call the hooks of a step without formatting names for its profiler, in this process.
+    """Make Lightning call hooks without preparing for a profiler, in this process.
 
-    A step has some 20 calls of hooks, with ten callbacks each. Each call also sets an attribute of the module by the
-    slow `torch.nn.Module.__setattr__`. With a profiler of the user, nothing changes.
+    A step calls some 20 hooks. For each of them, and for each callback, Lightning formats a name for its profiler, and
+    sets an attribute of the module by the slow `torch.nn.Module.__setattr__`. Hooks that a callback does not override
+    are not called. With a profiler of the user, nothing changes.
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/call.py
     """
     from lightning import Callback
+    from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
     from lightning.pytorch.profilers import PassThroughProfiler
     from lightning.pytorch.trainer import call
 
@@ -251,8 +253,6 @@ def call_hooks_directly() -> None:
     def of_callbacks(
         trainer: Trainer, hook_name: str, *args: Any, monitoring_callbacks: bool | None = None, **kwargs: Any
     ) -> None:
-        from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
-
         empty = vars(Callback)[hook_name]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             hook = getattr(callback, hook_name)
@@ -287,17 +287,21 @@ def inspect_hooks_once() -> None:
     from lightning.pytorch.utilities import signature_utils
 
     original = signature_utils.is_param_in_hook_signature
-    cached = lru_cache(maxsize=16)(original)
+    inspected = lru_cache(maxsize=16)(original)
+
+    def is_param_in_hook_signature(hook_fx: Callable[..., Any], *args: Any, **options: Any) -> bool:
+        return inspected(getattr(hook_fx, "__func__", hook_fx), *args, **options)  # A method would keep its module.
+
     for user in (module, training_epoch_loop):
         if user.is_param_in_hook_signature is original:
-            user.is_param_in_hook_signature = cached  # type: ignore[attr-defined]
+            user.is_param_in_hook_signature = is_param_in_hook_signature  # type: ignore[attr-defined]
 
 
-def log_steps_directly() -> None:
-    """Let `LightningModule.log` check its arguments once for the values of all steps of an epoch, in this process.
+def check_log_once_per_epoch() -> None:
+    """Let `LightningModule.log` check its arguments in the first step of an epoch, not in each step, in this process.
 
-    Lightning checks them in each call, and makes new settings to compare them with those of the first call. Only a
-    scalar tensor that is logged for its step alone, with the same options as before, is stored directly.
+    Lightning also makes new settings in each call, and compares them with those of the first call. A scalar tensor that
+    is logged for its step alone, with the same options as before, is stored directly; all else is left to Lightning.
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/core/module.py
     """
     from lightning import LightningModule

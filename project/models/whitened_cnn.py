@@ -23,8 +23,8 @@ class WhitenedCNN(nn.Module):
         image_size: Side of the square images in pixels.
         widths: Channels of each block; a block halves the side of the images.
         logit_scale: Factor of the logits.
-        views: In evaluation, return the mean of the logits for the image alone (1), for it and its mirror image (2), or
-            for these and both shifted by one pixel towards two corners (6), where a shift has half of the weight.
+        views: Number of images whose logits are averaged in evaluation. 1 is the image alone. 2 adds its mirror image.
+            6 adds both of these shifted by one pixel down and right, and up and left, each with half the weight.
 
     Raises:
         ValueError: The images are too small for the blocks.

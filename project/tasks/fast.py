@@ -15,20 +15,21 @@ _IMAGES = 2000
 
 
 class LinearDecay(LambdaLR):
-    """Falls linearly to zero at the end of the training, or for a group with `until` at that share of it.
+    """Falls linearly to zero at the end of the training; a group with `until` reaches zero after that share of it.
 
     Args:
-        optimizer: Its learning rates are the first ones.
+        optimizer: Its learning rates are those of the first step.
         total_steps: Length of the training in steps.
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int) -> None:
         super().__init__(
-            optimizer, [partial(_left, total_steps * group.get("until", 1.0)) for group in optimizer.param_groups]
+            optimizer,
+            [partial(_remaining_share, total_steps * group.get("until", 1.0)) for group in optimizer.param_groups],
         )
 
 
-def _left(steps: float, step: int) -> float:
+def _remaining_share(steps: float, step: int) -> float:
     return max(0.0, 1 - step / steps)
 
 

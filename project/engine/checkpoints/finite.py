@@ -18,7 +18,7 @@ class FiniteLoss(Callback):
     """
 
     def __init__(self) -> None:
-        self._zero: Tensor | None = None
+        self._zero: Tensor | None = None  # A sum over steps, which is NaN after a loss that is not finite.
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -28,7 +28,7 @@ class FiniteLoss(Callback):
         ):  # a step of manual optimization may return nothing
             return
         loss = outputs["loss"].detach()
-        zero = loss - loss  # NaN if the loss is infinite or NaN.
+        zero = loss - loss  # It is NaN if the loss is infinite or NaN, and takes one operation.
         self._zero = zero if self._zero is None else self._zero + zero
         every_n_steps = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.global_step % every_n_steps == 0 or trainer.is_last_batch:

@@ -5,6 +5,7 @@ from argparse import SUPPRESS, HelpFormatter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -38,7 +39,7 @@ class FitParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"prog": config_groups.PROGRAM} | options)
-        self._chosen: dict[tuple[str, ...], Namespace] = {}
+        self._parsed: dict[tuple[str, ...], Namespace] = {}
 
     @override
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
@@ -59,12 +60,21 @@ class FitParser(LightningArgumentParser):
         return option_texts(self) | option_texts(_of_described(*self.described.items()))
 
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
-        """Parse options without changes of the command line, those of the project's own files once per process."""
-        if not all(option.startswith(("--config", "--groups.", str(config_groups.CONFIGS))) for option in options):
-            return self.parse_args(options)
-        if (key := tuple(options)) not in self._chosen:
-            self._chosen[key] = self.parse_args(options)
-        return self._chosen[key].clone()
+        """Parse the options of the chosen groups, again only if one of their files has changed.
+
+        Files outside of the project's `configs/`, and classes given by their path, are parsed for each command line.
+        """
+        key = []
+        for option in options:
+            if Path(option).resolve().is_relative_to(config_groups.CONFIGS):
+                key.append(Path(option).read_text(encoding="utf-8"))
+            elif option.startswith(("--config", "--groups.")):
+                key.append(option)
+            else:
+                return self.parse_args(options)
+        if (known := tuple(key)) not in self._parsed:
+            self._parsed[known] = self.parse_args(options)
+        return self._parsed[known].clone()
 
     @override
     def add_class_arguments(

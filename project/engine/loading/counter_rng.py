@@ -43,7 +43,8 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
         (N,) int64, on the CPU.
     """
     first, keys = (_hashed(_stream(seed, number) + indices.numpy().view(np.uint64)) for number in (0, epoch))
-    return torch.from_numpy((keys ^ ((keys ^ first ^ np.uint64(epoch)) & np.uint64(1))).view(np.int64))
+    lowest = (first ^ np.uint64(epoch)) & np.uint64(1)
+    return torch.from_numpy((keys & ~np.uint64(1) | lowest).view(np.int64))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -106,7 +107,7 @@ def _bits(keys: Tensor, first: int, count: int) -> NDArray[np.uint64] | Tensor:
     # (N, count): on the CPU uint64 of numpy, which takes half of torch's time; on other devices int64.
     if keys.device.type != "cpu":
         draws = torch.arange(first, first + count, device=keys.device)
-        return _hashed_by_torch(keys.unsqueeze(1) + (_GOLDEN - 2**64) * draws)
+        return _hashed_by_torch(keys.unsqueeze(1) + (_GOLDEN - _WORD) * draws)
     numbers = np.arange(first, first + count, dtype=np.uint64)
     return _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * numbers)
 
@@ -114,8 +115,8 @@ def _bits(keys: Tensor, first: int, count: int) -> NDArray[np.uint64] | Tensor:
 def _hashed_number(x: int) -> int:
     """Return the hash of `_hashed` for one number, without the cost of an array."""
     x = (x + _GOLDEN) % _WORD
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % _WORD
-    x = (x ^ x >> 27) * 0x94D049BB133111EB % _WORD
+    x = (x ^ x >> 30) * _FACTORS[0] % _WORD
+    x = (x ^ x >> 27) * _FACTORS[1] % _WORD
     return x ^ x >> 31
 
 
@@ -131,7 +132,7 @@ def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _hashed_by_torch(x: Tensor) -> Tensor:
     # torch has no arithmetic of uint64 on GPUs. The factors are therefore signed, and masks remove copies of the sign.
-    x = x + (_GOLDEN - 2**64)
-    x = (x ^ (x >> 30 & (2**34 - 1))) * (_FACTORS[0] - 2**64)
-    x = (x ^ (x >> 27 & (2**37 - 1))) * (_FACTORS[1] - 2**64)
+    x = x + (_GOLDEN - _WORD)
+    x = (x ^ (x >> 30 & (2**34 - 1))) * (_FACTORS[0] - _WORD)
+    x = (x ^ (x >> 27 & (2**37 - 1))) * (_FACTORS[1] - _WORD)
     return x ^ (x >> 31 & (2**33 - 1))

@@ -1,12 +1,17 @@
 """The parser is shared by all command lines of a process, which do not change each other."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jsonargparse import Namespace
 from tiny import TINY
 
+from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.parser import FitParser
 from project.engine.training.callbacks import build_fit
 
 
@@ -25,6 +30,27 @@ def test_a_command_line_does_not_change_the_next(workplace: Path) -> None:
     assert flatten(after.config) == flatten(before.config) != flatten(changed.config)
     assert after.default_settings == before.default_settings
     assert after.changed_settings() == {"trainer.logger": False}
+
+
+def test_the_files_of_the_project_are_parsed_again_only_if_they_change(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = workplace / "configs"  # The current folder is a checkout, whose files have relative paths.
+    shutil.copytree(config_groups.CONFIGS, configs)
+    monkeypatch.setattr(config_groups, "CONFIGS", configs)
+    file, parsed, parse = configs / "data/digits.yaml", [], FitParser.parse_args
+
+    def counting(self: FitParser, args: list[str], **options: Any) -> Namespace:
+        parsed.append(args)
+        return parse(self, args, **options)
+
+    monkeypatch.setattr(FitParser, "parse_args", counting)
+    before = file.read_text(encoding="utf-8")
+    for size in (7, 8):
+        file.write_text(before.replace("batch_size: 32", f"batch_size: {size}"), encoding="utf-8")
+        assert [built().datamodule.batch_size for _ in range(3)] == [size] * 3
+    defaults = [options for options in parsed if str(configs / "default.yaml") in options]
+    assert len(defaults) == 2
 
 
 def test_a_file_of_the_user_is_read_for_each_command_line(workplace: Path) -> None:
