@@ -89,6 +89,13 @@ def test_two_ranks_average_gradients_and_clip_the_norm_of_the_average(
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_no_step_waits_for_a_broadcast(strategy: str, pair: Path) -> None:
+    for rank in held(pair, f"plain-{strategy}"):
+        first, *later = rank["broadcasts"]  # Up to the end of each step. Lightning has one per step.
+        assert later == [first] * 3
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_accumulated_batches_equal_one_larger_batch(strategy: str, pair: Path) -> None:
     assert farthest(weights(pair / f"accumulated-{strategy}.ckpt"), weights(pair / f"plain-{strategy}.ckpt")) < 1e-5
 

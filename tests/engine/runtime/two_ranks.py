@@ -20,6 +20,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.fsdp2 import FSDP2Strategy
 from project.engine.runtime.process import configure_process
 from project.engine.training.callbacks import build_fit
+from project.engine.training.stop import Interrupts
 
 NET = ["--model.net=two_ranks.Blocks"]
 STEPS = ["--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2"]
@@ -67,12 +68,28 @@ class Blocks(nn.Module):
 
 
 class Record(Callback):
-    """Records the gradients of the last step, and the dtype and memory format in which the net computes."""
+    """Records the gradients of the last step, how the net computes, and the broadcasts between steps."""
 
     def __init__(self) -> None:
         self.grads: list[Tensor] = []
         self.norms: list[float] = []
         self.seen: dict[str, Any] = {}
+        self.broadcasts: list[int] = []
+        self._broadcasts = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.broadcast = torch.distributed.broadcast if trainer.world_size > 1 else None
+        if self.broadcast is not None:
+            torch.distributed.broadcast = self._count_broadcast
+
+    def _count_broadcast(self, *args: Any, **options: Any) -> Any:
+        self._broadcasts += 1
+        assert self.broadcast is not None
+        return self.broadcast(*args, **options)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.broadcast is not None:
+            torch.distributed.broadcast = self.broadcast
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def look(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -83,6 +100,7 @@ class Record(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
         self.grads = grads
+        self.broadcasts.append(self._broadcasts)
         self.norms.append(float(torch.stack([whole(grad).norm() for grad in grads]).norm()))
 
 
@@ -100,8 +118,9 @@ def held(tensors: list[Tensor]) -> int:
 def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
     """Train a case; return what this rank holds at the end."""
     before, record = psutil.Process().memory_info().rss, Record()
-    cli = build_fit(CommandLine.parse([*COMMON, *options]), [record])
-    cli.trainer.fit(cli.model, cli.datamodule)
+    with Interrupts() as interrupts:  # As in each fit.
+        cli = build_fit(CommandLine.parse([*COMMON, *options]), [record, interrupts])
+        cli.trainer.fit(cli.model, cli.datamodule)
     parameters = list(cli.model.parameters())
     ctypes.CDLL(None).malloc_trim(0)  # A fit keeps freed memory for its next step.
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
@@ -114,6 +133,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
         "replicated": sum(not isinstance(p, DTensor) for p in parameters),
         "groups": [name for name, part in cli.model.net.named_modules() if isinstance(part, FSDPModule)],
         "norms": record.norms,
+        "broadcasts": record.broadcasts,
         "score": float(cli.trainer.callback_metrics["val/loss"]),
         **record.seen,
     }
