@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     import torch
     from jsonargparse import ArgumentParser
     from lightning import Trainer
+    from lightning.pytorch.callbacks import LearningRateMonitor
     from mlflow.entities import Metric as StoredMetric
     from mlflow.entities import Run
     from optuna.distributions import BaseDistribution
@@ -188,6 +189,23 @@ def preloaded_forkserver(module: str) -> Iterator[None]:
         if server._forkserver_pid not in (None, pid_before):
             os.kill(server._forkserver_pid, signal.SIGTERM)  # it may still be importing
             server._stop()
+
+
+def learning_rates_on_the_cpu(monitor: LearningRateMonitor) -> LearningRateMonitor:
+    """Keep the learning rates of `callback_metrics` on the CPU: a copy of each to the device makes it wait.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/callbacks/lr_monitor.py
+    """
+    import torch
+
+    original, cpu = monitor._extract_stats, SimpleNamespace(root_device=torch.device("cpu"))
+
+    def extract(trainer: Trainer, interval: str) -> dict[str, float]:
+        read = {name: getattr(trainer, name) for name in ("lr_scheduler_configs", "optimizers", "callback_metrics")}
+        return original(SimpleNamespace(**read, strategy=cpu), interval)  # type: ignore[arg-type]
+
+    monitor._extract_stats = extract  # type: ignore[method-assign]
+    return monitor
 
 
 def set_signal_handlers(trainer: Trainer, register: Callable[[], None]) -> None:

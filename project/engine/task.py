@@ -296,7 +296,7 @@ class Task(LightningModule):
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.loss(outputs, self.training_targets(targets))
-        self.train_loss.update(loss.detach(), len(inputs))
+        self.train_loss.update(loss.detach(), torch.full((), len(inputs), device=loss.device))  # A number is copied.
         self.update_metrics(self.train_metrics, outputs, targets)
         self._epoch_has_sums = True
         self.log("train/loss", loss)

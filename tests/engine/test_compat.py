@@ -9,7 +9,8 @@ import weakref
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Optional, Union
+from types import SimpleNamespace
+from typing import Any, Optional, Union
 
 import optuna
 import pytest
@@ -18,6 +19,7 @@ from conftest import clean_environment
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.core import module
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loops import training_epoch_loop
@@ -296,6 +298,20 @@ def test_a_logged_value_is_copied_only_to_another_device() -> None:
     assert stored.meta is settings  # Lightning copies the settings.
     assert stored.compute() == 2
     assert stored.to(torch.device("meta")).value.device.type == "meta"
+
+
+def test_learning_rates_are_not_copied_to_the_device() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.25)
+    found = []
+    for monitor in (LearningRateMonitor(), compat.learning_rates_on_the_cpu(LearningRateMonitor())):
+        trainer: Any = SimpleNamespace(
+            lr_scheduler_configs=[], optimizers=[optimizer], callback_metrics={},
+            strategy=SimpleNamespace(root_device=torch.device("meta")),
+        )  # fmt: skip
+        assert monitor._extract_stats(trainer, "any") == {"lr-SGD": 0.25}
+        found.append(trainer.callback_metrics["lr-SGD"])
+    assert [one.device.type for one in found] == ["meta", "cpu"]
+    assert found[1] == 0.25
 
 
 class _Logs(LightningModule):

@@ -3,6 +3,7 @@
 from time import perf_counter
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -72,7 +73,9 @@ class Throughput(Callback):
         self._start, self._waited = now, waited
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every_n_steps and trainer.global_step % every_n_steps == 0:
-            pl_module.log_dict(self._metrics(), batch_size=1)
+            # On the CPU, because Lightning would copy numbers to the device, and wait for it.
+            values = {name: torch.tensor(value) for name, value in self._metrics().items()}
+            pl_module.log_dict(values, batch_size=1)
             self._window = _Window()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,6 +10,7 @@ from project.engine.checkpoints import FiniteLoss
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
+from project.engine.compat import learning_rates_on_the_cpu
 from project.engine.loading import StepSeed
 from project.engine.tracking.epoch_axis import EpochAxis
 from project.engine.tracking.log_interval import LogInterval
@@ -32,7 +33,7 @@ def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCL
         has_monitor = settings.logger is False or any(isinstance(one, LearningRateMonitor) for one in given)
         return [
             *([] if has_bar else [progress()]),
-            *([] if has_monitor else [LearningRateMonitor(logging_interval="step")]),
+            *([] if has_monitor else [learning_rates_on_the_cpu(LearningRateMonitor(logging_interval="step"))]),
             *([LogInterval()] if settings.log_every_n_steps is None else []),
             FiniteLoss(),
             StepSeed(),
