@@ -81,7 +81,8 @@ class WhitenedCNN(nn.Module):
 
     def _logits(self, images: Tensor) -> Tensor:
         features: Tensor = self.blocks(self.whitening(images))
-        logits: Tensor = self.head(features.amax((2, 3))) * self.logit_scale
+        # The gradient of `amax` is NaN if it is compiled in bfloat16: no recomputed value equals the stored maximum.
+        logits: Tensor = self.head(F.max_pool2d(features, features.shape[2:]).flatten(1)) * self.logit_scale
         return logits
 
 

@@ -88,5 +88,7 @@ class FastClassifier(ImageClassifier):
         assert isinstance(data, ImageDataModule)
         assert isinstance(self.net, WhitenedCNN)
         self._images_per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
-        images, _ = data.fetch("train", torch.arange(min(_IMAGES, data.sizes()["train"])))
+        size = data.sizes()["train"]
+        count = min(_IMAGES, size)
+        images, _ = data.fetch("train", torch.arange(count) * size // count)  # Images may be in the order of classes.
         self.net.whiten(self.normalised(images))

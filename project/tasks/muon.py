@@ -1,11 +1,13 @@
 """The optimizer Muon for the weights of convolutions, with SGD for all other parameters."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.sgd import sgd
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 3
@@ -44,38 +46,58 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            trained = [one for one in group["params"] if one.grad is not None]
+            update = _orthogonal_step if group["orthogonal"] else _sgd_step
+            update(trained, [self._average(one) for one in trained], group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, momentum = parameter.grad, group["momentum"]
-        assert gradient is not None
-        if not group["orthogonal"]:
-            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+    def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(gradient)
-        average = state["momentum"].mul_(momentum).add_(gradient)
-        update = gradient.add(average, alpha=momentum)
-        if group["orthogonal"]:
-            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-            update = orthogonal(update.flatten(1)).view_as(update)
-        parameter.add_(update, alpha=-group["lr"])
+            state["momentum"] = torch.zeros_like(parameter)
+        average: Tensor = state["momentum"]
+        return average
 
 
-def orthogonal(matrix: Tensor, iterations: int = _ITERATIONS) -> Tensor:
-    """Return a matrix (rows, columns) with the same singular vectors, and singular values near one.
+def _sgd_step(parameters: list[Tensor], averages: list[Tensor], group: dict[str, Any]) -> None:
+    if parameters:
+        sgd(
+            parameters, [_gradient(one) for one in parameters], averages,  # type: ignore[arg-type]  # a list of either
+            lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"],
+            dampening=0, nesterov=True, maximize=False,
+        )  # fmt: skip
+
+
+def _orthogonal_step(parameters: list[Tensor], averages: list[Tensor], group: dict[str, Any]) -> None:
+    momentum, by_shape = group["momentum"], defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)
+    for parameter, average in zip(parameters, averages, strict=True):
+        gradient = _gradient(parameter)
+        average.mul_(momentum).add_(gradient)
+        parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+        by_shape[parameter.shape].append((parameter, gradient.add(average, alpha=momentum)))
+    for some in by_shape.values():
+        updates = orthogonal(torch.stack([update.flatten(1) for _, update in some]))
+        for (parameter, _), update in zip(some, updates, strict=True):
+            parameter.add_(update.view(parameter.shape), alpha=-group["lr"])
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+def orthogonal(matrices: Tensor, iterations: int = _ITERATIONS) -> Tensor:
+    """Return matrices (N, rows, columns) with the same singular vectors, and singular values near one.
 
     The polynomial is iterated in bfloat16 on a GPU, and in float32 on the CPU.
     """
     a, b, c = _QUINTIC
-    result: Tensor = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    result = result / (result.norm() + 1e-7)
-    is_tall = result.shape[0] > result.shape[1]
-    result = result.T if is_tall else result
+    result: Tensor = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    result = result / (torch.linalg.matrix_norm(result, keepdim=True) + 1e-7)
+    is_tall = result.shape[1] > result.shape[2]
+    result = result.mT if is_tall else result
     for _ in range(iterations):
-        square = result @ result.T
-        result = a * result + (b * square + c * square @ square) @ result
-    return (result.T if is_tall else result).to(matrix.dtype)
+        square = result @ result.mT
+        factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        result = torch.baddbmm(result, factor, result, beta=a)
+    return (result.mT if is_tall else result).to(matrices.dtype)

@@ -26,6 +26,7 @@ from project.engine.loading.images import Fetched, Request
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.fit import main
+from project.models import CNN, WhitenedCNN
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(90)]
 
@@ -144,6 +145,21 @@ def test_images_on_the_device_are_augmented_as_on_the_cpu_without_a_copy_from_th
         )
 
 
+@needs_gpu
+@pytest.mark.parametrize("data", [[], ["--data.on_device=true"]])
+def test_no_step_that_is_not_logged_waits_for_the_gpu(data: list[str], workplace: Path) -> None:
+    class Strict(Callback):
+        """Makes each wait for the GPU an error, from the second step to the one before the first that is logged."""
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            torch.cuda.set_sync_debug_mode("error" if trainer.global_step < 18 else "default")
+
+    try:
+        main([*SHORT, *SMALL, *data, "--trainer.limit_train_batches=20", "--trainer.log_every_n_steps=20"], [Strict()])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("slow", ["step", "data"])
 def test_the_wait_fraction_is_the_share_of_time_in_which_the_device_is_idle(
     slow: str, workplace: Path, note: Note
@@ -255,6 +271,16 @@ def test_a_net_is_compiled_and_has_the_same_loss_as_the_uncompiled_one(workplace
     difference = max(abs(a - b) for a, b in zip(losses[:3], losses[3:], strict=True))
     note("largest difference of a loss, compiled and not", difference, "loss")
     assert difference < 1e-2
+
+
+@pytest.mark.parametrize("net", [CNN, WhitenedCNN])
+def test_gradients_of_a_compiled_net_are_finite_in_bfloat16(net: type[torch.nn.Module]) -> None:
+    model = net(10, 3, 16, widths=(8, 8)).to(DEVICE)
+    model.compile()
+    with torch.autocast(DEVICE.type, torch.bfloat16):
+        loss = model(torch.randn(4, 3, 16, 16, device=DEVICE)).square().mean()
+    loss.backward()
+    assert all(weights.grad.isfinite().all() for weights in model.parameters() if weights.requires_grad)
 
 
 def test_a_resumed_run_ends_bit_equal_with_deterministic_kernels(tmp_path: Path, monkeypatch: Any) -> None:
