@@ -11,8 +11,9 @@ part of the time. Prints the lines of benchmarks/lines.py and a table, with the 
 """
 
 import sys
-from collections.abc import Sequence
-from contextlib import chdir
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -22,7 +23,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.lines import make_parser, report, rounds_of
-from benchmarks.record import image_folder
+from benchmarks.record import write_noise
 from project.fit import main as fit
 
 PEER = "resnet18"
@@ -70,6 +71,21 @@ class Pace(Callback):
 def steps_in(seconds: float, step_s: float, validation_s: float, steps_per_epoch: int) -> int:
     """Return how many steps fit into a time, with a validation after each epoch and one at the end."""
     return max(1, int((USED * seconds - validation_s) / (step_s + validation_s / steps_per_epoch)))
+
+
+@contextmanager
+def image_folder(images: Path | None) -> Iterator[Path]:
+    """Yield the folder of the images; of noise without one."""
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        if images is None:
+            write_noise(root)
+        elif images.is_dir():
+            root = images.resolve()
+        else:
+            with tarfile.open(images) as archive:
+                archive.extractall(root, filter="data")
+        yield root
 
 
 def data_options(root: Path) -> list[str]:

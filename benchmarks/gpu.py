@@ -87,19 +87,19 @@ def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Pa
     given = [*(["--images", str(images)] if images else ["--quick"]), *(["--record", str(clone)] if clone else [])]
     tests = [str(ROOT / path) for path in GPU_TESTS]
     return [
-        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 170),
+        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 150),
+        Part("record", ["benchmarks.record", "--rounds", "2", *given], 240),  # The script compiles for two minutes.
         Part(
             "step",
-            ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "default", "resnet18", "--rounds", "1",
-             "--slices", "5", *quick], 100,
+            ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "resnet18", "--rounds", "1",
+             "--slices", "5", *quick], 80,
         ),
-        Part("record", ["benchmarks.record", "--rounds", "2", *given], 150),
-        Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "3", "--count", "512", *quick], 50),
-        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "JPEG", "overlap"], 80),
-        Part("convolution", ["benchmarks.convolution", "--quick", "--rounds", "3", "--devices", device], 30),
+        Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "2", "--count", "256", *quick], 40),
+        Part("convolution", ["benchmarks.convolution", "--rounds", "3", "--devices", device, *quick], 20),
+        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "overlap"], 30),
         Part(
             "concurrency",
-            ["benchmarks.concurrency", "--quick", "--only", "all asynchronous", "bf16-mixed", "compiled"], 120,
+            ["benchmarks.concurrency", "--quick", "--only", "all asynchronous", "bf16-mixed", "compiled"], 100,
         ),
     ]  # fmt: skip
 

@@ -5,8 +5,8 @@ python -m benchmarks.record --quick
 
 DIR, which may also be a .tar.gz of it, contains CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. CLONE is a clone of
 github.com/KellerJordan/cifar10-airbench, whose airbench94_muon.py needs a GPU and a C compiler for `torch.compile`. It
-reads images from cifar10/train.pt and cifar10/test.pt in the current folder; this benchmark writes them, so that both
-train on the same images. Without CLONE, only ours is measured.
+reads images from cifar10/train.pt and cifar10/test.pt in the current folder; this benchmark writes them, and both train
+on them. Without CLONE, only ours is measured. On a GPU, ours is also measured with `--model.compile true`.
 
 Each trains once before it is measured, which compiles the net. The time is that of the training and of the test, both
 of which mirror and shift the test images, without validation between the epochs. Prints the lines of
@@ -20,22 +20,26 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
+import simplejpeg
 import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
 from benchmarks.lines import make_parser, report, rounds_of
+from project.data import CIFAR10, LabelledImages
+from project.engine.loading import ImageArray, Split
 from project.fit import main as fit
 
 SCRIPT = "airbench94_muon.py"
-OURS, RECORD = "fit --experiment cifar10_fast", SCRIPT
-SPLITS = ("train", "test")
+OURS, COMPILED, RECORD = "cifar10_fast", "cifar10_fast, compiled", SCRIPT
+TENSORS = Path("cifar10")
 _RUN_RECORD = """if True:
     import sys
 
@@ -91,12 +95,27 @@ class StepTimer(Callback):
         self.accuracy = float(trainer.callback_metrics["test/accuracy"])
 
 
-def ours(root: Path, options: Sequence[str]) -> Result:
+class RecordImages(LabelledImages):
+    """The images of the record's script, from its files in the current folder."""
+
+    name = "cifar10"
+    native_size, native_channels = 32, 3
+    native_mean, native_std = CIFAR10.native_mean, CIFAR10.native_std
+    class_names = CIFAR10.class_names
+
+    def load(self, split: Split) -> ImageArray | None:
+        if split == "val":
+            return None
+        stored = torch.load(TENSORS / f"{split}.pt")
+        return ImageArray(stored["images"].permute(0, 3, 1, 2).contiguous(), stored["labels"])
+
+
+def ours(options: Sequence[str]) -> Result:
     """Train once with the command of this project, and return its seconds and its accuracy."""
     timer = StepTimer()
     with contextlib.redirect_stdout(io.StringIO()):
-        fit(["--experiment=cifar10_fast", "--data=image_folder", f"--data.root={root}", "--data.image_size=32",
-             "--data.cache=on", "--trainer.enable_progress_bar=false", *options], [timer])  # fmt: skip
+        fit(["--experiment=cifar10_fast", f"--data.class_path={RecordImages.__module__}.{RecordImages.__qualname__}",
+             "--data.image_size=32", "--trainer.enable_progress_bar=false", *options], [timer])  # fmt: skip
     return {"s": timer.seconds, "accuracy": timer.accuracy}
 
 
@@ -117,41 +136,34 @@ def record(clone: Path, folder: Path, rounds: int) -> list[Result]:
     return rows
 
 
-def write_tensors(root: Path, folder: Path) -> None:
-    """Write the images of a folder as the record's script stores them."""
-    folder.mkdir()
-    for split in SPLITS:
-        classes = sorted(path.name for path in (root / split).iterdir())
-        files = [(path, label) for label, name in enumerate(classes) for path in (root / split / name).iterdir()]
-        images = torch.from_numpy(np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files]))
-        labels = torch.tensor([label for _, label in files])
-        torch.save({"images": images, "labels": labels, "classes": classes}, folder / f"{split}.pt")
+def write_tensors(images: Path) -> None:
+    """Write the images of a folder or of a .tar.gz as the record's script stores them."""
+    if images.is_dir():
+        files = [(path, path.read_bytes()) for path in images.glob("t*/*/*.jpg")]
+    else:
+        with tarfile.open(images) as archive:  # Extracting so many small files takes a minute on some machines.
+            members = [(Path(member.name), archive.extractfile(member)) for member in archive]
+            files = [(path, member.read()) for path, member in members if member]
+    Random(0).shuffle(files)  # as in CIFAR-10; the script whitens by the first images
+    classes = sorted({path.parent.name for path, _ in files})
+    TENSORS.mkdir()
+    for split in ("train", "test"):
+        chosen = [(path.parent.name, content) for path, content in files if path.parts[-3] == split]
+        arrays = [simplejpeg.decode_jpeg(content) for _, content in chosen]
+        labels = torch.tensor([classes.index(name) for name, _ in chosen])
+        stored = {"images": torch.from_numpy(np.stack(arrays)), "labels": labels, "classes": classes}
+        torch.save(stored, TENSORS / f"{split}.pt")
 
 
 def write_noise(root: Path) -> None:
     """Write a few images of noise in ten classes."""
     random = np.random.default_rng(0)
-    for split in SPLITS:
+    for split in ("train", "test"):
         for label in range(10):
             (root / split / str(label)).mkdir(parents=True)
             for number in range(12):
                 pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / str(label) / f"{number}.jpg")
-
-
-@contextlib.contextmanager
-def image_folder(images: Path | None) -> Iterator[Path]:
-    """Yield the folder of the images; of noise without one."""
-    with TemporaryDirectory() as name:
-        root = Path(name)
-        if images is None:
-            write_noise(root)
-        elif images.is_dir():
-            root = images.resolve()
-        else:
-            with tarfile.open(images) as archive:
-                archive.extractall(root, filter="data")
-        yield root
 
 
 def main(argv: Sequence[str]) -> None:
@@ -169,18 +181,24 @@ def main(argv: Sequence[str]) -> None:
     )  # fmt: skip
     if reason:
         print(f"{RECORD}: not measured, because {reason}")
-    gpu = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
+    precise = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
     short = (
         []
         if args.images
         else ["--max_epochs=2", "--trainer.limit_train_batches=2", "--data.batch_size=32", "--data.val_fraction=0.1"]
     )
+    ways = {OURS: [*precise, *short, *args.options]}
+    if torch.cuda.is_available():
+        ways[COMPILED] = [*ways[OURS], "--model.compile=true"]
     rounds, clone = rounds_of(args), args.record and args.record.resolve()
-    with image_folder(args.images) as root, TemporaryDirectory() as name, contextlib.chdir(name):
-        results = [{OURS: ours(root, [*gpu, *short, *args.options])} for _ in range(rounds + 1)][1:]
+    images = args.images and args.images.resolve()
+    with TemporaryDirectory() as name, contextlib.chdir(name):
+        if not images:
+            write_noise(images := Path("noise"))
+        write_tensors(images)
+        results = [{way: ours(options) for way, options in ways.items()} for _ in range(rounds + 1)][1:]
         try:
             if not reason:
-                write_tensors(root, Path("cifar10"))
                 theirs = record(clone, Path(name), rounds)
                 results = [one | {RECORD: row} for one, row in zip(results, theirs, strict=True)]
         finally:  # Ours counts also if the record's script fails.

@@ -87,18 +87,15 @@ class Rank:
 
 
 class Candidate:
-    """A training in its own processes, which run only during its slices of time.
+    """A training in its own processes, which run only during their warm-up and its slices of time.
 
     Args:
         train: Trains until its `Steps` are stopped; counts its steps. A function of a module.
         arguments: More arguments of `train`.
-        warm_up: Number of steps before the first slice.
         ranks: Its processes.
     """
 
-    def __init__(
-        self, train: Callable[..., None], *arguments: object, warm_up: int, ranks: Sequence[Rank] = (Rank(),)
-    ) -> None:
+    def __init__(self, train: Callable[..., None], *arguments: object, ranks: Sequence[Rank] = (Rank(),)) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["project.fit"])  # Each training would need seconds to import the libraries.
         self.ranks = [Steps() for _ in ranks]
@@ -108,7 +105,14 @@ class Candidate:
         ]
         for process in self._processes:
             process.start()
-        while self.steps.count < warm_up:
+
+    def warm_up(self, steps: int) -> None:
+        """Wait until the training has done this number of steps; then stop its processes.
+
+        Raises:
+            RuntimeError: The training failed.
+        """
+        while self.steps.count < steps:
             if not all(process.is_alive() for process in self._processes):
                 self.kill()
                 raise RuntimeError("a training failed before its first slice; its error is above")

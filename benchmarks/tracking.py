@@ -106,7 +106,8 @@ def one_round(*, http: bool, quick: bool) -> dict[str, float]:
                 servers.append(Server(folder))
                 servers[-1].start()
                 uri = servers[-1].uri
-            candidates[name] = Candidate(train, name, uri, delivery_s, warm_up=10 if quick else WARM_UP_STEPS)
+            candidates[name] = Candidate(train, name, uri, delivery_s)
+            candidates[name].warm_up(10 if quick else WARM_UP_STEPS)
         milliseconds = ms_per_step(candidates, 2 if quick else SLICES_PER_ROUND)
         candidates["ours"].finish()
         return milliseconds | {"delivery_s": float(delivery_s.value)}

@@ -40,14 +40,14 @@ TWO_METRICS = [f"--model.class_path={TwoMetrics.__module__}.{TwoMetrics.__qualna
 Make = Callable[[], Candidate]
 
 
-def candidates(net: str, accelerator: str, warm_up: int, *, parts: bool) -> dict[str, Make]:
+def candidates(net: str, accelerator: str, *, parts: bool) -> dict[str, Make]:
     """Return functions that start the trainings with one process, by their name in the table."""
 
     def start(train: Callable[..., None], *arguments: object) -> Make:
-        return lambda: Candidate(train, net, *arguments, warm_up=warm_up)
+        return lambda: Candidate(train, net, *arguments)
 
     def start_fit(options: Sequence[str]) -> Make:
-        return lambda: Candidate(ours, net, accelerator, tempfile.mkdtemp(), options, warm_up=warm_up)
+        return lambda: Candidate(ours, net, accelerator, tempfile.mkdtemp(), options)
 
     made = {
         BY_HAND: start(hand_written, "cpu" if accelerator == "cpu" else "cuda"),
@@ -77,21 +77,19 @@ def group(processes: int) -> list[Rank]:
     ]
 
 
-def groups(net: str, accelerator: str, warm_up: int, processes: int) -> dict[str, Make]:
+def groups(net: str, accelerator: str, processes: int) -> dict[str, Make]:
     """Return functions that start the trainings with one process and with several, by their name in the table."""
     device = "cpu" if accelerator == "cpu" else "cuda"
     alone = [Rank(core=min(os.sched_getaffinity(0)))]
 
     def by_hand(strategy: str) -> Make:
-        return lambda: Candidate(hand_written_group, net, device, strategy, warm_up=warm_up, ranks=group(processes))
+        return lambda: Candidate(hand_written_group, net, device, strategy, ranks=group(processes))
 
     def by_fit(ranks: Callable[[], list[Rank]], *options: str) -> Make:
-        return lambda: Candidate(
-            ours, net, accelerator, tempfile.mkdtemp(), options, warm_up=warm_up, ranks=ranks()
-        )  # fmt: skip
+        return lambda: Candidate(ours, net, accelerator, tempfile.mkdtemp(), options, ranks=ranks())
 
     made = {
-        f"{BY_HAND}, 1 process": lambda: Candidate(hand_written, net, device, warm_up=warm_up, ranks=alone),
+        f"{BY_HAND}, 1 process": lambda: Candidate(hand_written, net, device, ranks=alone),
         "fit, 1 process": by_fit(lambda: alone),
     }
     for strategy in ("ddp", "fsdp"):
@@ -103,12 +101,14 @@ def groups(net: str, accelerator: str, warm_up: int, processes: int) -> dict[str
     return made
 
 
-def one_round(makes: Mapping[str, Make], slices: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+def one_round(makes: Mapping[str, Make], warm_up: int, slices: int) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Start all trainings; measure the milliseconds per step of each, and the memory of each of their processes."""
     started: dict[str, Candidate] = {}
     try:
         for name, make in makes.items():
             started[name] = make()
+        for candidate in started.values():
+            candidate.warm_up(warm_up)
         milliseconds = ms_per_step(started, slices)
         return milliseconds, {name: candidate.memory_mib() for name, candidate in started.items()}
     finally:
@@ -130,10 +130,10 @@ def main(argv: Sequence[str]) -> None:
     slices, warm_up = (QUICK_SLICES, QUICK_WARM_UP_STEPS) if args.quick else (args.slices, WARM_UP_STEPS)
     for net in ["small"] if args.quick else args.net:
         if args.processes > 1:
-            makes = groups(net, args.accelerator, warm_up, args.processes)
+            makes = groups(net, args.accelerator, args.processes)
         else:
-            makes = candidates(net, args.accelerator, warm_up, parts=args.parts)
-        measured = [one_round(makes, slices) for _ in range(rounds_of(args))]
+            makes = candidates(net, args.accelerator, parts=args.parts)
+        measured = [one_round(makes, warm_up, slices) for _ in range(rounds_of(args))]
         title = f"{net}, {args.accelerator}"
         if args.processes > 1:
             title += f", {args.processes} processes"
