@@ -23,7 +23,7 @@ from project.engine.loading import ImageArray, Split
 from project.engine.runtime.allocator import keep_freed_memory
 from project.engine.schedule import WarmupCosine
 from project.fit import main as fit
-from project.models import CNN
+from project.models import CNN, TorchvisionModel
 from project.tasks import ImageClassifier
 
 BATCH_SIZE, CLASSES, READ_EVERY = 64, 10, 10
@@ -69,10 +69,7 @@ class Batches(IterableDataset[Batch]):
 def make_net(name: str) -> nn.Module:
     """Return the net that `fit` builds for the options of `NETS`."""
     if name == "resnet18":
-        from torchvision.models import resnet18
-
-        net: nn.Module = resnet18(num_classes=CLASSES)
-        return net
+        return TorchvisionModel(CLASSES, 1, 28)
     small = {"widths": [8, 8, 16, 16], "hidden": 64} if name == "small" else {}
     return CNN(CLASSES, 1, 28, **small)  # type: ignore[arg-type]
 

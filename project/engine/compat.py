@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     import optuna
     import torch
     from jsonargparse import ArgumentParser
-    from lightning import Trainer
+    from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import LearningRateMonitor
     from mlflow.entities import Metric as StoredMetric
     from mlflow.entities import Run
@@ -347,6 +347,18 @@ def check_log_once_per_epoch() -> None:
         return None
 
     LightningModule.log = log  # type: ignore[method-assign]
+
+
+def keep_buffers_unsynchronized(module: LightningModule, names: Sequence[str]) -> None:
+    """Let DDP leave out these buffers when it broadcasts those of the first rank before each step.
+
+    They must not change, and be the same on every rank.
+    https://github.com/pytorch/pytorch/blob/v2.11.0/torch/nn/parallel/distributed.py
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(module, list(names))  # type: ignore[no-untyped-call]
 
 
 def without_signal_broadcast(trainer: Trainer) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from project.engine.compat import keep_buffers_unsynchronized
 from project.engine.task import Task
 from project.tasks.sizes import accepted_sizes, refusal
 
@@ -53,6 +54,7 @@ class ImageTask(Task):
         super().__init__(net=build(image_size), **options)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        keep_buffers_unsynchronized(self, ("mean", "std"))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), uint8, to the outputs of the net (N, ...)."""

@@ -314,6 +314,20 @@ def test_learning_rates_are_not_copied_to_the_device() -> None:
     assert found[1] == 0.25
 
 
+def test_ddp_broadcasts_only_buffers_that_change(tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        broadcast = []
+        for norm, kept in ((nn.Identity(), ()), (nn.Identity(), ("mean",)), (nn.BatchNorm1d(1), ("mean",))):
+            module: Any = nn.Sequential(nn.Linear(1, 1), norm)
+            module.register_buffer("mean", torch.zeros(1))
+            compat.keep_buffers_unsynchronized(module, kept)
+            broadcast.append(nn.parallel.DistributedDataParallel(module).will_sync_module_buffers())
+    finally:
+        torch.distributed.destroy_process_group()
+    assert broadcast == [True, False, True]
+
+
 class _Logs(LightningModule):
     """A module that logs values in different ways, and records its hooks."""
 

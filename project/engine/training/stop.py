@@ -15,7 +15,8 @@ from typing import Any, Self, cast
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.distributed import ProcessGroup
+from torch import Tensor
+from torch.distributed import ProcessGroup, Work
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -52,8 +53,9 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 class Interrupts(Callback):
     """The signals that stop a fit, for a block of code: `with Interrupts() as interrupts: ...`.
 
-    All ranks agree to stop at the end of a batch, because otherwise one would wait for another for ever. Between the
-    loops of the trainer, a signal stops this process immediately; so does a second Ctrl-C anywhere.
+    All ranks agree to stop at the end of a batch, because otherwise one would wait for another for ever. Several ranks
+    stop one batch later, so that no batch waits for the agreement. Between the loops of the trainer, a signal stops
+    this process immediately; so does a second Ctrl-C anywhere.
 
     Args:
         outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
@@ -73,6 +75,7 @@ class Interrupts(Callback):
         self._in_loop = False
         self._raised = False
         self._group: ProcessGroup | None = None
+        self._asked: tuple[Tensor, Work] | None = None
 
     def __enter__(self) -> Self:
         self._reading, self._writing = os.pipe()
@@ -207,20 +210,33 @@ class Interrupts(Callback):
             self._stop(trainer, save=False)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._is_interrupted():  # after the last batch, whose checkpoint is saved
+        if self._is_interrupted() or self._is_interrupted(ask=False):  # after the last batch, whose checkpoint is saved
             self._stop(trainer, save=False)
         self._in_loop = False
 
-    def _is_interrupted(self) -> bool:
-        """Return whether a rank received a signal; all ranks must call this at the same time."""
+    def _is_interrupted(self, *, ask: bool = True) -> bool:
+        """Return whether a rank had received a signal when all ranks were asked before; all call this at the same time.
+
+        Args:
+            ask: Ask them for the next call. The answer arrives while the next step computes.
+        """
         if self._group is None:
             return self.signum != 0
-        agreed = torch.tensor(self.signum)
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, group=self._group)
-        if not agreed:
-            return False  # A signal that arrived meanwhile counts in the next call.
-        self.signum = int(agreed)
+        asked, self._asked = self._asked, self._ask(self._group) if ask else None
+        if asked is None:
+            return False
+        answer, work = asked
+        work.wait()
+        if not answer:
+            return False
+        self.signum = int(answer)
         return True
+
+    def _ask(self, group: ProcessGroup) -> tuple[Tensor, Work]:
+        answer = torch.tensor(self.signum)
+        work = torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX, group=group, async_op=True)
+        assert work is not None
+        return answer, work
 
     def _stop(self, trainer: Trainer, *, save: bool) -> None:
         if save:
