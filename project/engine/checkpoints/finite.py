@@ -38,8 +38,7 @@ class FiniteLoss(Callback):
                 rate = trainer.optimizers[0].param_groups[0]["lr"]
                 raise FloatingPointError(
                     f"the loss is not finite at step {trainer.global_step}, learning rate {rate:.3g}; "
-                    "try a smaller --model.optimizer.lr, a longer --model.lr_schedule.warmup or "
-                    "--trainer.gradient_clip_val 1"
+                    "try a smaller learning rate, a longer warmup or --trainer.gradient_clip_val 1"
                 )
 
 

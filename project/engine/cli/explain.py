@@ -117,6 +117,8 @@ def _none_of_several(problem: _Problem) -> str:
     got = given[0] if given else ""
     nested = re.fullmatch(r"NestedArg\(key='([^']*)', val='([^']*)'\)", got)
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", re.findall(r"Subtypes: \[(.*)\]", text)[-1])
+    for typed, yaml in ((r"Literal\[(.*?)\]", r"\1"), (r"\bbool\b", "true, false"), (r"\bNoneType\b", "null")):
+        expected = re.sub(typed, yaml, expected)
     return f"--{key}: got {nested[2] if nested else got!r}; expected one of {expected}"
 
 
