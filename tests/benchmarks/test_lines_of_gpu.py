@@ -50,11 +50,11 @@ def test_parts_without_time_are_named(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_usual_parts_fit_into_eight_minutes_and_bad_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     parts = make_parts(gpu=True, images=Path("images"), clone=Path("clone"))
-    assert [part.name for part in parts[:3]] == ["tests", "step", "record"]
+    assert [part.name for part in parts[:3]] == ["tests", "record", "step"]
     assert sum(part.limit_s for part in parts[:3]) < 8 * 60
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "stepp"])
-    assert "got stepp; the parts are tests, step, record" in capsys.readouterr().err
+    assert "got stepp; the parts are tests, record, step" in capsys.readouterr().err
 
 
 @pytest.mark.faults
