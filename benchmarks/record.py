@@ -181,13 +181,13 @@ def main(argv: Sequence[str]) -> None:
     )  # fmt: skip
     if reason:
         print(f"{RECORD}: not measured, because {reason}")
-    precise = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
+    precision = ["--precision=bf16-mixed"] if torch.cuda.is_available() else []
     short = (
         []
         if args.images
         else ["--max_epochs=2", "--trainer.limit_train_batches=2", "--data.batch_size=32", "--data.val_fraction=0.1"]
     )
-    ways = {OURS: [*precise, *short, *args.options]}
+    ways = {OURS: [*precision, *short, *args.options]}
     if torch.cuda.is_available():
         ways[COMPILED] = [*ways[OURS], "--model.compile=true"]
     rounds, clone = rounds_of(args), args.record and args.record.resolve()

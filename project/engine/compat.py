@@ -352,7 +352,7 @@ def check_log_once_per_epoch() -> None:
 def keep_buffers_unsynchronized(module: LightningModule, names: Sequence[str]) -> None:
     """Let DDP leave out these buffers when it broadcasts those of the first rank before each step.
 
-    They must not change, and be the same on every rank.
+    The buffers must never change, and must be the same on every rank.
     https://github.com/pytorch/pytorch/blob/v2.11.0/torch/nn/parallel/distributed.py
     """
     from torch.nn.parallel import DistributedDataParallel

@@ -148,16 +148,20 @@ def test_images_on_the_device_are_augmented_as_on_the_cpu_without_a_copy_from_th
 @needs_gpu
 @pytest.mark.parametrize("data", [[], ["--data.on_device=true"]])
 def test_no_step_that_is_not_logged_waits_for_the_gpu(data: list[str], workplace: Path) -> None:
+    is_strict: list[bool] = []
+
     class Strict(Callback):
         """Makes each wait for the GPU an error, from the second step to the one before the first that is logged."""
 
         def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            is_strict.append(torch.cuda.get_sync_debug_mode() == 2)
             torch.cuda.set_sync_debug_mode("error" if trainer.global_step < 18 else "default")
 
     try:
         main([*SHORT, *SMALL, *data, "--trainer.limit_train_batches=20", "--trainer.log_every_n_steps=20"], [Strict()])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert is_strict == [False, *[True] * 17, False, False]
 
 
 @pytest.mark.parametrize("slow", ["step", "data"])

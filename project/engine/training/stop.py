@@ -215,10 +215,10 @@ class Interrupts(Callback):
         self._in_loop = False
 
     def _is_interrupted(self, *, ask: bool = True) -> bool:
-        """Return whether a rank had received a signal when all ranks were asked before; all call this at the same time.
+        """Return whether any rank had received a signal at the previous call; all ranks call this at the same time.
 
         Args:
-            ask: Ask them for the next call. The answer arrives while the next step computes.
+            ask: Begin to ask all ranks. Their answer is for the next call, and arrives while the next step computes.
         """
         if self._group is None:
             return self.signum != 0
