@@ -1,6 +1,8 @@
 """The whitened CNN, its optimizer, and the task that joins them."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from conftest import Fit
 from torch import nn
 from torch.nn import functional as F
 
+from project.engine.loading import ImageDataModule
 from project.fit import main
 from project.models import CNN, WhitenedCNN
 from project.tasks import FastClassifier, LinearDecay, Muon
@@ -110,6 +113,16 @@ def test_rates_fall_to_zero_and_those_of_the_whitening_earlier() -> None:
     assert whitening == pytest.approx([1, 0.5, 0, 0, 0, 0, 0, 0, 0])
     (bias,) = (group["params"] for group in optimizer.param_groups if group["name"] == "whitening")
     assert bias == [task.net.whitening.bias]
+
+
+def test_the_images_that_whiten_are_spread_over_train() -> None:
+    task, data = make_task(), Mock(spec=ImageDataModule, batch_size=100)
+    data.sizes.return_value = {"train": 6000}
+    data.fetch.return_value = images(4), torch.zeros(4)
+    task._trainer = SimpleNamespace(datamodule=data, world_size=1, accumulate_grad_batches=1)
+    task.setup("fit")
+    (_, chosen), _ = data.fetch.call_args
+    assert chosen.tolist() == list(range(0, 6000, 3))
 
 
 @pytest.mark.faults
