@@ -88,7 +88,7 @@ def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Pa
     tests = [str(ROOT / path) for path in GPU_TESTS]
     return [
         Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 150),
-        Part("record", ["benchmarks.record", "--rounds", "2", *given], 240),  # The script compiles for two minutes.
+        Part("record", ["benchmarks.record", "--rounds", "2", "--compile_s", "150", *given], 240),
         Part(
             "step",
             ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "resnet18", "--rounds", "1",
