@@ -9,8 +9,9 @@ reads images from cifar10/train.pt and cifar10/test.pt in the current folder; th
 on them. Without CLONE, only ours is measured. On a GPU, ours is also measured with `--model.compile true`.
 
 Each trains once before it is measured, which compiles the net: minutes, for the script. The time is that of the
-training and of the test, both of which mirror and shift the test images, without validation between the epochs. Prints
-the lines of benchmarks/lines.py and a table; a time counts only beside its accuracy.
+training and of the test, both of which mirror and shift the test images, without validation between the epochs and
+without the figures of the report. Prints the lines of benchmarks/lines.py and a table; a time counts only beside its
+accuracy.
 """
 
 import contextlib
@@ -92,8 +93,10 @@ class StepTimer(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._resume()
 
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()  # before the figures of the report
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pause()
         self.accuracy = float(trainer.callback_metrics["test/accuracy"])
 
 
