@@ -1,11 +1,13 @@
 """The optimizer Muon for the weights of convolutions, with SGD for all other parameters."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.sgd import sgd
 
@@ -69,21 +71,45 @@ def _sgd_step(parameters: list[Tensor], averages: list[Tensor], group: dict[str,
 
 
 def _orthogonal_step(parameters: list[Tensor], averages: list[Tensor], group: dict[str, Any]) -> None:
-    momentum, by_shape = group["momentum"], defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)
-    for parameter, average in zip(parameters, averages, strict=True):
-        gradient = _gradient(parameter)
-        average.mul_(momentum).add_(gradient)
-        parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-        by_shape[parameter.shape].append((parameter, gradient.add(average, alpha=momentum)))
-    for some in by_shape.values():
-        updates = orthogonal(torch.stack([update.flatten(1) for _, update in some]))
-        for (parameter, _), update in zip(some, updates, strict=True):
-            parameter.add_(update.view(parameter.shape), alpha=-group["lr"])
+    if not parameters:
+        return
+    gradients = [_gradient(one) for one in parameters]
+    torch._foreach_mul_(averages, group["momentum"])
+    torch._foreach_add_(averages, gradients)
+    updates = torch._foreach_add(gradients, averages, alpha=group["momentum"])
+    scales = torch._foreach_reciprocal(torch._foreach_norm(parameters))
+    torch._foreach_mul_(parameters, torch._foreach_mul(scales, [len(one) ** 0.5 for one in parameters]))
+    pad = updates[0].is_cuda and not isinstance(updates[0], DTensor)
+    torch._foreach_add_(parameters, orthogonal_updates(updates, pad=pad), alpha=-group["lr"])
 
 
 def _gradient(parameter: Tensor) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
+
+
+def orthogonal_updates(updates: Sequence[Tensor], *, pad: bool) -> list[Tensor]:
+    """Return the result of `orthogonal` for tensors (O, ...), which are matrices (O, columns) there.
+
+    Args:
+        updates: The tensors, of one dtype and on one device.
+        pad: Pad all of them with zeros to one batch, which does not change the result. A GPU needs less time for few
+            large operations than to start many small ones; for the CPU only those of equal shape are one batch.
+    """
+    batches = defaultdict[object, list[int]](list)
+    for number, update in enumerate(updates):
+        batches[None if pad else update.shape].append(number)
+    results = list(updates)
+    for numbers in batches.values():
+        matrices = [updates[number].flatten(1) for number in numbers]
+        if pad:
+            rows, columns = (max(sizes) for sizes in zip(*(one.shape for one in matrices), strict=True))
+            matrices = [F.pad(one, (0, columns - one.shape[1], 0, rows - len(one))) for one in matrices]
+        batch = torch.stack(matrices)
+        for number, result in zip(numbers, orthogonal(batch), strict=True):
+            shape = updates[number].shape
+            results[number] = result[: shape[0], : shape[1:].numel()].view(shape)
+    return results
 
 
 def orthogonal(matrices: Tensor, iterations: int = _ITERATIONS) -> Tensor:

@@ -14,7 +14,7 @@ from project.engine.loading import ImageDataModule
 from project.fit import main
 from project.models import CNN, WhitenedCNN
 from project.tasks import FastClassifier, LinearDecay, Muon
-from project.tasks.muon import orthogonal
+from project.tasks.muon import orthogonal, orthogonal_updates
 
 MODEL = ["--model=whitened_cnn", "--model.net.widths=[32,64]", "--data.batch_size=25"]
 
@@ -56,6 +56,14 @@ def test_an_orthogonal_update_has_the_directions_of_the_gradient_with_equal_leng
     for lengths in left.mT @ orthogonal(gradients, iterations=5) @ right.mT:
         assert (lengths - lengths.diag().diag()).abs().max() < 1e-4
         assert 0.6 < lengths.diag().min() <= lengths.diag().max() < 1.3
+
+
+def test_updates_of_one_padded_batch_are_those_of_each_filter_alone() -> None:
+    random = torch.Generator().manual_seed(0)
+    updates = [torch.randn(shape, generator=random) for shape in [(8, 3, 3, 3), (8, 3, 3, 3), (16, 8, 3, 3), (90, 9)]]
+    alone = [orthogonal(one.flatten(1).unsqueeze(0)).view(one.shape) for one in updates]
+    for pad in (True, False):
+        torch.testing.assert_close(orthogonal_updates(updates, pad=pad), alone, atol=1e-5, rtol=1e-4)
 
 
 def test_muon_keeps_the_norm_of_filters_and_updates_the_rest_as_sgd() -> None:

@@ -120,6 +120,10 @@ def test_a_checkpoint_of_fsdp_equals_that_of_ddp_and_loads_in_one_process(pair: 
     assert farthest(cli.model.state_dict(), fsdp["state_dict"]) == 0
 
 
+def test_muon_updates_sharded_filters_as_those_of_one_process(pair: Path) -> None:
+    assert farthest(torch.load(pair / "muon.pt"), two_ranks.train_with_muon()) < 1e-5
+
+
 def test_sync_batchnorm_reaches_fsdp(pair: Path) -> None:
     assert "SyncBatchNorm expected input tensor to be on GPU" in (pair / "synced.txt").read_text()
 

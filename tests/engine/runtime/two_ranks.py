@@ -13,14 +13,16 @@ import psutil
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from project.engine.cli.command_line import CommandLine
-from project.engine.runtime.fsdp2 import FSDP2Strategy
+from project.engine.runtime.fsdp2 import FSDP2Strategy, shard
 from project.engine.runtime.process import configure_process
 from project.engine.training.callbacks import build_fit
 from project.engine.training.stop import Interrupts
+from project.tasks import Muon
 
 NET = ["--model.net=two_ranks.Blocks"]
 STEPS = ["--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2"]
@@ -157,6 +159,19 @@ def train_synced() -> str:
     return "trained"
 
 
+def train_with_muon(mesh: DeviceMesh | None = None) -> dict[str, Tensor]:
+    """Take two steps with Muon, if there is a mesh with sharded filters; return the whole weights."""
+    torch.manual_seed(0)
+    net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 8, 3)), torch.randn(4, 3, 8, 8)
+    if mesh is not None:
+        shard(net, mesh)
+    muon = Muon([weight for weight in net.parameters() if weight.ndim == 4])
+    for _ in range(2):
+        net(images).square().mean().backward()
+        muon.step()
+    return {name: whole(weight.detach()) for name, weight in net.named_parameters()}
+
+
 def main(folder: Path, names: list[str]) -> None:
     """Train the cases of the command line, such as `plain-fsdp`."""
     configure_process()
@@ -166,6 +181,9 @@ def main(folder: Path, names: list[str]) -> None:
         (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(result))
     if "batchnorm-fsdp" in names:
         (folder / "synced.txt").write_text(train_synced())
+        torch.save(
+            train_with_muon(init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",))), folder / "muon.pt"
+        )
 
 
 if __name__ == "__main__":
