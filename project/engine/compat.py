@@ -74,6 +74,14 @@ def option_texts(parser: ArgumentParser) -> dict[str, str]:
     }
 
 
+def option_types(parser: ArgumentParser) -> dict[str, object]:
+    """Return the type of each option of a parser by its dotted name; no public call returns it.
+
+    https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
+    """
+    return {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+
+
 def defer_torchmetrics() -> None:
     """Make an import of torchmetrics import only the metrics that are used, in this process.
 

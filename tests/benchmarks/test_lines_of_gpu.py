@@ -1,12 +1,13 @@
 """All parts of `make gpu` are run, whatever happens to one of them."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.gpu import Part, absent_of, main, make_parts, report, run_all, write
+from benchmarks.gpu import Outcome, Part, absent_of, main, make_parts, report, run_all, write
 from benchmarks.lines import FIELDS
 
 PRINTS = "import benchmarks.lines as lines; print(); lines.print_line('speed', [2], 'm/s', 'peer', [4])"
@@ -22,7 +23,7 @@ def test_a_part_that_fails_or_exceeds_its_limit_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = [python("broken", "1 / 0"), python("endless", SLEEPS, 3), python("absent", ABSENT), python("fast", PRINTS)]
-    outcomes = run_all(parts, 60)
+    outcomes = list(run_all(parts, 60))
     results = {outcome.part.name: outcome.result for outcome in outcomes}
     assert results == {
         "broken": "failed: exit code 1", "endless": "timed out after 3 s", "absent": "passed", "fast": "passed",
@@ -46,6 +47,18 @@ def test_a_part_that_fails_or_exceeds_its_limit_does_not_stop_the_others(
 def test_parts_without_time_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     results = [outcome.result for outcome in run_all([python("endless", SLEEPS), python("fast", PRINTS)], 3)]
     assert results == ["timed out after 3 s", "no time left"]
+
+
+def test_what_is_measured_is_written_before_the_next_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> Iterator[Outcome]:
+        yield from run_all([python("fast", PRINTS)], 60)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.gpu.run_all", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--output", str(tmp_path / "gpu.jsonl")])
+    lines = [json.loads(line) for line in (tmp_path / "gpu.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["fast", "speed"]
 
 
 def test_the_usual_parts_fit_into_eight_minutes_and_bad_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

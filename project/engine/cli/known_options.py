@@ -5,12 +5,14 @@ of settings. The file counts as long as the project's files and the versions of 
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from project.engine.atomic import replace_file
 from project.engine.cli import config_groups
@@ -26,6 +28,9 @@ _PROJECT = Path(__file__).parents[2]
 _LIBRARIES = ("jsonargparse", "lightning", "torch")
 _CLASSES = ("data", "model", "model.net")
 _OF_CLASSES = ("class_path", "dict_kwargs", "help", "init_args")
+_SIMPLE = ("int", "float", "bool", "NoneType")
+_YAML_WORDS = ("false", "inf", "infinity", "nan", "no", "none", "null", "off", "on", "true", "yes")
+"""Words that YAML, or the parser, may read as something else than a text."""
 
 
 class KnownOptions(NamedTuple):
@@ -35,11 +40,13 @@ class KnownOptions(NamedTuple):
         texts: The help of each option, by its dotted name.
         settings: The value of each setting without changes, by its dotted name.
         earlier: Earlier names of options of the data, which are still accepted.
+        types: The types of each option that has only types of `_SIMPLE` and choices, such as `["'zeros'", "NoneType"]`.
     """
 
     texts: dict[str, str]
     settings: dict[str, Any]
     earlier: list[str]
+    types: dict[str, list[str]]
 
     @classmethod
     def load(cls, defaults: Sequence[str]) -> Self | None:
@@ -71,15 +78,21 @@ class KnownOptions(NamedTuple):
         for option in self._unknown(command):
             parent = option.rpartition(".")[0]
             return f"unknown option --{option}; {suggestion(option, children(parent, names), names)}"
+        for option, value in self._wrong(command):
+            return f"--{option}: got {value!r}; expected {_expected(self.types[option])}"
         return None
+
+    def _wrong(self, command: CommandLine) -> Iterator[tuple[str, str]]:
+        chosen = _chosen(command)
+        for name, value in _given(command):
+            owners = {name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)}
+            if name in self.types and not owners & chosen and not _may_be(value, self.types[name]):
+                yield name, value
 
     def _unknown(self, command: CommandLine) -> Iterator[str]:
         names = [*config_groups.NAMES, *self.texts, *self.settings, *self.earlier]
-        given = [option.removeprefix("--").partition("=")[0] for option in command.changes if option.startswith("--")]
-        # The options of a class that the command line chooses are not known.
-        chosen = {name.removesuffix(".class_path") for name in given}
-        chosen |= {"data", "model"} if ("--config" in (option for option, _ in command.pairs)) else set()
-        for name in given:
+        chosen = _chosen(command)
+        for name, _ in _given(command):
             parts = name.removesuffix("+").split(".")
             for depth, part in enumerate(parts[:3]):
                 owner = ".".join(parts[:depth])
@@ -89,6 +102,44 @@ class KnownOptions(NamedTuple):
                 if part not in options and (not owner or part not in _OF_CLASSES):
                     yield name
                     break
+
+
+def _given(command: CommandLine) -> list[tuple[str, str]]:
+    pairs = (option.removeprefix("--").partition("=") for option in command.changes if option.startswith("--"))
+    return [(name, value) for name, _, value in pairs]
+
+
+def _chosen(command: CommandLine) -> set[str]:
+    """Return the settings whose class the command line may choose, so that its options are not known."""
+    names = {name.removesuffix(".class_path") for name, _ in _given(command)}
+    return names | ({"data", "model"} if "--config" in (option for option, _ in command.pairs) else set())
+
+
+def _may_be(value: str, types: Sequence[str]) -> bool:
+    """Return whether the parser may accept a value; only words and decimal numbers are certainly wrong."""
+    if re.fullmatch(r"-?\d+\.\d+", value):
+        return types != ["int"]
+    is_word = re.fullmatch("[A-Za-z][A-Za-z_]*", value) and value.lower() not in _YAML_WORDS
+    return not is_word or repr(value) in types
+
+
+def _expected(types: Sequence[str]) -> str:
+    """Return the types as the message of `explain` lists them."""
+    if len(types) == 1 and types[0] in _SIMPLE:
+        return types[0]
+    return f"one of {', '.join({'bool': 'true, false', 'NoneType': 'null'}.get(name, name) for name in types)}"
+
+
+def simple_types(kind: object) -> list[str]:
+    """Return the names of simple types and the choices that a type consists of; an empty list for any other type."""
+    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    names: list[str] = []
+    for part in parts:
+        is_choice = get_origin(part) is Literal
+        if not is_choice and getattr(part, "__name__", None) not in _SIMPLE:
+            return []
+        names += map(repr, get_args(part)) if is_choice else [part.__name__]
+    return names
 
 
 def answer_early(argv: Sequence[str]) -> None:
@@ -126,8 +177,11 @@ def _fingerprint(defaults: Sequence[str]) -> str:
     return sha256("\n".join([sys.version, *parts]).encode()).hexdigest()
 
 
-def as_known(texts: Mapping[str, str], settings: Mapping[str, Any], earlier: Sequence[str]) -> KnownOptions:
+def as_known(
+    texts: Mapping[str, str], settings: Mapping[str, Any], earlier: Sequence[str], types: Mapping[str, object]
+) -> KnownOptions:
     """Return options whose values JSON can hold."""
     plain = {name: value if isinstance(value, str | int | float | None) else short(value)
              for name, value in settings.items()}  # fmt: skip
-    return KnownOptions(dict(texts), plain, list(earlier))
+    simple = {name: names for name, kind in types.items() if (names := simple_types(kind))}
+    return KnownOptions(dict(texts), plain, list(earlier), simple)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from project.engine.cli import config_groups
 from project.engine.cli.help import page
-from project.engine.compat import option_texts
+from project.engine.compat import option_texts, option_types
 from project.engine.data import DescribedDataModule
 from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
@@ -58,6 +58,10 @@ class FitParser(LightningArgumentParser):
     def texts(self) -> dict[str, str]:
         """Return the help of each option by its dotted name, also of those of `described`."""
         return option_texts(self) | option_texts(_of_described(*self.described.items()))
+
+    def types(self) -> dict[str, object]:
+        """Return the type of each option by its dotted name, also of those of `described`."""
+        return option_types(self) | option_types(_of_described(*self.described.items()))
 
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
         """Parse the options of the chosen groups, again only if one of their files has changed.

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from conftest import clean_environment, without_colours
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
@@ -19,6 +19,7 @@ TYPOS = (
 VALID = (
     "--data.help", "--trainer.callbacks+=EarlyStopping", "--trainer.logger.save_dir=x", "--model.optimizer.fused=1",
     "--model.metrics.f1=torchmetrics.F1Score", "--data.cutout=4", "--model.net.class_path=x.Y", "--print_config",
+    "--max_epochs=null", "--data.batch_size=1_000", "--trainer.gradient_clip_val=inf", "--data.on_device=TRUE",
 )  # fmt: skip
 RUN = """if True:
     import runpy, sys
@@ -67,6 +68,26 @@ def test_a_mistyped_option_has_the_same_error_as_later(learned: str, capsys: pyt
         assert capsys.readouterr().err == late
 
 
+def test_a_value_of_the_wrong_type_is_refused_without_torch(learned: str) -> None:
+    assert early("--max_epochs", "many") == (
+        2, "", "error: --trainer.max_epochs: got 'many'; expected one of int, null\nFalse False\n"
+    )  # fmt: skip
+
+
+def test_a_value_of_the_wrong_type_has_the_same_error_as_later(
+    learned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = KnownOptions.load(CommandLine.parse([]).defaults)
+    assert known is not None
+    assert len(known.types) > 40
+    for name, types in known.types.items():
+        for value in ("many", "0.5") if types == ["int"] else ("many",):
+            refusal = known.refusal(CommandLine.parse([f"--{name}={value}"]))
+            with pytest.raises(SystemExit):
+                main([f"--{name}={value}"])
+            assert f"error: {refusal}\n" == without_colours(capsys.readouterr().err)
+
+
 def test_no_valid_option_is_refused_early(learned: str) -> None:
     known = KnownOptions.load(CommandLine.parse([]).defaults)
     assert known is not None
@@ -81,9 +102,10 @@ def test_what_is_known_counts_until_a_file_changes(learned: str) -> None:
     file.write_text("data: project.data.Digits\n")
     defaults = CommandLine.parse(["--data=mine"]).defaults
     settings = {"data": "project.data.Digits", "data.batch_size": 32}
-    as_known({"data.batch_size": "samples"}, settings, ()).save(defaults)
-    assert KnownOptions.load(defaults) == ({"data.batch_size": "samples"}, settings, [])
+    types = {"data.batch_size": int, "data.root": Path | None}
+    as_known({"data.batch_size": "samples"}, settings, (), types).save(defaults)
+    assert KnownOptions.load(defaults) == ({"data.batch_size": "samples"}, settings, [], {"data.batch_size": ["int"]})
     file.write_text("data: project.data.MNIST\n")
     assert KnownOptions.load(defaults) is None
-    as_known({}, settings | {"data": "elsewhere.Data"}, ()).save(defaults)  # Its files may change unseen.
+    as_known({}, settings | {"data": "elsewhere.Data"}, (), {}).save(defaults)  # Its files may change unseen.
     assert KnownOptions.load(defaults) is None
