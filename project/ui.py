@@ -14,7 +14,7 @@ import webbrowser
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from socket import SO_REUSEADDR, SOL_SOCKET, socket
+from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from typing import IO
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -105,7 +105,7 @@ def _free_port(host: str, given: int | None) -> int:
     Raises:
         OSError: The given port cannot be used.
     """
-    with socket() as probe:
+    with socket(AF_INET6 if ":" in host else AF_INET) as probe:
         probe.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
         try:
             probe.bind((host, _PORT if given is None else given))

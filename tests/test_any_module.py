@@ -10,6 +10,8 @@ from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from project.engine.data import DescribedDataModule
+from project.engine.task import Task
 from project.fit import main
 from project.sweep import main as sweep
 
@@ -44,6 +46,23 @@ class Slope(LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), self.lr)
+
+
+class Described(DescribedDataModule):
+    """Data that declare only their name and two samples."""
+
+    name = "line"
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return Line().train_dataloader()
+
+    def examples(self) -> tuple[Tensor, Tensor]:
+        return torch.ones(2, 1), torch.ones(2, 1)
+
+
+class LinearTask(Task):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(net=nn.Linear(1, 1), loss=nn.MSELoss(), **options)
 
 
 class Validated(Slope):
@@ -108,6 +127,11 @@ class WithoutFile(Line):
 
 def of(model: type, data: type = LineWithVal) -> list[str]:
     return [f"--model=test_any_module.{model.__name__}", f"--data=test_any_module.{data.__name__}"]
+
+
+def test_data_may_declare_no_more_than_their_name_and_examples(workplace: Path) -> None:
+    main(["--model=test_any_module.LinearTask", "--data=test_any_module.Described", "--max_epochs=1"])
+    assert Fit(workplace, 0, "").run.info.status == "FINISHED"
 
 
 def test_a_module_that_declares_nothing_trains_and_keeps_its_last_checkpoint(

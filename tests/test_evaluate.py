@@ -14,6 +14,8 @@ from pyarrow import parquet
 from tiny import COMPLETE, TINY
 
 from project.engine.checkpoints import strip_optimizer_state
+from project.engine.evaluation import Evaluation
+from project.engine.inference.evaluation_job import EvaluationJob
 from project.engine.loading import ImageArray, Split
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
@@ -223,6 +225,25 @@ def test_what_the_store_refuses_is_kept_and_the_run_stays_finished(
     assert done.run.data.metrics["eval/test/loss"] == 0.5
     assert (done.run.info.status, done.run.info.end_time) == ("FINISHED", ended)
     assert done.text("eval/test/note.txt") == "text"
+
+
+def test_an_evaluation_is_kept_if_the_store_goes_away_while_it_runs(
+    run: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    dead, store_of_job = f"http://127.0.0.1:{free_port()}", EvaluationJob.store
+
+    def without_server(job: EvaluationJob, added: Evaluation) -> None:
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_TRACKING_URI", dead)
+            store_of_job(job, added)
+
+    monkeypatch.setattr(EvaluationJob, "store", without_server)
+    evaluate([run])
+    assert "eval/test/loss" not in metrics(workplace)
+    for spool in dead_spools():
+        assert not recover(store.connect(), spool)
+    assert "eval/test/loss" in metrics(workplace)
 
 
 def _remove(folder: Path) -> None:

@@ -43,6 +43,11 @@ def test_a_port_in_use_is_replaced_unless_it_is_given(monkeypatch: pytest.Monkey
             ui._free_port("127.0.0.1", taken)
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+def test_a_host_may_have_an_ipv6_address() -> None:
+    assert ui._free_port("::1", 0) > 0
+
+
 @pytest.mark.faults
 def test_ctrl_c_ends_the_server_in_one_line(workplace: Path) -> None:
     command = subprocess.Popen(

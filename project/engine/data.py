@@ -1,6 +1,7 @@
 """The properties of data that the engine reads, with defaults, so that any LightningDataModule works."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 from lightning import LightningDataModule
@@ -58,12 +59,12 @@ class DescribedDataModule(LightningDataModule):
     name: str
     source: str = ""
     tensor_names: ClassVar[tuple[str, str]] = ("inputs", "targets")
-    skipped: Mapping[Any, int]
+    skipped: Mapping[Any, int] = MappingProxyType({})
 
     @property
     def has_test(self) -> bool:
         """Whether there is a test split."""
-        return True
+        return is_overridden("test_dataloader", self, LightningDataModule)
 
     def sizes(self) -> dict[str, int]:
         """Return the number of samples in each split."""
@@ -124,7 +125,7 @@ class DescribedDataModule(LightningDataModule):
 class _Undeclared(DescribedDataModule):
     def __init__(self, datamodule: LightningDataModule) -> None:
         super().__init__()
-        self.name, self.skipped = type(datamodule).__name__, {}
+        self.name = type(datamodule).__name__
         self._has_test = is_overridden("test_dataloader", datamodule, LightningDataModule)
 
     @property

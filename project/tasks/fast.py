@@ -85,7 +85,8 @@ class FastClassifier(ImageClassifier):
         if stage != "fit":
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ImageDataModule)
+        if not isinstance(data, ImageDataModule):
+            raise ValueError(f"--data: got {type(data).__name__}; FastClassifier needs an ImageDataModule")
         assert isinstance(self.net, WhitenedCNN)
         self._images_per_step = data.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
         size = data.sizes()["train"]

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.sgd import sgd
+from typing_extensions import override
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 3
+_SMALLEST_NORM = 1e-7
+"""So that weights that are all zero stay zero."""
 
 
 class Muon(Optimizer):
@@ -39,6 +42,21 @@ class Muon(Optimizer):
                 "more, momentum in [0, 1)"
             )
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "orthogonal": True})
+
+    @override
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with settings of their own.
+
+        Raises:
+            ValueError: A vector is to be updated as a matrix.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["orthogonal"] and (vectors := [tuple(one.shape) for one in group["params"] if one.ndim < 2]):
+            raise ValueError(
+                f"Muon: got a parameter of shape {vectors[0]}; it updates matrices and filters, and a task must put "
+                "all others into a group with `orthogonal: false`, see Task.parameter_groups"
+            )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -77,7 +95,8 @@ def _orthogonal_step(parameters: list[Tensor], averages: list[Tensor], group: di
     torch._foreach_mul_(averages, group["momentum"])
     torch._foreach_add_(averages, gradients)
     updates = torch._foreach_add(gradients, averages, alpha=group["momentum"])
-    scales = torch._foreach_reciprocal(torch._foreach_norm(parameters))
+    norms = torch._foreach_clamp_min(torch._foreach_norm(parameters), _SMALLEST_NORM)
+    scales = torch._foreach_reciprocal(norms)
     torch._foreach_mul_(parameters, torch._foreach_mul(scales, [len(one) ** 0.5 for one in parameters]))
     pad = updates[0].is_cuda and not isinstance(updates[0], DTensor)
     torch._foreach_add_(parameters, orthogonal_updates(updates, pad=pad), alpha=-group["lr"])

@@ -22,7 +22,9 @@ from torch.distributed.tensor import DTensor
 from benchmarks.jpeg_on_gpu import batches_of_cpu, batches_of_gpu, write_files
 from benchmarks.lines import print_line
 from project.engine.loading import Augmentation, BatchLoader, Crop, EpochBatches, ImageArray, Workers
+from project.engine.loading.counter_rng import sample_keys
 from project.engine.loading.images import Fetched, Request
+from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.prefetch_to_device import on_device
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.fit import main
@@ -162,6 +164,15 @@ def test_no_step_that_is_not_logged_waits_for_the_gpu(data: list[str], workplace
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert is_strict == [False, *[True] * 17, False, False]
+
+
+@pytest.mark.parametrize("mix", [mixup, cutmix])
+def test_images_are_mixed_on_the_device_of_their_keys_as_on_the_cpu(mix: Callable[..., Any]) -> None:
+    images = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    given = images, torch.eye(8), sample_keys(0, 0, torch.arange(8))
+    for one, two in zip(mix(*given, 1.0), mix(*(each.to(DEVICE) for each in given), 1.0), strict=True):
+        assert two.device.type == DEVICE.type
+        torch.testing.assert_close(one.float(), two.cpu().float(), atol=1, rtol=1e-5)  # pixels may differ by 1
 
 
 @pytest.mark.parametrize("slow", ["step", "data"])

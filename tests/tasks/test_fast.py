@@ -90,6 +90,16 @@ def test_muon_keeps_the_norm_of_filters_and_updates_the_rest_as_sgd() -> None:
     assert net[0].weight.norm().item() == pytest.approx(8**0.5, rel=0.02)
 
 
+def test_muon_refuses_vectors_and_keeps_filters_of_zeros() -> None:
+    filters = nn.Parameter(torch.zeros(2, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"got a parameter of shape \(2,\).*orthogonal: false"):
+        Muon([filters, nn.Parameter(torch.zeros(2))])
+    muon = Muon([filters])
+    filters.grad = torch.ones_like(filters)
+    muon.step()
+    assert filters.isfinite().all() and filters.abs().sum() > 0
+
+
 def make_task(net: type[nn.Module] = WhitenedCNN, **options: float) -> FastClassifier:
     return FastClassifier(
         net=net, num_classes=10, in_channels=3, image_size=32, mean=[0.5] * 3, std=[0.5] * 3, optimizer=Muon, **options

@@ -60,7 +60,7 @@ def _check_smallest_batch(cli: FitCLI) -> None:
     examples, counts = cli.data.examples(), cli.data.batch_counts(cli.trainer.world_size)
     if examples is None or not isinstance(cli.model, Task):
         return
-    inputs, size = examples[0], counts["train"].smallest
+    inputs, size = examples[0], counts["train"].smallest if "train" in counts else len(examples[0])
     if reason := step_refusal(cli.model, (size, *inputs.shape[1:]), inputs.dtype):
         raise ValueError(
             f"--data.batch_size: got {cli.config.data.init_args.batch_size}, which makes batches of {size} of the "

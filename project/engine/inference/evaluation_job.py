@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from mlflow import MlflowClient
 from mlflow.entities import Run
 from torch import Tensor
 
@@ -110,7 +111,8 @@ class EvaluationJob:
             logger.log_file(resamples, f"{split}/{RESAMPLES}")
         command = shlex.join(["python", "-m", "project.evaluate", *redact_options(self._argv)])
         logger.set_tags({f"{logger.prefix}{split}": command})
-        logger.deliver(client := store.connect(), self.run.status, self.run.end_time)
+        client = MlflowClient(store.tracking_uri())  # `connect` fails if the store does not respond any more.
+        logger.deliver(client, self.run.status, self.run.end_time)
         if self.prefix == _OWN:
             with best_effort(None, "description", "the description of the model lacks the intervals"):
                 update_descriptions(client, self.run.run_id)
@@ -149,7 +151,7 @@ class EvaluationJob:
             lacks = "the data have no test split" if not self.data.has_test else "the model has no test_step"
             raise ValueError(f"--split: got test, but {lacks}; give --split val")
         split: Stage = wanted or ("test" if has_test else "val")
-        has_val = self.data is self.cli.datamodule or is_overridden("val_dataloader", self.cli.datamodule)
+        has_val = is_overridden("val_dataloader", self.cli.datamodule)
         if split == "val" and not (has_val and is_overridden("validation_step", self.model)):
             raise ValueError("--split: the data and the model have no validation; they cannot be evaluated")
         if not getattr(self.trainer, f"limit_{split}_batches"):

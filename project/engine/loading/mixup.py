@@ -67,4 +67,5 @@ def _within(centre: Tensor, side: Tensor, length: int) -> Tensor:
 def _beta(keys: Tensor, draw: int, alpha: float) -> Tensor:
     from scipy.special import betaincinv  # It takes half a second to import.
 
-    return torch.from_numpy(betaincinv(alpha, alpha, uniform(keys, draw).double().numpy())).float()
+    share = betaincinv(alpha, alpha, uniform(keys, draw).double().cpu().numpy())  # torch does not have this function.
+    return torch.from_numpy(share).float().to(keys.device)

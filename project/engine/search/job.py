@@ -20,7 +20,7 @@ from rich.console import Console
 from project.engine.cli import config_groups
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
-from project.engine.inference.registration import register_trained
+from project.engine.inference.registration import ONE_DEVICE, register_trained
 from project.engine.runtime.devices import usable_cores
 from project.engine.runtime.process import configure_process
 from project.engine.runtime.startup import update_activity
@@ -64,7 +64,7 @@ def run(options: SweepOptions) -> int:
         code = sweep.run()
         best = best_trials(sweep.study) if code == 0 and options.register is not None else []
     if best and options.register is not None:
-        register_trained(best[0].user_attrs[RUN_ID], options.register)
+        register_trained(best[0].user_attrs[RUN_ID], options.register, ONE_DEVICE)
     return code
 
 

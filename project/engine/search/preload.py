@@ -7,6 +7,7 @@ import atexit
 import gc
 import os
 import signal
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ def _preload() -> None:
         import_module(name)
     import sqlalchemy.orm
     import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
     from matplotlib.figure import Figure
 
     from project.engine.cli.command_line import CommandLine
@@ -37,7 +39,8 @@ def _preload() -> None:
     # A forked process has the CUDA context and the threads of OpenMP in name only.
     torch.set_num_threads(1)
     # jsonargparse caches what it finds in signatures.
-    build_fit(CommandLine.parse(["--trainer.logger=false", "--trainer.accelerator=cpu"]))
+    with suppress(ValueError, OSError, MisconfigurationException):  # Changed defaults may not fit the CPU or lack data.
+        build_fit(CommandLine.parse(["--trainer.logger=false", "--trainer.accelerator=cpu"]))
     with TemporaryDirectory() as folder:  # torch and MLflow import more when a model is saved, matplotlib its fonts
         save_model(Path(folder) / "model", torch.nn.Flatten(), torch.zeros(2, 1, 1, 1), {})
         figure = Figure()

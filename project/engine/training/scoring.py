@@ -35,7 +35,7 @@ def score(job: Job) -> Mapping[str, float]:
     if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
         with job.logger.final_scores() if job.logger else nullcontext():
             return merged(trainer.test(model, data, ckpt_path=best, verbose=False))
-    has_val = job.data is data or is_overridden("val_dataloader", data)
+    has_val = is_overridden("val_dataloader", data)
     if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
     loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []

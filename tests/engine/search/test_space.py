@@ -1,9 +1,12 @@
 """Every kind of bad search space is refused before any trial, with one line."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import clean_environment
 
 from project.engine.cli import config_groups
 from project.engine.compat import preloaded_forkserver
@@ -184,3 +187,15 @@ def _configs(folder: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(config_groups.CONFIGS, folder / "configs"))
+
+
+@pytest.mark.faults
+def test_trials_start_although_the_default_settings_cannot(workplace: Path) -> None:
+    file = Path("configs", "data", "digits.yaml")
+    file.parent.mkdir(parents=True)
+    file.write_text("data: nowhere.Data\n")
+    code = "import project.engine.search.preload"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
