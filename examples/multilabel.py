@@ -47,7 +47,7 @@ class DigitScenes(ImageDataModule):
 
 
 class MultilabelClassifier(ImageTask):
-    """Predicts the labels of an image; each label has its own logit.
+    """A task that predicts the labels of an image; each label has its own logit.
 
     Args:
         net: Called with `num_labels`, the channels and the side of the images; returns a module with logits

@@ -41,11 +41,11 @@ class RotatedDigits(ImageDataModule):
 
 
 class ImageRegression(ImageTask):
-    """Predicts a number for each image.
+    """A task that predicts a number for each image.
 
     Args:
         net: Called with 1, the channels and the side of the images; returns a module with outputs (N, 1).
-        scale: Size of a large target; the net predicts targets in this unit.
+        scale: Factor of the outputs of the net, such as the size of a large target.
         options: See `ImageTask`.
     """
 

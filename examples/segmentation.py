@@ -51,7 +51,7 @@ class DigitMasks(ImageDataModule):
 
 
 class UNet(nn.Module):
-    """An encoder and a decoder of two levels, with a connection between levels of one size.
+    """An encoder and a decoder of two levels, with a connection between levels of the same size.
 
     Source: Ronneberger, Fischer and Brox, U-Net, arXiv:1505.04597.
 
@@ -82,7 +82,7 @@ def _block(channels: int, width: int) -> nn.Module:
 
 
 class Segmentation(ImageTask):
-    """Predicts the class of each pixel; `iou` is the mean intersection over union of the classes.
+    """A task that predicts the class of each pixel; `iou` is the mean intersection over union of the classes.
 
     Args:
         net: Called with the number of classes, the channels and the side of the images; returns a module with logits

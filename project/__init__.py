@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Until the next handler, below, is imported.
+if sys.argv[:1] == ["-m"]:  # Until the handler below is imported.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
 if sys.platform == "linux" and "OMP_WAIT_POLICY" not in os.environ:
-    # The time that torch's threads spin between two operations before they sleep. On two cores, no spinning slows a CNN
+    # torch's threads spin for this time between two operations before they sleep. On two cores, no spinning slows a CNN
     # by 10 % (a small one by 40 %); libgomp's default halves the speed of two trainings that share the cores.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # some 30 microseconds

@@ -100,7 +100,7 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
 
 
 def _free_port(host: str, given: int | None) -> int:
-    """Return the given port, or 5000, or another if that is in use.
+    """Return the given port. Without one, return 5000, or a free port if 5000 is in use.
 
     Raises:
         OSError: The given port cannot be used.
@@ -122,7 +122,8 @@ def _server(options: Namespace, port: int, others: Sequence[str], log: IO[str]) 
     """Start MLflow's server with its output in a file, and end all its processes with the block."""
     prefix = ["--static-prefix", options.static_prefix] if options.static_prefix else []
     command = ["ui", "--host", options.host, "--port", str(port), *prefix, *_WORKERS, *others]
-    # Any user of the machine could read an option, so that the store's password is in the environment.
+    # Any user of the machine can read an option, so the address of the store is in the environment: it may contain a
+    # password.
     environment: Mapping[str, str] = {**_ENVIRONMENT, **os.environ, "MLFLOW_BACKEND_STORE_URI": tracking_uri()}
     server = subprocess.Popen([sys.executable, "-m", "mlflow", *command], env=environment, stdout=log, stderr=log)
     try:

@@ -42,23 +42,23 @@ class ImageFolder(LabelledImages):
 
     Classes are the subfolders of train in alphabetical order. Without val, a part of train is used for validation;
     without test, the run is scored on val. The names `training`, `valid`, `validation` and `testing` are accepted too;
-    case is ignored. Images are the files whose suffix Pillow can decode, and files without a suffix that begin like
-    an image. Each file and folder is visited once, even if several links lead to it.
+    case is ignored. Images are the files with the suffix of a format that Pillow can decode, and files without a suffix
+    that begin like an image. Each file and folder is visited once, even if several links lead to it.
 
     Every file is decoded once before the first training, to find damaged ones. The result, and the decoded images if
-    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are remade if files
-    change, and may be removed at any time.
+    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are made again if
+    files change, and may be removed at any time.
 
     Args:
         root: Folder that contains `train`.
         image_size: Side of the images in pixels; they are resized and cropped to it.
         cache: Whether decoded images are kept on disk; they are mapped into memory. `auto` caches a split if it needs
             at most `cache_limit_mib`. Cached images are the centre squares of the files. With `random_resized_crop`
-            they are a seventh larger than `image_size`, and crops are taken from them; without a cache, from whole
-            images.
+            they are a seventh larger than `image_size`, and crops are taken from them; without a cache, crops are
+            taken from whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
-        cache_total_mib: Largest size of all caches, in MiB; also those of other image sizes count. The
-            least recently used ones are removed; those of this run are kept.
+        cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The least
+            recently used caches are removed; those of this run are kept.
         bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
             of 8, 10, 12, 14 and 16 that holds the values of all splits.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.

@@ -1,1 +1,1 @@
-"""The machinery: it knows no task, no dataset and no model."""
+"""The machinery of the project; it does not depend on a task, a dataset or a model."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent at any moment: written beside their place, flushed to disk, renamed."""
+"""Files that are complete or absent at any moment: written to a temporary file beside them, flushed and renamed."""
 
 import os
 from collections.abc import Callable
@@ -16,7 +16,7 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
             a kill of the process only.
 
     Raises:
-        OSError: The disk is full or cannot be written. What `write` raises is raised, too. `path` is untouched.
+        OSError: The disk is full or cannot be written. Errors of `write` are raised, too. `path` is not changed.
     """
     unfinished = path.with_name(f".{path.name}.tmp")
     unfinished.unlink(missing_ok=True)  # of a process that was killed

@@ -34,7 +34,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task adds to the metrics that its test logs.
+    """The scores, intervals and tables that a task adds to the metrics that its test logs.
 
     Attributes:
         scores: More scores of the whole split, by name.

@@ -34,7 +34,7 @@ NOT_OPTIONS = ("epochs", "steps_per_epoch", "last_epoch")
 
 
 class WarmupCosine(LambdaLR):
-    """Rises linearly to the optimizer's rate, then falls to zero on half a cosine.
+    """A schedule that rises linearly to the optimizer's rate, and then falls to zero on half a cosine.
 
     Source: Loshchilov and Hutter, SGDR, arXiv:1608.03983; Goyal et al., arXiv:1706.02677, for the warmup.
 

@@ -40,7 +40,7 @@ _FUSABLE = (torch.optim.Adam, torch.optim.SGD)
 
 
 class Baseline(NamedTuple):
-    """A score that needs no training, which shows whether that of a model is good.
+    """A score that needs no training, with which the score of a model is compared.
 
     Attributes:
         metric: Name of the metric, without the stage.

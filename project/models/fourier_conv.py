@@ -23,7 +23,7 @@ Convolution = Literal["auto", "direct", "fourier"]
 
 
 class FourierConv2d(nn.Conv2d):
-    """The convolution `nn.Conv2d` with stride 1, computed in float32 at least in the frequency domain.
+    """An `nn.Conv2d` with stride 1 that is computed in the frequency domain, at least in float32.
 
     Outputs, gradients, parameters and state are those of `nn.Conv2d`, up to the rounding of floats.
 
@@ -32,7 +32,7 @@ class FourierConv2d(nn.Conv2d):
         out_channels: Channels of the outputs.
         kernel_size: Side of the kernel in pixels.
         padding: Pixels added on each side; `same` keeps the size of the images.
-        cpu_only: Compute as `nn.Conv2d` does on other devices.
+        cpu_only: On devices other than the CPU, compute as `nn.Conv2d` does.
 
     Source: Mathieu, Henaff and LeCun, Fast Training of Convolutional Networks through FFTs, ICLR 2014.
     """

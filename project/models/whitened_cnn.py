@@ -1,4 +1,4 @@
-"""A CNN that learns small images in a few epochs."""
+"""A CNN that learns to classify small images in a few epochs."""
 
 from collections.abc import Sequence
 from typing import Literal

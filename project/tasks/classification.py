@@ -32,7 +32,7 @@ class ImageClassifier(ImageTask):
             (N, num_classes) for mixed images and smoothed labels.
         label_smoothing: Share of each target spread over all classes; in [0, 1).
         metrics: Metrics by name, such as `{f1: torchmetrics.classification.MulticlassF1Score}`; each is called with
-            `num_classes`. The accuracy is always one of them, unless another metric has its name.
+            `num_classes`. The accuracy is added, unless another metric has this name.
         options: See `ImageTask`.
 
     Raises:
@@ -119,7 +119,7 @@ class ImageClassifier(ImageTask):
         return self.class_names or [str(label) for label in range(self.num_classes)]
 
     def baseline(self, targets: Tensor) -> Baseline | None:
-        """Return the accuracy of one guess for all images, of the commonest class."""
+        """Return the accuracy of predicting the most frequent class for every image."""
         if not self._counts_images or targets.ndim > 1 or not len(targets):
             return None
         counts = targets.bincount()

@@ -15,7 +15,7 @@ _IMAGES = 2000
 
 
 class LinearDecay(LambdaLR):
-    """Falls linearly to zero at the end of the training; a group with `until` reaches zero after that share of it.
+    """A linear decay to zero at the end of the training; a group with `until` reaches zero after that share of it.
 
     Args:
         optimizer: Its learning rates are those of the first step.
@@ -34,11 +34,11 @@ def _remaining_share(steps: float, step: int) -> float:
 
 
 class FastClassifier(ImageClassifier):
-    """A classifier with `WhitenedCNN`, with settings of the optimizer for filters, biases and the last layer each.
+    """A classifier with `WhitenedCNN`, and separate settings of the optimizer for filters, biases and the last layer.
 
     Args:
         bias_lr: Learning rate of biases, as a multiple of that of the filters, for 2,000 images per step; it is
-            proportional to the images per step.
+            multiplied by the number of images per step, divided by 2,000.
         bias_decay: Weight decay of biases.
         head_lr: Learning rate of the last layer; see `bias_lr`.
         head_decay: Weight decay of the last layer.
@@ -46,7 +46,7 @@ class FastClassifier(ImageClassifier):
         options: See `ImageClassifier`.
 
     Raises:
-        ValueError: The net is another one, or the share is out of its range.
+        ValueError: The net is not a `WhitenedCNN`, or the share is out of its range.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FastClassifier(ImageClassifier):
         ]
 
     def setup(self, stage: str) -> None:
-        """Whiten by images of train, before a strategy shards the net; a checkpoint then replaces the weights."""
+        """Whiten with images of train before a strategy shards the net; a loaded checkpoint replaces the weights."""
         if stage != "fit":
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]

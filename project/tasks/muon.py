@@ -19,15 +19,17 @@ _SMALLEST_NORM = 1e-7
 
 
 class Muon(Optimizer):
-    """Orthogonal updates for weights with two or more dimensions; SGD with Nesterov momentum for the groups that ask.
+    """Muon for weights with two or more dimensions; SGD with Nesterov momentum for groups with `orthogonal: false`.
 
-    `torch.optim.Muon` takes only matrices, and no other optimizer beside it. Here a weight (O, I, H, W) is a matrix
-    (O, I * H * W), whose norm is kept, because batch norm makes it irrelevant.
+    `torch.optim.Muon` takes only matrices, and cannot update other parameters by SGD. Here, a weight (O, I, H, W) is
+    treated as a matrix (O, I * H * W). Its norm is set to the square root of O before each update, because batch norm
+    makes the norm irrelevant.
 
     Source: Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024.
 
     Args:
-        params: Parameters or groups; a group with `orthogonal: false` has SGD, and may have its own `momentum`.
+        params: Parameters or groups; a group with `orthogonal: false` is updated by SGD, and may have its own
+            `momentum`.
         lr: Learning rate.
         momentum: Momentum, in [0, 1).
         weight_decay: L2 penalty of the groups with SGD.
@@ -108,12 +110,13 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def orthogonal_updates(updates: Sequence[Tensor], *, pad: bool) -> list[Tensor]:
-    """Return the result of `orthogonal` for tensors (O, ...), which are matrices (O, columns) there.
+    """Return the results of `orthogonal` for tensors (O, ...), each of which is treated as a matrix (O, columns).
 
     Args:
         updates: The tensors, of one dtype and on one device.
-        pad: Pad all of them with zeros to one batch, which does not change the result. A GPU needs less time for few
-            large operations than to start many small ones; for the CPU only those of equal shape are one batch.
+        pad: Pad all tensors with zeros, so that they are one batch; this does not change the result. A GPU needs less
+            time for a few large operations than for many small ones. Without padding, only tensors of equal shape are
+            one batch.
     """
     batches = defaultdict[object, list[int]](list)
     for number, update in enumerate(updates):

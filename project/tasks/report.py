@@ -26,9 +26,9 @@ Mistakes = tuple[Tensor, ...]  # probability (N,), images (N, C, H, W), labels (
 class ClassificationReport(Callback):
     """A confusion matrix, the accuracy per class and a grid of the most confident mistakes.
 
-    `trainer.test` makes the report, and `trainer.validate` if it scores the run; validation within a fit makes none.
+    `trainer.test` and `trainer.validate` make the report; the validation within `trainer.fit` makes none.
     Batches are images (N, C, H, W) uint8 and labels (N,); `test_step` and `validation_step` return logits (N, classes).
-    The images of all ranks count. An error in the report does not end the run.
+    The report covers the images of all ranks. An error in the report does not end the run.
 
     Args:
         class_names: Names of the classes, by label.

@@ -14,7 +14,7 @@ _BINS = 15
 
 
 class ClassificationScores:
-    """Scores of any draw of the samples, and their intervals.
+    """Scores of all samples, or of a resample of them.
 
     Args:
         probabilities: (N, classes) float.

@@ -20,17 +20,17 @@ _log = logging.getLogger(__name__)
 
 
 class RunCheckpoint(Checkpoint):
-    """Keeps `last.ckpt`, its predecessor `previous.ckpt`, and the best checkpoint `best-epochNNN.ckpt`.
+    """A callback that keeps `last.ckpt`, its predecessor `previous.ckpt`, and the best one, `best-epochNNN.ckpt`.
 
     The last and the best one are saved after the validation of every `every_n_epochs`-th epoch, and when training
     ends, for any reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among
-    them, it is validated before training ends. Of equal scores the latest is best: a small validation set has many,
-    and training continued.
+    them, it is validated before training ends. Of equal scores, the latest is the best: a small validation set has
+    many equal scores, and the latest weights were trained longest.
 
     If no metric is monitored, there is no best checkpoint, and the last one is tested.
 
     Args:
-        monitor: Metric that selects the best checkpoint; null selects that of the model.
+        monitor: Metric that selects the best checkpoint; null selects the metric that the model declares.
         mode: Whether small or large values are better; null selects the mode that the model declares.
         every_n_epochs: Epochs between checkpoints.
         asynchronous: Write checkpoints while training continues; with false, training waits until they are on disk.

@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class FiniteLoss(Callback):
-    """A stop of training if the loss is NaN or infinite.
+    """A callback that stops training if the loss is NaN or infinite.
 
-    The loss is checked once per `log_every_n_steps` of the trainer and before each checkpoint, because a check makes a
-    GPU wait.
+    The loss is checked every `log_every_n_steps` steps of the trainer and at the end of each epoch, because a check
+    makes a GPU wait. A checkpoint between two checks is refused if its weights are NaN; see `check_numbers`.
 
     Raises:
         FloatingPointError: The loss is not finite; on every rank at the same step.

@@ -15,7 +15,7 @@ _REGISTER = "--register"
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The options of `fit`, of which groups and short names stand for other options.
+    """The options of `fit`; groups and short names are replaced by the options that they stand for.
 
     Attributes:
         argv: The options as given.

@@ -21,7 +21,7 @@ class EpochLines(LightningProgressBar):
     """A line per epoch: the row of a table in a terminal, a line with names in a file.
 
     It has the losses, the metrics that the model shows in the progress bar, the learning rate, the samples per second
-    of training, the time with validation, and a mark if the best checkpoint so far is of this epoch.
+    of training, the time including validation, and a mark if the best checkpoint so far is that of this epoch.
 
     Args:
         console: The output.

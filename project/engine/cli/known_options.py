@@ -1,7 +1,7 @@
 """The options of `fit` as its parser has learned them, in a file, so that some answers need no import of torch.
 
 The parser reads signatures, and therefore imports all libraries. A fit writes what it learned about the chosen groups
-of settings. The file counts as long as the project's files and the versions of the libraries are the same.
+of settings. The file is valid as long as the project's files and the versions of the libraries are the same.
 """
 
 import json
@@ -30,7 +30,7 @@ _CLASSES = ("data", "model", "model.net")
 _OF_CLASSES = ("class_path", "dict_kwargs", "help", "init_args")
 _SIMPLE = ("int", "float", "bool", "NoneType")
 _YAML_WORDS = ("false", "inf", "infinity", "nan", "no", "none", "null", "off", "on", "true", "yes")
-"""Words that YAML, or the parser, may read as something else than a text."""
+"""Words that YAML, or the parser, may read as something other than a text."""
 
 
 class KnownOptions(NamedTuple):
@@ -143,7 +143,7 @@ def simple_types(kind: object) -> list[str]:
 
 
 def answer_early(argv: Sequence[str]) -> None:
-    """Answer `--help` and refuse unknown options of `fit` before torch is imported, if this is possible.
+    """Print the help of `fit`, or refuse an unknown option or a value of a wrong type, without torch, if possible.
 
     Raises:
         SystemExit: 2 if the input is bad; 0 after the help.

@@ -68,7 +68,7 @@ def rehearse(
         callbacks: Callbacks that are used only here.
         accelerator: The trainer's accelerator.
         logger: Whether the trainer has a logger.
-        often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
+        often: Whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
         blamed: The option that an error of the step is attributed to.
 
     Returns:

@@ -34,7 +34,7 @@ def progress() -> EpochLines:
 
 
 class ProgressBar(EpochLines):
-    """A line per epoch, and below them a bar with the batches of the current loop, which does not stay."""
+    """A line per epoch, and below the lines a bar with the batches of the current loop, which is removed at the end."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)

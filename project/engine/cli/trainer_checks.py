@@ -118,7 +118,7 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
     if "train" not in batches:
         return
     trained = _batches_of_epoch(trainer, batches["train"])
-    interval = getattr(trainer, "val_check_interval", None)  # It does not exist if it is a time.
+    interval = getattr(trainer, "val_check_interval", None)  # The attribute does not exist if the interval is a time.
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
         raise ValueError(
             f"--trainer.val_check_interval: got {interval}, but an epoch has {trained} batches; use that or less, or "
@@ -133,7 +133,7 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
 
 
 def logs_before_validation(trainer: Trainer, every_n_steps: int | None, batches: int | None) -> bool:
-    """Return whether metrics of every `log_every_n_steps` steps are logged before the first validation.
+    """Return whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
 
     Args:
         trainer: The trainer, before its start.

@@ -45,7 +45,7 @@ def try_first_step(cli: FitCLI, blamed: str = "--model", *, often: bool = True) 
     Args:
         cli: The fit.
         blamed: The option that an error of the step is attributed to.
-        often: Whether metrics of every `log_every_n_steps` steps are logged before the first validation.
+        often: Whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
     """
     with isolate_rng():
         own = cli.instantiate()

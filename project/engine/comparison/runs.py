@@ -24,7 +24,7 @@ _RESUMED = "resumed."
 
 
 class Predictions(NamedTuple):
-    """What an evaluation stored for each sample, and for each resample.
+    """The results that an evaluation stored for each sample and for each resample.
 
     Attributes:
         data: Digest of the samples.

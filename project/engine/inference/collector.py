@@ -11,7 +11,7 @@ MOST_NUMBERS = 200_000_000
 
 
 class OutputCollector(Callback):
-    """Keeps the outputs and targets of `trainer.test` or `trainer.validate`.
+    """A callback that keeps the outputs and targets of `trainer.test` or `trainer.validate`.
 
     A step must return the outputs for its batch of inputs and targets, as a `Task` does. Rank r of R gets the samples
     r, r + R, r + 2R and so on, as the loaders of this project and the samplers of torch and Lightning divide them.

@@ -25,7 +25,7 @@ Program = Callable[[Tensor], Tensor]
 
 
 class TrainedModel(NamedTuple):
-    """What is exported.
+    """A trained model to export.
 
     Attributes:
         task: The trained task, on the CPU, in evaluation mode.

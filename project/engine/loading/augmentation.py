@@ -68,7 +68,7 @@ class Augmentation:
             )
 
     def __call__(self, images: Tensor, targets: Tensor, keys: Tensor) -> Batch:
-        """Augment a batch on its device. The random crop comes before, when images are cropped and resized.
+        """Augment a batch on its device. A random resized crop is applied before, when images are cropped to squares.
 
         Args:
             images: (N, C, H, W) uint8.

@@ -28,7 +28,7 @@ def mapped(path: Path, make: Callable[[], NDArray[Any]]) -> Tensor:
     """Open the array of a .npy file, which is made unless it exists; processes share its memory.
 
     Raises:
-        OSError: There is no room for it.
+        OSError: The disk has no space for it.
     """
 
     def save(unfinished: Path) -> None:
@@ -52,7 +52,7 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
         (N, 3, size, size) or (N, size, size, 3), uint8.
 
     Raises:
-        OSError: There is no room for it.
+        OSError: The disk has no space for it.
         LoadingError: A read hangs, or a file has changed.
     """
     shape = (len(files), size, size, 3) if channels_last else (len(files), 3, size, size)

@@ -24,7 +24,7 @@ def are_masks(targets: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Crop:
-    """Cut a part out of each image and resize it to a square, with antialiasing.
+    """A crop, which cuts a part out of each image and resizes it to a square, with antialiasing.
 
     The part is random for images with keys if `min_area` is given; otherwise, it is the largest square in the middle.
 
@@ -46,22 +46,22 @@ class Crop:
 
         Args:
             sizes: (N, 2) int64, height and width.
-            keys: (N,) int64, on the CPU; None for no randomness.
+            keys: (N,) int64, on any device; None for no randomness.
 
         Returns:
-            (N, 4) int64: top, left, height, width.
+            (N, 4) int64, on the device of the keys if the parts are random: top, left, height, width.
         """
         if keys is None or self.min_area is None:
             return center_squares(sizes)
         return random_boxes(keys, sizes, self.min_area)
 
     def __call__(self, images: Tensor, targets: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Crop a batch of images of one size on its device; masks are cropped alike, by nearest neighbour.
+        """Crop a batch of images of one size on its device; masks are cropped in the same way, by nearest neighbour.
 
         Args:
             images: (N, C, H, W) uint8.
             targets: (N, ...); masks are (N, H, W).
-            keys: (N,) int64, on the CPU; None for no randomness.
+            keys: (N,) int64, on the CPU or on the device of the images; None for no randomness.
 
         Returns:
             Images (N, C, size, size) uint8, and targets.

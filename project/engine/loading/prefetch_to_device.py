@@ -1,4 +1,4 @@
-"""Prefetching to the device: copy and finish a batch while the model works on the one before."""
+"""Prefetching to the device: a batch is copied and finished while the model works on the previous one."""
 
 from collections import deque
 from collections.abc import Callable, Iterator

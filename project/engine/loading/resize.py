@@ -14,7 +14,7 @@ def resized_parts(images: Tensor, boxes: Tensor, size: int) -> Tensor:
 
     Args:
         images: (N, C, H, W) uint8.
-        boxes: (N, 4) int64, on the CPU: top, left, height, width.
+        boxes: (N, 4) int64, on the CPU or on the device of the images: top, left, height, width.
         size: Side of the result in pixels.
 
     Returns:

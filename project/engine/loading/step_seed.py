@@ -13,7 +13,7 @@ from project.engine.loading.counter_rng import global_seed, step_seed
 
 
 class StepSeed(Callback):
-    """Seeds torch's generators at the start of each training step."""
+    """A callback that seeds torch's generators at the start of each training step."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.fit_loop.epoch_loop.total_batch_idx

@@ -1,4 +1,4 @@
-"""The folder of what commands derive from other files, and can derive again."""
+"""The folder of files that commands derive from other files, and can derive again."""
 
 import hashlib
 import os

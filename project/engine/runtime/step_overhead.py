@@ -1,4 +1,4 @@
-"""Less overhead of Lightning in each training step: without what has no effect."""
+"""The removal of work that Lightning does in each training step without an effect."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext

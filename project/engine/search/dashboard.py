@@ -1,4 +1,4 @@
-"""What optuna-dashboard shows of a study beside Optuna's own data: names of metrics, links to MLflow, pictures."""
+"""The additions to a study for optuna-dashboard: names of metrics, links to MLflow, pictures."""
 
 import mimetypes
 import re

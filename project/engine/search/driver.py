@@ -26,7 +26,7 @@ _STOPS_WITHIN_S = 30.0
 
 
 class Driver:
-    """Keeps as many trials running as there are parts of the machine, until the study has enough.
+    """The driver of a sweep, which keeps one trial running on each part of the machine until the study has enough.
 
     Args:
         study: The study. All states of trials are in its storage.
@@ -122,7 +122,7 @@ class Driver:
 
     @contextmanager
     def _unless_ended_elsewhere(self, one: TrialProcess) -> Iterator[None]:
-        """Stop the process of a trial that another sweep has ended because it took this sweep for dead."""
+        """Stop the process of a trial that another sweep has ended, because it considered this sweep dead."""
         try:
             yield
         except UpdateFinishedTrialError:

@@ -38,8 +38,9 @@ class FailureStreak:
     def hopeless(self) -> str | None:
         """Return the reason to start no more trials, or None. Running trials continue.
 
-        Different settings in a row failed in the same way: three at first, ten after a trial was successful. Or twenty
-        trials in a row failed in any way. Reasons that differ in their numbers alone are the same.
+        The reason is that different settings in a row failed in the same way: three before a trial was successful, ten
+        after that. Another reason is that twenty trials in a row failed in any way. Failures whose reasons differ only
+        in their numbers count as failures in the same way.
         """
         if not self._failures:
             return None

@@ -60,6 +60,6 @@ ToTrial = Prune | Stop
 
 
 def send(connection: Connection, message: FromTrial | ToTrial) -> None:
-    """Send a message, unless the process at the other end has ended. Its end is noticed where messages are received."""
+    """Send a message, unless the process at the other end has ended. The receiver of messages notices that end."""
     with suppress(OSError):
         connection.send(message)

@@ -1,6 +1,6 @@
 """Plots of a study: Optuna's interactive ones, and pictures of the same that are legible at any size.
 
-The best trial is the darkest. The lightest colour is visible on white, as those of Optuna's own plots are not.
+The best trial is the darkest. The lightest colour is visible on white, unlike in Optuna's own plots.
 """
 
 import warnings

@@ -66,7 +66,7 @@ class StudyRun:
             introduce_study(self._study, self._space.metrics, str(self._logger.version), self._command)
 
     def update(self) -> None:
-        """Show where each trial is, the number of complete trials, and the best values so far."""
+        """Show the state of each trial, the number of complete trials, and the best values so far."""
         trials = self._study.get_trials(deepcopy=False)
         shown = [(trial.state, trial.user_attrs.get(RUN_ID)) for trial in trials]
         if not self._is_started or shown == self._shown:

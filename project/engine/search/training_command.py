@@ -1,4 +1,4 @@
-"""The command that trains with the parameters of a trial; without the limits that made the trials short."""
+"""The command that trains with the parameters of a trial, without the limits that made the trials short."""
 
 import shlex
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _BATCHES = ("--trainer.limit_train_batches", "--trainer.limit_val_batches", "--t
 
 
 class TrainingCommand:
-    """Makes the command of a trial's parameters; it trains for the usual number of epochs if the trials are shorter.
+    """The maker of commands that train with a trial's parameters, for the usual number of epochs if trials are shorter.
 
     Args:
         module: The module that trains.

@@ -46,7 +46,7 @@ class TrialProcess:
 
 @dataclass(frozen=True)
 class TrialLauncher:
-    """Starts the processes of a study's trials.
+    """The launcher of the processes of a study's trials.
 
     Attributes:
         module: Module whose `main(argv, callbacks)` trains.

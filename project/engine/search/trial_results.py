@@ -19,7 +19,7 @@ from project.engine.tracking.recovery import recover_run
 
 
 class TrialResults:
-    """Records how trials end, and adds failed ones to the study again.
+    """The recorder of the results of trials, which adds failed ones to the study again.
 
     Args:
         study: The study.
@@ -38,7 +38,7 @@ class TrialResults:
         self.exhausted = False
 
     def run_of(self, trial: optuna.Trial) -> str | None:
-        """Return the run of a trial; a trial whose process died before it could report its run is looked for."""
+        """Return the run of a trial; if its process died before it reported the run, look it up in the store."""
         run_id: str | None = trial.user_attrs.get(RUN_ID)
         if run_id is None and had_worker(trial) and (run_id := self._runs.find(trial.number)):
             set_run(trial, run_id)

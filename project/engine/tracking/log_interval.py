@@ -20,8 +20,8 @@ def log_interval(steps: float) -> int:
 class LogInterval(Callback):
     """The trainer's `log_every_n_steps`, set from the number of batches, which Lightning knows when training starts.
 
-    Before, it is 1, because Lightning compares it with the number of batches as soon as it knows them, and warns of
-    each epoch that is shorter.
+    Before training starts, it is 1: Lightning compares it with the number of batches as soon as it knows them, and
+    warns if an epoch is shorter.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -11,7 +11,7 @@ import psutil
 State = Literal["alive", "dead", "unknown"]
 
 PREFIX = "project."
-"""Prefix of the tags that the machinery needs, and that tell a person nothing about the training."""
+"""Prefix of the tags that the machinery needs, and that contain nothing about the training."""
 
 HOST = f"{PREFIX}process.host"
 _BOOT, _NAMESPACE, _PID = f"{PREFIX}process.boot", f"{PREFIX}process.pid_namespace", f"{PREFIX}process.pid"

@@ -1,4 +1,4 @@
-"""What a run recorded of its code, its packages, its data and its devices, and the differences between runs."""
+"""The records of a run about its code, packages, data and devices, and the differences between runs."""
 
 import hashlib
 import json

@@ -137,7 +137,7 @@ class Spool:
 
     @property
     def waiting(self) -> int:
-        """Number of bytes of the log that the store lacks, in the lane that is furthest behind."""
+        """Number of bytes of the log that the store lacks, in the lane with the most of them."""
         return max(max(0, self._log.size - self.delivered(lane)) for lane in LANES)
 
     def close(self, *, remove: bool) -> None:

@@ -17,8 +17,8 @@ WAIT_FRACTION = "data/wait_fraction"
 class Throughput(Callback):
     """Callback that logs samples per second of all ranks, and the share of time in which the device waits for data.
 
-    There is a value each `log_every_n_steps` of the trainer. It covers the steps since the previous value, without
-    validation. `samples_per_second` and `wait_fraction` cover the whole training; `advice` is a remedy against
+    A value is logged every `log_every_n_steps` steps of the trainer. It covers the steps since the previous value,
+    without validation. `samples_per_second` and `wait_fraction` cover the whole training; `advice` is a remedy against
     waiting, and `unit` names the samples.
     """
 

@@ -1,4 +1,4 @@
-"""What nothing needs any more: checkpoints, caches of images, spools, and unfinished files.
+"""Files that nothing needs any more: checkpoints, caches of images, spools, and unfinished files.
 
 A run that is running, or has undelivered records, keeps everything. So does a run that is registered.
 """
@@ -43,9 +43,9 @@ class Unneeded(NamedTuple):
 
 
 def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
-    """Return what nothing needs, of this project's folder and of the folders of images that its runs used.
+    """Return what nothing needs, in the folder of runs and in the folders of images that the runs used.
 
-    The second list has the folders of checkpoints whose run the store does not have, but perhaps another one.
+    The second list has the folders of checkpoints whose run is not in this store, but may be in another one.
 
     Args:
         client: Client of the store.

@@ -1,4 +1,4 @@
-"""The baseline of a run: a score that needs no training, beside which the score of its model is read."""
+"""The baseline of a run: a score that needs no training, with which the score of the model is compared."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -53,9 +53,9 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 class Interrupts(Callback):
     """The signals that stop a fit, for a block of code: `with Interrupts() as interrupts: ...`.
 
-    All ranks agree to stop at the end of a batch, because otherwise one would wait for another for ever. Several ranks
-    stop one batch later, so that no batch waits for the agreement. Between the loops of the trainer, a signal stops
-    this process immediately; so does a second Ctrl-C anywhere.
+    All ranks agree to stop at the end of a batch, because otherwise one would wait forever for another. If there are
+    several ranks, they stop one batch later, so that no batch waits for the agreement. Between the loops of the
+    trainer, a signal stops this process immediately. A second Ctrl-C always stops it immediately.
 
     Args:
         outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
