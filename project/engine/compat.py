@@ -395,6 +395,32 @@ def is_last_step(trainer: Trainer) -> bool:
     return steps_done or epochs_done or (trainer.should_stop and loop._can_stop_early)
 
 
+def is_step_done(trainer: Trainer) -> bool:
+    """Return whether no batch is partly done, and no gradients are accumulated for a step that follows.
+
+    Lightning resumes after the batches that it has handed over, and saves no gradients; its counts are private:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
+    """
+    loop = trainer.fit_loop.epoch_loop
+    batches = vars(loop.batch_progress.current)
+    return batches["processed"] == batches["ready"] and not loop._should_accumulate()
+
+
+def is_validated_next(trainer: Trainer) -> bool:
+    """Return whether a validation follows the batch just done, which a run that is resumed here would skip.
+
+    Lightning counts a validation that is due at the start of a resumed run as done, in `_TrainingEpochLoop.advance`:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
+    """
+    if not trainer.enable_validation:
+        return False
+    # A resumed run measures the time from its start. Ranks, which must agree, may differ in whether it is over.
+    by_time = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
+    fetcher: Any = trainer.fit_loop._data_fetcher
+    is_due = not by_time and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    return trainer.is_last_batch or is_last_step(trainer) or is_due
+
+
 def validate_last_step(trainer: Trainer, *, resumed_in_validation: bool) -> None:
     """Make this fit also validate after its last step, at any position in an epoch.
 

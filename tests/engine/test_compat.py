@@ -192,7 +192,7 @@ class Validated(Callback):
         self.last += [trainer.global_step] if compat.is_last_step(trainer) else []
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.patched and self.steps[-1] != trainer.global_step:
+        if self.patched and self.steps[-1:] != [trainer.global_step]:
             compat.validate(trainer)
 
 
@@ -215,6 +215,53 @@ def test_lightning_does_not_validate_after_the_last_step_by_default(
         trainer.fit(Sums())
         assert validated.steps == expected
     assert validated.last == patched[-1:]
+
+
+class Positions(Callback):
+    """A record of batches: those in which no step is done, those with one, and those before a validation."""
+
+    def __init__(self) -> None:
+        self.within: list[int] = []
+        self.done: list[int] = []
+        self.validated: list[int] = []
+        self.validations: list[int] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        self.within += [] if compat.is_step_done(trainer) else [batch_idx]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self.done += [batch_idx] if compat.is_step_done(trainer) else []
+        self.validated += [batch_idx] if compat.is_validated_next(trainer) else []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.validations.append(trainer.fit_loop.batch_idx)
+
+
+@pytest.mark.parametrize(
+    ("options", "done", "validated"),
+    [
+        ({"val_check_interval": 0.5}, [0, 1, 2, 3], [1, 3]),
+        ({"accumulate_grad_batches": 3}, [2, 3], [3]),
+        ({"max_steps": 3}, [0, 1, 2], [2]),
+        ({"val_check_interval": "01:00:00:00"}, [0, 1, 2, 3], [3]),
+        ({"limit_val_batches": 0}, [0, 1, 2, 3], []),
+    ],
+)
+def test_batches_of_which_nothing_is_left_to_do_are_known(
+    options: dict[str, Any], done: list[int], validated: list[int], tmp_path: Path
+) -> None:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    positions, last = Positions(), Validated(patched=True)
+    trainer = Trainer(
+        **quiet, **{"max_epochs": 1, **options}, callbacks=[last, positions], accelerator="cpu",
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Sums())
+    assert positions.within == list(range(len(positions.within))) == list(range(done[-1] + 1))
+    assert positions.done == done
+    assert positions.validated == positions.validations == validated
 
 
 class Handlers(Callback):

@@ -175,11 +175,8 @@ class Interrupts(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # A run that is resumed after the last batch would skip the validation. Accumulated gradients are in no
-        # checkpoint.
-        before_validation = (trainer.is_last_batch or compat.is_last_step(trainer)) and trainer.enable_validation
-        within_step = (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch
-        if not (before_validation or within_step) and self._is_interrupted():
+        can_stop = compat.is_step_done(trainer) and not compat.is_validated_next(trainer)
+        if can_stop and self._is_interrupted():
             compat.log_step(trainer)
             self._stop(trainer, save=True)
 

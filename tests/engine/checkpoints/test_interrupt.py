@@ -148,6 +148,19 @@ def test_a_run_that_is_interrupted_anywhere_resumes(hook: str, batch: int, workp
     assert [metric.step for metric in history] == [2, 5]
 
 
+def test_a_signal_before_a_validation_within_an_epoch_waits_for_it(workplace: Path) -> None:
+    few = [*FEW, "--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.val_check_interval=0.5"]
+    with pytest.raises(SystemExit, match="130"):
+        main(few, [SignalAt("train", 1)])
+    stopped = Fit(workplace, 130, "")
+    validations = Validations()
+    main(["--resume", stopped.run.info.run_id], [validations])
+    assert validations.batches == [3, 3]  # The first is the one that was due.
+    for name, steps in (("val/accuracy", [1, 3]), ("train/loss", [0, 1, 2, 3]), ("train/accuracy", [3])):
+        history = stopped.client.get_metric_history(stopped.run.info.run_id, name)
+        assert [metric.step for metric in history] == steps, name
+
+
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.faults), 3])
 def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accumulate: int, workplace: Path) -> None:
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
