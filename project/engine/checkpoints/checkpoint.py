@@ -185,10 +185,19 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the steps before an error. One of several processes cannot, because all must take part in a save."""
+        """Save the steps before an error. One of several processes cannot, because all must take part in a save.
+
+        An error within a step may leave a part of it, such as statistics of its batch in the buffers. As after a
+        `kill -9`, the checkpoint before is then the one to resume from.
+        """
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         good = not isinstance(exception, FloatingPointError)
         if not (in_training and good and trainer.world_size == 1 and trainer.global_step > self._saved_step):
+            return
+        skips_validation = (
+            not trainer.validating and self._validated_step != trainer.global_step and compat.is_validated_next(trainer)
+        )
+        if skips_validation or not compat.is_step_done(trainer):
             return
         saved = self._saved_step
         try:

@@ -193,6 +193,61 @@ def test_steps_before_an_error_are_saved(error: type[BaseException], workplace: 
     assert [step + 1 for step in logged(fit, "val/loss")] == [8, 16]
 
 
+class RaiseIn(Callback):
+    """Raises an error within a training step, once the loss of a batch has its gradients, or in another hook.
+
+    Args:
+        batch: Index of the batch, counted over all epochs.
+        hook: Name of the hook.
+    """
+
+    def __init__(self, batch: int, hook: str = "on_after_backward") -> None:
+        self.batch, self.hook = batch, hook
+
+    def _act(self, trainer: Trainer, hook: str) -> None:
+        if hook == self.hook and trainer.fit_loop.total_batch_idx == self.batch:
+            self.hook = "raised"
+            raise RuntimeError("a step fails")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._act(trainer, "on_after_backward")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._act(trainer, "on_train_batch_end")
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ([], RaiseIn(11)),
+        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13)),
+        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end")),
+        ([], RaiseIn(15, "on_train_batch_end")),
+        (["--trainer.val_check_interval=0.5"], RaiseIn(11, "on_train_batch_end")),
+    ],
+    ids=["step", "accumulated-step", "between-accumulated-batches", "before-validation", "before-validation-within"],
+)
+def test_a_run_resumes_after_an_error_as_if_there_had_been_none(
+    options: list[str], error: Callback, workplace: Path
+) -> None:
+    few = [*SMALL, "--max_epochs=2", *options]
+    main(few)
+    with pytest.raises(RuntimeError, match="a step fails"):
+        main(few, [error])
+    failed = next(run for run in Fit(workplace, 1, "").runs if run.info.status == "FAILED").info.run_id
+    main(["--resume", failed])
+    whole, resumed = Fit(workplace, 0, "").runs
+    for name in ("train/loss", "val/loss", "val/accuracy", "train/accuracy"):
+        points = [
+            [(metric.step, metric.value) for metric in Fit(workplace, 0, "").client.get_metric_history(run_id, name)]
+            for run_id in (whole.info.run_id, resumed.info.run_id)
+        ]
+        assert sorted(set(points[0])) == sorted(set(points[1])), name
+    one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert one["global_step"] == two["global_step"]
+    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
 def test_a_signal_in_the_validation_of_the_last_step_waits_for_its_score(workplace: Path) -> None:
     # A run that has done max_steps has nothing to resume, so that the validation would never be completed.
     with pytest.raises(SystemExit, match="130"):

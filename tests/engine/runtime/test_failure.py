@@ -131,7 +131,7 @@ def test_a_command_that_fails_prints_few_lines_and_exits_with_1(
 ) -> None:
     folders = os.pathsep.join([clean_environment()["PYTHONPATH"], *(str(Path(__file__).parents[n]) for n in (0, 2))])
     command = Command(
-        "project.fit", *FAILING, *options, folder=workplace,
+        "project.fit", *FAILING, "--trainer.limit_train_batches=2", *options, folder=workplace,
         environment=clean_environment() | {"PYTHONPATH": folders, "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
     output, _ = command.communicate()
