@@ -12,6 +12,7 @@ from project.engine.checkpoints.resume import (
     check_version,
     check_weights,
     data_state,
+    is_within_epoch,
 )
 from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_version",
     "check_weights",
     "data_state",
+    "is_within_epoch",
     "newest_checkpoint",
     "read_valid",
     "remove_checkpoints",

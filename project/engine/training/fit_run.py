@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from project.engine.checkpoints import RunCheckpoint, newest_checkpoint, use_folder
+from project.engine.checkpoints import RunCheckpoint, is_within_epoch, newest_checkpoint, use_folder
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.output import lost_output
@@ -36,6 +36,10 @@ _LAST_LINES = 20
 _TRACEBACK = "traceback.txt"
 _LESS_MEMORY = (
     "use less memory: a smaller --data.batch_size with --trainer.accumulate_grad_batches, or --precision bf16-mixed"
+)
+_LESS_MEMORY_WITHIN_EPOCH = (
+    "use less memory: --precision bf16-mixed; or a new run with a smaller --data.batch_size, which cannot change here, "
+    "because the checkpoint is within an epoch"
 )
 _SAME_ERROR_WITHIN_S = 1.0
 
@@ -202,5 +206,6 @@ class _FitRun:
             lines.append(f"traceback\n  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
             lines.append(self.how_to_resume())
         if isinstance(error, torch.OutOfMemoryError):
-            lines.append(_LESS_MEMORY)
+            found = newest_checkpoint(store.checkpoint_folder(run_id), required=False) if run_id else None
+            lines.append(_LESS_MEMORY_WITHIN_EPOCH if found and is_within_epoch(found) else _LESS_MEMORY)
         return RunNote("\n".join(lines))

@@ -55,21 +55,71 @@ def test_an_error_in_a_fit_ends_with_its_place_its_run_and_how_to_resume(workpla
 
 
 class Large(ImageClassifier):
-    """Its fourth step needs more memory than a GPU has."""
+    """Needs more memory than a GPU has for a step of four images, or for a validation, unless it is in bf16.
+
+    Args:
+        at: Number of steps before.
+        stage: `train` or `val`.
+    """
+
+    def __init__(self, *args: Any, at: int = 3, stage: str = "train", **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.at, self.stage = at, stage
+
+    def _allocate(self, stage: str, batch: Any) -> None:
+        too_large = len(batch[0]) > 2 and not torch.is_autocast_enabled("cpu")
+        if stage == self.stage and self.global_step == self.at and too_large:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
-        if batch_idx == 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self._allocate("train", batch)
         step: dict[str, Tensor] = super().training_step(batch, batch_idx)
         return step
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._allocate("val", batch)
+        super().validation_step(batch, batch_idx)
 
-def test_remedies_are_named_if_memory_is_not_enough(workplace: Path) -> None:
-    with pytest.raises(torch.OutOfMemoryError) as raised:
-        main([*TINY, "--model.class_path=test_failure.Large", "--max_epochs=1"])
-    *notes, last = last_lines(raised.value)
-    assert any("--data.batch_size" in line and "--precision" in line for line in notes)
-    assert last.endswith("training_step: OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+SMALLER = ["--data.batch_size=2", "--trainer.accumulate_grad_batches=2"]
+BF16 = ["--precision=bf16-mixed"]
+HALF = ["--trainer.val_check_interval=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("options", "resumes", "remedies", "refused"),
+    [
+        (["--model.at=3"], False, [SMALLER, BF16], []),
+        (["--model.at=6"], True, [SMALLER, BF16], []),
+        (["--model.at=8", "--model.stage=val"], True, [SMALLER, BF16], []),
+        (["--model.at=7", *HALF], True, [BF16], SMALLER),
+        (["--model.at=6", "--model.stage=val", *HALF], True, [BF16], SMALLER),
+    ],
+    ids=["no-checkpoint", "step", "validation", "step-after-half", "validation-after-half"],
+)
+def test_a_remedy_that_is_named_if_memory_is_not_enough_is_accepted(
+    options: list[str], resumes: bool, remedies: list[list[str]], refused: list[str], workplace: Path
+) -> None:
+    command = [*TINY, "--model.class_path=test_failure.Large", "--max_epochs=3", *options]
+    for remedy in remedies:
+        with pytest.raises(torch.OutOfMemoryError) as raised:
+            main(command)
+        run_id = str(raised.value.__notes__[0].splitlines()[1].strip())
+        *notes, last = last_lines(raised.value)
+        assert last.endswith(": OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert (f"continue with: python -m project.fit --resume {run_id}" in notes) == resumes
+        (line,) = (line for line in notes if line.startswith("use less memory: "))
+        assert "--precision bf16-mixed" in line
+        assert ("a new run with a smaller --data.batch_size" in line) == bool(refused)
+        if refused:
+            with pytest.raises(SystemExit, match="2"):
+                main(["--resume", run_id, *refused])
+        main(["--resume", run_id, *remedy] if resumes else [*command, *remedy])
+        finished = next(run for run in Fit(workplace, 0, "").runs if run.info.status == "FINISHED")
+        assert (finished.info.run_id == run_id) == resumes
+        history = Fit(workplace, 0, "").client.get_metric_history(finished.info.run_id, "val/loss")
+        assert [metric.step + 1 for metric in history] == ([2, 4, 6, 8, 10, 12] if refused else [4, 8, 12])
+        Fit(workplace, 0, "").client.delete_run(finished.info.run_id)
 
 
 class Unscored(ImageClassifier):
