@@ -201,7 +201,10 @@ class RunCheckpoint(Checkpoint):
             return
         saved = self._saved_step
         try:
-            self.save_last(trainer)
+            if self._validated_step == trainer.global_step:
+                self.save_last(trainer)
+            else:
+                self.save_unfinished(trainer)
             trainer.strategy.checkpoint_io.teardown()
         except (
             OSError,
@@ -210,6 +213,16 @@ class RunCheckpoint(Checkpoint):
             FloatingPointError,
         ) as error:  # The error that ends training is the one to raise.
             _log.warning("the steps after step %d could not be saved: %s", saved, error)
+
+    def save_unfinished(self, trainer: Trainer) -> None:
+        """Save `last.ckpt` so that a resumed run repeats the validation, if training ends within one."""
+        if trainer.validating:
+            # Lightning repeats a validation whose last batch counts as started, but not as processed.
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            for counts in (progress.total, progress.current):
+                batches = max(1, counts.ready)
+                vars(counts).update(ready=batches, started=batches, processed=batches - 1, completed=batches - 1)
+        self.save_last(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
         """Save `last.ckpt`, without a score."""

@@ -236,22 +236,11 @@ class Interrupts(Callback):
         return answer, work
 
     def _stop(self, trainer: Trainer, *, save: bool) -> None:
-        if save:
-            _save(trainer)
+        checkpoint = RunCheckpoint.of(trainer)
+        if save and checkpoint is not None:
+            checkpoint.save_unfinished(trainer)
         self._in_loop, self.agreed = False, True
         raise Interrupted(self.signum)
-
-
-def _save(trainer: Trainer) -> None:
-    checkpoint = RunCheckpoint.of(trainer)
-    if checkpoint is None:
-        return
-    if trainer.validating:
-        # Lightning repeats a validation whose last batch counts as not processed.
-        progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-        for counts in (progress.total, progress.current):
-            vars(counts)["processed"] -= 1
-    checkpoint.save_last(trainer)
 
 
 @contextmanager

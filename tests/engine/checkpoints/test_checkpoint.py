@@ -215,6 +215,15 @@ class RaiseIn(Callback):
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._act(trainer, "on_train_batch_end")
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._act(trainer, "on_validation_start")
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._act(trainer, "on_validation_batch_end")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._act(trainer, "on_validation_epoch_end")
+
 
 @pytest.mark.parametrize(
     ("options", "error"),
@@ -224,8 +233,20 @@ class RaiseIn(Callback):
         (["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end")),
         ([], RaiseIn(15, "on_train_batch_end")),
         (["--trainer.val_check_interval=0.5"], RaiseIn(11, "on_train_batch_end")),
+        ([], RaiseIn(7, "on_validation_start")),
+        ([], RaiseIn(15, "on_validation_batch_end")),
+        (["--trainer.val_check_interval=0.5"], RaiseIn(11, "on_validation_epoch_end")),
     ],
-    ids=["step", "accumulated-step", "between-accumulated-batches", "before-validation", "before-validation-within"],
+    ids=[
+        "step",
+        "accumulated-step",
+        "between-accumulated-batches",
+        "before-validation",
+        "before-validation-within",
+        "start-of-validation",
+        "validation",
+        "end-of-validation",
+    ],
 )
 def test_a_run_resumes_after_an_error_as_if_there_had_been_none(
     options: list[str], error: Callback, workplace: Path
