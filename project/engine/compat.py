@@ -395,15 +395,36 @@ def is_last_step(trainer: Trainer) -> bool:
     return steps_done or epochs_done or (trainer.should_stop and loop._can_stop_early)
 
 
-def is_step_done(trainer: Trainer) -> bool:
-    """Return whether no batch is partly done, and no gradients are accumulated for a step that follows.
+def batches_done(trainer: Trainer) -> int:
+    """Return the number of batches of this epoch that training has processed, without one that is in progress.
 
-    Lightning resumes after the batches that it has handed over, and saves no gradients; its counts are private:
+    Lightning's counts are private:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/progress.py
+    """
+    return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
+
+
+def is_within_batch(trainer: Trainer) -> bool:
+    """Return whether a batch is in progress; see `batches_done`."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready > batches_done(trainer)
+
+
+def is_step_done(trainer: Trainer) -> bool:
+    """Return whether the batches that are done have no gradients that wait for further batches; see `batches_done`."""
+    done, is_last = batches_done(trainer), trainer.is_last_batch and not is_within_batch(trainer)
+    return done % trainer.accumulate_grad_batches == 0 or is_last
+
+
+def repeat_batch(trainer: Trainer) -> None:
+    """Make a run repeat the batch in progress, if it resumes from a checkpoint that is saved now.
+
+    Lightning would consider an epoch as done whose last batch is in progress, and counts one more step at a restart:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
     """
     loop = trainer.fit_loop.epoch_loop
-    batches = vars(loop.batch_progress.current)
-    return batches["processed"] == batches["ready"] and not loop._should_accumulate()
+    loop.batch_progress.is_last_batch = False
+    if not loop._should_accumulate():
+        loop._batches_that_stepped -= 1
 
 
 def is_validated_next(trainer: Trainer) -> bool:

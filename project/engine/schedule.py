@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from project.engine.compat import batches_done
+
 ScheduleCallable = Callable[..., LRScheduler]
 """Called with an optimizer as its first argument, makes a schedule."""
 
@@ -121,7 +123,7 @@ def total_steps(trainer: Trainer) -> int:
     steps = [math.ceil(trainer.num_training_batches / number) for number in accumulated]
     total = int(trainer.global_step + sum(steps))
     if steps and epochs["started"] > epochs["processed"]:  # this epoch is not finished
-        total -= steps[0] if batches.is_last_batch else min(steps[0], batches.current.ready // accumulated[0])
+        total -= steps[0] if batches.is_last_batch else min(steps[0], batches_done(trainer) // accumulated[0])
     return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
 
 

@@ -218,7 +218,7 @@ def test_lightning_does_not_validate_after_the_last_step_by_default(
 
 
 class Positions(Callback):
-    """A record of batches: those in which no step is done, those with one, and those before a validation."""
+    """A record of batches: those in progress, those after which a step is done, and those before a validation."""
 
     def __init__(self) -> None:
         self.within: list[int] = []
@@ -227,11 +227,12 @@ class Positions(Callback):
         self.validations: list[int] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        self.within += [] if compat.is_step_done(trainer) else [batch_idx]
+        self.within += [compat.batches_done(trainer)] if compat.is_within_batch(trainer) else []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        assert compat.batches_done(trainer) == batch_idx + 1 and not compat.is_within_batch(trainer)
         self.done += [batch_idx] if compat.is_step_done(trainer) else []
         self.validated += [batch_idx] if compat.is_validated_next(trainer) else []
 

@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from project.engine import compat
@@ -63,7 +64,7 @@ class RunCheckpoint(Checkpoint):
         self._validated_step = -1
         self._validated_metrics: dict[str, float] = {}
         self._ended = False
-        self._in_validation = False
+        self._in_validation = self._in_optimizer = False
         self._in_validation_epoch = False
         self._continues_in_validation = False
 
@@ -101,9 +102,13 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._in_validation = False
+        self._in_validation = self._in_optimizer = False
         if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO):
             trainer.strategy.checkpoint_io.raise_failure()  # Otherwise the next save would raise it.
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        self._in_optimizer = True
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -187,17 +192,20 @@ class RunCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the steps before an error. One of several processes cannot, because all must take part in a save.
 
-        An error within a step may leave a part of it, such as statistics of its batch in the buffers. As after a
-        `kill -9`, the checkpoint before is then the one to resume from.
+        A resumed run repeats the batch of an error, if no weight has changed since the batch before. In an optimizer or
+        between accumulated batches, the checkpoint before is the one to resume from, as after a `kill -9`.
         """
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         good = not isinstance(exception, FloatingPointError)
         if not (in_training and good and trainer.world_size == 1 and trainer.global_step > self._saved_step):
             return
-        skips_validation = (
-            not trainer.validating and self._validated_step != trainer.global_step and compat.is_validated_next(trainer)
-        )
-        if skips_validation or not compat.is_step_done(trainer):
+        within_batch = compat.is_within_batch(trainer)
+        if not compat.is_step_done(trainer) or (within_batch and self._in_optimizer):
+            return
+        is_validated = trainer.validating or self._validated_step == trainer.global_step
+        if within_batch:
+            compat.repeat_batch(trainer)
+        elif not is_validated and compat.is_validated_next(trainer):
             return
         saved = self._saved_step
         try:

@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from typing_extensions import override
 
+from project.engine.compat import batches_done
 from project.engine.loading.batches import EpochBatches, batches_taken
 from project.engine.loading.counter_rng import global_seed
 from project.engine.loading.image_splits import ImageSplits, Split
@@ -77,7 +78,13 @@ class ImageDataModule(ImageSplits):
         Lightning saves the state of a loader too, but restores it only if the loader is made after the checkpoint is
         read. A schedule that asks for the number of steps makes the loader earlier.
         """
-        return {} if self._train_loader is None else dict(self._train_loader.state_dict())
+        if self._train_loader is None:
+            return {}
+        state = self._train_loader.state_dict()
+        if self.trainer is not None and state["epoch"] == self.trainer.current_epoch:
+            # An error may end training within a step, whose batch a resumed run repeats.
+            state = state | {"batches": min(state["batches"], batches_done(self.trainer))}
+        return dict(state)
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

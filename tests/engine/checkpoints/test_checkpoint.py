@@ -193,6 +193,9 @@ def test_steps_before_an_error_are_saved(error: type[BaseException], workplace: 
     assert [step + 1 for step in logged(fit, "val/loss")] == [8, 16]
 
 
+HALF = ["--trainer.val_check_interval=0.5"]
+
+
 class RaiseIn(Callback):
     """Raises an error within a training step, once the loss of a batch has its gradients, or in another hook.
 
@@ -212,6 +215,9 @@ class RaiseIn(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._act(trainer, "on_after_backward")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.optimizers[0].register_step_post_hook(lambda *_: self._act(trainer, "optimizer"))
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._act(trainer, "on_train_batch_end")
 
@@ -226,19 +232,25 @@ class RaiseIn(Callback):
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "step"),
     [
-        ([], RaiseIn(11)),
-        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13)),
-        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end")),
-        ([], RaiseIn(15, "on_train_batch_end")),
-        (["--trainer.val_check_interval=0.5"], RaiseIn(11, "on_train_batch_end")),
-        ([], RaiseIn(7, "on_validation_start")),
-        ([], RaiseIn(15, "on_validation_batch_end")),
-        (["--trainer.val_check_interval=0.5"], RaiseIn(11, "on_validation_epoch_end")),
+        ([], RaiseIn(11), 11),
+        ([], RaiseIn(15), 15),
+        (HALF, RaiseIn(12), 12),
+        ([], RaiseIn(11, "optimizer"), 8),
+        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13), 2),
+        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 2),
+        ([], RaiseIn(15, "on_train_batch_end"), 8),
+        (HALF, RaiseIn(11, "on_train_batch_end"), 8),
+        ([], RaiseIn(7, "on_validation_start"), 8),
+        ([], RaiseIn(15, "on_validation_batch_end"), 16),
+        (HALF, RaiseIn(11, "on_validation_epoch_end"), 12),
     ],
     ids=[
         "step",
+        "last-step-of-an-epoch",
+        "step-after-validation-within",
+        "optimizer",
         "accumulated-step",
         "between-accumulated-batches",
         "before-validation",
@@ -249,13 +261,15 @@ class RaiseIn(Callback):
     ],
 )
 def test_a_run_resumes_after_an_error_as_if_there_had_been_none(
-    options: list[str], error: Callback, workplace: Path
+    options: list[str], error: Callback, step: int, workplace: Path
 ) -> None:
     few = [*SMALL, "--max_epochs=2", *options]
     main(few)
     with pytest.raises(RuntimeError, match="a step fails"):
         main(few, [error])
     failed = next(run for run in Fit(workplace, 1, "").runs if run.info.status == "FAILED").info.run_id
+    saved = torch.load(workplace / f"mlruns/checkpoints/{failed}/last.ckpt", weights_only=True)["global_step"]
+    assert saved == step
     main(["--resume", failed])
     whole, resumed = Fit(workplace, 0, "").runs
     for name in ("train/loss", "val/loss", "val/accuracy", "train/accuracy"):
