@@ -58,7 +58,7 @@ def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
         if split:
             found[split] = root / name
     if "train" not in found:
-        raise FileNotFoundError(f"data.root: there is no folder {root / 'train'}; {LAYOUT}")
+        raise FileNotFoundError(f"data.root: there is no folder {root / 'train'}; give --data.root ROOT; {LAYOUT}")
     others = [name for name in names if name.lower() not in _NAMES]
     classes = set(class_folders(found["train"]))
     for name in others:

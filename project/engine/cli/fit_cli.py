@@ -192,6 +192,9 @@ class FitCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        for name in ("trainer", "checkpoint", "tracking"):
+            if not isinstance(given := self.config[name], Namespace):
+                raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
         self._check_no_secret_is_missing()
         self._check_loggers()
         check_settings(self.config.trainer)

@@ -202,7 +202,7 @@ class Sweep:
                 console.print(f"{label}\n  {text}", soft_wrap=True)
         if code not in (0, 1):
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
-            unfinished = f", {left} of its trials are unfinished" if left else ""
+            unfinished = f"; unfinished trials: {left}" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
 
 
