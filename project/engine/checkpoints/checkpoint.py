@@ -202,17 +202,15 @@ class RunCheckpoint(Checkpoint):
         within_batch = compat.is_within_batch(trainer)
         if not compat.is_step_done(trainer) or (within_batch and self._in_optimizer):
             return
-        is_validated = trainer.validating or self._validated_step == trainer.global_step
+        is_validated = self._validated_step == trainer.global_step
         if within_batch:
             compat.repeat_batch(trainer)
-        elif not is_validated and compat.is_validated_next(trainer):
-            return
+        elif not (is_validated or trainer.validating) and compat.is_validated_next(trainer):
+            return  # A run that resumes from here would skip the validation.
         saved = self._saved_step
         try:
-            if self._validated_step == trainer.global_step:
-                self.save_last(trainer)
-            else:
-                self.save_unfinished(trainer)
+            save = self.save_last if is_validated else self.save_unfinished
+            save(trainer)
             trainer.strategy.checkpoint_io.teardown()
         except (
             OSError,

@@ -116,7 +116,11 @@ def _chosen(command: CommandLine) -> set[str]:
 
 
 def _may_be(value: str, types: Sequence[str]) -> bool:
-    """Return whether the parser may accept a value; only words and decimal numbers are certainly wrong."""
+    """Return whether the parser may accept a value.
+
+    It certainly refuses a word that is not one of the choices, and a decimal number for an integer. Any other text is
+    left to the parser.
+    """
     if re.fullmatch(r"-?\d+\.\d+", value):
         return types != ["int"]
     is_word = re.fullmatch("[A-Za-z][A-Za-z_]*", value) and value.lower() not in _YAML_WORDS
