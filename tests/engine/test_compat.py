@@ -310,7 +310,7 @@ def test_a_preloaded_forkserver_exits_with_its_block_and_an_earlier_one_keeps_ru
     code = """
 import multiprocessing, psutil
 from project.engine.compat import preloaded_forkserver
-servers = lambda: [one.pid for one in psutil.Process().children() if "forkserver" in one.cmdline()[-1]]
+servers = lambda: [one.pid for one in psutil.Process().children() if "forkserver" in str(one.cmdline())]
 with preloaded_forkserver("fractions"):
     context = multiprocessing.get_context("forkserver")
     before = servers()

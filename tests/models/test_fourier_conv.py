@@ -49,7 +49,9 @@ def test_outputs_and_gradients_are_those_of_conv2d(
     fourier = FourierConv2d(channels, out_channels, kernel, padding).to(dtype)  # type: ignore[arg-type]
     fourier.load_state_dict(direct.state_dict())
     images = torch.randn(number, channels, height, width, dtype=dtype)
-    for ours, theirs in zip(with_gradients(fourier, images), with_gradients(direct, images), strict=True):
+    # In float32, oneDNN's gradients of large kernels are wrong for outputs one pixel wide on CPUs with AVX-512.
+    reference = with_gradients(direct.double(), images.double())
+    for ours, theirs in zip(with_gradients(fourier, images), reference, strict=True):
         assert ours.dtype == dtype and ours.shape == theirs.shape
         largest = float(theirs.abs().max())
         assert float((ours - theirs).abs().max()) <= (2e-5 if dtype == torch.float32 else 1e-12) * max(1, largest)
