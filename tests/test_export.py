@@ -63,6 +63,7 @@ def sent(port: str, photos: list[Path], folder: Path, key: str = "dataframe_reco
     return json.loads(done.stdout)
 
 
+@pytest.mark.faults  # The server imports MLflow and torch, which takes ten seconds.
 def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Path) -> None:
     folder = exported().absolute()
     table = predicted("latest", "data/test")

@@ -104,7 +104,10 @@ def workflow_commands() -> list[str]:
     commands = []
     for path in sorted((ROOT / ".github" / "workflows").glob("*.y*ml")):
         workflow: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        commands += [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+        for job in workflow["jobs"].values():
+            for tests in job["strategy"]["matrix"]["tests"]:
+                steps = [step["run"] for step in job["steps"] if "run" in step]
+                commands += [step.replace("${{ matrix.tests }}", tests) for step in steps]
     return commands
 
 
@@ -164,7 +167,8 @@ def test_the_locked_versions_satisfy_pyproject(declared: str) -> None:
 def test_ci_runs_the_same_commands_as_a_developer() -> None:
     commands = workflow_commands()
     assert [command for command in commands if re.search(r"\b(make|pytest|ruff|mypy)\b", command)] == [
-        "make check test"
+        "make check test",
+        "make check faults",
     ]
 
 

@@ -104,6 +104,7 @@ def test_a_net_with_it_is_exported_for_any_number_of_images() -> None:
     torch.testing.assert_close(program(images), net(images))
 
 
+@pytest.mark.faults
 def test_the_served_model_of_a_fit_has_it(workplace: Path) -> None:
     net = ["--model.net=CNN", "--model.net.widths=[4]", "--model.net.kernel_size=5", "--model.net.convolution=fourier"]
     main([*SERVED, *net, "--max_epochs=1", "--precision=bf16-mixed", "--trainer.limit_train_batches=2"])

@@ -231,33 +231,31 @@ class RaiseIn(Callback):
         self._act(trainer, "on_validation_epoch_end")
 
 
+# By the place of the error: options, the error, and the step of the checkpoint.
+ERRORS: dict[str, tuple[list[str], RaiseIn, int]] = {
+    "step": ([], RaiseIn(11), 11),
+    "last-step-of-an-epoch": ([], RaiseIn(15), 15),
+    "step-after-validation-within": (HALF, RaiseIn(12), 12),
+    "optimizer": ([], RaiseIn(11, "optimizer"), 8),
+    "accumulated-step": (["--trainer.accumulate_grad_batches=4"], RaiseIn(13), 2),
+    "between-accumulated-batches": (
+        ["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 2
+    ),
+    "before-validation": ([], RaiseIn(15, "on_train_batch_end"), 8),
+    "before-validation-within": (HALF, RaiseIn(11, "on_train_batch_end"), 8),
+    "start-of-validation": ([], RaiseIn(7, "on_validation_start"), 8),
+    "validation": ([], RaiseIn(15, "on_validation_batch_end"), 16),
+    "end-of-validation": (HALF, RaiseIn(11, "on_validation_epoch_end"), 12),
+}  # fmt: skip
+# One error in a step, one in the optimizer, and one in a validation within an epoch.
+FAST_ERRORS = {"step", "optimizer", "end-of-validation"}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "step"),
     [
-        ([], RaiseIn(11), 11),
-        ([], RaiseIn(15), 15),
-        (HALF, RaiseIn(12), 12),
-        ([], RaiseIn(11, "optimizer"), 8),
-        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13), 2),
-        (["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 2),
-        ([], RaiseIn(15, "on_train_batch_end"), 8),
-        (HALF, RaiseIn(11, "on_train_batch_end"), 8),
-        ([], RaiseIn(7, "on_validation_start"), 8),
-        ([], RaiseIn(15, "on_validation_batch_end"), 16),
-        (HALF, RaiseIn(11, "on_validation_epoch_end"), 12),
-    ],
-    ids=[
-        "step",
-        "last-step-of-an-epoch",
-        "step-after-validation-within",
-        "optimizer",
-        "accumulated-step",
-        "between-accumulated-batches",
-        "before-validation",
-        "before-validation-within",
-        "start-of-validation",
-        "validation",
-        "end-of-validation",
+        pytest.param(*error, id=name, marks=() if name in FAST_ERRORS else pytest.mark.faults)
+        for name, error in ERRORS.items()
     ],
 )
 def test_a_run_resumes_after_an_error_as_if_there_had_been_none(

@@ -125,8 +125,13 @@ class Validations(Callback):
 
 @pytest.mark.parametrize(
     ("hook", "batch"),
-    [("train", 1), ("train", 2), ("validation", 1), ("validation", 2), ("test", 2)],
-    ids=["train", "last-of-train", "validation", "last-of-validation", "last-of-test"],
+    [
+        pytest.param("train", 1, id="train"),
+        pytest.param("train", 2, id="last-of-train", marks=pytest.mark.faults),
+        pytest.param("validation", 1, id="validation", marks=pytest.mark.faults),
+        pytest.param("validation", 2, id="last-of-validation"),
+        pytest.param("test", 2, id="last-of-test", marks=pytest.mark.faults),
+    ],
 )
 def test_a_run_that_is_interrupted_anywhere_resumes(hook: str, batch: int, workplace: Path) -> None:
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", f"--trainer.callbacks.hook={hook}",

@@ -96,6 +96,7 @@ def check_descriptions(champion: str) -> None:
     assert client.get_registered_model(NAME).description == note
 
 
+@pytest.mark.faults
 def test_other_data_and_a_champion_without_predictions_keep_the_alias(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
