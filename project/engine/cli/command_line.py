@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from project.engine.cli import config_groups
-from project.engine.cli.config_groups import DEFAULTS, GROUPS
+from project.engine.cli.config_groups import DEFAULTS, GROUPS, NAMES
 
 _RUNS = ("--resume", "--rerun")
 _REGISTER = "--register"
@@ -23,6 +23,7 @@ class CommandLine:
         rerun: The run of `--rerun`; None without it.
         register: The registered model of `--register`; None without it.
         pairs: The other options, each with its value; None for an option without a value.
+        names: Names of the command's options besides the settings, for the nearest match.
     """
 
     argv: tuple[str, ...]
@@ -30,9 +31,10 @@ class CommandLine:
     rerun: str | None
     register: str | None
     pairs: tuple[tuple[str, str | None], ...]
+    names: tuple[str, ...]
 
     @classmethod
-    def parse(cls, argv: Sequence[str]) -> Self:
+    def parse(cls, argv: Sequence[str], names: tuple[str, ...] = NAMES) -> Self:
         """Divide options from values.
 
         Raises:
@@ -45,9 +47,10 @@ class CommandLine:
                 "--rerun: got --resume too; --resume continues a run, and --rerun starts a run with the settings of "
                 "another; give one of them"
             )
-        names = [_value(option, value, "a name") for option, value in pairs if option == _REGISTER]
+        registered = [_value(option, value, "a name") for option, value in pairs if option == _REGISTER]
         rest = tuple(pair for pair in pairs if pair[0] not in (*_RUNS, _REGISTER))
-        return cls(tuple(argv), runs.get("--resume"), runs.get("--rerun"), names[-1] if names else None, rest)
+        register = registered[-1] if registered else None
+        return cls(tuple(argv), runs.get("--resume"), runs.get("--rerun"), register, rest, names)
 
     def with_settings(self, path: Path) -> Self:
         """Return this command line with a YAML file of settings before its own options."""

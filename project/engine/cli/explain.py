@@ -42,19 +42,20 @@ def check_importable(text: str) -> None:
             raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
-def explain(text: str, known: Iterable[str]) -> str:
+def explain(text: str, known: Iterable[str], options: Sequence[str]) -> str:
     """Return in one line what jsonargparse reports in ten.
 
     Args:
         text: Its error.
         known: All options without dashes, for the nearest match.
+        options: The options as they were typed, such as `--trainer.max_epochs=1e1`.
     """
     text = innermost(text)
     # Errors of nested settings are nested, such as those of the model's net.
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
-            return answer(_Problem(match, key, text, known))
+            return answer(_Problem(match, key, text, known, options))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
@@ -85,10 +86,24 @@ class _Problem(NamedTuple):
     key: str
     text: str
     known: Iterable[str]
+    options: Sequence[str]
+
+    def typed(self, value: str) -> str:
+        """Return a value as it was typed; jsonargparse reports `1e1` as 10.0, and `true` as True."""
+        given = [option for option in self.options if option.startswith(f"--{self.key}=")]
+        words = re.findall(r"[^\s\[\]{},=]+", " ".join(given))
+        return next((word for word in words if _is_same(word, value)), value)
+
+
+def _is_same(word: str, value: str) -> bool:
+    try:
+        return float(word) == float(value)
+    except ValueError:
+        return word.lower() == value.lower()
 
 
 def _unknown(problem: _Problem) -> str:
-    match, key, text, known = problem
+    match, key, text, known, _ = problem
     option = match[1].removeprefix("--").partition("=")[0]
     if match[0].lower().startswith("unrecognized") and not match[1].startswith("--"):
         return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
@@ -119,7 +134,10 @@ def _none_of_several(problem: _Problem) -> str:
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", re.findall(r"Subtypes: \[(.*)\]", text)[-1])
     for typed, yaml in ((r"Literal\[(.*?)\]", r"\1"), (r"\bbool\b", "true, false"), (r"\bNoneType\b", "null")):
         expected = re.sub(typed, yaml, expected)
-    return f"--{key}: got {nested[2] if nested else got!r}; expected one of {expected}"
+    # An option of torch may also be a tensor, which cannot be typed.
+    kinds = [kind for kind in expected.split(", ") if kind != "Tensor"]
+    got = problem.typed(nested[2] if nested else got)
+    return f"--{key}: got {got!r}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
 
 
 # Patterns of jsonargparse's texts, of which the first match counts. `tests/engine/cli/test_explain.py` has the texts.
@@ -155,8 +173,8 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         lambda p: f"--{p.key}: got {p.match[1]!r}; expected a list, such as [{p.match[1]}]",
     ),
     (
-        r"Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
-        lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
+        r"(?<!- )Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
+        lambda p: f"--{p.key}: got {p.typed(p.match[2])!r}; expected {p.match[1]}",
     ),
     (r"Subtypes: \[", _none_of_several),
     (

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
@@ -57,8 +58,6 @@ class FitCLI(LightningCLI):
         ValueError, OSError, MisconfigurationException: The input is at fault.
     """
 
-    names: ClassVar[tuple[str, ...]] = config_groups.NAMES
-    """Names of the options besides the settings, for the nearest match."""
     _shared_parser: ClassVar[FitParser | None] = None
     parser: FitParser
     datamodule: LightningDataModule
@@ -147,7 +146,7 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"{option}: got no value; give {option} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            raise ValueError(explain(str(error), [*self.names, *settings])) from error
+            raise ValueError(explain(str(error), [*self.command.names, *settings], self.command.changes)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""
@@ -184,7 +183,9 @@ class FitCLI(LightningCLI):
         except ValueError as error:
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
-            if str(error).startswith("Does not validate") and isinstance(reason, ValueError | OSError):
+            if str(error).startswith("Does not validate") and isinstance(
+                reason, ValueError | OSError | MisconfigurationException
+            ):
                 raise reason from None
             raise
         except ModuleNotFoundError as error:

@@ -45,6 +45,7 @@ _LEAST = {
     "min_steps": 0,
     "num_sanity_val_steps": -1,
 }
+_UNITS = {"weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds"}
 _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
     BasePredictionWriter: "project.fit does not predict",
     BatchSizeFinder: "it changes the batch size after the settings of the run are logged; give --data.batch_size",
@@ -75,6 +76,8 @@ def check_settings(trainer: Namespace) -> None:
     for option in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[option] == 0:
             raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
+    for option in ("max_time", "val_check_interval"):
+        _check_duration(option, trainer[option])
     if re.fullmatch("[^1-9]*0[^1-9]*", str(trainer.max_time)):
         raise ValueError(
             f"--trainer.max_time: got {trainer.max_time}, which trains nothing; it must be a second or more"
@@ -94,6 +97,16 @@ def check_settings(trainer: Namespace) -> None:
         )
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
         raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
+
+
+def _check_duration(option: str, given: Any) -> None:
+    """Raise ValueError for a text, or a mapping, that is not a duration."""
+    is_text = isinstance(given, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", given)
+    if is_text or (isinstance(given, dict) and not given.keys() <= _UNITS):
+        numbers = "a number of batches, a fraction of an epoch, or " if option == "val_check_interval" else ""
+        raise ValueError(
+            f"--trainer.{option}: got {str(given)!r}; expected {numbers}DD:HH:MM:SS, such as 00:12:00:00 for 12 minutes"
+        )
 
 
 def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from jsonargparse import Namespace
 from lightning import Callback, LightningModule
@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
+from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
@@ -32,6 +33,7 @@ _REFUSED = (
     "--max_epochs",
     "--print_config",
 )
+_NAMES = (*config_groups.NAMES, "split")
 # Options of data, and the arguments of the model from which they follow.
 _FOLLOWS = {"image_size": "image_size", "channels": "in_channels"}
 
@@ -51,8 +53,6 @@ class EvaluationCLI(FitCLI):
         ValueError, OSError, MisconfigurationException: The input is at fault.
     """
 
-    names: ClassVar[tuple[str, ...]] = (*FitCLI.names, "split")
-
     def __init__(self, trained: TrainedRun, command: CommandLine, callbacks: Sequence[Callback]) -> None:
         self._trained = trained
         self.logger = EvaluationLogger(trained.run_id, trained.step)
@@ -66,7 +66,7 @@ class EvaluationCLI(FitCLI):
     @classmethod
     def of(cls, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> Self:
         """Build it from the run's settings and options; see the class."""
-        command = CommandLine.parse(argv)
+        command = CommandLine.parse(argv, _NAMES)
         runs = {"--resume": command.resume, "--rerun": command.rerun}
         for option in (*(name for name, run in runs.items() if run), *(option for option, _ in command.pairs)):
             if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
