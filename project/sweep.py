@@ -15,11 +15,14 @@ if __name__ == "__main__":
     begin_command("sweep", "loading torch, lightning and optuna")
 
 from project.engine.cli import config_groups
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import choices
+from project.engine.cli.known_options import check_early
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
-from project.engine.search.sweep_options import Keep, SweepOptions
+from project.engine.search.sweep_options import NAMES, Keep, SweepOptions
 
 _KEEP = get_args(Keep)
 _STORAGE = "sqlite:///mlruns/optuna.db"
@@ -38,6 +41,10 @@ def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 1 if the trials fail, 130 or 143 if interrupted."""
     configure_process()
     own, fit_options = _parser().parse_known_args(argv)
+    with exit_on_bad_input():
+        check_early(CommandLine.parse(fit_options, NAMES))
+        if own.search is None:
+            raise ValueError(f"--search: got nothing; configs/search has {', '.join(config_groups.choices('search'))}")
     options = SweepOptions(argv=argv, fit_options=fit_options, **vars(own))
     with preloaded_forkserver("project.engine.search.preload"):
         from project.engine.search.job import run  # imported here, while the forkserver imports the same
@@ -65,7 +72,7 @@ def _parser() -> ArgumentParser:
         metavar="all",
         help="print this page, or every option (all)",
     )
-    add("--search", required=True, type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
+    add("--search", type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
     add(
         "--n_trials",
         type=_at_least(1),

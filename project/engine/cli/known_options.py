@@ -14,6 +14,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
+import yaml
+
 from project.engine.atomic import replace_file
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
@@ -74,7 +76,7 @@ class KnownOptions(NamedTuple):
 
     def refusal(self, command: CommandLine) -> str | None:
         """Return the error of the first option that the parser certainly refuses; None if there is none."""
-        names = [*config_groups.NAMES, *(name for name in self.settings if not name.startswith("groups."))]
+        names = [*command.names, *(name for name in self.settings if not name.startswith("groups."))]
         for option in self._unknown(command):
             parent = option.rpartition(".")[0]
             return f"unknown option --{option}; {suggestion(option, children(parent, names), names)}"
@@ -90,7 +92,7 @@ class KnownOptions(NamedTuple):
                 yield name, value
 
     def _unknown(self, command: CommandLine) -> Iterator[str]:
-        names = [*config_groups.NAMES, *self.texts, *self.settings, *self.earlier]
+        names = [*command.names, *self.texts, *self.settings, *self.earlier]
         chosen = _chosen(command)
         for name, _ in _given(command):
             parts = name.removesuffix("+").split(".")
@@ -105,14 +107,26 @@ class KnownOptions(NamedTuple):
 
 
 def _given(command: CommandLine) -> list[tuple[str, str]]:
+    """Return the settings of the files of `--config`, and then those of the command line."""
+    files = [Path(value) for option, value in command.pairs if option == "--config" and value]
+    settings = [pair for file in files for pair in _flat(yaml.safe_load(file.read_text(encoding="utf-8")))]
     pairs = (option.removeprefix("--").partition("=") for option in command.changes if option.startswith("--"))
-    return [(name, value) for name, _, value in pairs]
+    return settings + [(name, value) for name, _, value in pairs]
+
+
+def _flat(settings: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str]]:
+    """Return the settings of a YAML file by their dotted names; values that are not simple are empty."""
+    for key, value in settings.items():
+        name = f"{owner}.{key}" if owner and key != "init_args" else owner or str(key)
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        else:
+            yield name, str(value) if isinstance(value, str | float) else ""
 
 
 def _chosen(command: CommandLine) -> set[str]:
     """Return the settings whose class the command line may choose, so that its options are not known."""
-    names = {name.removesuffix(".class_path") for name, _ in _given(command)}
-    return names | ({"data", "model"} if "--config" in (option for option, _ in command.pairs) else set())
+    return {name.removesuffix(".class_path") for name, _ in _given(command)}
 
 
 def _may_be(value: str, types: Sequence[str]) -> bool:
@@ -121,8 +135,8 @@ def _may_be(value: str, types: Sequence[str]) -> bool:
     It certainly refuses a word that is not one of the choices, and a decimal number for an integer. Any other text is
     left to the parser.
     """
-    if re.fullmatch(r"-?\d+\.\d+", value):
-        return types != ["int"]
+    if re.fullmatch(r"-?\d+(\.\d+|\.?\d*[eE][-+]?\d+)", value):
+        return not {*types} <= {"int", "NoneType"}
     is_word = re.fullmatch("[A-Za-z][A-Za-z_]*", value) and value.lower() not in _YAML_WORDS
     return not is_word or repr(value) in types
 
@@ -146,6 +160,18 @@ def simple_types(kind: object) -> list[str]:
     return names
 
 
+def check_early(command: CommandLine) -> KnownOptions | None:
+    """Return the options of the chosen groups; None if they are not known.
+
+    Raises:
+        ValueError: The parser will certainly refuse an option.
+    """
+    known = None if command.resume or command.rerun else KnownOptions.load(command.defaults)
+    if known and (refusal := known.refusal(command)):
+        raise ValueError(refusal)
+    return known
+
+
 def answer_early(argv: Sequence[str]) -> None:
     """Print the help of `fit`, or refuse an unknown option or a value of a wrong type, without torch, if possible.
 
@@ -156,13 +182,11 @@ def answer_early(argv: Sequence[str]) -> None:
         return
     with exit_on_bad_input():
         command = CommandLine.parse(argv)
-        known = None if command.resume or command.rerun else KnownOptions.load(command.defaults)
-        if known is None:
-            return
-        if refusal := known.refusal(command):
-            raise ValueError(refusal)
-    if ("--help", None) in command.pairs and all(
-        option.removeprefix("--") in (*config_groups.GROUPS, "help") for option, _ in command.pairs
+        known = check_early(command)
+    if (
+        known
+        and ("--help", None) in command.pairs
+        and all(option.removeprefix("--") in (*config_groups.GROUPS, "help") for option, _ in command.pairs)
     ):
         print(page(known.texts, known.settings), end="")
         sys.exit(0)

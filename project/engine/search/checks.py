@@ -7,6 +7,7 @@ from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.training_checks import check_training, try_first_step
 from project.engine.monitor import declared
 from project.engine.search.space import SearchSpace, check_metrics, check_values
+from project.engine.search.sweep_options import NAMES
 from project.engine.task import Task
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.throughput import IMAGES_PER_SECOND, SAMPLES_PER_SECOND, WAIT_FRACTION
@@ -49,11 +50,11 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     metric, direction = next(iter(space.directions.items()))
     if metric.startswith(_VALIDATION):  # the model that a trial keeps is the one that it is judged by
         judged = [f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options]
-        built = build_fit(CommandLine.parse(judged))
+        built = build_fit(CommandLine.parse(judged, NAMES))
         if declared(built.model) == (metric, direction[:3]):
-            built = build_fit(CommandLine.parse(fit_options))
+            built = build_fit(CommandLine.parse(fit_options, NAMES))
     else:
-        built = build_fit(CommandLine.parse(fit_options))
+        built = build_fit(CommandLine.parse(fit_options, NAMES))
     _check_promises(built)
     check_training(built)
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))

@@ -1,8 +1,10 @@
 """The options of a sweep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
+
+from project.engine.cli import config_groups
 
 Keep = Literal["weights", "best", "all"]
 
@@ -34,3 +36,8 @@ class SweepOptions:
     keep_checkpoints: Keep
     register: str | None
     storage: str
+
+
+_OWN = [field.name for field in fields(SweepOptions) if field.name not in ("argv", "fit_options")]
+NAMES = (*config_groups.NAMES, *_OWN)
+"""Names of the options of a sweep besides the settings."""

@@ -11,6 +11,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.known_options import KnownOptions, as_known
 from project.fit import main
+from project.sweep import main as sweep
 
 TYPOS = (
     "--dta=mnist", "--nonsense=1", "--trainer.max_epoch=3", "--trainer.nonsense=3", "--data.batch_sze=3",
@@ -56,6 +57,16 @@ def test_a_mistyped_option_is_refused_without_torch(learned: str) -> None:
     )  # fmt: skip
 
 
+def test_a_mistyped_option_of_a_sweep_is_refused_before_its_imports(
+    learned: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("project.sweep.preloaded_forkserver", None)
+    for option, meant in {"--n_trial=3": "--n_trials", "--serch=cnn": "--search"}.items():
+        with pytest.raises(SystemExit, match="2"):
+            sweep([option])
+        assert capsys.readouterr().err == f"error: unknown option {option.split('=')[0]}; did you mean {meant}?\n"
+
+
 def test_a_mistyped_option_has_the_same_error_as_later(learned: str, capsys: pytest.CaptureFixture[str]) -> None:
     known = KnownOptions.load(CommandLine.parse([]).defaults)
     assert known is not None
@@ -81,11 +92,37 @@ def test_a_value_of_the_wrong_type_has_the_same_error_as_later(
     assert known is not None
     assert len(known.types) > 40
     for name, types in known.types.items():
-        for value in ("many", "0.5") if types == ["int"] else ("many",):
+        for value in ("many", "0.5", "1e1") if {*types} <= {"int", "NoneType"} else ("many",):
             refusal = known.refusal(CommandLine.parse([f"--{name}={value}"]))
             with pytest.raises(SystemExit):
                 main([f"--{name}={value}"])
             assert f"error: {refusal}\n" == without_colours(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "trainer: {max_epochs: many}", "trainer: {max_epochs: 10.0}", "trainer: {max_epoch: 3}", "nonsense: 1",
+        "data: {batch_size: 0.5}", "data: {init_args: {batch_size: many}}", "model: {net: {dropot: 0.1}}",
+    ],
+)  # fmt: skip
+def test_a_file_of_settings_has_the_same_error_as_later(
+    settings: str, learned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("wrong.yaml").write_text(settings)
+    refusal = early("--config", "wrong.yaml")
+    with pytest.raises(SystemExit):
+        main(["--config", "wrong.yaml"])
+    assert refusal == (2, "", f"{without_colours(capsys.readouterr().err)}False False\n")
+
+
+def test_no_valid_file_of_settings_is_refused_early(learned: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--data=mnist", "--model=resnet18", "--model.optimizer=SGD", "--print_config"])
+    Path("all.yaml").write_text(capsys.readouterr().out)
+    known = KnownOptions.load(CommandLine.parse([]).defaults)
+    assert known is not None
+    assert known.refusal(CommandLine.parse(["--config=all.yaml"])) is None
 
 
 def test_no_valid_option_is_refused_early(learned: str) -> None:

@@ -155,9 +155,11 @@ def test_a_bad_search_space_is_refused_before_any_trial(
 @pytest.mark.parametrize(
     ("options", "answer"),
     [
+        (["--max_epochs", "3"], "--search: got nothing; configs/search has cnn"),
         (["--search", "ccn"], "configs/search has cnn"),
         (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
-        (["--search", "cnn", "--max_epoch", "3"], "unknown option --max_epoch"),
+        (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),
+        (["--search", "cnn", "--n_trial", "3"], "unknown option --n_trial; did you mean --n_trials?"),
         (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "cnn", "--storage", "nonsense"], "--storage: cannot open nonsense"),
