@@ -10,7 +10,7 @@ from conftest import ROOT
 # From top to bottom. Packages in one row may import each other if no cycle of modules results.
 LAYERS = [
     ("commands",),
-    ("engine.search", "engine.inference", "engine.comparison"),
+    ("engine.search", "engine.inference", "engine.comparison", "engine.inspection"),
     ("engine.training",),
     ("engine.cli",),
     ("tasks", "data"),

@@ -143,13 +143,23 @@ class ImageFolder(LabelledImages):
 
     def sample_names(self, split: str) -> Sequence[str]:
         """Return the paths of a split's images; known after `setup`."""
-        is_part = split == "val" and self.val_is_from_train
+        table, rows = self._rows_of(split)
+        return [str(table.files[index]) for index in rows.tolist()]
+
+    def _rows_of(self, split: str) -> tuple[FileTable, torch.Tensor]:
+        """Return the table that contains a split's images, and their rows, (N,) int64."""
+        is_part = split != "test" and self.val_is_from_train
         owner: Split = "train" if is_part else split  # type: ignore[assignment]
         table, rows = open_table(self._tables[owner], self.root), self._rows[owner]
         rows = torch.arange(len(table.files)) if rows is None else rows
         if is_part:
-            rows = rows[self.split_off(table.labels[rows])[1]]
-        return [str(table.files[index]) for index in rows.tolist()]
+            rows = rows[self.split_off(table.labels[rows])[split == "val"]]
+        return table, rows
+
+    def original_sizes(self, split: str) -> torch.Tensor:
+        """Return height and width of the files of a split, (N, 2) int32; known after `setup`."""
+        table, rows = self._rows_of(split)
+        return table.sizes[rows]
 
     def decoding(self) -> dict[str, Any]:
         """Return the number of bits of the values in 16-bit files; known after `setup`."""

@@ -1,6 +1,6 @@
 """The properties of data that the engine reads, with defaults, so that any LightningDataModule works."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -77,6 +77,17 @@ class DescribedDataModule(LightningDataModule):
     def sample_names(self, split: str) -> Sequence[str]:
         """Return the name of each sample of a split in the order of its loader, such as its path; empty if unknown."""
         return ()
+
+    def samples(self, split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of all samples of a split, inputs and targets (N, ...), in the order of `sample_names`.
+
+        They are those that the model receives in validation. Their memory may be reused for the next batch.
+        """
+        return iter(())
+
+    def original_sizes(self, split: str) -> Tensor | None:
+        """Return height and width of the samples before they are resized, (N, 2) integers; None if unknown."""
+        return None
 
     def decoding(self) -> dict[str, Any]:
         """Return how the files of the data are decoded, for predictions; known after `setup`."""

@@ -177,9 +177,7 @@ class FitCLI(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         try:
-            self.config_init = self.instantiate()
-            self.datamodule, self.model = self.config_init.data, self.config_init.model
-            self.trainer = self.instantiate_trainer()
+            self.build()
         except ValueError as error:
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
@@ -190,6 +188,12 @@ class FitCLI(LightningCLI):
             raise
         except ModuleNotFoundError as error:
             raise ValueError(f"a setting needs a package that is not installed: {error}") from error
+
+    def build(self) -> None:
+        """Make data, model and trainer."""
+        self.config_init = self.instantiate()
+        self.datamodule, self.model = self.config_init.data, self.config_init.model
+        self.trainer = self.instantiate_trainer()
 
     @override
     def before_instantiate_classes(self) -> None:

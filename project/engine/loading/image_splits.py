@@ -1,6 +1,8 @@
 """Images with targets of any kind: their options, their splits, and their properties before training."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -13,7 +15,7 @@ from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
 from project.engine.loading.digest import images_digest
 from project.engine.loading.earlier_names import EARLIER_NAMES
-from project.engine.loading.images import Batch, ImageArray, Images, fetch
+from project.engine.loading.images import Batch, ImageArray, Images, Request, fetch
 from project.engine.loading.ranges import check_range
 from project.engine.loading.square import to_grey
 from project.engine.loading.validation import split_off
@@ -163,6 +165,15 @@ class ImageSplits(DescribedDataModule):
         """Return images of a split as the model receives them, and their targets, without augmentation."""
         images, targets = fetch(self.splits[split], indices, self.crop).cropped()
         return self.with_channels(images), targets
+
+    @override
+    def samples(self, split: str) -> Iterator[Batch]:
+        images = next(images for name, images in self.splits.items() if name == split)
+        requests = (Request(indices, None) for indices in torch.split(torch.arange(len(images)), self.batch_size))
+        workers = replace(self.workers.per_device(1), pin_memory=False)
+        for fetched in images.stream(requests, workers, Crop(self.image_size)):
+            batch, targets = fetched.cropped()
+            yield self.with_channels(batch), targets
 
     @override
     def sizes(self) -> dict[str, int]:

@@ -1,0 +1,46 @@
+"""The command line of `project.describe`."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+
+_SUFFIXES = (".csv", ".parquet")
+_OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
+_TAKEN = ("--data", "--experiment", "--config")
+
+
+def parse_description(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the file of `--output`, and the options that choose the data.
+
+    Raises:
+        SystemExit: 2 if an option is malformed, or does not choose data; 0 after `--help`.
+    """
+    parser = ArgumentParser(
+        prog="python -m project.describe",
+        usage="%(prog)s --data NAME [--data.SETTING VALUE]... [--output FILE.csv|.parquet]",
+        description=(
+            "Show what data contain: the samples of each split, the sizes of files, and samples that occur more than "
+            "once. A sample of val or test that is in train, too, makes scores too good. Two images are the same if "
+            f"their pixels are equal after resizing to --data.image_size. Other options: {_OPTIONS}, as in "
+            "project.fit. Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
+        ),
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=_output, help="write a row for each sample that occurs more than once"
+    )
+    own, options = parser.parse_known_args(argv)
+    for option in options:
+        name = option.partition("=")[0]
+        if name.startswith("--") and name not in _TAKEN and not name.startswith("--data."):
+            parser.error(f"{name}: only data are described; the options are {_OPTIONS}")
+    return own.output, options
+
+
+def _output(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in _SUFFIXES:
+        raise ArgumentTypeError(f"got {text}; it must end in {' or '.join(_SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
+    return path
