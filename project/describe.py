@@ -12,9 +12,12 @@ from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
     begin_command("describe", "loading torch and lightning")
+    from project.engine.cli.errors import exit_on_bad_input
+    from project.engine.cli.known_options import check_early
     from project.engine.inspection.options import parse_description
 
-    parse_description(sys.argv[1:])
+    with exit_on_bad_input():
+        check_early(parse_description(sys.argv[1:]).command)
 
 from project.engine.inspection.job import open_data
 from project.engine.inspection.report import print_contents, print_copies, write_copies

@@ -50,9 +50,9 @@ def open_data(argv: Sequence[str]) -> Iterator[tuple[DescribedDataModule, Path |
         SystemExit: 2 if the input is bad, also within the block; 130 or 143 if this process is interrupted.
     """
     with interruptible_command("nothing was written"), exit_on_bad_input():
-        output, options = parse_description(argv)
+        command, output = parse_description(argv)
         update_activity("reading the data")
-        cli = DataCLI(CommandLine.parse(options))
+        cli = DataCLI(command)
         if cli.data is cli.datamodule:
             cli.data.prepare_data()
             cli.data.setup("fit")

@@ -3,17 +3,33 @@
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from project.engine.cli.command_line import CommandLine
 
 _SUFFIXES = (".csv", ".parquet")
 _OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
-_TAKEN = ("--data", "--experiment", "--config")
+_NAMES = ("data", "experiment", "config", "output")
 
 
-def parse_description(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Return the file of `--output`, and the options that choose the data.
+class DescribeOptions(NamedTuple):
+    """The options of `project.describe`.
+
+    Attributes:
+        command: The options that choose the data.
+        output: The file of `--output`; None without it.
+    """
+
+    command: CommandLine
+    output: Path | None
+
+
+def parse_description(argv: Sequence[str]) -> DescribeOptions:
+    """Divide the options of the command from those of the data.
 
     Raises:
         SystemExit: 2 if an option is malformed, or does not choose data; 0 after `--help`.
+        ValueError: An option lacks its value.
     """
     parser = ArgumentParser(
         prog="python -m project.describe",
@@ -32,9 +48,9 @@ def parse_description(argv: Sequence[str]) -> tuple[Path | None, list[str]]:
     own, options = parser.parse_known_args(argv)
     for option in options:
         name = option.partition("=")[0]
-        if name.startswith("--") and name not in _TAKEN and not name.startswith("--data."):
+        if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
             parser.error(f"{name}: only data are described; the options are {_OPTIONS}")
-    return own.output, options
+    return DescribeOptions(CommandLine.parse(options, _NAMES), own.output)
 
 
 def _output(text: str) -> Path:
