@@ -20,6 +20,7 @@ from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain, without_value
 from project.engine.cli.known_options import KnownOptions, as_known
+from project.engine.cli.null_values import check_null
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
@@ -200,6 +201,9 @@ class FitCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "tracking"):
             if not isinstance(given := self.config[name], Namespace):
                 raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
+        chosen = self.parser.described.items()
+        if all(resolve_name(self.config[name].class_path) is kind for name, kind in chosen):
+            check_null(flatten(self.config), self.default_settings, self.parser.types())
         self._check_no_secret_is_missing()
         self._check_loggers()
         check_settings(self.config.trainer)
