@@ -1,4 +1,4 @@
-"""Benchmark of CIFAR-10 in a fixed time: the test accuracy of `cifar10_fast` beside ResNet-18 and the default CNN.
+"""Benchmark of CIFAR-10 in a fixed time: the test accuracy of `cifar10_fast`, ResNet-18 and the default CNN.
 
 python -m benchmarks.cifar10 --data-root DIR --minutes 10
 python -m benchmarks.cifar10 --quick
@@ -75,7 +75,7 @@ def steps_in(seconds: float, step_s: float, validation_s: float, steps_per_epoch
 
 @contextmanager
 def image_folder(images: Path | None) -> Iterator[Path]:
-    """Yield the folder of the images; of noise without one."""
+    """Yield the folder of the images; without one, a folder of noise."""
     with TemporaryDirectory() as name:
         root = Path(name)
         if images is None:
@@ -98,7 +98,7 @@ def data_options(root: Path) -> list[str]:
 def measure(options: Sequence[str], seconds: float) -> float:
     """Train for a fixed time, and return the test accuracy."""
     pace = Pace()
-    with TemporaryDirectory() as folder, chdir(folder):  # It leaves nothing.
+    with TemporaryDirectory() as folder, chdir(folder):  # The training leaves no files.
         fit([*options, *UNTRACKED, f"--trainer.max_steps={MEASURED_STEPS}"], [pace])
     step_s = sum(pace.step_s[1:]) / (MEASURED_STEPS - 1)  # The first step allocates memory.
     steps = steps_in(seconds, step_s, pace.validation_s, pace.steps_per_epoch)
@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="folder or .tar.gz with CIFAR-10")
     parser.add_argument("--minutes", type=float, help="time of each training, less than 60 (10)")
     parser.add_argument(
-        "--only", nargs="+", choices=TRAININGS, default=list(TRAININGS), help="trainings besides the peer"
+        "--only", nargs="+", choices=TRAININGS, default=list(TRAININGS), help="trainings, in addition to the peer"
     )
     args, options = parser.parse_known_args(argv)
     seconds = 60 * args.minutes if args.minutes else QUICK_SECONDS if args.quick else 600.0

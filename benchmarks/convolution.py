@@ -1,12 +1,12 @@
-"""Benchmark of convolutions: `FourierConv2d` beside `nn.Conv2d`, for sizes of kernels and images, on each device.
+"""Benchmark of convolutions: `FourierConv2d` and `nn.Conv2d`, for sizes of kernels and images, on each device.
 
 python -m benchmarks.convolution
 python -m benchmarks.convolution --kernels 32 --sizes 249 --channels 64 --rounds 5
 python -m benchmarks.convolution --quick
 
 A step is the convolution and the gradients of its images, weights and bias, without padding. Rounds alternate between
-both. Prints the lines of benchmarks/lines.py, whose value is the time of `FourierConv2d`, and a table of how many times
-as fast as `nn.Conv2d` it is. `*` marks what `CNN` chooses by itself.
+both. Prints the lines of benchmarks/lines.py, whose value is the time of `FourierConv2d`, and a table of its speed
+relative to `nn.Conv2d`. `*` marks what `CNN` chooses by itself.
 """
 
 import sys

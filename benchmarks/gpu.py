@@ -8,7 +8,7 @@ make gpu GPU="--only step record --output FILE.jsonl"
 Each part is a command in its own processes, in an empty folder, and is killed after its time limit. A part that fails
 does not stop the others; the exit code is then 1. Without a GPU, each part does what it can on the CPU, and names what
 it leaves out. Writes the lines of benchmarks/lines.py as JSON lines, each with its `part`, and the output of all parts
-beside them; prints a table.
+in files in the same folder; prints a table.
 """
 
 import json
@@ -211,7 +211,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run_all(parts: Sequence[Part], limit_s: float) -> Iterator[Outcome]:
-    """Run parts one after the other, in `limit_s` seconds together; tell on stderr how each has ended."""
+    """Run parts one after the other, in `limit_s` seconds together; report on stderr how each has ended."""
     end = monotonic() + limit_s
     for part in parts:
         left_s = end - monotonic()

@@ -1,4 +1,4 @@
-"""Benchmark of decoding JPEGs for a GPU: with nvJPEG on the GPU, beside our threads on the CPU and a copy.
+"""Benchmark of decoding JPEGs for a GPU: with nvJPEG on the GPU, or with our threads on the CPU and a copy.
 
 python -m benchmarks.jpeg_on_gpu
 python -m benchmarks.jpeg_on_gpu --images DIR      # also the JPEGs in a folder and its subfolders, such as CIFAR-10

@@ -1,8 +1,8 @@
 """The lines and the options that all benchmarks have in common.
 
-A benchmark prints JSON objects with the fields `name`, `value`, `unit`, `peer` and `ratio`, beside its table. The value
+A benchmark prints JSON objects with the fields `name`, `value`, `unit`, `peer` and `ratio`, and a table. The value
 is the median of its rounds. The ratio is the median of the ratios to the peer's value of the same round, and more than
-1 if the peer is worse; peer and ratio are null if there is no peer.
+1 if the peer is worse; without a peer, peer and ratio are null.
 """
 
 import json
@@ -43,7 +43,7 @@ def rounds_of(args: Any) -> int:
 
 
 def ratios(values: Iterable[float], peers: Iterable[float], *, more_is_better: bool) -> list[float]:
-    """Return by which factor each value is better than the peer's of the same round, without undefined ratios."""
+    """Return the factors by which values are better than the peer's of the same round, without undefined ones."""
     pairs = [(value, peer) if more_is_better else (peer, value) for value, peer in zip(values, peers, strict=True)]
     return [above / below for above, below in pairs if above and below and math.isfinite(above / below)]
 

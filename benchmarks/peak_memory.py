@@ -11,7 +11,7 @@ def peak_memory_mib() -> float:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
-    if status.exists():  # Other than ru_maxrss, it does not contain the memory of the process that started this one.
+    if status.exists():  # Unlike ru_maxrss, it does not contain the memory of the process that started this one.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

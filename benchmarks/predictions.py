@@ -1,9 +1,9 @@
-"""Benchmark of `project.predict`: images per second beside the validation of its run, and beside a torchvision loop.
+"""Benchmark of `project.predict`: images per second, compared with the validation of its run and a loop.
 
 python -m benchmarks.predictions
 python -m benchmarks.predictions --quick
 
-The files are JPEGs of 0.3 to 12 megapixels, made of scikit-learn's two photographs. The rows alternate. The loop
+The files are JPEGs of 0.3 to 12 megapixels, made from scikit-learn's two photographs. The rows alternate. The loop
 decodes with Pillow, crops and resizes with torchvision, one image after the other, as most examples do. Prints the
 lines of benchmarks/lines.py and a table.
 """

@@ -1,4 +1,4 @@
-"""Benchmark of CIFAR-10 at record pace: `--experiment cifar10_fast`, beside the script of a published record.
+"""Benchmark of CIFAR-10 at record pace: `--experiment cifar10_fast`, compared with a published record.
 
 python -m benchmarks.record --images DIR --record CLONE
 python -m benchmarks.record --quick
@@ -8,10 +8,9 @@ github.com/KellerJordan/cifar10-airbench, whose airbench94_muon.py needs a GPU a
 reads images from cifar10/train.pt and cifar10/test.pt in the current folder; this benchmark writes them, and both train
 on them. Without CLONE, only ours is measured. On a GPU, ours is also measured with `--model.compile true`.
 
-Each trains once before it is measured, which compiles the net: minutes, for the script. The time is that of the
-training and of the test, both of which mirror and shift the test images, without validation between the epochs and
-without the figures of the report. Prints the lines of benchmarks/lines.py and a table; a time counts only beside its
-accuracy.
+Each trains once before it is measured, to compile the net, which takes the script minutes. The time is that of the
+training and of the test, without validation between the epochs and without the figures of the report. Both mirror and
+shift the test images. Prints the lines of benchmarks/lines.py and a table; a time means nothing without its accuracy.
 """
 
 import contextlib
@@ -239,7 +238,7 @@ def main(argv: Sequence[str]) -> None:
             try:
                 record = stack.enter_context(contextlib.closing(Record(clone, Path(name), args.compile_s)))
                 candidates[RECORD] = record.train
-            except RuntimeError as error:  # Ours counts also without the script.
+            except RuntimeError as error:  # Ours is measured anyway.
                 print(f"{RECORD}: not measured, because {error}")
         results = [{way: train() for way, train in candidates.items()} for _ in range(rounds_of(args))]
     for unit in ("s", "accuracy"):

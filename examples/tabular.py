@@ -1,4 +1,4 @@
-"""A plain LightningModule and a plain LightningDataModule: nothing of this project is imported.
+"""A plain LightningModule and a plain LightningDataModule, without imports from this project.
 
 python -m project.fit --config examples/tabular.yaml
 """

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # Until the handler below is imported.
+if sys.argv[:1] == ["-m"]:  # The handler below replaces this one.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
 if sys.platform == "linux" and "OMP_WAIT_POLICY" not in os.environ:
@@ -22,5 +22,5 @@ if os.path.expanduser("~") == "~":  # noqa: PTH111  # pathlib raises for it
 if sys.argv[:1] == ["-m"]:
     from project.engine.runtime.startup import exit_interrupted
 
-    # The handler of Ctrl-C before and after the command has its own, such as during the imports.
+    # It handles Ctrl-C while the command has no handler of its own, such as during the imports.
     signal.signal(signal.SIGINT, exit_interrupted)

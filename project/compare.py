@@ -1,4 +1,4 @@
-"""Compare runs: what differs between them, and whether one is better than another or only luckier.
+"""Compare runs: what differs between them, and whether one is significantly better than another.
 
 python -m project.compare RUN_ID latest
 python -m project.compare best latest models:/digits@champion --split val

@@ -1,4 +1,4 @@
-"""Write the best checkpoint of a run as one file or folder that needs nothing of this project.
+"""Write the best checkpoint of a run as one file or folder that works without this project.
 
 python -m project.export latest
 python -m project.export best:digits --format onnx --output digits.onnx

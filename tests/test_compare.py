@@ -149,7 +149,7 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     comparison = compared(good, other, without)
     assert all(score.test == "" for score in comparison.scores)
     assert score_of(comparison, "test/accuracy").values[2] == client.get_run(without).data.metrics["test/accuracy"]
-    assert comparison.notes[0].startswith(f"{other[:8]} is not tested, because its test data are other ones")
+    assert comparison.notes[0].startswith(f"{other[:8]} is not tested, because its test data are different")
     assert comparison.notes[1].endswith(f"no stored predictions: python -m project.evaluate {without}")
     failed = client.create_run("0").info.run_id
     client.log_metric(failed, "test/accuracy", math.nan)

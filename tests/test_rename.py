@@ -74,7 +74,7 @@ def test_the_settings_are_those_of_the_renamed_package(renamed: Path) -> None:
     ("name", "message"),
     [
         ("my-name", "lowercase letters, digits and underscores"),
-        ("class", "is no keyword"),
+        ("class", "is not a keyword"),
         ("torch", "the name of another module"),
         ("json", "the name of another module"),
         ("tests", "the name of another module or of a file here"),

@@ -31,7 +31,7 @@ def check(name: str) -> None:
     """Raise ValueError if the package cannot have this name, or if a change could not be undone by git."""
     if not re.fullmatch(r"[a-z]([a-z0-9_]*[a-z0-9])?", name) or iskeyword(name):
         raise ValueError(
-            f"got {name!r}; a name has lowercase letters, digits and underscores, such as my_name, and is no keyword"
+            f"got {name!r}; a name has lowercase letters, digits and underscores, such as my_name, and is not a keyword"
         )
     if (ROOT / name).exists() or name in sys.stdlib_module_names or find_spec(name):
         raise ValueError(f"got {name!r}, which is the name of another module or of a file here; choose another one")

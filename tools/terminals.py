@@ -1,4 +1,4 @@
-"""Capture what commands show in a terminal, in docs/terminal/NAME.txt, so that a change of it is seen in a review.
+"""Capture what commands show in a terminal, in docs/terminal/NAME.txt, so that a review shows its changes.
 
 python tools/terminals.py
 python tools/terminals.py fit_80 mistyped

@@ -1,1 +1,1 @@
-"""Benchmark of parallel processing beside asynchronous operation: the same training with each option of both."""
+"""Benchmark of parallel processing and asynchronous operation: the same training with each option of both."""

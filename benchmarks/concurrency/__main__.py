@@ -1,4 +1,4 @@
-"""Benchmark of parallel processing beside asynchronous operation: the same training with each option of both.
+"""Benchmark of parallel processing and asynchronous operation: the same training with each option of both.
 
 python -m benchmarks.concurrency                   # every cell, five rounds: half an hour on two cores
 python -m benchmarks.concurrency --quick           # one short round: two minutes on two idle cores

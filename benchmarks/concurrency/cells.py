@@ -1,4 +1,4 @@
-"""The compared trainings. Each one differs from its peer by the options that its name says."""
+"""The compared trainings. Each one differs from its peer by the options in its name."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def make_cells(processes: Sequence[int], *, compiler: bool = True) -> list[Cell]
         ),
         Cell(
             "all asynchronous", SEQUENTIAL, (),
-            "The default: nothing waits that need not wait, and the results are the same.",
+            "The default: training waits less, and the results are the same.",
         ),
         *(strategy_cell(strategy, count) for strategy in ("ddp", "fsdp") for count in processes),
         Cell(
@@ -71,7 +71,7 @@ def make_cells(processes: Sequence[int], *, compiler: bool = True) -> list[Cell]
         ),
         Cell(
             "trials in parallel", TRIALS, SYNCHRONOUS,
-            "Pays if one training cannot use all cores, as small nets; not if its memory is short.", jobs=most,
+            "Pays if one training cannot use all cores, as with small nets; not if memory is short.", jobs=most,
         ),
         Cell(
             "asynchronous trials in parallel", TRIALS, (),
@@ -89,9 +89,9 @@ def strategy_cell(strategy: str, count: int) -> Cell:
     """Return the sequential training with a strategy and a number of processes."""
     sentences = {
         "ddp": "Pays if a step takes much longer than the exchange of its gradients; not for small nets and batches.",
-        "fsdp": "Pays if weights and optimizer state do not fit one device; else ddp exchanges less.",
+        "fsdp": "Pays if weights and optimizer state do not fit one device; otherwise, ddp exchanges less.",
     }
-    alone = "Costs what the strategy adds to one process; it buys nothing."
+    alone = "The cost of the strategy for one process, without a gain."
     return Cell(
         f"{strategy}, {count} process{'es' if count > 1 else ''}",
         SEQUENTIAL,

@@ -22,7 +22,7 @@ Round = Mapping[str, Mapping[str, float]]
 
 BEGIN, END = "<!-- figures: python -m benchmarks.concurrency --page -->", "<!-- end of figures -->"
 _DIGITS = {IMAGES: 0, WAIT: 1, MEMORY: 0, TIME: 1}
-_COLUMNS = ("cell", "images/s", "of peer", "data wait, %", "peak memory, MiB", "s to the accuracy", "bought")
+_COLUMNS = ("cell", "images/s", "of peer", "data wait, %", "peak memory, MiB", "s to the accuracy", "gain")
 
 
 def values(rounds: Sequence[Round], cell: str, measure: str) -> list[float]:
@@ -56,16 +56,16 @@ def rows(cells: Sequence[Cell], rounds: Sequence[Round]) -> Iterator[list[str]]:
 
 
 def sentence(cell: Cell, rounds: Sequence[Round]) -> str:
-    """Return what a cell bought in these rounds, and when it pays."""
+    """Return what a cell gained in these rounds, and when it pays."""
     speed, time = (relative(rounds, cell, measure) for measure in (IMAGES, TIME))
     if not speed:
         return cell.sentence
-    bought = f"{statistics.median(speed) - 1:+.0%} images/s"
+    gain = f"{statistics.median(speed) - 1:+.0%} images/s"
     if time:
-        bought += f", {statistics.median(time) - 1:+.0%} time"
+        gain += f", {statistics.median(time) - 1:+.0%} time"
     if min(speed) <= 1 <= max(speed) and len(speed) > 1:
-        bought += " (within the spread)"
-    return f"{bought}. {cell.sentence}"
+        gain += " (within the spread)"
+    return f"{gain}. {cell.sentence}"
 
 
 def table(cells: Sequence[Cell], rounds: Sequence[Round], title: str) -> Table:

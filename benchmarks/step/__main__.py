@@ -11,8 +11,8 @@ part, and `fit, two metrics` logs two metrics on every step. In each round, new 
 second. Prints the lines of benchmarks/lines.py and tables.
 
 With `--processes 2`, each process has one core, one thread and batches of 64. DDP and FSDP2 by hand take turns with
-`fit --strategy ddp` and `fsdp`, and with one process on one core: the same milliseconds per step would be twice its
-speed. Also prints the largest memory of each process.
+`fit --strategy ddp` and `fsdp`, and with one process on one core: with the same milliseconds per step, two processes
+are twice as fast. Also prints the largest memory of each process.
 """
 
 import os

@@ -165,7 +165,7 @@ def lightning(steps: Steps, net: str, accelerator: str, barebones: bool) -> None
 
 
 class TwoMetrics(ImageClassifier):
-    """A classifier that logs its accuracy on each batch, beside its loss."""
+    """A classifier that logs its accuracy on each batch, in addition to its loss."""
 
     def update_metrics(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
         super().update_metrics(metrics, outputs, targets)

@@ -30,7 +30,7 @@ def refuse_bad_images(
     """
     listed.parent.mkdir(parents=True, exist_ok=True)
     listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
-    found = f"{len(bad)} of {count:,} files in {folder} cannot be decoded, all in {listed}"
+    found = f"{len(bad)} of {count:,} files in {folder} cannot be decoded (listed in {listed})"
     shown = "; ".join(bad[:_SHOWN])
     if on_bad_image == "fail":
         raise ValueError(

@@ -66,7 +66,7 @@ class ImageFolder(LabelledImages):
         options: See `LabelledImages`.
 
     Raises:
-        FileNotFoundError: There is no `root/train`.
+        FileNotFoundError: `root/train` does not exist.
         ValueError: A class has no images, a split has a class that train does not have, a folder is not a class, or
             files cannot be decoded.
     """
@@ -194,7 +194,7 @@ class ImageFolder(LabelledImages):
         train = listed["train"].identities
         for split, listing in listed.items():
             if split != "train" and (shared := int(np.isin(listing.identities, train).sum())):
-                self.left_out.notes.append(f"{shared:,} files of {split} are in train, too, by a link")
+                self.left_out.notes.append(f"{shared:,} files of {split} are also in train, through a link")
         self.left_out.folders.update(f"{name} beside train" for name in self._others)
         return tables
 
@@ -213,8 +213,7 @@ class ImageFolder(LabelledImages):
         least = next(depth for depth in _BIT_DEPTHS if self._peak < 2**depth)
         if self.bit_depth is not None and self._peak >= 2**self.bit_depth:
             raise ValueError(
-                f"data.bit_depth: got {self.bit_depth}, but there are values up to {self._peak:,}; it must be {least} "
-                "or more"
+                f"data.bit_depth: got {self.bit_depth}, but values go up to {self._peak:,}; it must be {least} or more"
             )
         return self.bit_depth or least
 

@@ -60,7 +60,7 @@ def list_split(
 
     Raises:
         OSError: A folder cannot be listed.
-        ValueError: A class is not one of train's, has no images, or shares a file with another one.
+        ValueError: A class is not in train, has no images, or shares a file with another class.
     """
     classes = class_folders(split)
     visited = _own_folders(root, splits)
@@ -159,8 +159,8 @@ def _check_one_class(root: Path, second: Path, first: Path) -> None:
     alone = len(first.relative_to(root).parts) <= 2  # the folder of a class or of a split, or the root
     if classes[0] != classes[1] and not alone:
         raise ValueError(
-            f"data.root: {first} and {second} are one by a link, in two classes; an image has one class, so remove "
-            "one of them"
+            f"data.root: {first} and {second} are the same file or folder, through a link; an image has one class, so "
+            "remove one of them"
         )
 
 

@@ -46,7 +46,7 @@ def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
     """Return the folder of each split, found by its usual names in any case, and the names of other folders.
 
     Raises:
-        FileNotFoundError: There is no train folder.
+        FileNotFoundError: The train folder does not exist.
         ValueError: Two folders are the same split, or another folder has classes of train.
     """
     names = [name for name in subfolders(root) if not is_junk(name)] if root.is_dir() else []
@@ -74,7 +74,7 @@ def class_folders(split: Path) -> list[str]:
     """Return the names of the classes in a split's folder, in alphabetical order.
 
     Raises:
-        ValueError: There are no classes, or two are the same folder through a link.
+        ValueError: The folder has no classes, or a link makes two of them the same folder.
     """
     above = {identity(split), identity(split.parent)}
     by_identity: dict[tuple[int, int], str] = {}
@@ -84,7 +84,8 @@ def class_folders(split: Path) -> list[str]:
             continue
         if here in by_identity:
             raise ValueError(
-                f"data.root: {split / name} and {split / by_identity[here]} are one folder by a link; remove one"
+                f"data.root: {split / name} and {split / by_identity[here]} are the same folder, through a link; "
+                "remove one"
             )
         by_identity[here] = name
     if not by_identity:

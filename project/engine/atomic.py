@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
-    """Write a file so that `path` holds, at any moment, what it held before or all of the new one.
+    """Write a file so that, at any moment, `path` holds either all of its old content or all of the new one.
 
     Args:
         path: The file; its folder exists. It is written as `.NAME.tmp` beside it.

@@ -85,9 +85,9 @@ def option_types(parser: ArgumentParser) -> dict[str, object]:
 def defer_torchmetrics() -> None:
     """Make an import of torchmetrics import only the metrics that are used, in this process.
 
-    Lightning imports torchmetrics for two classes. Its packages import all metrics, those of images torchvision, those
-    of audio scipy, and its figures matplotlib, which is a third of the time of `import lightning`. Anything else that
-    is asked of these modules, such as `torchmetrics.F1Score` or `metric.plot()`, imports them in full.
+    Lightning imports torchmetrics for two classes. torchmetrics imports all of its metrics, and with them torchvision,
+    scipy and matplotlib, which takes a third of the time of `import lightning`. Any other use of these modules, such as
+    `torchmetrics.F1Score` or `metric.plot()`, imports them in full.
     https://github.com/Lightning-AI/torchmetrics/blob/v1.8.2/src/torchmetrics/__init__.py
     """
     sys.meta_path.insert(0, _Deferring())
@@ -113,7 +113,7 @@ class _Deferred(ModuleType):
     """A module that is not executed before it is needed."""
 
     def execute(self) -> None:
-        """Execute the module; it is then as any other."""
+        """Execute the module, which is then a normal module."""
         spec = self.__spec__
         assert spec is not None
         self.__class__ = ModuleType  # type: ignore[assignment]
@@ -122,14 +122,14 @@ class _Deferred(ModuleType):
 
 
 class _Package(_Deferred):
-    """A package that is executed when it is asked for anything but its submodules and common classes."""
+    """A package that is executed when anything except its submodules and common classes is used."""
 
     _COMMON: ClassVar = {"Metric": "metric", "MetricCollection": "collections", "MeanMetric": "aggregation"}
     _logger = logging.getLogger("torchmetrics")  # The submodules import it.
     __version__ = version("torchmetrics")  # Lightning compares it.
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Asked of each module, such as by `inspect`.
+        if name.startswith("__"):  # Read from each module, for example by `inspect`.
             raise AttributeError(name)
         if name in self._COMMON:
             import_module("torchmetrics.utilities")  # Otherwise, `torchmetrics.metric` and it import each other.
@@ -410,7 +410,7 @@ def is_within_batch(trainer: Trainer) -> bool:
 
 
 def is_step_done(trainer: Trainer) -> bool:
-    """Return whether the batches that are done have no gradients that wait for further batches; see `batches_done`."""
+    """Return whether no gradient of a finished batch waits for further batches; see `batches_done`."""
     done, is_last = batches_done(trainer), trainer.is_last_batch and not is_within_batch(trainer)
     return done % trainer.accumulate_grad_batches == 0 or is_last
 
@@ -418,7 +418,7 @@ def is_step_done(trainer: Trainer) -> bool:
 def repeat_batch(trainer: Trainer) -> None:
     """Make a run repeat the batch in progress, if it resumes from a checkpoint that is saved now.
 
-    Lightning would consider an epoch as done whose last batch is in progress, and counts one more step at a restart:
+    Lightning would consider an epoch done while its last batch is in progress, and count one step more at a restart:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
     """
     loop = trainer.fit_loop.epoch_loop
@@ -428,14 +428,14 @@ def repeat_batch(trainer: Trainer) -> None:
 
 
 def is_validated_next(trainer: Trainer) -> bool:
-    """Return whether a validation follows the batch just done, which a run that is resumed here would skip.
+    """Return whether a validation follows the last finished batch; a run that resumes here would skip it.
 
     Lightning counts a validation that is due at the start of a resumed run as done, in `_TrainingEpochLoop.advance`:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
     """
     if not trainer.enable_validation:
         return False
-    # A resumed run measures the time from its start. Ranks, which must agree, may differ in whether it is over.
+    # A resumed run measures the time from its start. Ranks may differ in whether it is over, but must agree.
     by_time = trainer._val_check_time_interval is not None  # type: ignore[attr-defined]
     fetcher: Any = trainer.fit_loop._data_fetcher
     is_due = not by_time and trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
@@ -488,8 +488,8 @@ def merge_into(metric: Metric, state: dict[str, Tensor]) -> None:
 def cached_storage(storage: RDBStorage) -> BaseStorage:
     """Put Optuna's cache of finished trials before a database, as a study does with an `RDBStorage`.
 
-    A study with a storage that wraps one has no cache, and reads all trials each time. Optuna calls the function
-    internal: https://github.com/optuna/optuna/blob/master/optuna/storages/__init__.py
+    If another storage wraps the database, the study has no cache, and reads all trials each time. Optuna calls the
+    function internal: https://github.com/optuna/optuna/blob/master/optuna/storages/__init__.py
     """
     from optuna.storages import get_storage
 

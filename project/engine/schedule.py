@@ -1,6 +1,6 @@
 """Learning-rate schedules: the default one, and the length and the position of any schedule.
 
-A schedule is a function of its settings and of the number of steps done. Of a checkpoint, only this number is used: a
+A schedule is a function of its settings and of the number of steps done. A checkpoint contributes only this number: a
 resumed run builds its schedule from its own settings, and moves it to the step of the checkpoint.
 """
 
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from project.engine.compat import batches_done
 
 ScheduleCallable = Callable[..., LRScheduler]
-"""Called with an optimizer as its first argument, makes a schedule."""
+"""Makes a schedule; called with an optimizer as its first argument."""
 
 LENGTHS = ("total_steps", "T_max", "total_iters")
 """Parameters of schedules that are a number of steps. Their default is the length of the training."""

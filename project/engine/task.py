@@ -162,7 +162,7 @@ class Task(LightningModule):
         return torch.stack(list(outputs)).mean(0)
 
     def baseline(self, targets: Tensor) -> Baseline | None:
-        """Return a score that needs no training; None if there is none.
+        """Return a score that needs no training, or None.
 
         Args:
             targets: All targets (N, ...) of the split that scores the model.
@@ -170,7 +170,7 @@ class Task(LightningModule):
         return None
 
     def serving_model(self) -> nn.Module | None:
-        """Return the module that MLflow serves, which maps inputs to predictions; None if there is none."""
+        """Return the module that MLflow serves, which maps inputs to predictions, or None."""
         return None
 
     def serving_names(self) -> Sequence[str]:
@@ -203,7 +203,7 @@ class Task(LightningModule):
         return None
 
     def modes_of(self, metrics: Iterable[str]) -> dict[str, Mode]:
-        """Return whether small or large values are better, of the metrics that declare it."""
+        """Return whether small or large values are better, for each metric that declares it."""
         return {name: mode for name in metrics if (mode := self.mode_of(name)) is not None}
 
     def metric_draws(
@@ -366,7 +366,7 @@ class Task(LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            shard(self.net, self.device_mesh)  # FSDP2 refuses weights in another format than the contiguous one.
+            shard(self.net, self.device_mesh)  # FSDP2 refuses weights that are not contiguous.
         else:
             self.net.to(memory_format=self.memory_format)
         if self.compile_net:

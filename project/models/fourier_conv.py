@@ -72,7 +72,7 @@ def make_convolution(
 ) -> nn.Conv2d:
     """Return a convolution with stride 1 for images of `side` pixels.
 
-    `auto` chooses the one that is faster on CPUs; other devices, which were not measured, compute the direct one.
+    `auto` chooses the one that is faster on CPUs; other devices compute the direct one.
     """
     outputs = side + sum(_paddings(kernel_size, padding)) - kernel_size + 1
     is_auto = method == "auto"
@@ -116,7 +116,7 @@ def convolve(images: Tensor, weights: Tensor) -> Tensor:
     kernels = weights.permute(2, 3, 1, 0).reshape(kernel, kernel, -1)
     of_weights = (part.view(size * (size // 2 + 1), channels, out_channels) for part in _spectrum(kernels, size))
     weights_real, weights_imaginary = of_weights
-    # The conjugate of the weights' spectrum makes it the correlation that is called convolution.
+    # With the conjugate of the weights' spectrum, the result is a correlation, as in `nn.Conv2d`.
     outputs = _inverse(
         torch.baddbmm(torch.bmm(real, weights_real), imaginary, weights_imaginary).view(size, size // 2 + 1, -1),
         torch.baddbmm(torch.bmm(imaginary, weights_real), real, weights_imaginary, alpha=-1).view(

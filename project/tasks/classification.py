@@ -17,7 +17,7 @@ from project.tasks.report import ClassificationReport
 from project.tasks.scores import SMALL_IS_BETTER, ClassificationScores
 
 MetricCallable = Callable[[int], Metric]
-"""Called with the number of classes, makes a metric of logits (N, classes) and labels (N,)."""
+"""Makes a metric of logits (N, classes) and labels (N,); called with the number of classes."""
 
 
 class ImageClassifier(ImageTask):
@@ -27,7 +27,7 @@ class ImageClassifier(ImageTask):
         net: Makes the net; called with `num_classes`, `in_channels` and `image_size`, returns a module that maps
             normalised images (N, C, H, W) to logits (N, num_classes).
         num_classes: Number of classes; comes from the data, as does the next argument.
-        class_names: Names of the classes, by label; without them there is no report.
+        class_names: Names of the classes, by label; the report needs them.
         loss: Makes the loss of logits (N, num_classes) and labels: int64 (N,), or shares of each class
             (N, num_classes) for mixed images and smoothed labels.
         label_smoothing: Share of each target spread over all classes; in [0, 1).
@@ -80,7 +80,7 @@ class ImageClassifier(ImageTask):
         labels, probabilities = targets if targets.ndim == 1 else targets.argmax(1), outputs.double().softmax(1)
         scores = ClassificationScores(probabilities.numpy(), labels.numpy())
         names, own = self._names(), scores.draws()
-        # The metric `accuracy` of the settings may be another one than the share of right predictions.
+        # The metric `accuracy` of the settings may differ from the share of right predictions.
         hits = {name: each for name, each in scores.hits().items() if name != "accuracy" or self._counts_images}
         draws = self.metric_draws(outputs, targets, without=[name for name in hits if name == "accuracy"]) | own
         modes: dict[str, Mode] = {name: "min" if name in SMALL_IS_BETTER else "max" for name in own}

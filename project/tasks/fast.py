@@ -37,7 +37,7 @@ class FastClassifier(ImageClassifier):
     """A classifier with `WhitenedCNN`, and separate settings of the optimizer for filters, biases and the last layer.
 
     Args:
-        bias_lr: Learning rate of biases, as a multiple of that of the filters, for 2,000 images per step; it is
+        bias_lr: Learning rate of biases, as a multiple of the filters' rate, for 2,000 images per step; it is
             multiplied by the number of images per step, divided by 2,000.
         bias_decay: Weight decay of biases.
         head_lr: Learning rate of the last layer; see `bias_lr`.

@@ -1,4 +1,4 @@
-"""Tasks on images: any net, whose input is uint8 images that the task normalises."""
+"""Tasks on images: the task normalises uint8 images, and any net maps them to outputs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from project.engine.task import Task
 from project.tasks.sizes import accepted_sizes, refusal
 
 NetCallable = Callable[[int, int, int], nn.Module]
-"""Called with the number of outputs, the channels and the side of the images, makes a net."""
+"""Makes a net; called with the number of outputs, the channels and the side of the images."""
 
 
 class ImageTask(Task):

@@ -15,7 +15,7 @@ from typing_extensions import override
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 3
 _SMALLEST_NORM = 1e-7
-"""So that weights that are all zero stay zero."""
+"""The smallest norm of weights; weights that are all zero stay zero."""
 
 
 class Muon(Optimizer):
@@ -50,7 +50,7 @@ class Muon(Optimizer):
         """Add parameters with settings of their own.
 
         Raises:
-            ValueError: A vector is to be updated as a matrix.
+            ValueError: A vector would be updated as a matrix.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]

@@ -26,7 +26,7 @@ Mistakes = tuple[Tensor, ...]  # probability (N,), images (N, C, H, W), labels (
 class ClassificationReport(Callback):
     """A confusion matrix, the accuracy per class and a grid of the most confident mistakes.
 
-    `trainer.test` and `trainer.validate` make the report; the validation within `trainer.fit` makes none.
+    `trainer.test` and `trainer.validate` make the report; the validation within `trainer.fit` does not.
     Batches are images (N, C, H, W) uint8 and labels (N,); `test_step` and `validation_step` return logits (N, classes).
     The report covers the images of all ranks. An error in the report does not end the run.
 
@@ -73,7 +73,7 @@ class ClassificationReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._active:
             return
-        # All ranks take part in the sums, also those that failed; the first one draws.
+        # All ranks take part in the sums, even if they failed; the first one draws the figures.
         mine = None if self._failed else tuple(part.cpu() for part in self._worst[0])
         worst: list[Any] = [mine]
         if trainer.world_size > 1:

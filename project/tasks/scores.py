@@ -88,7 +88,7 @@ class ClassificationScores:
         drawn = times[self._order]
         positive = np.where(self.labels[self._order] == np.arange(self.classes), drawn, 0)
         negative = np.vstack([np.zeros((1, self.classes)), (drawn - positive).cumsum(0)])
-        # Of equal probabilities, half count as lower.
+        # Half of the equal probabilities count as lower.
         before, through = (np.take_along_axis(negative, places, 0) for places in (self._first, self._end))
         pairs = true * (times.sum() - true)
         areas = (positive * (before + through) / 2).sum(0)

@@ -93,21 +93,21 @@ def test_images_behind_links_count_once(tmp_path: Path) -> None:
 def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 3, "train/dog": 3})
     (root / "train/dog/cat.png").hardlink_to(root / "train/cat/01.png")
-    with pytest.raises(ValueError, match=r"train/cat/01.png and .*train/dog/cat.png are one by a link, in two classes"):
+    with pytest.raises(ValueError, match=r"train/cat/01.png and .*train/dog/cat.png are the same file or folder"):
         opened(root)
 
 
 def test_two_classes_that_are_one_folder_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 3, "train/dog": 3})
     (root / "train/hound").symlink_to("dog")
-    with pytest.raises(ValueError, match=r"train/hound and .*train/dog are one folder by a link; remove one"):
+    with pytest.raises(ValueError, match=r"train/hound and .*train/dog are the same folder, through a link"):
         opened(root)
 
 
 def test_images_of_train_in_test_are_named(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 5, "train/dog": 5, "test/cat": 2})
     (root / "test/dog").symlink_to("../train/dog")
-    assert opened(root).found()[2] == "left out: 5 files of test are in train, too, by a link"
+    assert opened(root).found()[2] == "left out: 5 files of test are also in train, through a link"
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "VALIDATION"])
@@ -197,7 +197,7 @@ def test_sixteen_bit_files_keep_their_grey_levels(bits: int, cache: str, suffix:
 def test_values_above_the_bit_depth_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/a": 2, "train/b": 2})
     png(np.full((9, 9), 4096), root / "train/a/x.png")
-    with pytest.raises(ValueError, match=r"data.bit_depth: got 12, but there are values up to 4,096; it must be 14"):
+    with pytest.raises(ValueError, match=r"data.bit_depth: got 12, but values go up to 4,096; it must be 14"):
         opened(root, bit_depth=12)
 
 

@@ -77,7 +77,7 @@ def test_an_artifact_with_code_in_it_runs_nothing(workplace: Path, capsys: pytes
     torch.save(
         {"state_dict": {}, "callbacks": Canary(workplace / "song")}, store.checkpoint_folder(run_id) / "last.ckpt"
     )
-    for damaged in ("is no valid checkpoint", "is not valid YAML"):
+    for damaged in ("has no valid checkpoint", "is not valid YAML"):
         with pytest.raises(SystemExit, match="2"):
             main(["--resume", run_id])
         assert damaged in capsys.readouterr().err

@@ -24,11 +24,11 @@ class RunCheckpoint(Checkpoint):
     """A callback that keeps `last.ckpt`, its predecessor `previous.ckpt`, and the best one, `best-epochNNN.ckpt`.
 
     The last and the best one are saved after the validation of every `every_n_epochs`-th epoch, and when training
-    ends, for any reason. Weights that were not validated are saved as `last.ckpt` only; if the last step is among
-    them, it is validated before training ends. Of equal scores, the latest is the best: a small validation set has
-    many equal scores, and the latest weights were trained longest.
+    ends, for any reason. Weights that were not validated are saved only as `last.ckpt`. If the last step was not
+    validated, it is validated before training ends. If scores are equal, the latest is the best: a small validation set
+    has many equal scores, and the latest weights were trained longest.
 
-    If no metric is monitored, there is no best checkpoint, and the last one is tested.
+    If no metric is monitored, the last checkpoint is tested, and no checkpoint is the best one.
 
     Args:
         monitor: Metric that selects the best checkpoint; null selects the metric that the model declares.
@@ -190,10 +190,10 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the steps before an error. One of several processes cannot, because all must take part in a save.
+        """Save the steps before an error, except with several processes, which would all have to take part.
 
-        A resumed run repeats the batch of an error, if no weight has changed since the batch before. In an optimizer or
-        between accumulated batches, the checkpoint before is the one to resume from, as after a `kill -9`.
+        A resumed run repeats the batch of an error if no weight has changed since the batch before. After an error in
+        an optimizer or between accumulated batches, it resumes from the checkpoint before, as after a `kill -9`.
         """
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         good = not isinstance(exception, FloatingPointError)

@@ -108,7 +108,7 @@ def _check_and_write(path: Path, state: dict[str, Any]) -> None:
 
 
 def write_durably(path: Path, state: object) -> None:
-    """Write a state so that `path` holds, at any moment, what it held before or all of the new one.
+    """Write a state so that, at any moment, `path` holds either all of its old content or all of the new one.
 
     The file is read before it gets its name, as it is when a run resumes, without running code in it.
 

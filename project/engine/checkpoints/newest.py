@@ -23,7 +23,7 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
     """Return the newest valid checkpoint that a run can resume from; damaged ones are skipped with a warning.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint, and one is required.
+        FileNotFoundError: No such checkpoint exists, and one is required.
     """
     damaged: list[str] = []
     weights_only: list[str] = []
@@ -42,22 +42,20 @@ def newest_checkpoint(folder: Path, *, required: bool = True) -> Path | None:
     if required:
         found = f"; damaged or containing code: {', '.join(damaged)}" if damaged else ""
         found += f"; without optimizer state: {', '.join(weights_only)}" if weights_only else ""
-        raise FileNotFoundError(
-            f"--resume: there is no valid checkpoint in {folder}{found}; start a new run without --resume"
-        )
+        raise FileNotFoundError(f"--resume: {folder} has no valid checkpoint{found}; start a new run without --resume")
     return None
 
 
 def _age(path: Path) -> tuple[float, bool]:
     try:
-        # Of two names of one file, `last.ckpt` is returned: Lightning never removes the one that a run resumed from.
+        # If one file has two names, `last.ckpt` is returned: Lightning never removes the name that a run resumed from.
         return -path.stat().st_mtime, path.name != LAST
     except FileNotFoundError:  # The run is still training.
         return 0.0, True
 
 
 def best_checkpoint(folder: Path, *, monitored: bool) -> Path | None:
-    """Return the best checkpoint of a run that has ended; None if there is none.
+    """Return the best checkpoint of a run that has ended, or None.
 
     Args:
         folder: Checkpoint folder of the run.

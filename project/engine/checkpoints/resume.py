@@ -56,9 +56,7 @@ class CurrentSettings(Callback):
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            if isinstance(
-                config.scheduler, ReduceLROnPlateau
-            ):  # It follows a metric, so that its state is its position.
+            if isinstance(config.scheduler, ReduceLROnPlateau):  # It follows a metric, so its state is its position.
                 config.scheduler.load_state_dict(saved)
                 for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
                     group["lr"] = rate
@@ -110,7 +108,7 @@ def check_version(path: Path) -> None:
 
 
 def check_weights(path: Path, model: LightningModule) -> None:
-    """Refuse a checkpoint whose weights are not those of a model.
+    """Refuse a checkpoint that does not have the weights of a model.
 
     Raises:
         ValueError: A weight is missing, or has another shape.
@@ -120,8 +118,8 @@ def check_weights(path: Path, model: LightningModule) -> None:
     if other := sorted(saved.items() ^ now.items()):
         name = other[0][0]
         raise ValueError(
-            f"--resume: {path} holds another net: {name} is {saved.get(name, 'not there')}, but {now.get(name, 'not')} "
-            "in this one; keep --model and --model.* as they were, or start again without --resume"
+            f"--resume: {path} holds another net: {name} is {saved.get(name, 'missing')} there and "
+            f"{now.get(name, 'missing')} here; keep --model and --model.* as they were, or start again without --resume"
         )
 
 

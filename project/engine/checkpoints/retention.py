@@ -14,8 +14,8 @@ _ONLY_FOR_RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "current_m
 def strip_optimizer_state(folder: Path) -> None:
     """Reduce the checkpoints of a run to their weights; the run can be tested and served, but not resumed.
 
-    The checkpoint before the last one is removed. Each other file is replaced durably, and two names of one file remain
-    so. Damaged files are not changed.
+    The checkpoint before the last one is removed. Each other file is replaced durably; a file with two names keeps
+    both. Damaged files are not changed.
 
     Args:
         folder: Checkpoint folder of the run.
@@ -37,7 +37,7 @@ def strip_optimizer_state(folder: Path) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoint folder of a run with all files in it; nothing happens if there is none.
+    """Remove the checkpoint folder of a run with all files in it; nothing happens if it does not exist.
 
     Raises:
         OSError: A file cannot be removed.

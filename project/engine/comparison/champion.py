@@ -38,9 +38,9 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
         version, is_new = register(client, run, name)
         number = client.get_registered_model(name).aliases.get(CHAMPION)
         if number == version.version:
-            moves, why = False, "is at it already"
+            moves, why = False, "marks this version already"
         elif number is None:
-            moves, why = True, f"is set to it, because there was none: {_own_score(run, split)}"
+            moves, why = True, f"is set to it, because no version had it: {_own_score(run, split)}"
         else:
             moves, why = _challenge(client, client.get_model_version(name, number), run, split)
         if moves:
@@ -54,7 +54,7 @@ def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: st
     """Return whether a run is significantly better than that of the champion, and the end of a sentence."""
     stays, run_id = f"stays at version {champion.version}", run.info.run_id
     if not champion.run_id:
-        return False, f"{stays}, which was registered without its run, so there are no predictions to compare"
+        return False, f"{stays}, which was registered without its run, so it has no predictions to compare"
     if champion.run_id == run_id:
         return False, f"{stays}, an earlier model of the same run, whose predictions this evaluation has replaced"
     try:
@@ -77,7 +77,7 @@ def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: st
     wanted = _score_name(run, split)
     score = next((score for score in compare_scores(runs, split) if score.name == wanted), None)
     if score is None or not score.test:
-        return False, f"{stays}, because there is no paired test of {wanted or 'a metric: the run monitors none'}"
+        return False, f"{stays}, because {f'{wanted} has no paired test' if wanted else 'the run monitors no metric'}"
     return _outcome(score, champion.version)
 
 

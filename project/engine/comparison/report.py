@@ -61,8 +61,8 @@ class Comparison(NamedTuple):
         bootstrap = f"; {BOOTSTRAP}: {RESAMPLES:,} paired resamples at most, seed {SEED}" if BOOTSTRAP in tests else ""
         against = "every other tested run" if len(self.runs) > 2 else "the other run"
         return (
-            f"{_MARK} is better than {against}, with p < {SIGNIFICANT}; p is that of the difference to the best run on "
-            f"the same samples, two-sided{several}{bootstrap}."
+            f"{_MARK} is better than {against} (p < {SIGNIFICANT}); p is the two-sided p-value of the difference to "
+            f"the best run on the same samples{several}{bootstrap}."
         )
 
 

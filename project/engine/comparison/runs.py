@@ -44,7 +44,7 @@ class ComparedRun(NamedTuple):
 
     Attributes:
         run: The MLflow run.
-        reason: Why it is the run that was asked for; empty if its id was given.
+        reason: Why the reference means this run; empty if its id was given.
         recorded: What it recorded of its code, packages, data and devices.
         predictions: The stored predictions; None without them.
     """
@@ -140,6 +140,6 @@ def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
         elif run.predictions.data != stored[0].data:
             digests = f"{run.predictions.data}, not {stored[0].data}"
             lines.append(
-                f"{run.label} is not tested, because its {split} data are other ones: their digest is {digests}"
+                f"{run.label} is not tested, because its {split} data are different: their digest is {digests}"
             )
     return lines

@@ -33,7 +33,7 @@ class Score(NamedTuple):
 
     @property
     def better(self) -> int | None:
-        """Place of the run that is better than every other tested run, by more than noise; None if there is none."""
+        """Place of the run that is better than every other tested run by more than noise, or None."""
         tested = [p for p in self.p_values if p is not None]
         return self.best if tested and max(tested) < SIGNIFICANT else None
 
@@ -52,7 +52,7 @@ def compare_scores(runs: Sequence[ComparedRun], split: str) -> list[Score]:
 
 
 def _names(metrics: Sequence[Mapping[str, float]], prefix: str) -> Iterator[str]:
-    """Yield the names of the shown metrics; a score at the end of training is left out if each run has it again."""
+    """Yield the names of the shown metrics; a score of the training is left out if each run has evaluated it again."""
     known = sorted({name for each in metrics for name in each})
     evaluated = [name for name in known if name.startswith((f"{prefix}/", f"{prefix}_"))]
     scores = [name for name in evaluated if not (name.endswith(_ENDS) and name.rpartition("_")[0] in known)]

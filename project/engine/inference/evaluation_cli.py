@@ -22,7 +22,7 @@ from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
-# The rest of a run's settings made its checkpoint, which an evaluation does not change.
+# The other settings of a run belong to its checkpoint, and an evaluation does not change them.
 _REFUSED = (
     "--model",
     "--checkpoint",
@@ -47,10 +47,10 @@ class EvaluationCLI(FitCLI):
     Args:
         trained: The run.
         command: The options.
-        callbacks: The callbacks, besides those of the run's settings.
+        callbacks: The callbacks, in addition to those of the run's settings.
 
     Raises:
-        ValueError, OSError, MisconfigurationException: The input is at fault.
+        ValueError, OSError, MisconfigurationException: The input is invalid.
     """
 
     def __init__(self, trained: TrainedRun, command: CommandLine, callbacks: Sequence[Callback]) -> None:

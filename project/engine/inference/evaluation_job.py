@@ -68,7 +68,7 @@ class EvaluationJob:
         self.prefix = self._digest = ""
 
     def complete(self) -> None:
-        """Score, print the scores, store them, and register the model if that was asked for."""
+        """Score, print the scores, store them, and register the model if `--register` is given."""
         metrics, added = self.score()
         if self.trainer.is_global_zero:
             print_scores(metrics, added, self.split, self.prefix, self.samples)

@@ -15,7 +15,7 @@ OPTIONS = "--split, --data, --data.*, --strategy, --devices, --accelerator, --pr
 
 
 def parse_evaluation(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
-    """Divide the run and the options of an evaluation from those of data and trainer.
+    """Separate the run and the options of an evaluation from those of data and trainer.
 
     Raises:
         SystemExit: 2 if an option is malformed; 0 after `--help`.

@@ -43,7 +43,7 @@ class TrainedModel(NamedTuple):
 
 
 class AnySize(nn.Module):
-    """A model whose images have any size: their largest middle squares are resized with antialiasing.
+    """A model for images of any size: the largest square in the middle of each one is resized with antialiasing.
 
     Args:
         model: Maps images (N, C, size, size), uint8, to probabilities (N, names).
@@ -58,7 +58,7 @@ class AnySize(nn.Module):
         """Map images (N, H, W, C), uint8, to probabilities (N, names)."""
         height, width = images.shape[1:3]
         side = torch.sym_min(height, width)
-        # A view, whose strides depend on the sizes, would restrict the program to the kind of sizes of the example.
+        # The strides of a view depend on the sizes, and would restrict the program to sizes like those of the example.
         offsets = torch.arange(side, device=images.device)
         square = images.index_select(1, offsets + (height - side) // 2).index_select(2, offsets + (width - side) // 2)
         resized = F.interpolate(
@@ -119,7 +119,7 @@ def missing_packages(format_: str) -> list[str]:
 def _exported(model: TrainedModel) -> torch.export.ExportedProgram:
     batch, any_side = torch.export.Dim.DYNAMIC, torch.export.Dim.DYNAMIC
     size = model.examples.shape[-1]
-    # The sides differ from each other and from those of the model, which torch would take for fixed values.
+    # The sides differ from each other and from those of the model, because torch would treat equal ones as fixed.
     example = F.interpolate(model.examples[:2], size=(size + 3, size + 8)).permute(0, 2, 3, 1).contiguous()
     return torch.export.export(
         AnySize(model.module, size), (example,), dynamic_shapes=({0: batch, 1: any_side, 2: any_side},)

@@ -62,7 +62,7 @@ class ExportJob:
         print(run.line(), flush=True)
 
     def write(self) -> None:
-        """Write the output, once it is complete and compared with the model in PyTorch.
+        """Write the output after it is complete and compared with the model in PyTorch.
 
         Raises:
             SystemExit: 1 if the model cannot be exported, or differs, or another command has written the output.
@@ -73,7 +73,7 @@ class ExportJob:
             try:
                 write(self._model, unfinished)
                 difference = self._largest_difference(load(unfinished))
-            except (AssertionError, RuntimeError, ValueError) as error:  # torch.export cannot trace each net.
+            except (AssertionError, RuntimeError, ValueError) as error:  # torch.export cannot trace every net.
                 self._fail(f"the model cannot be exported as {self._format}: {' '.join(str(error).split())}")
             compared = f"largest difference to PyTorch on {len(self._images)} images: {difference:.1e}"
             if not difference <= _TOLERANCE:

@@ -23,7 +23,7 @@ def parse_export(argv: Sequence[str]) -> Namespace:
         prog="python -m project.export",
         usage="%(prog)s RUN [--format mlflow|pt2|onnx] [--output PATH] [--images PATH...]",
         description=(
-            "Write the best checkpoint of a run as a model that needs nothing of this project, and compare it with the "
+            "Write the best checkpoint of a run as a model that works without this project, and compare it with the "
             "model in PyTorch. mlflow is a folder for `mlflow models serve`, which takes image files. pt2 and onnx "
             "take uint8 arrays (N, H, W, C) of any size. Exit codes: 0 done, 1 the export failed, or differs from the "
             "model, 2 bad input, 130 Ctrl-C, 143 SIGTERM."

@@ -17,7 +17,7 @@ def named_files(arguments: Sequence[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: An argument names no file.
-        ValueError: There are no arguments, or a CSV file has no column `path`.
+        ValueError: No arguments are given, or a CSV file has no column `path`.
     """
     if not arguments:
         raise ValueError(f"PATH: got nothing; give {PATH_HELP}")

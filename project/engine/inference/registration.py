@@ -11,7 +11,7 @@ from project.engine.inference.evaluation_job import open_evaluation
 from project.engine.runtime.launcher import LAUNCHERS
 
 ONE_DEVICE = ("--strategy=single", "--devices=1", "--trainer.num_nodes=1")
-"""Options for the first process of several, whose other processes end."""
+"""Options of an evaluation in one process, because the other processes of the fit end."""
 
 
 def register_trained(run_id: str, name: str, options: Sequence[str] = ()) -> None:
@@ -33,7 +33,7 @@ def register_trained(run_id: str, name: str, options: Sequence[str] = ()) -> Non
 
 @contextmanager
 def _explained(command: str) -> Iterator[None]:
-    """Print the command that registers the run later, after any end other than success."""
+    """Print the command that registers the run later, unless the block succeeds."""
     try:
         yield
     except BaseException as error:

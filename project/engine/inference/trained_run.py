@@ -22,7 +22,7 @@ class TrainedRun(NamedTuple):
 
     Attributes:
         run_id: The MLflow run.
-        reason: Why it is the run that was asked for; empty if its id was given.
+        reason: Why the reference means this run; empty if its id was given.
         status: Status of the run.
         end_time: When it ended, in milliseconds since 1970.
         settings: Its settings as YAML.
@@ -54,7 +54,7 @@ def find_trained_run(reference: str) -> TrainedRun:
     """Find a run by its reference; see `project.engine.tracking.run_reference`.
 
     Raises:
-        ValueError: There is no such run, it is still running, or it was not made by `fit`.
+        ValueError: The run does not exist, is still running, or was not made by `fit`.
         OSError: It has no valid checkpoint here.
     """
     reference = os.environ.get(_CHILDREN_USE, reference)

@@ -59,7 +59,7 @@ def random_flip(images: Tensor, keys: Tensor, alternate: bool = False) -> Tensor
         (N, C, H, W), the dtype of `images`.
     """
     is_chosen = alternating(keys) if alternate else uniform(keys, _FLIP) < 0.5
-    if images.device.type != "cpu":  # The places of the chosen images would make a GPU wait.
+    if images.device.type != "cpu":  # Finding the places of the chosen images would make a GPU wait.
         return torch.where(_to(is_chosen, images).view(-1, 1, 1, 1), images.flip(3), images)
     chosen = np.flatnonzero(is_chosen.numpy())
     rows, width = (images, 3) if images.is_contiguous() else (images.permute(0, 2, 3, 1), 2)  # in the order of memory

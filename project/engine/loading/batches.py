@@ -12,8 +12,8 @@ class EpochBatches(Sampler[Tensor]):
 
     All ranks have the same number of batches, so that none waits for another at the end. No image is repeated or
     dropped. The lengths of a rank's batches differ by at most one image, and are at most `batch_size`: the remainder of
-    an epoch is spread over all batches. There is one exception: with a batch size of one and ranks that do not divide
-    the data, one batch holds two images.
+    an epoch is spread over all batches. There is one exception: with a batch size of one, one batch holds two images
+    if the ranks do not divide the data.
 
     Args:
         size: Number of images, at least `ranks`.

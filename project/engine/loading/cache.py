@@ -60,7 +60,7 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
     def decode_all(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, _header(shape))
-            # Reserve the space: a full disk raises an error here, but kills the process later.
+            # Reserve the space, because a full disk raises an error here, but would kill the process later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
             batches = files.stream(_in_order(len(files)), replace(workers, pin_memory=False), Crop(size))

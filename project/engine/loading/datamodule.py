@@ -82,7 +82,7 @@ class ImageDataModule(ImageSplits):
             return {}
         state = self._train_loader.state_dict()
         if self.trainer is not None and state["epoch"] == self.trainer.current_epoch:
-            # An error may end training within a step, whose batch a resumed run repeats.
+            # An error may end training within a step; a resumed run repeats its batch.
             state = state | {"batches": min(state["batches"], batches_done(self.trainer))}
         return dict(state)
 

@@ -2,7 +2,7 @@
 
 To save work, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough.
 
-Models that MLflow serves contain a copy of this file, which therefore imports nothing of this project.
+Models that MLflow serves contain a copy of this file, which therefore imports nothing from this project.
 """
 
 import io
@@ -35,7 +35,7 @@ NO_IMAGE = ("no image", "empty")
 _STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow knows these formats, but cannot decode them.
 _DRAWN_ELSEWHERE = {"EPS", "WMF"}  # Pillow calls Ghostscript or Windows to draw them.
 _OWN_RANGE = ("PPM", "JPEG2000")  # These files state their range, and Pillow scales the values to it.
-_SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow. `BGR;16` has no letter after it.
+_SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow, except `BGR;16`.
 _PNG_BIT_DEPTH = 24  # Offset of the byte that holds it.
 _SCALES = (8, 4, 2)
 _UPRIGHT = 1
@@ -130,7 +130,7 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
     part = np.ascontiguousarray(pixels[top : top + height, left : left + width]).reshape(1, height, width, -1)
     as_batch = torch.from_numpy(part.transpose(0, 3, 1, 2))
     resized = F.interpolate(as_batch, size=out.shape[:2], mode="bilinear", antialias=True)
-    out[:] = resized.numpy()[0].transpose(1, 2, 0)  # Unlike torch's copy, numpy's starts no threads.
+    out[:] = resized.numpy()[0].transpose(1, 2, 0)  # Unlike a copy by torch, a copy by numpy starts no threads.
 
 
 def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:

@@ -113,7 +113,7 @@ class ImageSplits(DescribedDataModule):
         return self._of_channels(self.native_std)
 
     def _of_channels(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Return a value for each channel; that of grey is the mean of those of the colours."""
+        """Return a value for each channel; the value of grey is the mean of the colours' values."""
         return (sum(values) / len(values),) if self.channels == 1 else values * (self.channels // len(values))
 
     @property
@@ -155,7 +155,7 @@ class ImageSplits(DescribedDataModule):
             )
 
     def check_targets(self, split: Split, targets: Tensor) -> None:
-        """Raise ValueError if the targets (N, ...) of a split are not those of this data; a subclass may do so."""
+        """Check the targets (N, ...) of a split; a subclass may raise ValueError."""
 
     def split_off(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Choose the images of train and of val at random; returns their indices, int64."""

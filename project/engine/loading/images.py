@@ -52,7 +52,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def stream(self, requests: Iterator[Request], workers: Workers, crop: Crop) -> Iterator[Fetched]:
-        """Yield the batches of the requests, in their order; each is cropped, or has the crop to do on the device."""
+        """Yield the batches of the requests, in their order; each is cropped, or contains its crop for the device."""
         ...
 
     def subset(self, indices: Tensor) -> "Images":
@@ -127,4 +127,4 @@ class ImageArray:
         return ImageArray(self.images.to(device), self.targets.to(device))
 
     def close(self) -> None:
-        """Do nothing: there are no workers."""
+        """Do nothing: the array has no workers."""

@@ -104,7 +104,7 @@ class BatchLoader:
         self._wait.asked()
         if self._resident is None:
             batches = on_device(fetched, self._finished, self.device)
-        else:  # Nothing is copied, so that the stream of the model makes the batches.
+        else:  # Nothing is copied, so the stream of the model makes the batches.
             batches = map(self._finished, fetched)
         for number, batch in enumerate(batches, first + 1):
             self._wait.handed_over()

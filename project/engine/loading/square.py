@@ -1,6 +1,6 @@
 """The square in the middle of an image, which evaluations, predictions and served models see.
 
-Models that MLflow serves contain a copy of this file and of the file that it imports. Hence the relative import.
+Models that MLflow serves contain a copy of this file and of the file that it imports, so the import is relative.
 """
 
 import torch

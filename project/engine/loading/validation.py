@@ -7,7 +7,7 @@ from torch import Tensor
 def split_off(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Choose validation images at random, the same share of each class.
 
-    Of a class with two or more images, each part has at least one; a single image stays in train. The validation part
+    A class with two or more images has at least one in each part; a single image stays in train. The validation part
     has `fraction` of all images, as closely as this allows.
 
     Args:

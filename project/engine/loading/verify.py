@@ -77,7 +77,7 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
             if odd.found:
                 name, reason = min(odd.found.items())
                 _log.warning(
-                    "%d of %s files have odd metadata, and are used without it, such as %s: %s",
+                    "%d of %s files have damaged metadata, which is ignored, such as %s: %s",
                     len(odd.found), f"{len(files):,}", name, reason,
                 )  # fmt: skip
         if lines > 2 * len(files):  # Most lines belong to files that no longer exist.
@@ -143,8 +143,8 @@ def _decode_all(
         threads.close()
     if denied:  # Possibly temporary, so it is not recorded.
         raise OSError(
-            f"data.root: {len(denied)} of {len(files):,} files cannot be read, damaged or not; give the right to read "
-            f"them, or check the disk; the first: {denied[0]}"
+            f"data.root: {len(denied)} of {len(files):,} files cannot be read; give this user the right to read them, "
+            f"or check the disk; the first: {denied[0]}"
         )
 
 

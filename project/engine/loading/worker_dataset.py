@@ -144,7 +144,7 @@ def _check(image: Any, first: Any, place: int) -> None:
         raise ValueError(f"sample {place} is {image.dtype} of shape {tuple(image.shape)}; {wanted}")
     if image.shape != first.shape:
         raise ValueError(
-            f"sample {place} has the shape {tuple(image.shape)}, another one of its batch {tuple(first.shape)}; "
+            f"sample {place} has the shape {tuple(image.shape)}, and another of its batch {tuple(first.shape)}; "
             "TorchDataset takes images of one size"
         )
 

@@ -16,12 +16,12 @@ from project.engine.runtime.startup import end_activity
 def exit_without_teardown() -> Iterator[None]:
     """End the process when the block ends or exits, with the same exit code; inside, garbage is collected again.
 
-    An error is printed in a few lines, with exit code 1, after its traceback unless a run has recorded that.
+    An error is printed in a few lines, with exit code 1. Its traceback is printed first, unless a run has recorded it.
 
     As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
     code = 0
-    gc.freeze()  # Collections do not search the modules that are imported by now.
+    gc.freeze()  # Garbage collections then skip the modules that are already imported.
     gc.enable()
     try:
         yield

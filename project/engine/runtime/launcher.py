@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
 """Variables by which a process knows that torchrun or SLURM has started it."""
-_INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs in which, for Lightning, srun starts nothing
+_INTERACTIVE = ("bash", "interactive")  # Lightning ignores srun in SLURM jobs with these names
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Launcher:
 
 
 def launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
-    """Return the launcher of this process from the environment; None if there is none.
+    """Return the launcher of this process from the environment, or None.
 
     Raises:
         ValueError: Its nodes have different numbers of processes.

@@ -64,7 +64,7 @@ class _Line(logging.Formatter):
 
 
 def _print_messages_in_lines() -> None:
-    """Print log messages and warnings as `warning: MESSAGE`, through the standard error of the moment.
+    """Print log messages and warnings as `warning: MESSAGE`, to the current standard error.
 
     mlflow.pytorch configures the root logger, with the stream of its import and the path of the logger, unless the
     root logger has a handler: https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/pytorch/_lightning_autolog.py#L25
@@ -90,7 +90,7 @@ def _warning_line(
 
 @contextmanager
 def command_process() -> Iterator[None]:
-    """Configure this process for a block of code, and release in the end what libraries keep."""
+    """Configure this process for a block of code, and release at its end what libraries keep."""
     with ExitStack() as stack:
         stack.enter_context(_restored_environment())
         stack.enter_context(_closed_process_group())
@@ -126,4 +126,4 @@ def _closed_process_group() -> Iterator[None]:
     finally:
         if distributed.is_initialized() and not started and (distributed.get_world_size() == 1 or not failed):
             distributed.destroy_process_group()
-            sys.excepthook = hook  # torch's names the rank
+            sys.excepthook = hook  # the hook of torch prints the rank

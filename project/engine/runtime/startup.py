@@ -73,12 +73,12 @@ def print_interrupted(outcome: str) -> None:
 def exit_interrupted(_signum: int, _frame: FrameType | None) -> None:
     """Handle Ctrl-C before and after a command has its own handler: exit with 130, without a traceback.
 
-    The process ends here, because an exception may leave an import through code that expects none.
+    The process ends here, because code that runs during an import may not expect an exception.
     """
     if is_first_process():
         line = f"{_after_echo()}interrupted\n"
         end_activity()
-        _write(line)  # A print may be what was interrupted.
+        _write(line)  # The signal may have interrupted a print.
     os._exit(_CTRL_C)
 
 

@@ -12,7 +12,7 @@ from project.engine import compat
 
 
 class NoProfiler(PassThroughProfiler):
-    """A profiler that does nothing, without the generator that Lightning's makes for each of 70 actions per step."""
+    """A profiler that does nothing; Lightning's makes a generator for each of 70 actions per step."""
 
     _nothing = nullcontext()
 
@@ -22,7 +22,7 @@ class NoProfiler(PassThroughProfiler):
 
 
 def reduce_step_overhead(trainer: Trainer) -> None:
-    """Reduce what a step costs besides the training itself; `python -m benchmarks.step` measures it."""
+    """Reduce what a step costs in addition to the training itself; `python -m benchmarks.step` measures it."""
     if type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
         trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
     compat.keep_logged_values_in_place()

@@ -1,4 +1,4 @@
-"""Steps beside training that may fail without ending the run."""
+"""Steps outside of training that may fail without ending the run."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -36,7 +36,7 @@ class StoreUnavailableError(Exception):
 
 
 def deliver(spool: Spool, client: MlflowClient, lanes: Iterable[str] = LANES) -> Iterator[float]:
-    """Send the records that the store lacks; yield the seconds that training may have lost by each request.
+    """Send the records that the store lacks; yield the seconds that training may have lost in each request.
 
     A record that the store refuses permanently is reported and skipped, so that it does not block later records.
 
@@ -196,7 +196,7 @@ class Courier(threading.Thread):
             self._report(str(error))
 
     def _report(self, trouble: str) -> None:
-        """Print a line when the store begins to take no records, and when it takes them again."""
+        """Print a line when the store stops taking records, and when it takes them again."""
         self.trouble = trouble
         if trouble and not self._has_told and not self._draining.is_set():  # The end of the run has its own report.
             _log.warning("the MLflow store takes no records (%s); training continues, and they are kept", trouble)

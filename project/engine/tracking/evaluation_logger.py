@@ -18,7 +18,7 @@ from project.engine.tracking.spool import Spool
 
 
 class EvaluationLogger(MLflowLogger):
-    """Logger that keeps what it gets, and adds it to a run at the end of an evaluation, or nothing of it.
+    """Logger that keeps its records, and adds all or none of them to a run at the end of an evaluation.
 
     Status and end of the run do not change.
 
@@ -74,7 +74,7 @@ class EvaluationLogger(MLflowLogger):
             filelock.Timeout: Another process holds the run's spool for minutes.
         """
         spool = Spool(store.spool_folder(self._run_id or ""), wait_s=store.LONGEST_REQUEST_S)
-        # Other commands consider a spool that does not end with a status as that of a killed run.
+        # Other commands consider the run killed if its spool does not end with a status.
         ended = {"status": status, "time_ms": end_time}
         spool.append(ended)
         if self._files is not None:

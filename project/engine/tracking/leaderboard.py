@@ -80,7 +80,8 @@ def shared_view(runs: Sequence[Run]) -> Json:
 
 def varying_params(runs: Sequence[Run]) -> list[str]:
     """Return the parameters in which runs differ, first those of all runs, then those with the most values."""
-    parents = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}  # A study has no value of what it searches.
+    # The run of a study has no values of the settings that it searches.
+    parents = {run.data.tags.get(MLFLOW_PARENT_RUN_ID) for run in runs}
     fits = [run.data.params for run in runs if run.data.params and run.info.run_id not in parents]
     values = {name: {params.get(name, "None") for params in fits} for params in fits for name in params}
     varying = [name for name, found in values.items() if len(found) > 1]
@@ -132,7 +133,7 @@ def _charts(metrics: Sequence[str], monitor: str, scores: Sequence[str]) -> tupl
             add("System metrics", "LINE", [name], **{**_LINE, "xAxisKey": "time", "useGlobalXaxisKey": False})
         elif name not in placed and name != _AXIS and not name.startswith(_FINAL) and not name.endswith("_epoch"):
             add(name.rpartition("/")[0] or "others", "LINE", [name], **_LINE)
-    # The UI adds a chart for each metric without one, unless that was deleted.
+    # The UI adds a chart for each metric without one, unless the chart was deleted.
     known = {card["metricKey"] for card in cards}
     cards += [
         _card(len(cards) + n, "BAR", name) | {"deleted": True} for n, name in enumerate(metrics) if name not in known

@@ -51,7 +51,7 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
             silence is then enough; between machines, a lock may be invisible.
 
     Returns:
-        "unknown" if there is no evidence. The run of such a process must not be closed.
+        "unknown" without evidence. The run of such a process must not be closed.
     """
     # Runs and spools of earlier versions have names without the prefix.
     tags = {f"{PREFIX}{key.removesuffix('_after_boot_s')}": value for key, value in tags.items()} | dict(tags)

@@ -141,7 +141,7 @@ def _note_of(client: MlflowClient, version: ModelVersion) -> str:
 
 
 def _model_id(version: ModelVersion) -> str:
-    """Return the id of the logged model that a version comes from; empty if there is none."""
+    """Return the id of the logged model that a version comes from; empty if it is unknown."""
     # The source is `models:/ID`, or the folder of the model's artifacts if MLflow's page has registered it.
     found = re.search(r"\bm-[0-9a-f]{32}\b", version.source or "")
     return found[0] if found else ""

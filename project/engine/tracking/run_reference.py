@@ -26,7 +26,7 @@ _MOST_NAMED = 3
 
 
 class FoundRun(NamedTuple):
-    """A run, and why it is the one that a reference means; empty if the reference is its id."""
+    """A run, and why a reference means it; empty if the reference is its id."""
 
     run: Run
     reason: str
@@ -44,7 +44,7 @@ def find(client: MlflowClient, reference: str, *, finished: bool = True) -> Foun
         finished: Whether the latest run must be finished; other references mean a run of any status.
 
     Raises:
-        ValueError: There is no such run, or several.
+        ValueError: The reference means no run, or several.
     """
     word, _, experiment = reference.partition(":")
     if reference == "latest":
@@ -88,8 +88,8 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
         known = {one.name: one.experiment_id for one in client.search_experiments()}
         if experiment not in known:
             nearest = get_close_matches(experiment, known, n=1)
-            hint = f" (did you mean best:{nearest[0]}?)" if nearest else f"; there are {', '.join(sorted(known))}"
-            raise ValueError(f"best:{experiment}: there is no experiment {experiment!r}{hint}")
+            hint = f" (did you mean best:{nearest[0]}?)" if nearest else f"; it has {', '.join(sorted(known))}"
+            raise ValueError(f"best:{experiment}: the store has no such experiment{hint}")
         newest = client.search_runs([known[experiment]], _FINISHED_FIT, max_results=1, order_by=[_NEWEST_FIRST])
     else:
         newest = [_latest(client).run]
@@ -114,7 +114,7 @@ def _by_prefix(client: MlflowClient, prefix: str) -> FoundRun:
     ids = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(ids, f"attributes.run_id LIKE '{prefix}%'", max_results=_MOST_NAMED + 1)
     if len(runs) > 1:
-        raise ValueError(f"got run {prefix!r}, with which several ids begin, such as {_named(runs)}; give more of it")
+        raise ValueError(f"got run {prefix!r}, but several ids begin with it, such as {_named(runs)}; add characters")
     return FoundRun(runs[0] if runs else store.find_run(client, prefix), "")
 
 
@@ -127,7 +127,7 @@ def _of_model(client: MlflowClient, reference: str) -> FoundRun:
     except MlflowException as error:
         models = [model.name for model in client.search_registered_models()]
         raise ValueError(
-            f"got {reference!r}, but {store.reason(error)}; registered models are {', '.join(models) or 'not there'}"
+            f"got {reference!r}, but {store.reason(error)}; the registered models are: {', '.join(models) or 'none'}"
         ) from error
     if not version.run_id:
         raise ValueError(f"{reference}: version {version.version} was registered without its run; give the run's id")

@@ -157,7 +157,7 @@ class Spool:
 
 
 def heartbeat_age_s(folder: Path) -> float | None:
-    """Return the seconds since the last heartbeat of a spool's process; None if there is no such spool.
+    """Return the seconds since the last heartbeat of a spool's process; None if the spool does not exist.
 
     The clock of a file server differs from that of this machine, so the lock is touched to read the server's time.
     """

@@ -45,7 +45,7 @@ def checkpoint_folder(run_id: str) -> Path:
 
 
 def mark_checkpoints(folder: Path) -> None:
-    """Note in a folder of checkpoints which store its run is in; `project.clean` does not judge runs of others."""
+    """Note in a folder of checkpoints which store its run is in; `project.clean` keeps those of other stores."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).write_text(_name(), encoding="utf-8")
 
@@ -229,7 +229,7 @@ def connect_existing(reference: str | None = None) -> MlflowClient:
     """Open a store that holds a run, or any run; see `connect`. A store that does not exist is not created.
 
     Raises:
-        ValueError: There is no store.
+        ValueError: The store does not exist.
         OSError: The store does not respond within seconds.
     """
     uri = tracking_uri()
@@ -262,7 +262,7 @@ def experiment_name(chosen: str | None, default: str) -> str:
     """Choose the experiment: that of `--experiment`, else that of MLflow's environment variables, else the default.
 
     Raises:
-        ValueError: There is no experiment with the given id.
+        ValueError: No experiment has the given id.
         OSError: The store does not respond.
     """
     if chosen or (chosen := os.environ.get("MLFLOW_EXPERIMENT_NAME")):

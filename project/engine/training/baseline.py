@@ -26,7 +26,7 @@ def log_baseline(job: Job, scores: Mapping[str, float]) -> BaselineScore | None:
     """Compute the baseline on the split that scored the model, and log it as the tag `baseline`.
 
     Returns:
-        The baseline; None if the task or the data declares none, and on other ranks than the first.
+        The baseline; None if the task or the data declares none, and on ranks other than the first.
     """
     stage = next(iter(scores), "").partition("/")[0]
     if not job.trainer.is_global_zero or not isinstance(job.model, Task):

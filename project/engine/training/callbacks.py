@@ -25,7 +25,7 @@ def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCL
         callbacks: More callbacks, called after those of every fit.
 
     Raises:
-        ValueError, OSError, MisconfigurationException: The input is at fault.
+        ValueError, OSError, MisconfigurationException: The input is invalid.
     """
 
     def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:

@@ -50,7 +50,7 @@ def find_earlier_run(resumed: str | None) -> EarlierRun | None:
         resumed: The run of `--resume`: its id, or another reference to it.
 
     Raises:
-        ValueError, OSError: There is no such run, or it has no valid checkpoint.
+        ValueError, OSError: The run does not exist, or has no valid checkpoint.
     """
     run_id = _resolve(resumed) if resumed else run_before_restart()
     if run_id is None:

@@ -88,7 +88,7 @@ def open_run(
 
 @contextmanager
 def _left_to_first_rank(trainer: Trainer, interrupts: Interrupts) -> Iterator[None]:
-    """Give the first rank a second to end this process after an error, which it does if it has the same error.
+    """After an error, give the first rank a second to end this process, as it does if it has the same error.
 
     Otherwise each rank would print it.
 
@@ -187,7 +187,7 @@ class _FitRun:
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):
             return f"continue with: python -m project.fit --resume {self.logger.version}"
-        return "there is no checkpoint to resume from yet"
+        return "the run has no checkpoint to resume from yet"
 
     def about_failure(self, error: Exception) -> RunNote:
         """Return lines about the run of an error: the run, its whole traceback, and how to resume it."""

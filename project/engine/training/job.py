@@ -72,7 +72,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         callbacks: More callbacks for the trainer.
 
     Raises:
-        SystemExit: 2 if the input is bad, before there is a run; 130 or 143 if this process is interrupted.
+        SystemExit: 2 if the input is bad, before a run is created; 130 or 143 if this process is interrupted.
     """
     with ExitStack() as stack:
         stack.enter_context(command_process())
@@ -127,7 +127,7 @@ def _check(job: Job) -> None:
     """Check the data, the first step, the store and the run to continue, in the first process.
 
     Raises:
-        ValueError, OSError, MisconfigurationException: The input is at fault.
+        ValueError, OSError, MisconfigurationException: The input is invalid.
     """
     if not job.trainer.is_global_zero:  # Lightning starts other processes after the checks of the first one.
         return

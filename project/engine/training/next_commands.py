@@ -53,7 +53,7 @@ def _higher_limits(trainer: Trainer) -> list[str]:
 
 
 def _search_space(cli: FitCLI) -> str | None:
-    """Return the search space of the model's name, or the first one without a model's name that suits the fit."""
+    """Return the search space with the name of the model, or else the first general one that suits the fit."""
     own, of_models = str(cli.config.groups.model), config_groups.choices("model")
     names = [own, *(name for name in config_groups.choices("search") if name not in of_models)]
     return next((name for name in names if _suits(_space(name), cli)), None)
@@ -92,7 +92,7 @@ def _suits(space: Mapping[str, Any], cli: FitCLI) -> bool:
 
 
 def _covers(values: Any, value: Any) -> bool:
-    """Return whether a range of a search space contains the fit's value; zero is that of an unused setting."""
+    """Return whether a range of a search space contains the fit's value; zero means an unused setting."""
     low, high = (values.get("low"), values.get("high")) if isinstance(values, dict) else (None, None)
     if not value or not all(isinstance(one, int | float) for one in (low, value, high)):
         return True
@@ -100,7 +100,7 @@ def _covers(values: Any, value: Any) -> bool:
 
 
 def _largest(values: Any) -> float:
-    """Return the largest number in a range of a search space; 0 if there is none."""
+    """Return the largest number in a range of a search space; 0 without numbers."""
     values = values if isinstance(values, dict) else {}
     ends = [*(values.get("choices") or []), values.get("high")]
     return max((end for end in ends if isinstance(end, int | float)), default=0)

@@ -1,4 +1,4 @@
-"""The run whose settings `--rerun` trains with again, and what has changed since then."""
+"""The run that `--rerun` repeats, and what has changed since then."""
 
 import os
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ def find_repeated_run(reference: str) -> RepeatedRun:
     """Find a run by its reference; see `project.engine.tracking.run_reference`.
 
     Raises:
-        ValueError: There is no such run, or it was not made by `fit`.
+        ValueError: The run does not exist, or was not made by `fit`.
         OSError: The store does not respond.
     """
     if (known := os.environ.get(_CHILDREN_USE)) is None:

@@ -1,7 +1,7 @@
 """The model that MLflow serves for images: encoded or decoded images in, names and probabilities out.
 
 A saved model contains a copy of this file and of the files that it imports. It therefore works without this project,
-and after changes of this project. Hence the relative imports.
+and after changes of this project. Therefore, the imports are relative.
 """
 
 import base64

@@ -22,7 +22,7 @@ from project.engine.task import Task
 from project.engine.training import served_images
 
 _PACKAGE = "image_model"
-"""Name of the package in a model of images. It is not that of this project, which may be imported beside it."""
+"""Name of the package in a model of images. It differs from that of this project, because both may be imported."""
 
 
 def save_served_model(folder: Path, task: Task, inputs: Tensor, decoding: Mapping[str, Any]) -> ModelSignature | None:

@@ -44,7 +44,7 @@ def exit_code(signum: int) -> int:
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop this process; under nohup, which ignores SIGHUP, SIGHUP is not one of them."""
+    """Return the signals that stop this process, without SIGHUP under nohup, which ignores it."""
     return tuple(
         signum for signum in STOP_SIGNALS if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN
     )
@@ -94,7 +94,7 @@ class Interrupts(Callback):
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         sys.unraisablehook = self._hook_before
-        with suppress(BlockingIOError):  # The pipe is full, so that the thread has bytes to read.
+        with suppress(BlockingIOError):  # The pipe is full, so the thread has bytes to read.
             os.write(self._writing, bytes([0]))  # It ends the thread also if a forked process has a copy of the pipe.
         self._over.set()
         self._watcher.join()
@@ -157,7 +157,7 @@ class Interrupts(Callback):
         compat.set_signal_handlers(trainer, self._register)
         compat.without_signal_broadcast(trainer)
         if trainer.world_size > 1 and self._group is None:
-            # In the group of the gradients, a flag on a GPU would make each step wait for the step before.
+            # With a flag on a GPU, in the group of the gradients, each step would wait for the step before.
             self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -245,7 +245,7 @@ class Interrupts(Callback):
 
 @contextmanager
 def interruptible_command(outcome: str) -> Iterator[Interrupts]:
-    """Configure this process for a block of code that a signal may interrupt, with one line.
+    """Configure this process for a block of code; a signal interrupts it with one line.
 
     Args:
         outcome: What is left after an interruption, such as `no predictions were written`.

@@ -100,7 +100,7 @@ class Supervisor:
         started = self._trainer.strategy.launcher.procs  # type: ignore[union-attr]
         if len(started) == self._trainer.num_devices - 1:
             self._children += started
-            started.clear()  # Lightning's observer, which looks later, then watches no process.
+            started.clear()  # Lightning's observer looks later, and then has no process to watch.
 
     def _watch_parent(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):

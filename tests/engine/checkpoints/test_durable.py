@@ -61,7 +61,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
 
 
 def test_no_valid_checkpoint_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no valid checkpoint"):
+    with pytest.raises(FileNotFoundError, match="has no valid checkpoint"):
         newest_checkpoint(tmp_path)
     (tmp_path / "last.ckpt").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"damaged or containing code: \S*last\.ckpt; start a new run"):

@@ -47,7 +47,7 @@ def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytes
     bad = fitted(workplace, BAD, f"--register={NAME}")
     first = line_of(capsys.readouterr().out)
     value = store.connect().get_run(bad).data.metrics["eval/test/accuracy"]
-    assert f"the alias champion is set to it, because there was none: eval/test/accuracy {value:.4f} (95 %" in first
+    assert f"the alias champion is set to it, because no version had it: eval/test/accuracy {value:.4f} (95 %" in first
     assert registered() == ([bad], bad)
 
     good = fitted(workplace, f"--register={NAME}")
@@ -60,7 +60,7 @@ def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytes
 
     evaluate([good, "--register", NAME])
     assert "was registered before (models:/" in (again := line_of(capsys.readouterr().out))
-    assert again.endswith("the alias champion is at it already")
+    assert again.endswith("the alias champion marks this version already")
     assert registered() == ([bad, good], good)
 
     equal = fitted(workplace, "--trainer.log_every_n_steps=7")

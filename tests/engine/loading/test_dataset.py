@@ -84,7 +84,7 @@ PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
         ([PIXELS / 255], r"sample 0 is torch.float32 of shape \(3, 4, 5\); TorchDataset takes uint8 tensors"),
         ([PIXELS[0]], r"sample 0 is torch.uint8 of shape \(4, 5\); TorchDataset takes uint8 tensors"),
         ([PIXELS.numpy()], "sample 0 is a ndarray; .* as torchvision's pil_to_tensor gives"),
-        ([PIXELS, PIXELS[:, 1:]], r"sample 1 has the shape \(3, 3, 5\), another one of its batch \(3, 4, 5\)"),
+        ([PIXELS, PIXELS[:, 1:]], r"sample 1 has the shape \(3, 3, 5\), and another of its batch \(3, 4, 5\)"),
         ([PIXELS, PIXELS, PIXELS], "got 2 targets for 3 samples"),
     ],
 )

@@ -51,7 +51,7 @@ def test_the_beginning_of_an_id_is_enough(client: MlflowClient) -> None:
     runs = [add(client) for _ in range(17)]  # two of them begin with one of 16 letters
     assert find(client, runs[0]).run.info.run_id == find(client, runs[0][:12]).run.info.run_id == runs[0]
     first = next(run[0] for run in runs if sum(other[0] == run[0] for other in runs) > 1)
-    with pytest.raises(ValueError, match=f"got run '{first}', with which several ids begin, such as {first}"):
+    with pytest.raises(ValueError, match=f"got run '{first}', but several ids begin with it, such as {first}"):
         find(client, first)
 
 
@@ -75,7 +75,7 @@ def test_a_registered_model_names_its_run(client: MlflowClient) -> None:
     ("../x", "which is not in sqlite"),
     ("a%", "which is not in sqlite"),
     ("", "which is not in sqlite"),
-    ("models:/dogs@champion", "registered models are not there"),
+    ("models:/dogs@champion", "registered models are: none"),
     ("models:/dogs", "a registered model is models:/NAME@ALIAS"),
 ])  # fmt: skip
 def test_an_unknown_run_is_named_with_the_remedy(reference: str, message: str, client: MlflowClient) -> None:
