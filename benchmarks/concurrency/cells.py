@@ -17,7 +17,7 @@ class Cell:
         name: Name in the table.
         peer: Name of the cell that it is compared with; empty for none.
         options: Options of `project.fit`.
-        sentence: When it pays and when it does not.
+        sentence: When it is useful and when it is not.
         processes: Number of processes of one training.
         jobs: Number of trials of `project.sweep` that run at the same time; 0 is one `project.fit`.
     """
@@ -43,15 +43,15 @@ def make_cells(processes: Sequence[int], *, compiler: bool = True) -> list[Cell]
         Cell(SEQUENTIAL, "", SYNCHRONOUS, "One process that loads, computes, logs and saves in turn."),
         Cell(
             "asynchronous loading", SEQUENTIAL, (LOGGING, CHECKPOINTS),
-            "Pays if loading is slow and cores are idle; not for images in memory, or if compute fills all cores.",
+            "Useful if loading is slow and cores are idle; not for images in memory, or if compute fills all cores.",
         ),
         Cell(
             "asynchronous logging", SEQUENTIAL, (LOADING, CHECKPOINTS),
-            "Pays if steps are short and logged often, or the store is remote; not if one step in fifty is logged.",
+            "Useful if steps are short and logged often, or the store is remote; not if one step in fifty is logged.",
         ),
         Cell(
             "asynchronous checkpoints", SEQUENTIAL, (LOADING, LOGGING),
-            "Pays if models are large or epochs short; it needs memory for a copy of the state.",
+            "Useful if models are large or epochs short; it needs memory for a copy of the state.",
         ),
         Cell(
             "all asynchronous", SEQUENTIAL, (),
@@ -60,18 +60,18 @@ def make_cells(processes: Sequence[int], *, compiler: bool = True) -> list[Cell]
         *(strategy_cell(strategy, count) for strategy in ("ddp", "fsdp") for count in processes),
         Cell(
             "bf16-mixed", SEQUENTIAL, (*SYNCHRONOUS, "--precision=bf16-mixed"),
-            "Pays on GPUs and on CPUs with bf16 units (AMX, AVX512-BF16); not on others, which emulate it.",
+            "Useful on GPUs and on CPUs with bf16 units (AMX, AVX512-BF16); not on others, which emulate it.",
         ),
         *([Cell(
             "compiled", SEQUENTIAL, (*SYNCHRONOUS, "--model.compile=true"),
-            "Pays in long trainings of nets with many small operations; not if training is shorter than compiling.",
+            "Useful in long trainings of nets with many small operations; not if training is shorter than compiling.",
         )] if compiler else []),
         Cell(
             TRIALS, "", SYNCHRONOUS, "A sweep over seeds; each trial has all cores.", jobs=1,
         ),
         Cell(
             "trials in parallel", TRIALS, SYNCHRONOUS,
-            "Pays if one training cannot use all cores, as with small nets; not if memory is short.", jobs=most,
+            "Useful if one training cannot use all cores, as with small nets; not if memory is short.", jobs=most,
         ),
         Cell(
             "asynchronous trials in parallel", TRIALS, (),
@@ -88,8 +88,8 @@ def make_cells(processes: Sequence[int], *, compiler: bool = True) -> list[Cell]
 def strategy_cell(strategy: str, count: int) -> Cell:
     """Return the sequential training with a strategy and a number of processes."""
     sentences = {
-        "ddp": "Pays if a step takes much longer than the exchange of its gradients; not for small nets and batches.",
-        "fsdp": "Pays if weights and optimizer state do not fit one device; otherwise, ddp exchanges less.",
+        "ddp": "Useful if a step takes much longer than the exchange of its gradients; not for small nets and batches.",
+        "fsdp": "Useful if weights and optimizer state do not fit one device; otherwise, ddp exchanges less.",
     }
     alone = "The cost of the strategy for one process, without a gain."
     return Cell(

@@ -56,7 +56,7 @@ def rows(cells: Sequence[Cell], rounds: Sequence[Round]) -> Iterator[list[str]]:
 
 
 def sentence(cell: Cell, rounds: Sequence[Round]) -> str:
-    """Return what a cell gained in these rounds, and when it pays."""
+    """Return what a cell gained in these rounds, and when it is useful."""
     speed, time = (relative(rounds, cell, measure) for measure in (IMAGES, TIME))
     if not speed:
         return cell.sentence

@@ -80,7 +80,7 @@ def _constructed_with(callback: Callback) -> dict[str, Any]:
 
 
 def _finish_epoch(trainer: Trainer) -> bool:
-    """End an epoch that was complete, also if an epoch now has another number of batches.
+    """End an epoch that was complete, even if an epoch now has another number of batches.
 
     After the validation that ends an epoch, the epoch still counts as unfinished. Lightning would continue it until
     it has as many batches as an epoch has now.

@@ -52,7 +52,7 @@ class OutputCollector(Callback):
 
         Args:
             trainer: The trainer; all ranks must call this.
-            samples: Number of samples in the split, of which a sampler may repeat the first; None if unknown.
+            samples: Number of samples in the split, without those that a sampler repeats; None if unknown.
         """
         mine = (
             None

@@ -89,7 +89,7 @@ class ImageArray:
         ValueError: The numbers of images and targets, or the sizes of images and masks, differ.
     """
 
-    advice: ClassVar[str] = "making batches takes it: try a larger --data.batch_size, or less augmentation"
+    advice: ClassVar[str] = "making the batches takes this time: try a larger --data.batch_size, or less augmentation"
 
     def __init__(self, images: Tensor, targets: Tensor, rows: Tensor | None = None) -> None:
         self._all, self.targets, self._rows = images, targets, rows

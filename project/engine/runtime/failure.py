@@ -59,7 +59,7 @@ def _sentence(error: BaseException, frames: list[FrameSummary]) -> str:
 
 
 def _user_frames(error: BaseException) -> list[FrameSummary]:
-    """Return the frames of files that are neither of a library nor of the engine, of the error or of its cause."""
+    """Return the frames of the error, or of its cause, that are neither in a library nor in the engine."""
     found = [frame for frame in extract_tb(error.__traceback__) if _is_of_the_user(frame.filename)]
     in_message = [
         FrameSummary(name, int(line), function)

@@ -47,7 +47,7 @@ class _Output(FileIO):
 def prepare_output() -> None:
     """Replace the standard streams by streams that tolerate a closed pipe, a full disk and any character.
 
-    A character that the encoding lacks becomes a question mark. Each line is written when it is complete, also to a
+    A character that the encoding lacks becomes a question mark. Each line is written when it is complete, even to a
     file. Streams that were replaced before, for example by a test, are not changed.
     """
     for name, stream, original in (("stdout", sys.stdout, sys.__stdout__), ("stderr", sys.stderr, sys.__stderr__)):

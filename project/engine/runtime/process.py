@@ -24,7 +24,7 @@ _LEVELS = {
     "alembic": logging.WARNING,
     # It logs 130 lines for each error of the database, and raises the error, which is reported in one line.
     "mlflow.store.db.utils": logging.CRITICAL,
-    # Environments that uv creates have no pip, of which MLflow warns for each model.
+    # uv creates environments without pip; MLflow warns about this for each model.
     "mlflow.utils.environment": logging.ERROR,
     # The user chose the profiler and the callbacks that print notes.
     "lightning.pytorch.profilers": logging.INFO,

@@ -90,7 +90,7 @@ def _after_echo() -> str:
 class _Spinner(Thread):
     """A line of the terminal that is drawn again until it is ended.
 
-    No lock is used, because a signal handler may end the spinner at any moment, also within `end`.
+    No lock is used, because a signal handler may end the spinner at any moment, even within `end`.
     """
 
     shown: "_Spinner | None" = None

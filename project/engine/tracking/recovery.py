@@ -54,7 +54,7 @@ def recover(
         deadline: Time of `time.monotonic` after which no request is started, in seconds.
 
     Returns:
-        Reason why the store does not take the records, in which case the spool is kept; empty if it has these lanes.
+        Reason why the store does not take the records; empty if it has these lanes. With a reason, the spool is kept.
     """
     for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ class Interrupts(Callback):
         signal.set_wakeup_fd(self._wakeup_before)
         sys.unraisablehook = self._hook_before
         with suppress(BlockingIOError):  # The pipe is full, so the thread has bytes to read.
-            os.write(self._writing, bytes([0]))  # It ends the thread also if a forked process has a copy of the pipe.
+            os.write(self._writing, bytes([0]))  # It ends the thread, even if a forked process has the pipe, too.
         self._over.set()
         self._watcher.join()
         os.close(self._writing)
