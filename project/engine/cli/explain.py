@@ -99,7 +99,7 @@ def _is_same(word: str, value: str) -> bool:
     try:
         return float(word) == float(value)
     except ValueError:
-        return word.lower() == value.lower()
+        return word.lower() == value.lower() or (value == "None" and word.lower() in ("null", "~"))
 
 
 def _unknown(problem: _Problem) -> str:
@@ -175,6 +175,11 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     (
         r"(?<!- )Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
         lambda p: f"--{p.key}: got {p.typed(p.match[2])!r}; expected {p.match[1]}",
+    ),
+    (
+        r"Unable to load config ['\"]([^'\"]*)['\"]",
+        # The text has the error, and the last part of its key, twice.
+        lambda p: f"--{p.key.rpartition('.')[0]}: got {p.match[1]!r}; expected settings, each with its name",
     ),
     (r"Subtypes: \[", _none_of_several),
     (

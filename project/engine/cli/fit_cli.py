@@ -201,9 +201,7 @@ class FitCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "tracking"):
             if not isinstance(given := self.config[name], Namespace):
                 raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
-        chosen = self.parser.described.items()
-        if all(resolve_name(self.config[name].class_path) is kind for name, kind in chosen):
-            check_null(flatten(self.config), self.default_settings, self.parser.types())
+        check_null(flatten(self.config), self.default_settings, self.parser)
         self._check_no_secret_is_missing()
         self._check_loggers()
         check_settings(self.config.trainer)

@@ -81,7 +81,7 @@ class KnownOptions(NamedTuple):
             parent = option.rpartition(".")[0]
             return f"unknown option --{option}; {suggestion(option, children(parent, names), names)}"
         for option, value in self._wrong(command):
-            return f"--{option}: got {value!r}; expected {expected(self.types[option])}"
+            return f"--{option}: got {value!r}; expected {_expected(self.types[option])}"
         return None
 
     def _wrong(self, command: CommandLine) -> Iterator[tuple[str, str]]:
@@ -141,10 +141,10 @@ def _may_be(value: str, types: Sequence[str]) -> bool:
     return not is_word or repr(value) in types
 
 
-def expected(types: Sequence[str]) -> str:
-    """Return the types as the message of `explain` lists them; an empty text for no types."""
-    if not types or (len(types) == 1 and types[0] in _SIMPLE):
-        return "".join(types)
+def _expected(types: Sequence[str]) -> str:
+    """Return the types as the message of `explain` lists them."""
+    if len(types) == 1 and types[0] in _SIMPLE:
+        return types[0]
     return f"one of {', '.join({'bool': 'true, false', 'NoneType': 'null'}.get(name, name) for name in types)}"
 
 

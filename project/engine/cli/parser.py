@@ -63,6 +63,10 @@ class FitParser(LightningArgumentParser):
         """Return the type of each option by its dotted name, also of those of `described`."""
         return option_types(self) | option_types(_of_described(*self.described.items()))
 
+    def types_of(self, name: str, kind: type | None) -> dict[str, object]:
+        """Return the type of each option of a class by its dotted name; without a class, of this parser."""
+        return option_types(self if kind is None else _of_described((name, kind)))
+
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
         """Parse the options of the chosen groups, again only if one of their files has changed.
 
@@ -108,6 +112,7 @@ class FitParser(LightningArgumentParser):
     ) -> Namespace:
         """Parse options such as `--cutout=8`, also those of a class inside of `--data`.
 
+        jsonargparse passes an option of such a class as text again, in which `null` has become `None`.
         `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
         """
         if args is not None and self.settings:
@@ -117,6 +122,8 @@ class FitParser(LightningArgumentParser):
             chosen = {f"--{name}.help": value for name, value in self.settings.items() if isinstance(value, str)}
             args = [f"{arg}={chosen[arg]}" if arg in chosen else arg for arg in args]
             args = ["--help" if arg == "--help=all" else arg for arg in args]
+        if args is not None and not self.settings:
+            args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
         if args is not None and self._renamed:
             pairs = [arg.removeprefix("--").partition("=") for arg in args]
             args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]

@@ -105,7 +105,7 @@ def _check_duration(option: str, given: Any) -> None:
     if is_text or (isinstance(given, dict) and not given.keys() <= _UNITS):
         numbers = "a number of batches, a fraction of an epoch, or " if option == "val_check_interval" else ""
         raise ValueError(
-            f"--trainer.{option}: got {str(given)!r}; expected {numbers}DD:HH:MM:SS, such as 00:12:00:00 for 12 minutes"
+            f"--trainer.{option}: got {str(given)!r}; expected {numbers}DD:HH:MM:SS, such as 00:12:00:00 for 12 hours"
         )
 
 

@@ -49,7 +49,7 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
     for option in options:
         name = option.partition("=")[0]
         if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
-            parser.error(f"{name}: only data are described; the options are {_OPTIONS}")
+            parser.error(f"{name}: only data are described; the options are {_OPTIONS}, --output FILE")
     return DescribeOptions(CommandLine.parse(options, _NAMES), own.output)
 
 

@@ -21,11 +21,13 @@ def print_contents(data: DescribedDataModule) -> None:
     for line in data.found() or [f"{data.name} does not declare what its splits contain"]:
         console.print(escape(line), soft_wrap=True)
     counted = {name: counts for name, counts in data.profile().items() if isinstance(counts, dict)}
-    if 0 < len(counted) <= _MOST_ROWS:
+    if counted:
         table = Table("", *(Column(split, justify="right") for split in data.sizes()))
-        for name, counts in counted.items():
+        for name, counts in list(counted.items())[:_MOST_ROWS]:
             table.add_row(escape(name), *(f"{counts.get(split, 0):,}" for split in data.sizes()))
         console.print(table)
+    if len(counted) > _MOST_ROWS:
+        console.print(f"and {len(counted) - _MOST_ROWS:,} more rows")
     for split in data.sizes():
         if (sizes := data.original_sizes(split)) is not None and len(sizes):
             console.print(f"files of {split}, height x width: {_extent(sizes)}", soft_wrap=True)
@@ -87,7 +89,8 @@ def _share(count: int, of: int) -> str:
 
 
 def _name(names: Sequence[str], place: Place) -> str:
-    return str(names[place.position]) if names else f"{place.split} {place.position:,}"
+    # A file's name may contain a line break.
+    return repr(str(names[place.position]))[1:-1] if names else f"{place.split} {place.position:,}"
 
 
 def _extent(sizes: Tensor) -> str:

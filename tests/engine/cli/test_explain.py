@@ -34,6 +34,7 @@ LINES = [
      "'layer'"),
     ("--model.net.widths=3", "--model.net.widths: got '3'; expected a list, such as [3]"),
     ("--model.net.kernel_size=wide", "--model.net.kernel_size: got 'wide'; expected int"),
+    ("--data.workers=2", "--data.workers: got '2'; expected settings, each with its name"),
     ("--data.image_size=abc", "--data.image_size: got 'abc'; expected one of int, null"),
     ("--model.optimizer=Adamm", "--model.optimizer: got 'Adamm', which is neither a class known here nor the path of "
      "one, such as torch.optim.SGD"),

@@ -59,3 +59,11 @@ def test_a_file_of_the_user_is_read_for_each_command_line(workplace: Path) -> No
     for size in (7, 8):
         file.write_text(f"data:\n  class_path: project.data.Digits\n  init_args:\n    batch_size: {size}\n")
         assert built("--data=mine").datamodule.batch_size == size
+
+
+@pytest.mark.parametrize(
+    "name", ["model.net.feature_size", "model.optimizer.foreach", "model.lr_schedule.total_steps", "data.workers.num"]
+)
+def test_an_option_of_a_class_may_be_null(name: str, workplace: Path) -> None:
+    settings = flatten(built(f"--{name}=null").config)
+    assert name in settings and settings[name] is None
