@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Distribute all tests over pytest-xdist workers, file by file; selected tests run in this process.
+    """Distribute all tests over pytest-xdist workers, most files whole; selected tests run in this process.
 
     There is one worker more than cores, because a fifth of the time of tests is waiting, mostly for other processes.
     """
@@ -49,7 +49,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     is_all = config.args_source == pytest.Config.ArgsSource.TESTPATHS and not given.keyword
     if is_all and not (is_worker or given.usepdb) and getattr(given, "numprocesses", 0) is None:
         given.numprocesses = min(len(os.sched_getaffinity(0)) + 1, MOST_WORKERS)
-        given.dist = "loadfile"
+        given.dist = "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
