@@ -58,6 +58,7 @@ BAD_OPTIONS = [
     (["--model.net.widths", "[8, 1e1]"], "--model.net.widths: got '1e1'; expected int"),
     (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: got 'fast'; expected float"),
     (["--data.batch_size", "null"], "--data.batch_size: got null; expected int"),
+    (["--tracking", "4"], "unknown option --tracking; it has the options --tracking.asynchronous"),
     (["--data.augmentation", "null"], "--data.augmentation: got null; expected settings, each with its name"),
     (["--model.net.widths", "null"], "--model.net.widths: got null; expected Sequence[int]"),
     (["--model.optimizer.lr", "null"], "--model.optimizer.lr: got null; expected float"),

@@ -1,4 +1,4 @@
-"""What data contain: counts, sizes of files, and samples that occur more than once."""
+"""The description of data: counts, sizes of files, and samples that occur more than once."""
 
 import csv
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_copies_within_and_between_splits_are_counted(
     assert found["val"] == ["4", "0", "0", "", "0"]
     assert found["test"] == ["4", "0", "2 (50.0%)", "0", "1 (25.0%)"]
     assert (found["class cat"], found["class dog"]) == (["5", "0", "2"], ["4", "4", "2"])
-    assert "2 of 4 samples of test are in train, too" in output
+    assert "2 of 4 samples of test are also in train" in output
     assert "pets/train/cat/1.png = pets/test/cat/leaked.bmp" in output
     assert "files of test, height x width: 16x16 to 40x40, median 16x16" in output
     assert "files of train, height x width: 16x16\n" in output
@@ -81,12 +81,7 @@ def test_a_part_of_train_for_validation_is_compared_by_its_own_files(
         Path(f"pets/val/dog/{index}.png").unlink()
     Path("pets/val/dog").rmdir()
     Path("pets/val").rmdir()
-    main([*folder, "--data.val_fraction=0.5", "--output=copies.csv"])
-    with Path("copies.csv").open() as file:
-        for row in csv.DictReader(file):
-            label = {"cat": 0, "dog": 1}[Path(row["path"]).parent.name]
-            assert Path(row["path"]).parts[-3] == ("test" if row["split"] == "test" else "train")
-            assert Path(row["path"]).exists() and label in (0, 1)
+    main([*folder, "--data.val_fraction=0.5"])
     names = [line.split(" = ") for line in capsys.readouterr().out.splitlines() if " = " in line]
     assert sorted(sorted(Path(name).name for name in pair) for pair in names) == [
         ["0.png", "again.bmp"],
@@ -121,7 +116,7 @@ def test_other_tasks_and_plain_modules_are_described(workplace: Path, capsys: py
         (["--data=imagenet"], "--data"),
         (["--data=digits", "--data.batch_sze=4"], "did you mean --data.batch_size?"),
         (["--data=image_folder", "--data.root=nowhere"], "nowhere"),
-        (["--data=digits", "--output=copies.txt"], "it must end in .csv or .parquet"),
+        (["--data=digits", "--output=copies.txt"], "it must end in .csv, .parquet"),
         (["--data=digits", "--output=nowhere/copies.csv"], "nowhere does not exist"),
     ],
 )

@@ -23,9 +23,12 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
         names: All options.
     """
     parent, dot, name = option.rpartition(".")
+    if own := children(option, names):
+        return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
+    siblings = [sibling for sibling in siblings if sibling != name]
     if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
         return f"did you mean --{parent}{dot}{nearest[0]}?"
-    last = {other.rpartition(".")[2]: other for other in reversed(names)}
+    last = {other.rpartition(".")[2]: other for other in reversed(names) if other != option}
     if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):
         return f"did you mean --{last[nearest[0]]}?"
     if siblings and parent:

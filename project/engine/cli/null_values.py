@@ -22,8 +22,10 @@ def check_null(settings: Mapping[str, Any], defaults: Mapping[str, Any], parser:
         ValueError: A setting is null that must not be.
     """
     for name, value in settings.items():
+        if value is not None:
+            continue
         is_section = any(other.startswith(f"{name}.") for other in defaults)
-        if value is not None or (defaults.get(name) is None and not is_section):
+        if defaults.get(name) is None and not is_section:
             continue
         kind = _type_of(name, settings, parser)
         if kind is None and is_section:

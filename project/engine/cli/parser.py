@@ -112,7 +112,6 @@ class FitParser(LightningArgumentParser):
     ) -> Namespace:
         """Parse options such as `--cutout=8`, also those of a class inside of `--data`.
 
-        jsonargparse passes an option of such a class as text again, in which `null` has become `None`.
         `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
         """
         if args is not None and self.settings:
@@ -123,6 +122,7 @@ class FitParser(LightningArgumentParser):
             args = [f"{arg}={chosen[arg]}" if arg in chosen else arg for arg in args]
             args = ["--help" if arg == "--help=all" else arg for arg in args]
         if args is not None and not self.settings:
+            # jsonargparse passes an option of a class to the parser of the class, and writes `null` as `None`.
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
         if args is not None and self._renamed:
             pairs = [arg.removeprefix("--").partition("=") for arg in args]

@@ -1,9 +1,9 @@
 """The command line of `project.compare`."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
+from project.engine.cli.output_file import output_file
 from project.engine.tracking.run_reference import RUN_HELP
 
 SUFFIXES = (".md", ".csv", ".png")
@@ -30,7 +30,7 @@ def parse_comparison(argv: Sequence[str]) -> Namespace:
         "--split", choices=["val", "test"], help="the evaluated split; by default test, or val if there is no test"
     )
     parser.add_argument(
-        "--output", metavar="FILE", type=_output, action="append", default=[],
+        "--output", metavar="FILE", type=output_file(SUFFIXES), action="append", default=[],
         help="write a report (.md, with the learning curves as a picture beside it), a table (.csv), or the learning "
         "curves (.png); repeat it for several files",
     )  # fmt: skip
@@ -38,12 +38,3 @@ def parse_comparison(argv: Sequence[str]) -> Namespace:
     if len(options.runs) < 2:
         parser.error(f"got the run {options.runs[0]} alone; give two or more")
     return options
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in SUFFIXES:
-        raise ArgumentTypeError(f"got {text}; it must end in {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
-    return path

@@ -1,11 +1,12 @@
 """The command line of `project.describe`."""
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from project.engine.cli.command_line import CommandLine
+from project.engine.cli.output_file import output_file
 
 _SUFFIXES = (".csv", ".parquet")
 _OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
@@ -36,14 +37,17 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
         usage="%(prog)s --data NAME [--data.SETTING VALUE]... [--output FILE.csv|.parquet]",
         description=(
             "Show what data contain: the samples of each split, the sizes of files, and samples that occur more than "
-            "once. A sample of val or test that is in train, too, makes scores too good. Two images are the same if "
+            "once. A sample of val or test that is also in train makes the scores too high. Two images are the same if "
             f"their pixels are equal after resizing to --data.image_size. Other options: {_OPTIONS}, as in "
             "project.fit. Exit codes: 0 done, 2 bad input, 130 Ctrl-C, 143 SIGTERM."
         ),
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--output", metavar="FILE", type=_output, help="write a row for each sample that occurs more than once"
+        "--output",
+        metavar="FILE",
+        type=output_file(_SUFFIXES),
+        help="write a row for each sample that occurs more than once",
     )
     own, options = parser.parse_known_args(argv)
     for option in options:
@@ -51,12 +55,3 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
         if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
             parser.error(f"{name}: only data are described; the options are {_OPTIONS}, --output FILE")
     return DescribeOptions(CommandLine.parse(options, _NAMES), own.output)
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in _SUFFIXES:
-        raise ArgumentTypeError(f"got {text}; it must end in {' or '.join(_SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
-    return path

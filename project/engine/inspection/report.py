@@ -1,6 +1,6 @@
-"""What data contain, in the terminal, and the samples that occur more than once, as a file."""
+"""The report on data: their contents in the terminal, and the samples that occur more than once as a file."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -61,8 +61,8 @@ def print_copies(data: DescribedDataModule, copies: Copies) -> None:
     for split in splits[1:]:
         if leaked := copies.shared(split, splits[0]):
             console.print(
-                f"{leaked:,} of {copies.counts[split]:,} samples of {split} are in {splits[0]}, too: a model can know "
-                f"them by heart, and its score on {split} is too good",
+                f"{leaked:,} of {copies.counts[split]:,} samples of {split} are also in {splits[0]}: the model has "
+                f"seen them in training, so its scores on {split} are too high",
                 soft_wrap=True,
             )
     if not groups:
@@ -96,11 +96,6 @@ def _name(names: Sequence[str], place: Place) -> str:
 def _extent(sizes: Tensor) -> str:
     """Return the smallest, the middle and the largest of sizes (N, 2), by their area."""
     by_area = sizes[sizes.long().prod(1).argsort(stable=True)]
-
-    def texts() -> Iterator[str]:
-        for place in (0, len(by_area) // 2, -1):
-            height, width = by_area[place].tolist()
-            yield f"{height:,}x{width:,}"
-
-    smallest, middle, largest = texts()
+    ends = by_area[[0, len(by_area) // 2, -1]].tolist()
+    smallest, middle, largest = (f"{height:,}x{width:,}" for height, width in ends)
     return largest if smallest == largest else f"{smallest} to {largest}, median {middle}"
