@@ -5,10 +5,11 @@ make gpu PYTHON=python3                   # without uv
 make gpu GPU="--images DIR --record CLONE" # with CIFAR-10 and the record's script; see benchmarks/record.py
 make gpu GPU="--only step record --output FILE.jsonl"
 
-Each part is a command in its own processes, in an empty folder, and is killed after its time limit. A part that fails
-does not stop the others; the exit code is then 1. Without a GPU, each part does what it can on the CPU, and names what
-it leaves out. Writes the lines of benchmarks/lines.py as JSON lines, each with its `part`, and the output of all parts
-in files in the same folder; prints a table.
+Each part is a command in its own processes, in an empty folder, and is killed after its time limit. The record's script
+compiles its net for minutes, while the tests run; all other parts run alone. With --record, there is no time for the
+benchmark of concurrency. A part that fails does not stop the others; the exit code is then 1. Without a GPU, each part
+does what it can on the CPU, and names what it leaves out. Writes the lines of benchmarks/lines.py as JSON lines, each
+with its `part`, and the output of all parts in files in the same folder; prints a table.
 """
 
 import json
@@ -18,7 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,6 +55,10 @@ class Part:
     limit_s: float
 
 
+Group = Sequence[Part]
+"""Parts that start at the same time; each gets `--after` with the process of the one before, and measures then."""
+
+
 @dataclass
 class Outcome:
     """What a part did.
@@ -80,52 +85,75 @@ class Outcome:
         return self.result == "passed"
 
 
-def make_parts(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Part]:
+def make_groups(*, gpu: bool, images: Path | None, clone: Path | None) -> list[Group]:
     """Return all parts, the most important first; without a GPU, in a form that takes seconds."""
     quick = [] if gpu else ["--quick"]
     accelerator, device = ("gpu", "cuda") if gpu else ("cpu", "cpu")
     given = [*(["--images", str(images)] if images else ["--quick"]), *(["--record", str(clone)] if clone else [])]
     tests = [str(ROOT / path) for path in GPU_TESTS]
+    concurrency = Part(
+        "concurrency",
+        ["benchmarks.concurrency", "--quick", "--only", "all asynchronous", "bf16-mixed", "compiled"], 100,
+    )  # fmt: skip
     return [
-        Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 120),
-        # The script compiles for three minutes, and ours for half a minute.
-        Part("record", ["benchmarks.record", "--rounds", "1", "--compile_s", "200", *given], 275),
-        Part(
+        [
+            Part("tests", ["pytest", "-m", "gpu or not faults", "-v", "-p", "no:cacheprovider", *tests], 180),
+            Part("record", ["benchmarks.record", "--rounds", "2", "--compile_s", "230", *given], 330),
+        ],
+        [Part(
             "step",
             ["benchmarks.step", "--accelerator", accelerator, "--net", "small", "resnet18", "--rounds", "1",
-             "--slices", "5", *quick], 75,
-        ),
-        Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "2", "--count", "256", *quick], 40),
-        Part("convolution", ["benchmarks.convolution", "--rounds", "3", "--devices", device, *quick], 20),
-        Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "overlap"], 30),
-        Part(
-            "concurrency",
-            ["benchmarks.concurrency", "--quick", "--only", "all asynchronous", "bf16-mixed", "compiled"], 100,
-        ),
+             "--slices", "5", *quick], 100,
+        )],
+        [Part("jpeg", ["benchmarks.jpeg_on_gpu", "--rounds", "2", "--count", "256", *quick], 60)],
+        [Part("convolution", ["benchmarks.convolution", "--rounds", "3", "--devices", device, *quick], 40)],
+        [Part("loading", ["benchmarks.loading", "--quick", "--rounds", "3", "--only", "overlap"], 60)],
+        *([] if clone else [[concurrency]]),
     ]  # fmt: skip
 
 
-def run(part: Part, limit_s: float) -> Outcome:
-    """Run a part in an empty folder; kill all of its processes after `limit_s` seconds."""
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": str(LINE_WIDTH)}
-    start = monotonic()
-    with TemporaryDirectory() as folder:
-        output = Path(folder, "output.txt")
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *part.options], cwd=folder, env=environment,
+@dataclass
+class Running:
+    """A part whose process has started, in an empty folder.
+
+    Args:
+        part: The part.
+        limit_s: Seconds after which it is killed.
+        after: Id of a process; the part measures after its end.
+    """
+
+    part: Part
+    limit_s: float
+    after: int | None = None
+
+    def __post_init__(self) -> None:
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": paths, "COLUMNS": str(LINE_WIDTH)}
+        options = [*self.part.options, *(["--after", str(self.after)] if self.after else [])]
+        self.start, self.folder = monotonic(), TemporaryDirectory()
+        self.output = Path(self.folder.name, "output.txt")
+        with self.output.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *options], cwd=self.folder.name, env=environment,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
+
+    def finish(self) -> Outcome:
+        """Wait for its end, or for its time limit."""
         try:
-            code = process.wait(limit_s)
+            code = self.process.wait(max(0, self.start + self.limit_s - monotonic()))
             result = "passed" if code == 0 else f"failed: exit code {code}"
         except subprocess.TimeoutExpired:
-            result = f"timed out after {limit_s:.0f} s"
-        finally:
-            kill(process)
-        text = output.read_text(errors="replace")
-    return Outcome(part, result, monotonic() - start, text, list(lines_of(text)), absent_of(text))
+            result = f"timed out after {self.limit_s:.0f} s"
+        seconds = monotonic() - self.start
+        kill(self.process)
+        text = self.output.read_text(errors="replace")
+        return Outcome(self.part, result, seconds, text, list(lines_of(text)), absent_of(text))
+
+    def close(self) -> None:
+        """Kill its processes, and delete its folder."""
+        kill(self.process)
+        self.folder.cleanup()
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -149,7 +177,7 @@ def lines_of(output: str) -> Iterator[dict[str, Any]]:
 
 def absent_of(output: str) -> list[str]:
     """Return what an output names as left out without a GPU: skipped tests, and measurements."""
-    found = re.findall(r"^.*::(\S+) SKIPPED \(|^(.*): not measured, because", output, re.MULTILINE)
+    found = re.findall(r"^.*::(\S+) SKIPPED\b|^(.*): not measured, because", output, re.MULTILINE)
     return [test or measurement for test, measurement in found]
 
 
@@ -198,26 +226,38 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--limit_s", type=float, default=LIMIT_S, help=f"time limit of all parts ({LIMIT_S:.0f})")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.jsonl"), help="for the lines")
     args = parser.parse_args(argv)
-    parts = make_parts(gpu=torch.cuda.is_available() and not args.quick, images=args.images, clone=args.record)
-    names = [part.name for part in parts]
+    groups = make_groups(gpu=torch.cuda.is_available() and not args.quick, images=args.images, clone=args.record)
+    names = [part.name for group in groups for part in group]
     if unknown := sorted(set(args.only or ()) - set(names)):
         parser.error(f"--only: got {unknown[0]}; the parts are {', '.join(names)}")
+    chosen = [[part for part in group if part.name in (args.only or names)] for group in groups]
     outcomes: list[Outcome] = []
-    for outcome in run_all([part for part in parts if not args.only or part.name in args.only], args.limit_s):
+    for outcome in run_all(chosen, args.limit_s):
         outcomes.append(outcome)
         write(outcomes, args.output)  # after each part, in case the machine is taken away
     report(outcomes)
     sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
 
 
-def run_all(parts: Sequence[Part], limit_s: float) -> Iterator[Outcome]:
-    """Run parts one after the other, in `limit_s` seconds together; report on stderr how each has ended."""
+def run_all(groups: Sequence[Group], limit_s: float) -> Iterator[Outcome]:
+    """Run groups one after the other, in `limit_s` seconds together; report on stderr how each part has ended."""
     end = monotonic() + limit_s
-    for part in parts:
+    for group in groups:
         left_s = end - monotonic()
-        outcome = run(part, min(part.limit_s, left_s)) if left_s > 1 else Outcome(part, _NO_TIME)
-        print(f"{part.name}: {outcome.result}, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
-        yield outcome
+        for outcome in run(group, left_s) if left_s > 1 else [Outcome(part, _NO_TIME) for part in group]:
+            print(f"{outcome.part.name}: {outcome.result}, {outcome.seconds:.0f} s", file=sys.stderr, flush=True)
+            yield outcome
+
+
+def run(group: Group, limit_s: float) -> Iterator[Outcome]:
+    """Start the parts of a group at the same time, and yield how each has ended."""
+    with ExitStack() as stack:
+        running: list[Running] = []
+        for part in group:
+            after = running[-1].process.pid if running else None
+            running.append(stack.enter_context(closing(Running(part, min(part.limit_s, limit_s), after))))
+        for one in running:
+            yield one.finish()
 
 
 if __name__ == "__main__":

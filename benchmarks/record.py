@@ -6,11 +6,12 @@ python -m benchmarks.record --quick
 DIR, which may also be a .tar.gz of it, contains CIFAR-10 as train/CLASS/*.jpg and test/CLASS/*.jpg. CLONE is a clone of
 github.com/KellerJordan/cifar10-airbench, whose airbench94_muon.py needs a GPU and a C compiler for `torch.compile`. It
 reads images from cifar10/train.pt and cifar10/test.pt in the current folder; this benchmark writes them, and both train
-on them. Without CLONE, only ours is measured. On a GPU, ours is also measured with `--model.compile true`.
+on them. Without CLONE, only ours is measured. On a GPU, ours is also measured with `--model.compile reduce-overhead`.
 
-Each trains once before it is measured, to compile the net, which takes the script minutes. The time is that of the
-training and of the test, without validation between the epochs and without the figures of the report. Both mirror and
-shift the test images. Prints the lines of benchmarks/lines.py and a table; a time means nothing without its accuracy.
+Each trains once before it is measured, to compile the net, which takes the script minutes; ours is compiled meanwhile.
+The time is that of the training and of the test, without validation between the epochs and without the figures of the
+report. Both mirror and shift the test images. Prints the lines of benchmarks/lines.py and a table; a time means nothing
+without its accuracy.
 """
 
 import contextlib
@@ -29,6 +30,7 @@ from threading import Timer
 from time import perf_counter
 
 import numpy as np
+import psutil
 import simplejpeg
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -41,6 +43,7 @@ from project.fit import main as fit
 
 SCRIPT = "airbench94_muon.py"
 OURS, COMPILED, RECORD = "cifar10_fast", "cifar10_fast, compiled", SCRIPT
+MODE = "--model.compile=reduce-overhead"
 TENSORS = Path("cifar10")
 _RUN_RECORD = """if True:
     import sys
@@ -114,25 +117,23 @@ class RecordImages(LabelledImages):
         return ImageArray(stored["images"].permute(0, 3, 1, 2).contiguous(), stored["labels"])
 
 
-def ours(options: Sequence[str]) -> Result:
+def ours(options: Sequence[str], seed: int) -> Result:
     """Train once with the command of this project, and return its seconds and its accuracy."""
     timer = StepTimer()
     with contextlib.redirect_stdout(io.StringIO()):
         fit(["--experiment=cifar10_fast", f"--data.class_path={RecordImages.__module__}.{RecordImages.__qualname__}",
-             "--data.image_size=32", "--trainer.enable_progress_bar=false", *options], [timer])  # fmt: skip
+             f"--seed_everything={seed}", "--data.image_size=32", "--trainer.enable_progress_bar=false", *options],
+            [timer])  # fmt: skip
     return {"s": timer.seconds, "accuracy": timer.accuracy}
 
 
 class Record:
-    """The record's script in a process, which trains whenever it is asked to.
+    """The record's script in a process, which compiles its net, and then trains whenever it is asked to.
 
     Args:
         clone: Folder with the script.
         folder: Folder with `cifar10/train.pt` and `cifar10/test.pt`.
         limit_s: Seconds in which it compiles and trains once, before it is killed.
-
-    Raises:
-        RuntimeError: The script failed, or needed more time; the message is all that it printed.
     """
 
     def __init__(self, clone: Path, folder: Path, limit_s: float) -> None:
@@ -143,15 +144,22 @@ class Record:
             env=os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        timer = Timer(limit_s, self._process.kill)
-        timer.start()
+        self._timer = Timer(limit_s, self._process.kill)
+        self._timer.start()
+
+    def wait_until_compiled(self) -> None:
+        """Wait for the end of its first training.
+
+        Raises:
+            RuntimeError: The script failed, or needed more time; the message is all that it printed.
+        """
         try:
             self._read()
         finally:
-            timer.cancel()
+            self._timer.cancel()
 
-    def train(self) -> Result:
-        """Train once, and return its seconds and its accuracy."""
+    def train(self, _: int = 0) -> Result:
+        """Train once, and return its seconds and its accuracy; the script takes no seed."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -167,6 +175,7 @@ class Record:
 
     def close(self) -> None:
         """End the process."""
+        self._timer.cancel()
         self._process.kill()
         self._process.communicate()
 
@@ -201,12 +210,20 @@ def write_noise(root: Path) -> None:
                 Image.fromarray(pixels).save(root / split / str(label) / f"{number}.jpg")
 
 
+def wait_for_end(process: int | None) -> None:
+    """Wait for the end of a process, by its id."""
+    if process is not None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(process).wait()
+
+
 def main(argv: Sequence[str]) -> None:
     """Train with both, and print the lines and the tables."""
     parser = make_parser("benchmarks.record", __doc__, 5, "two steps on noise, unless there are --images")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder or .tar.gz with CIFAR-10 as JPEGs")
     parser.add_argument("--record", type=Path, metavar="CLONE", help=f"folder with {SCRIPT}")
     parser.add_argument("--compile_s", type=float, default=600, help="time limit of the script's first training (600)")
+    parser.add_argument("--after", type=int, metavar="PID", help="measure after the end of this process")
     parser.add_argument("options", nargs="*", help="more options of project.fit, after --")
     args = parser.parse_args(argv)
     if not args.images and not args.quick:
@@ -225,22 +242,26 @@ def main(argv: Sequence[str]) -> None:
     )
     ways = {OURS: [*precision, *short, *args.options]}
     if torch.cuda.is_available():
-        ways[COMPILED] = [*ways[OURS], "--model.compile=true"]
+        ways[COMPILED] = [*ways[OURS], MODE]
     clone, images = args.record and args.record.resolve(), args.images and args.images.resolve()
     with TemporaryDirectory() as name, contextlib.chdir(name), contextlib.ExitStack() as stack:
         if not images:
             write_noise(images := Path("noise"))
         write_tensors(images)
-        candidates: dict[str, Callable[[], Result]] = {way: partial(ours, options) for way, options in ways.items()}
+        candidates: dict[str, Callable[[int], Result]] = {way: partial(ours, options) for way, options in ways.items()}
+        record = None if reason else stack.enter_context(
+            contextlib.closing(Record(clone, Path(name), args.compile_s))
+        )  # fmt: skip
         for train in candidates.values():
-            train()
-        if not reason:
+            train(0)
+        if record:
             try:
-                record = stack.enter_context(contextlib.closing(Record(clone, Path(name), args.compile_s)))
+                record.wait_until_compiled()
                 candidates[RECORD] = record.train
             except RuntimeError as error:  # Ours is measured anyway.
                 print(f"{RECORD}: not measured, because {error}")
-        results = [{way: train() for way, train in candidates.items()} for _ in range(rounds_of(args))]
+        wait_for_end(args.after)
+        results = [{way: train(seed) for way, train in candidates.items()} for seed in range(rounds_of(args))]
     for unit in ("s", "accuracy"):
         by_name = [{candidate: values[unit] for candidate, values in one.items()} for one in results]
         peer = RECORD if RECORD in candidates else OURS

@@ -104,6 +104,8 @@ BAD_OPTIONS = [
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
     (["--strategy", "fsdp", "--model.compile", "true"], "does not change a sharded net"),
+    (["--model.compile", "fast"], "reduce-overhead"),
+    (["--model.compile", "max-autotune", "--trainer.accumulate_grad_batches", "2"], "overwrite gradients"),
     (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]

@@ -35,6 +35,11 @@ LossCallable = Callable[[], nn.Module]
 
 Mode = Literal["min", "max"]
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""The modes of `torch.compile`. `reduce-overhead` and `max-autotune` replay CUDA graphs on a GPU."""
+
+_WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+
 # Optimizers with one kernel for all their parameters on CPUs and GPUs. Torch's default is a loop on CPUs.
 _FUSABLE = (torch.optim.Adam, torch.optim.SGD)
 
@@ -64,7 +69,8 @@ class Task(LightningModule):
         lr_schedule: Makes the schedule from the optimizer; any class of torch.optim.lr_scheduler that depends only on
             the step. It advances after each optimizer step. `T_max` and `total_iters` default to the length of the
             training; `total_steps` is always that length.
-        compile: Compile the net with `torch.compile`; a sharded net cannot be compiled.
+        compile: Compile the net with `torch.compile`, in its default mode or in another. On a GPU, `reduce-overhead`
+            starts all operations of the net at once. A sharded net cannot be compiled.
         channels_last: Keep images and weights in the NHWC format; sharded weights stay contiguous.
 
     Attributes:
@@ -84,7 +90,7 @@ class Task(LightningModule):
         metrics: MetricCollection | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_schedule: ScheduleCallable = WarmupCosine,
-        compile: bool = False,  # noqa: A002  # as in torch.compile
+        compile: bool | CompileMode = False,  # noqa: A002  # as in torch.compile
         channels_last: bool = False,
     ) -> None:
         super().__init__()
@@ -185,6 +191,11 @@ class Task(LightningModule):
         return {}
 
     # Methods that the engine calls.
+
+    @property
+    def replays_cuda_graphs(self) -> bool:
+        """Whether the net is compiled in a mode that replays CUDA graphs, if it is trained on a GPU."""
+        return self.compile_net in _WITH_CUDA_GRAPHS
 
     def logged_metrics(self) -> set[str]:
         """Return the names of all metrics that the task logs."""
@@ -289,8 +300,12 @@ class Task(LightningModule):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map inputs (N, ...) to outputs (N, ...)."""
+        return self.net_outputs(inputs)
+
+    def net_outputs(self, inputs: Tensor) -> Tensor:
+        """Map the net's inputs (N, ...) to its outputs (N, ...)."""
         outputs: Tensor = self.net(inputs)
-        return outputs
+        return outputs.clone() if self.replays_cuda_graphs else outputs  # The next replay overwrites them.
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         inputs, targets = batch
@@ -370,7 +385,7 @@ class Task(LightningModule):
         else:
             self.net.to(memory_format=self.memory_format)
         if self.compile_net:
-            self.net.compile()
+            self.net.compile(mode="default" if self.compile_net is True else self.compile_net)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         optimizer = self.make_optimizer()

@@ -58,8 +58,7 @@ class ImageTask(Task):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, C, H, W), uint8, to the outputs of the net (N, ...)."""
-        outputs: Tensor = self.net(self.normalised(images))
-        return outputs
+        return self.net_outputs(self.normalised(images))
 
     def normalised(self, images: Tensor) -> Tensor:
         """Return images (N, C, H, W), uint8, as floats with zero mean and unit variance."""

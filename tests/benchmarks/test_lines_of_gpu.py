@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benchmarks.gpu import Outcome, Part, absent_of, main, make_parts, report, run_all, write
+from benchmarks.gpu import Outcome, Part, absent_of, main, make_groups, report, run_all, write
 from benchmarks.lines import FIELDS
 
 PRINTS = "import benchmarks.lines as lines; print(); lines.print_line('speed', [2], 'm/s', 'peer', [4])"
@@ -23,7 +23,7 @@ def test_a_part_that_fails_or_exceeds_its_limit_does_not_stop_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = [python("broken", "1 / 0"), python("endless", SLEEPS, 3), python("absent", ABSENT), python("fast", PRINTS)]
-    outcomes = list(run_all(parts, 60))
+    outcomes = list(run_all([[part] for part in parts], 60))
     results = {outcome.part.name: outcome.result for outcome in outcomes}
     assert results == {
         "broken": "failed: exit code 1", "endless": "timed out after 3 s", "absent": "passed", "fast": "passed",
@@ -45,13 +45,13 @@ def test_a_part_that_fails_or_exceeds_its_limit_does_not_stop_the_others(
 
 
 def test_parts_without_time_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    results = [outcome.result for outcome in run_all([python("endless", SLEEPS), python("fast", PRINTS)], 3)]
+    results = [outcome.result for outcome in run_all([[python("endless", SLEEPS)], [python("fast", PRINTS)]], 3)]
     assert results == ["timed out after 3 s", "no time left"]
 
 
 def test_what_is_measured_is_written_before_the_next_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> Iterator[Outcome]:
-        yield from run_all([python("fast", PRINTS)], 60)
+        yield from run_all([[python("fast", PRINTS)]], 60)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("benchmarks.gpu.run_all", interrupted)
@@ -62,12 +62,29 @@ def test_what_is_measured_is_written_before_the_next_part(tmp_path: Path, monkey
 
 
 def test_the_usual_parts_fit_into_eight_minutes_and_bad_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    parts = make_parts(gpu=True, images=Path("images"), clone=Path("clone"))
-    assert [part.name for part in parts[:3]] == ["tests", "record", "step"]
-    assert sum(part.limit_s for part in parts[:3]) < 8 * 60
+    groups = make_groups(gpu=True, images=Path("images"), clone=Path("clone"))
+    assert [part.name for group in groups[:2] for part in group] == ["tests", "record", "step"]
+    assert sum(max(part.limit_s for part in group) for group in groups[:2]) < 8 * 60
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "stepp"])
     assert "got stepp; the parts are tests, record, step" in capsys.readouterr().err
+
+
+def test_parts_of_a_group_start_together_and_measure_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = (tmp_path / name for name in ("began", "ended"))
+    (tmp_path / "waiter.py").write_text(
+        "import sys, pathlib; from benchmarks.record import wait_for_end\n"
+        f"pathlib.Path({str(began)!r}).touch(); wait_for_end(int(sys.argv[2]))\n"
+        f"print('measures', pathlib.Path({str(ended)!r}).exists())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    lasts = f"import time, pathlib\nwhile not pathlib.Path({str(began)!r}).exists(): time.sleep(0.01)"
+    first = python("first", f"{lasts}\ntime.sleep(0.5); pathlib.Path({str(ended)!r}).touch()")
+    outcomes = list(run_all([[first, Part("second", ["waiter"], 60)]], 60))
+    assert [outcome.result for outcome in outcomes] == ["passed", "passed"]
+    assert outcomes[1].output == "measures True\n"
 
 
 @pytest.mark.faults

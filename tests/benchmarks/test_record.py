@@ -28,6 +28,7 @@ def main(run, model):
 def test_the_script_trains_when_it_is_asked_to(tmp_path: Path) -> None:
     (tmp_path / SCRIPT).write_text(_SCRIPT)
     with closing(Record(tmp_path, tmp_path, 30)) as record:
+        record.wait_until_compiled()
         assert [record.train() for _ in range(2)] == [{"s": 2.0, "accuracy": 0.9}, {"s": 2.1, "accuracy": 0.91}]
 
 
@@ -39,5 +40,8 @@ def test_a_script_that_fails_or_takes_too_long_is_an_error(
     line: str, limit_s: float, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / SCRIPT).write_text(_SCRIPT.replace("def main(run, model):\n", f"def main(run, model):\n    {line}\n"))
-    with pytest.raises(RuntimeError, match=f"{SCRIPT} ended with {message}"):
-        Record(tmp_path, tmp_path, limit_s)
+    with (
+        closing(Record(tmp_path, tmp_path, limit_s)) as record,
+        pytest.raises(RuntimeError, match=f"{SCRIPT} ended with {message}"),
+    ):
+        record.wait_until_compiled()

@@ -288,6 +288,36 @@ def test_a_net_is_compiled_and_has_the_same_loss_as_the_uncompiled_one(workplace
     assert difference < 1e-2
 
 
+@needs_gpu
+def test_a_net_compiled_with_cuda_graphs_replays_them_and_has_the_same_loss(workplace: Path, note: Note) -> None:
+    losses: list[float] = []
+    operations: list[str] = []
+    activity = torch.profiler.ProfilerActivity
+    profile = torch.profiler.profile(activities=[activity.CPU, activity.CUDA])
+
+    class Last(Callback):
+        """Records the losses, and the operations of the last step."""
+
+        def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            if pl_module.compile_net and batch_idx == 7:
+                profile.start()
+
+        def on_train_batch_end(
+            self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            losses.append(float(outputs["loss"]))
+            if pl_module.compile_net and batch_idx == 7:
+                profile.stop()
+                operations.extend(event.name for event in profile.events())
+
+    for compiled in ("false", "reduce-overhead"):
+        main([*SHORT, *SMALL, f"--model.compile={compiled}", "--trainer.limit_train_batches=8"], [Last()])
+    launched = [name for name in operations if "GraphLaunch" in name]
+    note("CUDA graphs of a step", len(launched), "graphs")
+    assert len(launched) == 2, operations  # forward and backward
+    assert losses[:8] == pytest.approx(losses[8:], abs=1e-2)
+
+
 @pytest.mark.parametrize("net", [CNN, WhitenedCNN])
 def test_gradients_of_a_compiled_net_are_finite_in_bfloat16(net: type[torch.nn.Module]) -> None:
     model = net(10, 3, 16, widths=(8, 8)).to(DEVICE)

@@ -192,6 +192,23 @@ def check_not_sharded(trainer: Trainer) -> None:
             )
 
 
+def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
+    """Refuse to accumulate gradients with CUDA graphs, whose replays overwrite those of the earlier batches.
+
+    Args:
+        trainer: The trainer of the fit.
+        mode: A mode of `torch.compile` that replays CUDA graphs.
+
+    Raises:
+        ValueError: Gradients would be lost.
+    """
+    if trainer.accumulate_grad_batches > 1:
+        raise ValueError(
+            f"--model.compile: got {mode}, whose CUDA graphs overwrite gradients that are accumulated; use "
+            "max-autotune-no-cudagraphs or true, or leave out --trainer.accumulate_grad_batches"
+        )
+
+
 def check_resumable(callbacks: Sequence[Callback]) -> None:
     """Refuse to resume with callbacks whose state is in no checkpoint.
 
