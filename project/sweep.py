@@ -115,8 +115,10 @@ class _Help(Action):
 
 
 def _space(name: str) -> str:
-    if name not in config_groups.choices("search"):
-        raise ArgumentTypeError(f"got {name!r}; configs/search has {', '.join(config_groups.choices('search'))}")
+    names = config_groups.choices("search")
+    if name not in names:
+        meant = config_groups.nearest(name, names)
+        raise ArgumentTypeError(f"got {name!r}{meant}; configs/search has {', '.join(names)}")
     return name
 
 

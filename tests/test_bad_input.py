@@ -117,7 +117,8 @@ UNKNOWN_OPTIONS = [
     (["--model.optimizer", "SGD", "--model.optimizer.momentom", "0.9"], "did you mean --model.optimizer.momentum?"),
     (["--model.optimizer", "SGD", "--model.optimizer.betas", "0.9"], "options of model.optimizer are lr, momentum"),
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
-    (["--checkpoint.every", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
+    (["--checkpoint.every", "3"], "did you mean --checkpoint.every_n_epochs?"),
+    (["--checkpoint.interval", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
     (["--trainer.gpus", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
@@ -214,6 +215,12 @@ def test_a_bad_option_exits_with_a_short_message(options: list[str], message: st
     [
         (b"trainer: [1", "is not valid YAML"),
         (b"- 1\n- 2\n", "contains a list"),
+        (b"# nothing\n", "bad.yaml is empty; expected settings"),
+        (
+            b"trainer:\n  max_epochs: 3\ndata: mnist\ntrainer:\n  precision: 32-true\n",
+            "key trainer is given twice at line 4",
+        ),
+        (b"model: &own\n  init_args: *own\n", "a value contains itself at line 1"),
         (b"\xff\xfe\x00", "is not a text file"),
         (b"trainer:\n  max_epoch: 3\n", "did you mean --trainer.max_epochs?"),
         (b"trainer: 5\n", "--trainer: got 5; expected settings, each with its name"),

@@ -87,12 +87,12 @@ class CommandLine:
                 named[group] = name
                 changes += config_groups.choice(group, name)
                 if group == "experiment":
-                    groups |= config_groups.choices_of(config_groups.file_of(group, name))
+                    groups |= config_groups.choices_of(config_groups.file_of(group, name), option)
             elif option.startswith("--groups."):
                 raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
             elif option == "--config":
                 path = _value(option, value, "a YAML file")
-                groups |= config_groups.choices_of(Path(path))
+                groups |= config_groups.choices_of(Path(path), option)
                 changes += [option, path]
             else:
                 changes += [config_groups.SHORT.get(option, option) + ("" if value is None else f"={value}")]

@@ -11,9 +11,8 @@ a `--config` file. It replaces the default choice, whose settings belong to anot
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-import yaml
+from project.engine.cli import yaml_file
 
 _PACKAGE = Path(__file__).parents[2]
 # A wheel has the folder inside the package, a checkout beside it.
@@ -91,6 +90,7 @@ def files(group: str, name: str) -> list[str]:
     """Return the options that the choice of one group stands for."""
     path = file_of(group, name)
     if path.is_file():
+        yaml_file.read(path, f"--{group}")
         return ["--config", str(path)]
     names = choices(group)
     if group == "model":
@@ -99,39 +99,31 @@ def files(group: str, name: str) -> list[str]:
         known = classification_models()
         if name in known:
             return [*files(group, "torchvision"), f"--model.net.name={name}"]
-        raise ValueError(f"--model: got {name!r}{_nearest(name, names + known)}; configs/model has "
+        raise ValueError(f"--model: got {name!r}{nearest(name, names + known)}; configs/model has "
                          f"{', '.join(names)}, and torchvision's names work too")  # fmt: skip
-    raise ValueError(f"--{group}: got {name!r}{_nearest(name, names)}; configs/{group} has {', '.join(names)}")
+    raise ValueError(f"--{group}: got {name!r}{nearest(name, names)}; configs/{group} has {', '.join(names)}")
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return a question for the name that was probably meant, or nothing."""
     matches = get_close_matches(name, names, n=1)
     return f" (did you mean {matches[0]}?)" if matches else ""
 
 
-def choices_of(path: Path) -> dict[str, str]:
+def choices_of(path: Path, option: str) -> dict[str, str]:
     """Return the groups that a YAML file names, and the file itself for the groups whose class it sets.
 
     Raises:
         ValueError: The file is malformed.
         OSError: The file cannot be read.
     """
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OSError(f"--config: cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"--config: {path} is not valid YAML: {_brief(error)}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--config: {path} is not a text file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"--config: {path} contains a {type(content).__name__}; expected settings, such as trainer:")
+    content = yaml_file.read(path, option)
     groups = content.get("groups") or {}
     if not isinstance(groups, dict):
-        raise ValueError(f"--config: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
+        raise ValueError(f"{option}: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
     unknown = set(groups) - set(GROUPS)
     if unknown:
-        raise ValueError(f"--config: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
+        raise ValueError(f"{option}: {path} names the group {unknown.pop()!r}; groups are {', '.join(GROUPS)}")
     classes = {group: str(path) for group in CLASSES if _names_a_class(content.get(group))}
     # The settings of a run have both. The name of a group that was itself a class has no file.
     named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
@@ -140,9 +132,3 @@ def choices_of(path: Path) -> dict[str, str]:
 
 def _names_a_class(settings: object) -> bool:
     return isinstance(settings, str) or (isinstance(settings, dict) and "class_path" in settings)
-
-
-def _brief(error: yaml.YAMLError) -> str:
-    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
-    where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or error}{where}"

@@ -181,6 +181,11 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         # The text has the error, and the last part of its key, twice.
         lambda p: f"--{p.key.rpartition('.')[0]}: got {p.match[1]!r}; expected settings, each with its name",
     ),
+    (r"Unexpected config: (\w+):", lambda p: f"--{p.match[1]}: got nothing; list its settings, or leave it out"),
+    (
+        r"argument of type '(\w+)' is not ",
+        lambda p: f"--{p.key}.class_path: got a value of the type {p.match[1]}; expected the path of a class",
+    ),
     (r"Subtypes: \[", _none_of_several),
     (
         r"dot import path(?: string)?: (\S+)",

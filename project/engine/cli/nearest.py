@@ -26,7 +26,8 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     if own := children(option, names):
         return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
     siblings = [sibling for sibling in siblings if sibling != name]
-    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
+    begun = [sibling for sibling in siblings if sibling.startswith(name)]
+    if nearest := get_close_matches(name, begun or siblings, n=1, cutoff=0 if begun else _NEAR):
         return f"did you mean --{parent}{dot}{nearest[0]}?"
     last = {other.rpartition(".")[2]: other for other in reversed(names) if other != option}
     if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):

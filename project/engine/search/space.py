@@ -19,6 +19,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
 
+from project.engine.cli import yaml_file
+
 T = TypeVar("T")
 _TRIVIAL_TRIALS = 12  # TPE, Optuna's default, draws the first ten at random
 _KEYS = {"metric", "direction", "space", "sampler", "pruner"}
@@ -67,12 +69,8 @@ def read_space(path: Path) -> SearchSpace:
         ValueError: The file is malformed, or a distribution, the sampler or the pruner is not valid.
         OSError: The file cannot be read.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--search: {path} is not a valid YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not content.get("space") or not isinstance(content["space"], dict):
+    content = yaml_file.read(path, "--search")
+    if not content.get("space") or not isinstance(content["space"], dict):
         raise ValueError(f"--search: {path} must have the keys metric, direction and space")
     for key in set(content) - _KEYS:
         raise ValueError(f"--search: {path} has the key {key!r}; keys are {', '.join(sorted(_KEYS))}")
@@ -84,7 +82,7 @@ def read_space(path: Path) -> SearchSpace:
         distributions={key: _distribution(path, key, settings) for key, settings in content["space"].items()},
         sampler=_optuna_component(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
         pruner=_optuna_component(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
-        text=text,
+        text=path.read_text(encoding="utf-8"),
     )
     _check_with_trivial_trials(path, space)
     return space

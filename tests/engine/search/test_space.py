@@ -14,8 +14,8 @@ from project.sweep import main
 
 LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
 REFUSED = [
-    ("metric: [val/accuracy", "is not a valid YAML file"),
-    ("- 1", "must have the keys metric, direction and space"),
+    ("metric: [val/accuracy", "is not valid YAML"),
+    ("- 1", "contains a list; expected settings, each with its name"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {}", "must have the keys"),
     (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
     (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
@@ -156,7 +156,7 @@ def test_a_bad_search_space_is_refused_before_any_trial(
     ("options", "answer"),
     [
         (["--max_epochs", "3"], "--search: got nothing; configs/search has cnn"),
-        (["--search", "ccn"], "configs/search has cnn"),
+        (["--search", "ccn"], "got 'ccn' (did you mean cnn?); configs/search has cnn"),
         (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
         (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),
         (["--search", "cnn", "--n_trial", "3"], "unknown option --n_trial; did you mean --n_trials?"),
