@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.gradients import ACCUMULATED, restore_gradients, save_gradients
 from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
 from project.engine.data import DECODING, GIVEN_BY_DATA, DescribedDataModule
 
@@ -67,6 +68,7 @@ class RunCheckpoint(Checkpoint):
         self._in_validation = self._in_optimizer = False
         self._in_validation_epoch = False
         self._continues_in_validation = False
+        self._gradients: dict[str, torch.Tensor] = {}
 
     @classmethod
     def of(cls, trainer: Trainer) -> Self | None:
@@ -91,6 +93,8 @@ class RunCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = False
         self._saved_step = trainer.global_step  # the step of the checkpoint that the run resumes from
+        restore_gradients(pl_module, self._gradients)
+        self._gradients = {}
         best = self.best_model_path
         if best and not trainer.strategy.broadcast(Path(best).exists()):
             _log.warning("the best checkpoint, %s, does not exist; the next one is the best", best)
@@ -160,9 +164,12 @@ class RunCheckpoint(Checkpoint):
         checkpoint[GIVEN_BY_DATA] = getattr(pl_module, GIVEN_BY_DATA, {})
         data = trainer.datamodule  # type: ignore[attr-defined]
         checkpoint[DECODING] = data.decoding() if isinstance(data, DescribedDataModule) else {}
+        if trainer.state.fn == TrainerFn.FITTING:
+            save_gradients(trainer, pl_module, checkpoint)
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._gradients = checkpoint.get(ACCUMULATED, {})
         if "current_model_state" in checkpoint and trainer.state.fn != TrainerFn.FITTING:
             # After a fit, WeightAveraging loads the trained weights, but the averaged ones were validated.
             pl_module.load_state_dict(checkpoint["state_dict"])
@@ -192,15 +199,16 @@ class RunCheckpoint(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the steps before an error, except with several processes, which would all have to take part.
 
-        A resumed run repeats the batch of an error if no weight has changed since the batch before. After an error in
-        an optimizer or between accumulated batches, it resumes from the checkpoint before, as after a `kill -9`.
+        A resumed run repeats the batch of an error if no weight and no gradient has changed since the batch before.
+        After an error in an optimizer or in a later one of accumulated batches, it resumes from the checkpoint before,
+        as after a `kill -9`.
         """
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         good = not isinstance(exception, FloatingPointError)
         if not (in_training and good and trainer.world_size == 1 and trainer.global_step > self._saved_step):
             return
         within_batch = compat.is_within_batch(trainer)
-        if not compat.is_step_done(trainer) or (within_batch and self._in_optimizer):
+        if within_batch and (self._in_optimizer or not compat.is_step_done(trainer)):
             return
         is_validated = self._validated_step == trainer.global_step
         if within_batch:

@@ -239,8 +239,9 @@ ERRORS: dict[str, tuple[list[str], RaiseIn, int]] = {
     "optimizer": ([], RaiseIn(11, "optimizer"), 8),
     "accumulated-step": (["--trainer.accumulate_grad_batches=4"], RaiseIn(13), 2),
     "between-accumulated-batches": (
-        ["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 2
+        ["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 3
     ),
+    "validation-between-accumulated-batches": (["--trainer.accumulate_grad_batches=3", *HALF], RaiseIn(4), 1),
     "before-validation": ([], RaiseIn(15, "on_train_batch_end"), 8),
     "before-validation-within": (HALF, RaiseIn(11, "on_train_batch_end"), 8),
     "start-of-validation": ([], RaiseIn(7, "on_validation_start"), 8),
@@ -248,7 +249,7 @@ ERRORS: dict[str, tuple[list[str], RaiseIn, int]] = {
     "end-of-validation": (HALF, RaiseIn(11, "on_validation_epoch_end"), 12),
 }  # fmt: skip
 # One error in a step, one in the optimizer, and one in a validation within an epoch.
-FAST_ERRORS = {"step", "optimizer", "end-of-validation"}
+FAST_ERRORS = {"step", "optimizer", "end-of-validation", "validation-between-accumulated-batches"}
 
 
 @pytest.mark.parametrize(
