@@ -24,6 +24,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from project.engine.tracking.description import TAG
 
+pytestmark = pytest.mark.timeout(900)  # These waits end early on an idle machine.
+WAIT_S = 280
 FEW = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
 LR = {"model.optimizer.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True}}
 
@@ -48,7 +50,7 @@ class Sweep:
 
     def run(self, *options: str) -> str:
         process = self.start(*options)
-        output = process.communicate(timeout=280)[0]
+        output = process.communicate(timeout=WAIT_S)[0]
         assert process.returncode == 0, output
         return output
 
@@ -61,7 +63,7 @@ class Sweep:
         return Counter(trial.state for trial in self.study.trials)
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + WAIT_S
         while not condition():
             assert time.monotonic() < deadline, [process.poll() for process in self.processes]
             time.sleep(0.1)
@@ -201,7 +203,7 @@ def test_trials_that_all_fail_with_one_error_end_the_sweep(tmp_path: Path, sweep
     sweep = Sweep(tmp_path, space={"model.optimizer.lr": {"type": "float", "low": 1e30, "high": 2e30}})
     sweeps.append(sweep)
     process = sweep.start("--n_trials", "8", "--max_epochs", "1", "--max_retries", "0")
-    output = process.communicate(timeout=200)[0]
+    output = process.communicate(timeout=WAIT_S)[0]
     assert process.returncode == 1
     assert "3 settings in a row failed in the same way: FloatingPointError: the loss is not finite" in output
     assert sweep.states == {TrialState.FAIL: 3}
@@ -255,7 +257,7 @@ def test_two_sweeps_share_one_study(tmp_path: Path, sweeps: list[Sweep]) -> None
     sweeps.append(sweep)
     both = [sweep.start("--n_trials", "4"), sweep.start("--n_trials", "6")]
     for process in both:
-        output = process.communicate(timeout=280)[0]
+        output = process.communicate(timeout=WAIT_S)[0]
         assert process.returncode == 0, output
     sweep.check(ended=6)
     (parent,) = [run for run in Fit(sweep.folder, 0, "").runs if "trial" not in run.data.tags]
@@ -276,7 +278,7 @@ def test_a_sweep_in_another_container_of_the_same_name_runs_other_trials(tmp_pat
     )  # fmt: skip
     sweep.processes.append(first)
     sweep.wait_for(lambda: sweep.began(0))
-    outputs = [process.communicate(timeout=280)[0] for process in (sweep.start(), first)]
+    outputs = [process.communicate(timeout=WAIT_S)[0] for process in (sweep.start(), first)]
     for process, output in zip(sweep.processes, reversed(outputs), strict=True):
         assert process.returncode == 0, output
         assert "Traceback" not in output and "ended by another" not in output
@@ -293,7 +295,7 @@ def test_a_sweep_waits_for_a_database_that_is_locked_for_half_a_minute(tmp_path:
     sweep.wait_for(lambda: sweep.began(0))
     hold = "import sqlite3, sys, time; sqlite3.connect(sys.argv[1], 60).execute('BEGIN EXCLUSIVE'); time.sleep(30)"
     subprocess.run([sys.executable, "-c", hold, "mlruns/optuna.db"], cwd=sweep.folder, check=True)
-    output = process.communicate(timeout=280)[0]
+    output = process.communicate(timeout=WAIT_S)[0]
     assert process.returncode == 0, output
     assert "database is locked; waiting for it" in output
     assert "Traceback" not in output and "Error:" not in output
@@ -333,7 +335,7 @@ def test_one_ctrl_c_lets_trials_finish_and_a_second_stops_them(tmp_path: Path, s
     process = sweep.start()
     sweep.trains()
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(120) == 130
+    assert process.wait(WAIT_S) == 130
     assert sweep.states == {TrialState.COMPLETE: 1}
     process = sweep.start("--max_retries", "0")
     sweep.trains()  # Only the weights of the complete trial are left.

@@ -27,18 +27,18 @@ def test_a_server_that_dies_and_returns_gets_everything_once(server: Server) -> 
     logger = MLflowLogger("faults", "run")
     logger.start(client, {"strategy": "single"})
     run_id = str(logger.version)
-    slowest = 0.0
+    seconds: list[float] = []
     for step in range(300):
         if step == 100:
             server.kill()
         start = time.monotonic()
         logger.log_metrics({"train/loss": step / 7, "train/accuracy": float(step)}, step)
-        slowest = max(slowest, time.monotonic() - start)
+        seconds.append(time.monotonic() - start)
         time.sleep(0.005)
     logger.log_text("late", "notes/late.txt")
     logger.set_tags({"late": "yes"})
     logger.end("FINISHED")  # The server is down: this returns, and keeps the rest in the spool.
-    assert slowest < 1  # MLflow's own client retries for minutes.
+    assert sorted(seconds)[-5] < 0.5  # MLflow's own client retries for minutes; a busy machine delays a few calls.
     assert Path("mlruns/spool", run_id, "log.jsonl").exists()
 
     server.start()
