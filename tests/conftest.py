@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import pickle
 import random
@@ -56,6 +57,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:  # A worker runs commands, and imports the libraries for its tests.
         fork_server()
+        logging.getLogger().setLevel(logging.WARNING)  # The import of mlflow.pytorch sets it to ERROR.
 
 
 def pytest_collection_finish() -> None:
