@@ -10,8 +10,10 @@ import math
 import statistics
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -118,3 +120,9 @@ def spread(values: Iterable[float], digits: int | None = None) -> str:
 def _rounded(values: Sequence[float]) -> float:
     """Return the median with four significant digits."""
     return float(f"{statistics.median(values):.4g}")
+
+
+def wait_for_end(process: int) -> None:
+    """Wait for the end of a process, by its id."""
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(process).wait()

@@ -30,13 +30,12 @@ from threading import Timer
 from time import perf_counter
 
 import numpy as np
-import psutil
 import simplejpeg
 import torch
 from lightning import Callback, LightningModule, Trainer
 from PIL import Image
 
-from benchmarks.lines import make_parser, report, rounds_of
+from benchmarks.lines import make_parser, report, rounds_of, wait_for_end
 from project.data import CIFAR10, LabelledImages
 from project.engine.loading import ImageArray, Split
 from project.fit import main as fit
@@ -210,13 +209,6 @@ def write_noise(root: Path) -> None:
                 Image.fromarray(pixels).save(root / split / str(label) / f"{number}.jpg")
 
 
-def wait_for_end(process: int | None) -> None:
-    """Wait for the end of a process, by its id."""
-    if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(process).wait()
-
-
 def main(argv: Sequence[str]) -> None:
     """Train with both, and print the lines and the tables."""
     parser = make_parser("benchmarks.record", __doc__, 5, "two steps on noise, unless there are --images")
@@ -260,7 +252,8 @@ def main(argv: Sequence[str]) -> None:
                 candidates[RECORD] = record.train
             except RuntimeError as error:  # Ours is measured anyway.
                 print(f"{RECORD}: not measured, because {error}")
-        wait_for_end(args.after)
+        if args.after is not None:
+            wait_for_end(args.after)
         results = [{way: train(seed) for way, train in candidates.items()} for seed in range(rounds_of(args))]
     for unit in ("s", "accuracy"):
         by_name = [{candidate: values[unit] for candidate, values in one.items()} for one in results]

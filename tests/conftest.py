@@ -22,7 +22,8 @@ from commands import Command, fork_server, free_port
 from filelock import FileLock
 
 if TYPE_CHECKING:  # The process that distributes the tests imports only this file, and no library that takes seconds.
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
 
     import numpy as np
     from mlflow import MlflowClient
@@ -190,18 +191,37 @@ def first_command() -> list[str]:
     return command[1].split()
 
 
-@pytest.fixture(scope="session")
-def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
-    """The first command of the README with two of its ten epochs, trained once for all workers."""
-    is_worker = "PYTEST_XDIST_WORKER" in os.environ
-    shared = tmp_path_factory.getbasetemp().parent if is_worker else tmp_path_factory.getbasetemp()
-    folder, done = shared / "main_job", shared / "main_job.json"
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> tuple[Path, Any]:
+    """Make a folder once for all workers.
+
+    Args:
+        factory: pytest's folders.
+        name: Name of the folder.
+        make: Fills the empty folder, and returns what is to be kept as JSON.
+
+    Returns:
+        The folder, which tests must not change, and what `make` returned.
+    """
+    shared = factory.getbasetemp()
+    folder = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / name
+    done = folder.with_suffix(".json")
     with FileLock(f"{folder}.lock"):
         if not done.exists():
             folder.mkdir()
-            fitted = fit(folder, *first_command()[3:], "--max_epochs=2")
-            done.write_text(json.dumps([fitted.code, fitted.output]))
-    return Fit(folder, *json.loads(done.read_text()))
+            done.write_text(json.dumps(make(folder)))
+    return folder, json.loads(done.read_text())
+
+
+@pytest.fixture(scope="session")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """The first command of the README with two of its ten epochs."""
+
+    def train(folder: Path) -> tuple[int, str]:
+        fitted = fit(folder, *first_command()[3:], "--max_epochs=2")
+        return fitted.code, fitted.output
+
+    folder, (code, output) = made_once(tmp_path_factory, "main_job", train)
+    return Fit(folder, code, output)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from commands import free_port
-from conftest import ROOT, Fit, copy_store, run_ranks
+from conftest import ROOT, Fit, copy_store, made_once, run_ranks
 from mlflow import MlflowClient
 from pyarrow import parquet
 from tiny import COMPLETE, TINY
@@ -79,13 +79,15 @@ class WithoutTest(tiny.Tiny):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, of which each test gets a copy."""
-    folder = tmp_path_factory.mktemp("trained")
-    copy_store(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        fitted(folder)
-    return folder
+
+    def train(folder: Path) -> None:
+        copy_store(folder)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+            fitted(folder)
+
+    return made_once(tmp_path_factory, "evaluated", train)[0]
 
 
 @pytest.fixture

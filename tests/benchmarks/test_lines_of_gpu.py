@@ -75,7 +75,7 @@ def test_parts_of_a_group_start_together_and_measure_one_after_the_other(
 ) -> None:
     began, ended = (tmp_path / name for name in ("began", "ended"))
     (tmp_path / "waiter.py").write_text(
-        "import sys, pathlib; from benchmarks.record import wait_for_end\n"
+        "import sys, pathlib; from benchmarks.lines import wait_for_end\n"
         f"pathlib.Path({str(began)!r}).touch(); wait_for_end(int(sys.argv[2]))\n"
         f"print('measures', pathlib.Path({str(ended)!r}).exists())\n"
     )

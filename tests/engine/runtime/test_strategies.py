@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import two_ranks
-from conftest import ROOT, run_ranks
+from conftest import ROOT, made_once, run_ranks
 from torch import Tensor, nn
 
 from project.engine.cli.command_line import CommandLine
@@ -19,19 +19,17 @@ from project.engine.training.callbacks import build_fit
 FITS = ("plain", "accumulated", "bfloat", "batchnorm")
 
 
-def run_pair(folder: Path, *cases: str) -> Path:
-    """Train cases in two processes, as a launcher starts them; return the folder of their files."""
+def run_pair(folder: Path, *cases: str) -> None:
+    """Train cases in two processes, as a launcher starts them."""
     paths = f"{ROOT}:{Path(two_ranks.__file__).parent}"
     run_ranks("two_ranks", str(folder), *cases, folder=folder, environment={"PYTHONPATH": paths})
-    return folder
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All cases with ddp and with fsdp, trained by one pair of processes."""
-    return run_pair(
-        tmp_path_factory.mktemp("pair"), *(f"{case}-{strategy}" for case in FITS for strategy in ("ddp", "fsdp"))
-    )
+    cases = [f"{case}-{strategy}" for case in FITS for strategy in ("ddp", "fsdp")]
+    return made_once(tmp_path_factory, "pair", lambda folder: run_pair(folder, *cases))[0]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +135,9 @@ def test_a_parameter_that_cannot_be_sharded_is_named() -> None:
 
 @pytest.mark.faults
 def test_the_memory_of_a_large_model_is_divided(tmp_path: Path) -> None:
-    ddp, fsdp = (held(run_pair(tmp_path, f"large-{name}"), f"large-{name}") for name in ("ddp", "fsdp"))
+    for name in ("ddp", "fsdp"):
+        run_pair(tmp_path, f"large-{name}")
+    ddp, fsdp = (held(tmp_path, f"large-{name}") for name in ("ddp", "fsdp"))
     for rank in (0, 1):
         total = ddp[rank]["parameters"] + ddp[rank]["gradients"] + ddp[rank]["states"]
         # In theory it is half. Allocators keep a part of the freed memory. Replicas would save nothing.
