@@ -9,7 +9,8 @@ Each part is a command in its own processes, in an empty folder, and is killed a
 compiles its net for minutes, while the tests run; all other parts run alone. With --record, there is no time for the
 benchmark of concurrency. A part that fails does not stop the others; the exit code is then 1. Without a GPU, each part
 does what it can on the CPU, and names what it leaves out. Writes the lines of benchmarks/lines.py as JSON lines, each
-with its `part`, and the output of all parts in files in the same folder; prints a table.
+with its `part`, and the output of all parts in files in the same folder; prints a table. Without --output, the files
+are written only if all parts run on a GPU.
 """
 
 import json
@@ -36,6 +37,7 @@ from benchmarks.lines import LINE_WIDTH, make_parser
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S = 470.0
+RESULTS = Path("benchmarks/results/gpu.jsonl")
 GPU_TESTS = ("tests/gpu", "tests/engine/loading/test_device.py")
 _NO_TIME = "no time left"
 
@@ -224,9 +226,13 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--images", type=lambda path: Path(path).resolve(), metavar="DIR", help="CIFAR-10 as JPEGs")
     parser.add_argument("--record", type=lambda path: Path(path).resolve(), metavar="CLONE", help="the record's script")
     parser.add_argument("--limit_s", type=float, default=LIMIT_S, help=f"time limit of all parts ({LIMIT_S:.0f})")
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.jsonl"), help="for the lines")
+    parser.add_argument(
+        "--output", type=Path, help="for the lines (benchmarks/results/gpu.jsonl, if all parts run on a GPU)"
+    )
     args = parser.parse_args(argv)
-    groups = make_groups(gpu=torch.cuda.is_available() and not args.quick, images=args.images, clone=args.record)
+    on_gpu = torch.cuda.is_available() and not args.quick
+    output = args.output or (RESULTS if on_gpu and not args.only else None)
+    groups = make_groups(gpu=on_gpu, images=args.images, clone=args.record)
     names = [part.name for group in groups for part in group]
     if unknown := sorted(set(args.only or ()) - set(names)):
         parser.error(f"--only: got {unknown[0]}; the parts are {', '.join(names)}")
@@ -234,7 +240,8 @@ def main(argv: Sequence[str]) -> None:
     outcomes: list[Outcome] = []
     for outcome in run_all(chosen, args.limit_s):
         outcomes.append(outcome)
-        write(outcomes, args.output)  # after each part, in case the machine is taken away
+        if output:
+            write(outcomes, output)  # after each part, in case the machine is taken away
     report(outcomes)
     sys.exit(0 if all(outcome.passed for outcome in outcomes) else 1)
 

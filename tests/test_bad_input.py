@@ -111,6 +111,10 @@ BAD_OPTIONS = [
 ]
 # If no option is similar enough, the message lists the options of that class.
 UNKNOWN_OPTIONS = [
+    (["--trainer.max_ep", "3"], "did you mean --trainer.max_epochs?"),
+    (["--trainer.epochs", "3"], "did you mean one of --trainer.max_epochs, --trainer.min_epochs"),
+    (["--model.lr", "0.1"], "did you mean --model.optimizer.lr?"),
+    (["--data.size", "32"], "did you mean one of --data.batch_size, --data.image_size?"),
     (["--model.net.pretrained", "true"], "options of model.net are widths, kernel_size, padding"),
     (["--model", "resnet18", "--model.net.pretrained", "true"], "options of model.net are name, dropout"),
     (["--data.weighted", "true"], "options of data are batch_size, val_fraction"),
@@ -221,6 +225,9 @@ def test_a_bad_option_exits_with_a_short_message(options: list[str], message: st
             "key trainer is given twice at line 4",
         ),
         (b"model: &own\n  init_args: *own\n", "a value contains itself at line 1"),
+        (b"trainer.max_epochs: 2\ntrainer:\n  max_epochs: 3\n", "key trainer.max_epochs is given twice at line 3"),
+        (b"trainer:\n  [a]: 3\n", "a key must be a name at line 2"),
+        (b"trainer:\nmodel:\n", "bad.yaml has model: without settings; list them, or leave out the key"),
         (b"\xff\xfe\x00", "is not a text file"),
         (b"trainer:\n  max_epoch: 3\n", "did you mean --trainer.max_epochs?"),
         (b"trainer: 5\n", "--trainer: got 5; expected settings, each with its name"),

@@ -20,6 +20,7 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 DEFAULTS = {"data": "digits", "model": "cnn", "strategy": "single"}
 GROUPS = (*DEFAULTS, "experiment")
 CLASSES = ("data", "model")
+SECTIONS = (*CLASSES, "trainer", "checkpoint", "tracking")
 SHORT = {
     "--precision": "--trainer.precision",
     "--devices": "--trainer.devices",
@@ -118,6 +119,9 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
         OSError: The file cannot be read.
     """
     content = yaml_file.read(path, option)
+    for section in SECTIONS:
+        if content.get(section, {}) is None:
+            raise ValueError(f"{option}: {path} has {section}: without settings; list them, or leave out the key")
     groups = content.get("groups") or {}
     if not isinstance(groups, dict):
         raise ValueError(f"{option}: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")

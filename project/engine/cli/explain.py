@@ -181,7 +181,10 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         # The text has the error, and the last part of its key, twice.
         lambda p: f"--{p.key.rpartition('.')[0]}: got {p.match[1]!r}; expected settings, each with its name",
     ),
-    (r"Unexpected config: (\w+):", lambda p: f"--{p.match[1]}: got nothing; list its settings, or leave it out"),
+    (
+        r"'NoneType' object has no attribute 'keys'",
+        lambda p: f"--{p.key}.init_args: got nothing; list its settings, or leave it out",
+    ),
     (
         r"argument of type '(\w+)' is not ",
         lambda p: f"--{p.key}.class_path: got a value of the type {p.match[1]}; expected the path of a class",
@@ -191,7 +194,7 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         r"dot import path(?: string)?: (\S+)",
         lambda p: (
             f"--{p.key}: got {p.match[1]!r}, which is neither a class known here nor the path of one, such as "
-            "torch.optim.SGD"
+            f"{'torch.optim.SGD' if p.key.endswith('optimizer') else 'package.module.Class'}"
         ),
     ),
 )

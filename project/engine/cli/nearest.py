@@ -6,6 +6,8 @@ from difflib import get_close_matches
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.87
+_MOST = 5
+"""The longest list of options that contain an unknown one."""
 
 
 def children(parent: str, names: Iterable[str]) -> list[str]:
@@ -26,8 +28,11 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     if own := children(option, names):
         return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
     siblings = [sibling for sibling in siblings if sibling != name]
-    begun = [sibling for sibling in siblings if sibling.startswith(name)]
-    if nearest := get_close_matches(name, begun or siblings, n=1, cutoff=0 if begun else _NEAR):
+    inner = [other for other in names if other.startswith(f"{parent}.") and other.endswith(f".{name}")]
+    longer = [f"{parent}{dot}{one}" for one in siblings if one.startswith(name) or f"_{name}_" in f"_{one}_"]
+    if parent and (found := inner or longer) and len(found) <= _MOST:
+        return f"did you mean {'one of ' if len(found) > 1 else ''}{', '.join(f'--{one}' for one in found)}?"
+    if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
         return f"did you mean --{parent}{dot}{nearest[0]}?"
     last = {other.rpartition(".")[2]: other for other in reversed(names) if other != option}
     if nearest := get_close_matches(name, last, n=1, cutoff=_NEAR_ELSEWHERE):

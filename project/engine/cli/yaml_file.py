@@ -38,26 +38,31 @@ def _content(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check(node, ())
+        _check(node, (), "", set())
         return loader.construct_document(node)
     finally:
         loader.dispose()
 
 
-def _check(node: yaml.Node, owners: tuple[yaml.Node, ...]) -> None:
+def _check(node: yaml.Node, owners: tuple[yaml.Node, ...], prefix: str, found: set[str]) -> None:
+    """Raise an error for a setting that is given twice, also as `a.b: 1` and `a: {b: 2}`, and for recursion."""
     if node in owners:
         raise ConstructorError(problem="a value contains itself", problem_mark=node.start_mark)
     if isinstance(node, yaml.MappingNode):
         names = set[str]()
         for key, value in node.value:
-            if key.value in names:
-                raise ConstructorError(problem=f"the key {key.value} is given twice", problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                names.add(key.value)
-            _check(value, (*owners, node))
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConstructorError(problem="a key must be a name", problem_mark=key.start_mark)
+            name = f"{prefix}{key.value}"
+            if key.value in names or name in found:
+                raise ConstructorError(problem=f"the key {name} is given twice", problem_mark=key.start_mark)
+            names.add(key.value)
+            if not isinstance(value, yaml.MappingNode):
+                found.add(name)
+            _check(value, (*owners, node), f"{name}.", found)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _check(value, (*owners, node))
+            _check(value, (*owners, node), "", set())
 
 
 def _brief(error: yaml.YAMLError) -> str:

@@ -91,12 +91,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.checkpoint_io.teardown()
 
 
-def check_shardable(net: nn.Module, *, compiled: bool = False) -> None:
+def check_shardable(net: nn.Module, *, compiled: bool | str = False) -> None:
     """Raise ValueError for a parameter that FSDP2 cannot shard, or if the net is to be compiled."""
     if compiled:
         raise ValueError(
-            "--model.compile: got true, but torch.compile does not change a sharded net; leave it out, or use "
-            "--strategy ddp"
+            f"--model.compile: got {str(compiled).lower()}, but torch.compile does not change a sharded net; leave it "
+            "out, or use --strategy ddp"
         )
     for name, parameter in net.named_parameters():
         if parameter.ndim == 0:

@@ -71,7 +71,13 @@ def read_space(path: Path) -> SearchSpace:
     """
     content = yaml_file.read(path, "--search")
     if not content.get("space") or not isinstance(content["space"], dict):
-        raise ValueError(f"--search: {path} must have the keys metric, direction and space")
+        raise ValueError(
+            f"--search: {path} has space: {content.get('space')!r}; expected the settings to vary, such as "
+            "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
+        )
+    for key in content["space"]:
+        if not isinstance(key, str):
+            raise ValueError(f"--search: {path} varies {key!r}; expected the name of a setting")
     for key in set(content) - _KEYS:
         raise ValueError(f"--search: {path} has the key {key!r}; keys are {', '.join(sorted(_KEYS))}")
     directions = _directions(path, content)

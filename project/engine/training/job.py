@@ -115,7 +115,7 @@ def check_can_shard(trainer: Trainer, model: LightningModule) -> None:
     if not isinstance(trainer.strategy, FSDP2Strategy):
         return
     if isinstance(model, Task):
-        check_shardable(model.net, compiled=bool(model.compile_net))
+        check_shardable(model.net, compiled=model.compile_net)
     elif not is_overridden("configure_model", model):
         raise ValueError(
             f"--strategy fsdp: {type(model).__name__} does not shard itself in configure_model; use "

@@ -16,7 +16,8 @@ LR = "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
 REFUSED = [
     ("metric: [val/accuracy", "is not valid YAML"),
     ("- 1", "contains a list; expected settings, each with its name"),
-    ("metric: val/accuracy\ndirection: maximize\nspace: {}", "must have the keys"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {}", "expected the settings to vary"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {3: {}}", "varies 3; expected the name of a setting"),
     (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
     (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
     (f"metric: [val/accuracy, val/loss]\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
