@@ -19,6 +19,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import choices
 from project.engine.cli.known_options import check_early
+from project.engine.cli.nearest import question
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
@@ -117,8 +118,7 @@ class _Help(Action):
 def _space(name: str) -> str:
     names = config_groups.choices("search")
     if name not in names:
-        meant = config_groups.nearest(name, names)
-        raise ArgumentTypeError(f"got {name!r}{meant}; configs/search has {', '.join(names)}")
+        raise ArgumentTypeError(f"got {name!r}{question(name, names)}; configs/search has {', '.join(names)}")
     return name
 
 

@@ -106,6 +106,14 @@ BAD_OPTIONS = [
     (["--strategy", "fsdp", "--model.compile", "true"], "does not change a sharded net"),
     (["--model.compile", "fast"], "reduce-overhead"),
     (["--model.compile", "max-autotune", "--trainer.accumulate_grad_batches", "2"], "overwrite gradients"),
+    (
+        [
+            "--model.compile=max-autotune",
+            "--trainer.callbacks=GradientAccumulationScheduler",
+            "--trainer.callbacks.scheduling={0: 2}",
+        ],
+        "overwrite gradients",
+    ),
     (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]
@@ -241,6 +249,12 @@ def test_a_bad_option_exits_with_a_short_message(options: list[str], message: st
 def test_a_bad_file_exits_with_a_short_message(content: bytes, message: str, refused: Callable[..., str]) -> None:
     Path("bad.yaml").write_bytes(content)
     assert message in refused("--config", "bad.yaml")
+
+
+def test_a_bad_file_of_a_group_is_refused_by_its_option(refused: Callable[..., str]) -> None:
+    Path("configs/model").mkdir(parents=True)
+    Path("configs/model/mine.yaml").write_text("model:\n")
+    assert "--model: configs/model/mine.yaml has model: without settings" in refused("--model", "mine")
 
 
 def _empty(root: Path) -> None:

@@ -69,8 +69,8 @@ class Task(LightningModule):
         lr_schedule: Makes the schedule from the optimizer; any class of torch.optim.lr_scheduler that depends only on
             the step. It advances after each optimizer step. `T_max` and `total_iters` default to the length of the
             training; `total_steps` is always that length.
-        compile: Compile the net: true, or a mode of `torch.compile`. On a GPU, `reduce-overhead` starts all operations
-            of the net at once. A sharded net cannot be compiled.
+        compile: Compile the net: true, or a mode of `torch.compile`. On a GPU, `reduce-overhead` starts the operations
+            of the net with one call. A sharded net cannot be compiled.
         channels_last: Keep images and weights in the NHWC format; sharded weights stay contiguous.
 
     Attributes:

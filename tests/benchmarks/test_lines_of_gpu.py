@@ -61,6 +61,18 @@ def test_what_is_measured_is_written_before_the_next_part(tmp_path: Path, monkey
     assert [line["name"] for line in lines] == ["fast", "speed"]
 
 
+def test_only_all_parts_on_a_gpu_replace_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (outcome,) = run_all([[python("fast", PRINTS)]], 60)
+    monkeypatch.setattr("benchmarks.gpu.run_all", lambda *_: iter([outcome]))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("benchmarks.gpu.hardware", lambda: "a GPU")
+    monkeypatch.chdir(tmp_path)
+    for options, is_written in ((["--quick"], False), (["--only", "step"], False), ([], True)):
+        with pytest.raises(SystemExit, match="0"):
+            main(options)
+        assert Path("benchmarks/results/gpu.jsonl").exists() == is_written
+
+
 def test_the_usual_parts_fit_into_eight_minutes_and_bad_names_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     groups = make_groups(gpu=True, images=Path("images"), clone=Path("clone"))
     assert [part.name for group in groups[:2] for part in group] == ["tests", "record", "step"]

@@ -1,4 +1,4 @@
-"""Gradients of the batches that wait for a step of the optimizer, in a checkpoint."""
+"""Gradients of accumulated batches, in a checkpoint between two steps of the optimizer."""
 
 from collections.abc import Mapping
 from typing import Any

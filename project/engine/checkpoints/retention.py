@@ -6,9 +6,12 @@ from pathlib import Path
 import torch
 
 from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+from project.engine.checkpoints.gradients import ACCUMULATED
 from project.engine.checkpoints.newest import PREVIOUS, holds_weights_only
 
-_ONLY_FOR_RESUME = ("optimizer_states", "lr_schedulers", "callbacks", "current_model_state", "averaging_state")
+_ONLY_FOR_RESUME = (
+    "optimizer_states", "lr_schedulers", "callbacks", "current_model_state", "averaging_state", ACCUMULATED
+)  # fmt: skip
 
 
 def strip_optimizer_state(folder: Path) -> None:

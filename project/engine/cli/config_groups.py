@@ -8,11 +8,12 @@ A class of data or of a model is a choice, too: as `--model package.module.Class
 a `--config` file. It replaces the default choice, whose settings belong to another class.
 """
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from project.engine.cli import yaml_file
+from project.engine.cli.nearest import question
 
 _PACKAGE = Path(__file__).parents[2]
 # A wheel has the folder inside the package, a checkout beside it.
@@ -91,7 +92,7 @@ def files(group: str, name: str) -> list[str]:
     """Return the options that the choice of one group stands for."""
     path = file_of(group, name)
     if path.is_file():
-        yaml_file.read(path, f"--{group}")
+        _settings(path, f"--{group}")
         return ["--config", str(path)]
     names = choices(group)
     if group == "model":
@@ -100,15 +101,9 @@ def files(group: str, name: str) -> list[str]:
         known = classification_models()
         if name in known:
             return [*files(group, "torchvision"), f"--model.net.name={name}"]
-        raise ValueError(f"--model: got {name!r}{nearest(name, names + known)}; configs/model has "
+        raise ValueError(f"--model: got {name!r}{question(name, names + known)}; configs/model has "
                          f"{', '.join(names)}, and torchvision's names work too")  # fmt: skip
-    raise ValueError(f"--{group}: got {name!r}{nearest(name, names)}; configs/{group} has {', '.join(names)}")
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Return a question for the name that was probably meant, or nothing."""
-    matches = get_close_matches(name, names, n=1)
-    return f" (did you mean {matches[0]}?)" if matches else ""
+    raise ValueError(f"--{group}: got {name!r}{question(name, names)}; configs/{group} has {', '.join(names)}")
 
 
 def choices_of(path: Path, option: str) -> dict[str, str]:
@@ -118,10 +113,7 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
         ValueError: The file is malformed.
         OSError: The file cannot be read.
     """
-    content = yaml_file.read(path, option)
-    for section in SECTIONS:
-        if content.get(section, {}) is None:
-            raise ValueError(f"{option}: {path} has {section}: without settings; list them, or leave out the key")
+    content = _settings(path, option)
     groups = content.get("groups") or {}
     if not isinstance(groups, dict):
         raise ValueError(f"{option}: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
@@ -132,6 +124,14 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
     # The settings of a run have both. The name of a group that was itself a class has no file.
     named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
     return classes | named
+
+
+def _settings(path: Path, option: str) -> dict[str, Any]:
+    content = yaml_file.read(path, option)
+    for section in SECTIONS:
+        if content.get(section, {}) is None:
+            raise ValueError(f"{option}: {path} has {section}: without settings; list them, or leave out the key")
+    return content
 
 
 def _names_a_class(settings: object) -> bool:

@@ -40,3 +40,9 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     if siblings and parent:
         return f"options of {parent} are {', '.join(siblings)}"
     return "see python -m project.fit --help"
+
+
+def question(name: str, names: Sequence[str]) -> str:
+    """Return ` (did you mean NAME?)` with the nearest name, or an empty text."""
+    matches = get_close_matches(name, names, n=1)
+    return f" (did you mean {matches[0]}?)" if matches else ""

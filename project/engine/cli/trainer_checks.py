@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import (
     BasePredictionWriter,
     BatchSizeFinder,
     Checkpoint,
+    GradientAccumulationScheduler,
     LearningRateFinder,
     OnExceptionCheckpoint,
     ProgressBar,
@@ -202,10 +203,11 @@ def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
     Raises:
         ValueError: Gradients would be lost.
     """
-    if trainer.accumulate_grad_batches > 1:
+    scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if scheduled or trainer.accumulate_grad_batches > 1:
         raise ValueError(
             f"--model.compile: got {mode}, whose CUDA graphs overwrite gradients that are accumulated; use "
-            "max-autotune-no-cudagraphs or true, or leave out --trainer.accumulate_grad_batches"
+            "max-autotune-no-cudagraphs or true, or step after each batch"
         )
 
 

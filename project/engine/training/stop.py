@@ -176,7 +176,7 @@ class Interrupts(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._group is None and not self.signum:
-            return  # What follows costs a hundredth of the step of a small net.
+            return  # The usual case. The checks that follow take a hundredth of a small net's step.
         can_stop = compat.is_step_done(trainer) and not compat.is_validated_next(trainer)
         if can_stop and self._is_interrupted():
             compat.log_step(trainer)

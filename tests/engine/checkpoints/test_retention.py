@@ -9,9 +9,10 @@ from project.engine.checkpoints.durable import is_valid, link_durably, write_dur
 WEIGHTS = torch.arange(100_000.0)
 
 
-def test_a_stripped_run_keeps_its_weights_in_a_third_of_the_space(tmp_path: Path) -> None:
+def test_a_stripped_run_keeps_its_weights_in_a_quarter_of_the_space(tmp_path: Path) -> None:
     state = {"state_dict": {"weight": WEIGHTS}, "loops": {}, "global_step": 7, "callbacks": {"ema": WEIGHTS + 1},
-             "optimizer_states": [{"state": {0: WEIGHTS + 2}}], "lr_schedulers": []}  # fmt: skip
+             "optimizer_states": [{"state": {0: WEIGHTS + 2}}], "lr_schedulers": [],
+             "accumulated_gradients": {"weight": WEIGHTS + 3}}  # fmt: skip
     write_durably(tmp_path / "best-epoch001.ckpt", state)
     link_durably(tmp_path / "best-epoch001.ckpt", tmp_path / "last.ckpt")
     (tmp_path / "damaged.ckpt").write_bytes(b"PK")
