@@ -131,7 +131,7 @@ UNKNOWN_OPTIONS = [
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
     (["--checkpoint.every", "3"], "did you mean --checkpoint.every_n_epochs?"),
     (["--checkpoint.interval", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
-    (["--trainer.gpus", "1"], "options of trainer are accelerator"),
+    (["--trainer.grapes", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
     (["--modle.net.dropout", "0.3"], "did you mean --model.net.dropout?"),

@@ -1,17 +1,17 @@
 """The errors of jsonargparse, in one line each."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from pkgutil import resolve_name
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from project.engine.cli.nearest import children, suggestion
+from project.engine.cli.nearest import children, question, suggestion
 from project.engine.schedule import NOT_OPTIONS, REFUSED
 
 # Arguments of optimizers and schedules that the project passes, and those that cannot be set.
@@ -42,20 +42,21 @@ def check_importable(text: str) -> None:
             raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
-def explain(text: str, known: Iterable[str], options: Sequence[str]) -> str:
+def explain(text: str, known: Iterable[str], options: Sequence[str], types: Mapping[str, object]) -> str:
     """Return in one line what jsonargparse reports in ten.
 
     Args:
         text: Its error.
         known: All options without dashes, for the nearest match.
         options: The options as they were typed, such as `--trainer.max_epochs=1e1`.
+        types: The type of each option without dashes, for the nearest class.
     """
     text = innermost(text)
     # Errors of nested settings are nested, such as those of the model's net.
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
-            return answer(_Problem(match, key, text, known, options))
+            return answer(_Problem(match, key, text, known, options, types))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
@@ -87,12 +88,27 @@ class _Problem(NamedTuple):
     text: str
     known: Iterable[str]
     options: Sequence[str]
+    types: Mapping[str, object]
 
     def typed(self, value: str) -> str:
         """Return a value as it was typed; jsonargparse reports `1e1` as 10.0, and `true` as True."""
         given = [option for option in self.options if option.startswith(f"--{self.key}=")]
         words = re.findall(r"[^\s\[\]{},=]+", " ".join(given))
         return next((word for word in words if _is_same(word, value)), value)
+
+    def nearest_class(self, name: str) -> str:
+        """Return ` (did you mean NAME?)` with the nearest class that fits the setting, or an empty text."""
+        return question(name, [kind.__name__ for kind in _classes(self.types.get(self.key))])
+
+
+def _classes(kind: object) -> Iterator[type]:
+    """Return the classes that a type consists of, with their subclasses; not those of Python, such as int."""
+    if isinstance(kind, type) and kind.__module__ != "builtins":
+        yield kind
+        for subclass in kind.__subclasses__():
+            yield from _classes(subclass)
+    for part in get_args(kind):  # The arguments of a Callable are a list, which has no classes here.
+        yield from _classes(part)
 
 
 def _is_same(word: str, value: str) -> bool:
@@ -103,14 +119,14 @@ def _is_same(word: str, value: str) -> bool:
 
 
 def _unknown(problem: _Problem) -> str:
-    match, key, text, known, _ = problem
+    match, key, text = problem.match, problem.key, problem.text
     option = match[1].removeprefix("--").partition("=")[0]
     if match[0].lower().startswith("unrecognized") and not match[1].startswith("--"):
         return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
     if group := re.search(r"Group '([^']+)'", text):
         option = f"{group[1]}.{option}"
     option = option if not key or option.startswith(key) else f"{key}.{option}"
-    return f"unknown option --{option}; {_suggestion(option, text, known)}"
+    return f"unknown option --{option}; {_suggestion(option, text, problem.known)}"
 
 
 def _refused_or_ambiguous(problem: _Problem) -> str:
@@ -126,6 +142,12 @@ def _required(problem: _Problem) -> str:
     return f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which needs a value for {options}"
 
 
+def _not_found(problem: _Problem) -> str:
+    path, reason, module, name, given = problem.match.groups()
+    nearest = question(name, dir(import_module(module))) if module else ""
+    return f"--{problem.key}: got {path or given!r}{nearest}, but {reason.replace('No module', 'there is no module')}"
+
+
 def _none_of_several(problem: _Problem) -> str:
     key, text = problem.key, problem.text
     given = re.findall(r"Given value: (.*?)(?:\. Got value: .*)?$", text, re.MULTILINE)
@@ -137,7 +159,8 @@ def _none_of_several(problem: _Problem) -> str:
     # An option of torch may also be a tensor, which cannot be typed.
     kinds = [kind for kind in expected.split(", ") if kind != "Tensor"]
     got = problem.typed(nested[2] if nested else got)
-    return f"--{key}: got {got!r}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
+    nearest = problem.nearest_class(got)
+    return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
 
 
 # Patterns of jsonargparse's texts, of which the first match counts. `tests/engine/cli/test_explain.py` has the texts.
@@ -154,11 +177,9 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         lambda p: f"--{p.key}: got {p.match[1]!r}; expected {p.match[2]}: its class, or a function that returns one",
     ),
     (
-        r"(?:class_path '([^']+)':\s+)?(No module named '[^']+'|module '[^']+' has no attribute '\w+')"
-        r"(?:\. Got value: (\S+))?",
-        lambda p: (
-            f"--{p.key}: got {p.match[1] or p.match[3]!r}, but {p.match[2].replace('No module', 'there is no module')}"
-        ),
+        r"(?:class_path '([^']+)':\s+)?(No module named '[^']+'|module '([\w.]+)' has no attribute '(\w+)')"
+        r"(?:\. Got value: (?:Namespace\(class_path=')?([^\s']+))?",
+        _not_found,
     ),
     (
         r"Importing '[^']+' is not allowed",
@@ -193,8 +214,8 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     (
         r"dot import path(?: string)?: (\S+)",
         lambda p: (
-            f"--{p.key}: got {p.match[1]!r}, which is neither a class known here nor the path of one, such as "
-            f"{'torch.optim.SGD' if p.key.endswith('optimizer') else 'package.module.Class'}"
+            f"--{p.key}: got {p.match[1]!r}{p.nearest_class(p.match[1])}, which is neither a class known here nor the "
+            f"path of one, such as {'torch.optim.SGD' if p.key.endswith('optimizer') else 'package.module.Class'}"
         ),
     ),
 )

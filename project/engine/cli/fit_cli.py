@@ -147,7 +147,8 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"{option}: got no value; give {option} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            raise ValueError(explain(str(error), [*self.command.names, *settings], self.command.changes)) from error
+            known, types = [*self.command.names, *settings], self.parser.types()
+            raise ValueError(explain(str(error), known, self.command.changes, types)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""

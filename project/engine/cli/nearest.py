@@ -8,6 +8,11 @@ _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.87
 _MOST = 5
 """The longest list of options that contain an unknown one."""
+_ELSEWHERE = {
+    "bs": "batch_size", "gpus": "devices", "learning_rate": "lr", "num_workers": "workers.num",
+    "seed": "seed_everything", "wd": "weight_decay", "workers": "workers.num",
+}  # fmt: skip
+"""The end of an option's name by its name in other projects."""
 
 
 def children(parent: str, names: Iterable[str]) -> list[str]:
@@ -27,6 +32,9 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     parent, dot, name = option.rpartition(".")
     if own := children(option, names):
         return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
+    end = _ELSEWHERE.get(name)
+    if end and (found := [other for other in names if f".{other}".endswith(f".{end}")]):
+        return f"did you mean --{min(found, key=lambda one: (not one.startswith(f'{parent}.'), len(one)))}?"
     siblings = [sibling for sibling in siblings if sibling != name]
     inner = [other for other in names if other.startswith(f"{parent}.") and other.endswith(f".{name}")]
     longer = [f"{parent}{dot}{one}" for one in siblings if one.startswith(name) or f"_{name}_" in f"_{one}_"]

@@ -38,8 +38,8 @@ LINES = [
     ("--config=empty.yaml", "--model.optimizer.init_args: got nothing; list its settings, or leave it out"),
     ("--config=number.yaml", "--model.net.class_path: got a value of the type int; expected the path of a class"),
     ("--data.image_size=abc", "--data.image_size: got 'abc'; expected one of int, null"),
-    ("--model.optimizer=Adamm", "--model.optimizer: got 'Adamm', which is neither a class known here nor the path of "
-     "one, such as torch.optim.SGD"),
+    ("--model.optimizer=Adamm", "--model.optimizer: got 'Adamm' (did you mean Adam?), which is neither a class known "
+     "here nor the path of one, such as torch.optim.SGD"),
 ]  # fmt: skip
 
 
@@ -69,3 +69,17 @@ def test_each_text_of_jsonargparse_is_explained_by_its_entry(entry: int, argv: s
 
 def test_no_entry_is_unused() -> None:
     assert len(LINES) == len(ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "question"),
+    [
+        ("--trainer.callbacks=EarlyStoping", "'EarlyStoping' (did you mean EarlyStopping?)"),
+        ("--model.optimizer=torch.optim.Adamm", "'torch.optim.Adamm' (did you mean Adam?)"),
+        ("--model.optimizer=torch.optm.Adam", "'torch.optm.Adam' (did you mean optim?)"),
+    ],
+)
+def test_the_nearest_class_or_module_is_named(argv: str, question: str, workplace: Path) -> None:
+    configure_process()
+    with pytest.raises(ValueError, match=f": got {re.escape(question)}"):
+        build_fit(CommandLine.parse([argv]))
