@@ -105,7 +105,8 @@ def _classes(kind: object) -> Iterator[type]:
     """Return the classes that a type consists of, with their subclasses; not those of Python, such as int."""
     if isinstance(kind, type) and kind.__module__ != "builtins":
         yield kind
-        for subclass in kind.__subclasses__():
+        subclasses: list[type] = kind.__subclasses__()
+        for subclass in subclasses:
             yield from _classes(subclass)
     for part in get_args(kind):  # The arguments of a Callable are a list, which has no classes here.
         yield from _classes(part)

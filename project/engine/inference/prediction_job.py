@@ -87,7 +87,8 @@ class PredictionJob:
             sys.stdout.flush()
             self.lost = lost_output()
         done, seconds = len(self.paths) - len(self.bad), self._predictions.seconds
-        rate = f"; {len(self.paths) / seconds:,.0f} images per second" if seconds and done else ""
+        fast = 0 < seconds < len(self.paths)  # Less than an image per second is the start, not the speed.
+        rate = f"; {len(self.paths) / seconds:,.0f} images per second" if fast and done else ""
         if not self.lost:
             where = self.output or "standard output"
             print(f"{_counted(done, 'prediction')} in {where}{rate}", file=sys.stderr, flush=True)
