@@ -6,7 +6,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.training_checks import check_training, try_first_step
 from project.engine.monitor import declared
-from project.engine.search.space import SearchSpace, check_metrics, check_values
+from project.engine.search.space import SearchSpace, check_metrics, check_values, not_logged
 from project.engine.search.sweep_options import NAMES
 from project.engine.task import Task
 from project.engine.tracking.logger import MLflowLogger
@@ -48,13 +48,15 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
         ValueError: The fit, or a value in the ranges, is impossible, or no run logs a metric of the search.
     """
     metric, direction = next(iter(space.directions.items()))
-    if metric.startswith(_VALIDATION):  # the model that a trial keeps is the one that it is judged by
-        judged = [f"--checkpoint.monitor={metric}", f"--checkpoint.mode={direction[:3]}", *fit_options]
-        built = build_fit(CommandLine.parse(judged, NAMES))
-        if declared(built.model) == (metric, direction[:3]):
-            built = build_fit(CommandLine.parse(fit_options, NAMES))
-    else:
-        built = build_fit(CommandLine.parse(fit_options, NAMES))
+    judged: list[str] = []  # The model that a trial keeps is the one that it is judged by.
+    if metric.startswith(_VALIDATION):
+        mode = f"--checkpoint.mode={direction[:3]}"
+        model = build_fit(CommandLine.parse([mode, *fit_options], NAMES)).model
+        if isinstance(model, Task) and metric not in (logged := model.logged_metrics()):
+            raise ValueError(not_logged(metric, logged))
+        if declared(model) != (metric, direction[:3]):
+            judged = [f"--checkpoint.monitor={metric}", mode]
+    built = build_fit(CommandLine.parse([*judged, *fit_options], NAMES))
     _check_promises(built)
     check_training(built)
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))

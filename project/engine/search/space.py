@@ -136,9 +136,14 @@ def check_metrics(
     if unknown := set(space.metrics) - set(known):
         names = logged()
         for metric in unknown - set(names):
-            nearest = get_close_matches(metric, names, n=1)
-            hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
-            raise ValueError(f"--search: no run logs the metric {metric!r}; {hint}")
+            raise ValueError(not_logged(metric, names))
+
+
+def not_logged(metric: str, names: Collection[str]) -> str:
+    """Return the error of a metric that is not among those that runs log."""
+    nearest = get_close_matches(metric, names, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
+    return f"--search: no run logs the metric {metric!r}; {hint}"
 
 
 def fit_options(parameters: Mapping[str, object]) -> list[str]:

@@ -86,7 +86,10 @@ REFUSED = [
         f"metric: [val/accuracy, val/loss]\ndirection: [maximize, minimize]\npruner: MedianPruner\nspace: {{{LR}}}",
         "pruned by one metric alone",
     ),
-    (f"metric: val/accurcy\ndirection: maximize\nspace: {{{LR}}}", "did you mean val/accuracy?"),
+    (
+        f"metric: val/accurcy\ndirection: maximize\nspace: {{{LR}}}",
+        "no run logs the metric 'val/accurcy'; did you mean",
+    ),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: Best}}\nspace: {{{LR}}}", "optuna has"),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: TPESampler, sed: 1}}\nspace: {{{LR}}}", "sed"),
     (f"metric: val/accuracy\ndirection: maximize\npruner: Mean\nspace: {{{LR}}}", "MedianPruner"),
