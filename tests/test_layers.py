@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from conftest import ROOT
@@ -29,6 +30,7 @@ LAYERS = [
 COMMANDS = {path.stem for path in (ROOT / "project").glob("*.py") if path.stem != "__init__"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Map the dotted name of every module to its file; a package has the name of its folder."""
     found = {}
@@ -58,6 +60,7 @@ def layer(module: str) -> int:
     return next(n for n, row in enumerate(LAYERS) if any(name == one or name.startswith(f"{one}.") for one in row))
 
 
+@cache
 def arrows() -> set[tuple[str, str]]:
     known = modules()
     return {
