@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # The process that distributes the tests imports only this fi
     import numpy as np
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from runs import ExampleRuns, Runs
 
 ROOT = Path(__file__).parent.parent
 SMALL_NET = ["--model.net.widths=[8,8,8,8]", "--model.net.hidden=16"]  # For fits whose score is not tested.
@@ -266,13 +267,35 @@ def copy_store(folder: Path) -> None:
         shutil.copy(new_store(), folder / "mlruns")
 
 
+@contextmanager
+def at(folder: Path) -> Iterator[None]:
+    """Make a folder the current one, with its own store, which is an empty one if the folder has none."""
+    copy_store(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
+        yield
+
+
+@contextmanager
+def at_copy(original: Path, folder: Path) -> Iterator[None]:
+    """Copy the store of another folder into an empty folder, and make this the current one."""
+    from mlflow.tracking._tracking_service import utils
+
+    from project.engine.tracking.store import follow_folder
+
+    shutil.copytree(original / "mlruns", folder / "mlruns")
+    utils._artifact_repos_cache.clear()  # It maps the runs to the folders of the original, or of an earlier copy.
+    with at(folder):
+        follow_folder()
+        yield
+
+
 @pytest.fixture
-def workplace(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(empty_store: Path, tmp_path: Path) -> Iterator[Path]:
     """A current folder with its own empty store, for commands that are called in this process."""
-    copy_store(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    return tmp_path
+    with at(tmp_path):
+        yield tmp_path
 
 
 @pytest.fixture
@@ -320,3 +343,23 @@ def write_folder(root: Path, count: int = 12) -> None:
             for index in range(count):
                 suffix = "jpg" if index % 2 else "png"
                 Image.new("RGB", (48, 40), colour).save(root / split / label / f"{index}.{suffix}")
+
+
+@pytest.fixture
+def runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[Runs]:
+    """Runs in the store of the current folder, for commands that are called in this process."""
+    from runs import Runs, train
+
+    folder, ids = made_once(tmp_path_factory, "runs", train)
+    with at_copy(folder, tmp_path):
+        yield Runs(*ids)
+
+
+@pytest.fixture
+def example_runs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[ExampleRuns]:
+    """Runs of the examples in the store of the current folder."""
+    from runs import ExampleRuns, train_examples
+
+    folder, ids = made_once(tmp_path_factory, "examples", train_examples)
+    with at_copy(folder, tmp_path):
+        yield ExampleRuns(*ids)

@@ -2,17 +2,15 @@
 
 import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import tiny
 from commands import free_port
-from conftest import Fit, write_folder
+from conftest import write_folder
 from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from runs import Runs
 
 from project.clean import main
 from project.engine.runtime.places import cache_of_read_only
@@ -22,11 +20,6 @@ from project.evaluate import main as evaluate
 from project.fit import main as fit
 
 OLD = time.time() - 7200
-
-
-def trained(workplace: Path) -> str:
-    fit([*tiny.TINY, "--max_epochs=1"])
-    return str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
 
 
 def cleaned(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -50,9 +43,9 @@ def unknown(run_id: str, mark: str | None) -> Path:
     return place
 
 
-def test_only_what_nothing_needs_is_removed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     client = MlflowClient()
-    kept, deleted, best, other = (trained(workplace) for _ in range(4))
+    kept, deleted, best, other, _ = runs
     assert cleaned(capsys) == "nothing to remove\n"
     client.delete_run(deleted)
     gone = unknown("a" * 32, (folder(kept) / ".store").read_text())
@@ -87,7 +80,7 @@ def test_only_what_nothing_needs_is_removed(workplace: Path, capsys: pytest.Capt
     assert all(path.exists() for path in (foreign, unmarked, live, fresh, Path("mlruns/mlflow.db")))
     spool.close(remove=True)
     evaluate([best])
-    fit(["--resume", kept, "--max_epochs=2"])
+    fit(["--resume", kept, "--max_epochs=3"])
     assert client.get_run(kept).info.status == "FINISHED"
 
 
@@ -103,8 +96,8 @@ def all_files(path: Path) -> list[Path]:
     return list({file.stat().st_ino: file for file in files}.values())
 
 
-def test_a_registered_run_and_the_trials_of_keep_all_stay(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    client, run_id = MlflowClient(), trained(workplace)
+def test_a_registered_run_and_the_trials_of_keep_all_stay(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    client, run_id = MlflowClient(), runs.good
     study = client.create_run(
         "0", tags={"study": "s", "best.run": "x", "command": "project.sweep --keep_checkpoints all"}
     ).info.run_id
@@ -157,8 +150,3 @@ def test_without_a_store_nothing_is_guessed(
     assert (end.value.code, len(capsys.readouterr().err.splitlines())) == (2, 1)
     assert place.exists()
     assert not Path("nowhere.db").exists()
-
-
-def test_it_starts_without_torch() -> None:
-    code = "import sys, project.clean; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,15 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-import tiny
-from conftest import ROOT, Fit, clean_environment, copy_store
+from conftest import clean_environment
 from mlflow import MlflowClient
 from PIL import Image
 from pyarrow import parquet
+from runs import ExampleRuns, Runs
 from scipy.stats import binomtest
 
 from project.compare import main
@@ -24,55 +23,6 @@ from project.engine.comparison.job import compare
 from project.engine.comparison.report import Comparison
 from project.engine.comparison.scores import Score
 from project.engine.tracking import store
-from project.evaluate import main as evaluate
-from project.fit import main as fit
-
-BAD = "--model.optimizer.lr=1e-9"
-
-
-def fitted(workplace: Path, *options: str, data: str = "Many", evaluated: bool = True) -> str:
-    fit([f"--data=tiny.{data}", *tiny.TINY[1:], "--max_epochs=2", *options])
-    run_id = str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
-    if evaluated:
-        evaluate([run_id])
-    return run_id
-
-
-class Runs(NamedTuple):
-    """Runs in one store: the ids by what is special about them."""
-
-    good: str
-    same: str
-    bad: str
-    other_test_data: str
-    other_split: str
-    not_evaluated: str
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Runs]:
-    """The runs that all tests compare, and their folder."""
-    folder = tmp_path_factory.mktemp("runs")
-    copy_store(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        return folder, Runs(
-            good=fitted(folder),
-            same=fitted(folder, "--trainer.log_every_n_steps=7"),
-            bad=fitted(folder, BAD),
-            other_test_data=fitted(folder, data="Others"),
-            other_split=fitted(folder, "--data.split_seed=2"),
-            not_evaluated=fitted(folder, BAD, evaluated=False),
-        )
-
-
-@pytest.fixture
-def runs(trained: tuple[Path, Runs], monkeypatch: pytest.MonkeyPatch) -> Runs:
-    """The runs, in the current folder."""
-    monkeypatch.chdir(trained[0])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained[0]}/mlruns/mlflow.db")
-    return trained[1]
 
 
 def compared(*runs: str) -> Comparison:
@@ -109,7 +59,8 @@ def test_a_better_run_is_marked_and_an_equal_one_is_not(runs: Runs, capsys: pyte
     assert accuracy.p_values == (pytest.approx(binomtest(only_bad, only_bad + only_good).pvalue), None)
     assert (loss.better, loss.test, loss.p_values) == (1, "bootstrap", (pytest.approx(2 / 1001), None))
     assert loss.values[1] < loss.values[0]
-    assert [d.name for d in better.differences] == ["model.optimizer.lr"]
+    # The split of train is no part of the test data.
+    assert [d.name for d in better.differences] == ["data.split_seed", "model.optimizer.lr"]
     assert score_of(better, "best/val/loss").test == ""
 
     three = score_of(compared(good, bad, same), "eval/test/accuracy")
@@ -166,17 +117,14 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert Path("curves.png").stat().st_size > 10_000
 
 
-def test_a_setting_of_the_split_does_not_make_other_test_data(runs: Runs) -> None:
-    assert score_of(compared(runs.good, runs.other_split), "eval/test/accuracy").test == "McNemar"
-
-
-def test_a_comparison_does_not_import_torch(workplace: Path) -> None:
+def test_comparing_and_cleaning_do_not_import_torch(workplace: Path) -> None:
     client = MlflowClient()
     runs = [client.create_run("0", run_name=name).info.run_id for name in ("one", "two")]
     for place, run in enumerate(runs):
         client.log_metric(run, "val/loss", place)
     code = f"""if True:
         import sys
+        import project.clean
         from project.compare import main
         try:
             main(["--help"])
@@ -217,15 +165,8 @@ def test_bad_input_is_refused_in_one_line(workplace: Path, capsys: pytest.Captur
         assert len(error.splitlines()) <= 3
 
 
-def test_any_task_is_compared_by_its_own_metrics(workplace: Path) -> None:
-    options = ["--config", str(ROOT / "examples/regression.yaml"), "--max_epochs=1", "--trainer.limit_train_batches=4",
-               "--trainer.limit_test_batches=4"]  # fmt: skip
-    runs = []
-    for rate in ("0.003", "1e-9"):
-        fit([*options, f"--model.optimizer.lr={rate}"])
-        runs.append(str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id))
-        evaluate([runs[-1]])
-    comparison = compared(*runs)
+def test_any_task_is_compared_by_its_own_metrics(example_runs: ExampleRuns) -> None:
+    comparison = compared(example_runs.regression, example_runs.worse_regression)
     for name, sign in (("mae", 1), ("r2", -1)):
         score = score_of(comparison, f"eval/test/{name}")
         first, second = (value for value in score.values if value is not None)

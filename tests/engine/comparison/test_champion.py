@@ -4,31 +4,29 @@ import shutil
 from pathlib import Path
 
 import pytest
+import runs as trained
 import tiny
 import yaml
 from commands import free_port
 from conftest import ROOT, Fit, copy_store, run_ranks
 from mlflow import MlflowClient
+from runs import BAD, Runs
 
 from project.engine.cli import config_groups
+from project.engine.comparison.champion import register_challenger
 from project.engine.inference.registration import register_trained
 from project.engine.tracking import store
 from project.engine.tracking.description import TAG
+from project.engine.tracking.registered import check_name
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.sweep import main as sweep
 
-BAD = "--model.optimizer.lr=1e-9"
 NAME = "reader of 'digits'"
 
 
-def fitted(workplace: Path, *options: str, data: str = "Many") -> str:
-    fit([f"--data=tiny.{data}", *tiny.SERVED[1:], "--max_epochs=2", *options])
-    return newest(workplace)
-
-
-def newest(workplace: Path) -> str:
-    return str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
+def fitted(*options: str, data: str = "Many") -> str:
+    return trained.fitted(f"--data=tiny.{data}", *tiny.SERVED[1:], "--max_epochs=2", *options)
 
 
 def registered() -> tuple[list[str], str]:
@@ -43,14 +41,19 @@ def line_of(text: str) -> str:
     return line
 
 
-def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bad = fitted(workplace, BAD, f"--register={NAME}")
+def challenged(run_id: str) -> str:
+    return register_challenger(store.connect(), run_id, NAME, "test")
+
+
+def test_the_alias_moves_only_to_a_better_version(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    bad, equal = runs.bad, runs.same
+    evaluate([bad, "--register", NAME])
     first = line_of(capsys.readouterr().out)
     value = store.connect().get_run(bad).data.metrics["eval/test/accuracy"]
     assert f"the alias champion is set to it, because no version had it: eval/test/accuracy {value:.4f} (95 %" in first
     assert registered() == ([bad], bad)
 
-    good = fitted(workplace, f"--register={NAME}")
+    good = fitted(f"--register={NAME}")
     moved = line_of(capsys.readouterr().out)
     assert moved.startswith(
         f"version 2 of {NAME} is registered (models:/{NAME}/2); the alias champion moves to it from"
@@ -58,16 +61,12 @@ def test_the_alias_moves_only_to_a_better_version(workplace: Path, capsys: pytes
     assert f"against {value:.4f} is significantly better (McNemar, p " in moved
     assert registered() == ([bad, good], good)
 
-    evaluate([good, "--register", NAME])
-    assert "was registered before (models:/" in (again := line_of(capsys.readouterr().out))
+    assert "was registered before (models:/" in (again := challenged(good))
     assert again.endswith("the alias champion marks this version already")
     assert registered() == ([bad, good], good)
 
-    equal = fitted(workplace, "--trainer.log_every_n_steps=7")
-    evaluate([equal, "--register", NAME])
-    assert "is not significantly better (McNemar, p 1, not below 0.05)" in line_of(capsys.readouterr().out)
-    evaluate([bad, "--register", NAME])
-    assert "stays at version 2: eval/test/accuracy" in (worse := line_of(capsys.readouterr().out))
+    assert "is not significantly better (McNemar, p 1, not below 0.05)" in challenged(equal)
+    assert "stays at version 2: eval/test/accuracy" in (worse := challenged(bad))
     assert "is significantly worse" in worse
     assert registered() == ([bad, good, equal], good)
 
@@ -100,15 +99,15 @@ def check_descriptions(champion: str) -> None:
 def test_other_data_and_a_champion_without_predictions_keep_the_alias(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = fitted(workplace, BAD)
+    first = fitted(BAD)
     client = store.connect()
     client.create_registered_model(NAME)
     version = client.create_model_version(NAME, "file:///x", first).version
     client.set_registered_model_alias(NAME, "champion", version)
-    second = fitted(workplace, f"--register={NAME}")
+    second = fitted(f"--register={NAME}")
     assert f"repeat this command after: python -m project.evaluate {first}" in line_of(capsys.readouterr().out)
     evaluate([first])
-    other = fitted(workplace, f"--register={NAME}", data="Others")
+    other = fitted(f"--register={NAME}", data="Others")
     assert "stays at version 1, which was evaluated on other test data" in line_of(capsys.readouterr().out)
     assert registered() == ([first, second, other], first)
     client.delete_run(first)
@@ -128,15 +127,10 @@ def refused(command: object, argv: list[str], message: str, capsys: pytest.Captu
 def test_what_cannot_be_registered_is_refused_before_training(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    MlflowClient().register_prompt("greeting", "hello")
     many = ["--data=tiny.Many", *tiny.SERVED[1:], "--max_epochs=1"]
     for argv, message in [
         ([*many, "--register"], "--register: got nothing; expected a name"),
         ([*many, "--register=a/b"], "none of @ / :"),
-        ([*many, "--register=.."], "give another name"),
-        ([*many, "--register=a@b"], "none of @"),
-        ([*many, f"--register={'x' * 257}"], "1 to 256 characters"),
-        ([*many, "--register=greeting"], "the name of a prompt"),
         ([*many, "--register=x", "--trainer.logger=false"], "--trainer.logger false"),
         ([*many, "--register=x", "--trainer.fast_dev_run=true"], "--trainer.fast_dev_run"),
         ([*many, "--register=x", "--trainer.limit_test_batches=0"], "--trainer.limit_test_batches 0"),
@@ -144,23 +138,42 @@ def test_what_cannot_be_registered_is_refused_before_training(
     ]:
         refused(fit, argv, message, capsys)
     assert not Fit(workplace, 0, "").runs
-    run_id = fitted(workplace)
+    assert not MlflowClient().search_registered_models()
+
+
+def test_a_name_that_the_registry_does_not_take_is_refused(workplace: Path) -> None:
+    client = MlflowClient()
+    client.register_prompt("greeting", "hello")
+    for name, message in [
+        ("..", "give another name"),
+        ("a@b", "none of @"),
+        ("x" * 257, "1 to 256 characters"),
+        ("greeting", "the name of a prompt"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            check_name(client, name)
+
+
+def test_what_cannot_be_registered_is_refused_before_an_evaluation(
+    runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, run_id = MlflowClient(), runs.not_evaluated
     for argv, message in [
         ([run_id, "--register=a:b"], "none of @ / :"),
         ([run_id, "--register=x", "--data=tiny.Others", "--data.image_size=8"], "leave out --data"),
         ([run_id, "--register=x", "--trainer.logger=false"], "which stores no predictions"),
     ]:
         refused(evaluate, argv, message, capsys)
-    MlflowClient().delete_logged_model(Fit(workplace, 0, "").run.outputs.model_outputs[0].model_id)
+    client.delete_logged_model(client.get_run(run_id).outputs.model_outputs[0].model_id)
     refused(evaluate, [run_id, "--register=x"], "has no logged model", capsys)
-    assert not [name for name in Fit(workplace, 0, "").run.data.metrics if name.startswith("eval/")]
-    assert not MlflowClient().search_registered_models()
+    assert not [name for name in client.get_run(run_id).data.metrics if name.startswith("eval/")]
+    assert not client.search_registered_models()
 
 
 def test_a_store_that_is_lost_after_training_leaves_the_command(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_id = fitted(workplace)
+    run_id = runs.not_evaluated
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(SystemExit) as end:
         register_trained(run_id, "x")
@@ -202,7 +215,7 @@ def test_two_processes_register_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = ["--data=tiny.Many", *tiny.SERVED[1:], "--max_epochs=1", f"--register={NAME}"]
     path = {"PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
     output = run_ranks("project.fit", *options, "--strategy=ddp", "--devices=2", folder=tmp_path, environment=path)
-    run_id = newest(tmp_path)
+    run_id = Fit(tmp_path, 0, "").run.info.run_id
     assert registered() == ([run_id], run_id)
     assert line_of(output).startswith(f"version 1 of {NAME} is registered")
     output = run_ranks("project.evaluate", run_id, "--register", NAME, folder=tmp_path, environment=path)
