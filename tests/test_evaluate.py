@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,10 @@ import pytest
 import tiny
 import torch
 from commands import free_port
-from conftest import ROOT, Fit, copy_store, made_once, run_ranks
+from conftest import ROOT, Fit, at, at_copy, copy_store, made_once, run_ranks
 from mlflow import MlflowClient
 from pyarrow import parquet
+from runs import ExampleRuns, fitted
 from tiny import COMPLETE, TINY
 
 from project.engine.checkpoints import strip_optimizer_state
@@ -76,33 +77,21 @@ class WithoutTest(tiny.Tiny):
         return None if split == "test" else super().load(split)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run, of which each test gets a copy."""
-
-    def train(folder: Path) -> None:
-        copy_store(folder)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-            fitted(folder)
-
-    return made_once(tmp_path_factory, "evaluated", train)[0]
-
-
 @pytest.fixture
-def run(trained: Path, workplace: Path) -> str:
-    shutil.copytree(trained / "mlruns", workplace / "mlruns", dirs_exist_ok=True)
-    return str(Fit(workplace, 0, "").run.info.run_id)
+def run(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[str]:
+    """A run in the store of the current folder."""
+
+    def train(folder: Path) -> str:
+        with at(folder):
+            return fitted(*TINY, "--max_epochs=2")
+
+    folder, run_id = made_once(tmp_path_factory, "evaluated", train)
+    with at_copy(folder, tmp_path):
+        yield run_id
 
 
-def fitted(workplace: Path, *options: str) -> str:
-    fit([*TINY, "--max_epochs=2", *options])
-    return str(Fit(workplace, 0, "").run.info.run_id)
-
-
-def metrics(workplace: Path) -> dict[str, float]:
-    found: dict[str, float] = Fit(workplace, 0, "").run.data.metrics
+def metrics() -> dict[str, float]:
+    found: dict[str, float] = Fit(Path.cwd(), 0, "").run.data.metrics
     return found
 
 
@@ -122,22 +111,22 @@ def test_an_evaluation_repeats_the_scores_of_the_fit_to_the_last_digit(workplace
         f"eval/{path.replace('test/', 'val/')}" for path in CSV
     } | {"eval/test/per_class_accuracy.csv", "eval/val/per_class_accuracy.csv"}
     assert not list(Path("mlruns/spool").glob("*"))
+    check_predictions(after.info.run_id)
 
 
-def test_predictions_are_stored_in_the_order_of_the_data(workplace: Path) -> None:
-    evaluate([fitted(workplace)])
-    samples = predictions(workplace)
+def check_predictions(run_id: str) -> None:
+    """The predictions are in the order of the data."""
+    samples = predictions(run_id)
     assert samples["index"] == list(range(8))
     assert samples["label"] == [0, 1] * 4
     assert [samples["true_class"][n] for n in (0, 1)] == ["dark", "bright"]
     right = [c == t for c, t in zip(samples["class"], samples["true_class"], strict=True)]
-    assert sum(right) / 8 == metrics(workplace)["eval/test/accuracy"]
+    assert sum(right) / 8 == metrics()["eval/test/accuracy"]
     assert samples["probability"] == [max(p) for p in zip(samples["p/dark"], samples["p/bright"], strict=True)]
 
 
-def predictions(folder: Path, of: str = "eval/test") -> dict[str, list[Any]]:
-    client, run_id = Fit(folder, 0, "").client, Fit(folder, 0, "").run.info.run_id
-    path = client.download_artifacts(run_id, f"{of}/predictions.parquet")
+def predictions(run_id: str) -> dict[str, list[Any]]:
+    path = MlflowClient().download_artifacts(run_id, "eval/test/predictions.parquet")
     columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
     return columns
 
@@ -147,53 +136,49 @@ def predictions(folder: Path, of: str = "eval/test") -> dict[str, list[Any]]:
     pytest.param("large", Large, marks=pytest.mark.faults),
     pytest.param("coloured", Coloured, marks=pytest.mark.faults),
 ])  # fmt: skip
-def test_other_data_keep_the_preprocessing_of_the_run(name: str, kind: type, workplace: Path, run: str) -> None:
+def test_other_data_keep_the_preprocessing_of_the_run(name: str, kind: type, run: str) -> None:
     evaluate([run, f"--data={__name__}.{kind.__name__}"])
-    found = metrics(workplace)
+    found = metrics()
     # Mean, deviation, size and channels are those of the training. Halving doubled pixels with antialiasing blurs them.
     assert found[f"eval/{name}/test/loss"] == pytest.approx(found["test/loss"], rel=0.1 if name == "large" else 0)
     assert "eval/test/loss" not in found
 
 
 def test_a_run_with_averaged_weights_keeps_its_score(workplace: Path) -> None:
-    fitted(workplace, "--trainer.callbacks=EMAWeightAveraging")
+    fit([*TINY, "--max_epochs=2", "--trainer.callbacks=EMAWeightAveraging"])
     evaluate(["latest"])
-    found = metrics(workplace)
+    found = metrics()
     assert found["eval/test/loss"] == found["test/loss"]
 
 
-def test_a_trial_that_kept_only_its_weights_can_be_evaluated(workplace: Path, run: str) -> None:
+def test_a_trial_that_kept_only_its_weights_can_be_evaluated(run: str) -> None:
     strip_optimizer_state(store.checkpoint_folder(run))
     evaluate([run])
-    found = metrics(workplace)
+    found = metrics()
     assert found["eval/test/loss"] == found["test/loss"]
 
 
 def test_without_a_test_split_the_validation_is_scored(workplace: Path) -> None:
     fit([*TINY[1:], f"--data={__name__}.WithoutTest", "--max_epochs=1"])
     evaluate(["latest"])
-    found = metrics(workplace)
+    found = metrics()
     assert found["eval/val/loss"] == found["best/val/loss"]
 
 
 def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example_runs: ExampleRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit(["--config", str(ROOT / "examples/regression.yaml"), "--max_epochs=1", "--trainer.limit_train_batches=2",
-         "--trainer.limit_test_batches=2"])  # fmt: skip
-    evaluate(["latest"])
-    run = Fit(workplace, 0, "").run
+    client = store.connect()
+    found = client.get_run(example_runs.regression).data.metrics
     for name in ("loss", "mae", "r2"):
-        assert run.data.metrics[f"eval/test/{name}"] == run.data.metrics[f"test/{name}"]
-    assert run.data.metrics["eval/test/mae_low"] < run.data.metrics["test/mae"] < run.data.metrics["eval/test/mae_high"]
-    samples = predictions(workplace)
+        assert found[f"eval/test/{name}"] == found[f"test/{name}"]
+    assert found["eval/test/mae_low"] < found["test/mae"] < found["eval/test/mae_high"]
+    samples = predictions(example_runs.regression)
     errors = [abs(p - t) for p, t in zip(samples["prediction"], samples["target"], strict=True)]
-    assert sum(errors) / len(errors) == pytest.approx(run.data.metrics["test/mae"], rel=1e-5)
-    MlflowClient().delete_run(run.info.run_id)
-    fit(["--config", str(ROOT / "examples/tabular.yaml"), "--max_epochs=1"])
+    assert sum(errors) / len(errors) == pytest.approx(found["test/mae"], rel=1e-5)
     capsys.readouterr()
-    evaluate(["latest"])
-    found = metrics(workplace)
+    evaluate([example_runs.tabular])
+    found = client.get_run(example_runs.tabular).data.metrics
     assert found["eval/val_accuracy"] == found["best/val_accuracy"]
     assert "the evaluation lacks, because the model does not declare it: intervals" in capsys.readouterr().out
 
@@ -205,21 +190,21 @@ def test_two_processes_store_the_same_predictions_as_one(tmp_path: Path, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
     fit([*TINY, "--max_epochs=2"])
     evaluate(["latest"])
-    alone, score = predictions(tmp_path), metrics(tmp_path)["eval/test/loss"]
+    run_id = Fit(tmp_path, 0, "").run.info.run_id
+    alone, score = predictions(run_id), metrics()["eval/test/loss"]
     options = ["latest", "--strategy=ddp", "--devices=2"]
     run_ranks("project.evaluate", *options, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
-    together = predictions(tmp_path)
+    together = predictions(run_id)
     assert together["index"] == alone["index"]
     assert together["p/dark"] == pytest.approx(alone["p/dark"], rel=1e-5)
-    assert metrics(tmp_path)["eval/test/loss"] == pytest.approx(score, rel=1e-5)
+    assert metrics()["eval/test/loss"] == pytest.approx(score, rel=1e-5)
 
 
 def test_what_the_store_refuses_is_kept_and_the_run_stays_finished(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch
+    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = fitted(workplace)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    ended = Fit(workplace, 0, "").run.info.end_time
+    ended = Fit(tmp_path, 0, "").run.info.end_time
     logger = EvaluationLogger(run, step=3)
     logger.prefix = "eval/"
     logger.log_metrics({"test/loss": 0.5})
@@ -227,15 +212,13 @@ def test_what_the_store_refuses_is_kept_and_the_run_stays_finished(
     logger.deliver(MlflowClient(f"http://127.0.0.1:{free_port()}"), "FINISHED", ended)
     for spool in dead_spools():
         assert not recover(store.connect(), spool)
-    done = Fit(workplace, 0, "")
+    done = Fit(tmp_path, 0, "")
     assert done.run.data.metrics["eval/test/loss"] == 0.5
     assert (done.run.info.status, done.run.info.end_time) == ("FINISHED", ended)
     assert done.text("eval/test/note.txt") == "text"
 
 
-def test_an_evaluation_is_kept_if_the_store_goes_away_while_it_runs(
-    run: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_is_kept_if_the_store_goes_away_while_it_runs(run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     dead, store_of_job = f"http://127.0.0.1:{free_port()}", EvaluationJob.store
 
@@ -246,10 +229,10 @@ def test_an_evaluation_is_kept_if_the_store_goes_away_while_it_runs(
 
     monkeypatch.setattr(EvaluationJob, "store", without_server)
     evaluate([run])
-    assert "eval/test/loss" not in metrics(workplace)
+    assert "eval/test/loss" not in metrics()
     for spool in dead_spools():
         assert not recover(store.connect(), spool)
-    assert "eval/test/loss" in metrics(workplace)
+    assert "eval/test/loss" in metrics()
 
 
 def _remove(folder: Path) -> None:
@@ -269,7 +252,7 @@ def _damage(folder: Path) -> None:
     (_damage, "is damaged"),
 ])  # fmt: skip
 def test_a_run_without_its_checkpoint_is_refused(
-    damage: Callable[[Path], None], message: str, workplace: Path, run: str, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], None], message: str, run: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(store.checkpoint_folder(run))
     refused(["latest"], message, capsys)
@@ -285,7 +268,7 @@ def refused(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -
     assert len(error.splitlines()) <= 3
 
 
-def test_bad_input_is_refused_in_one_line(workplace: Path, run: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     for argv, message in [
         (["nothing"], "got run 'nothing'"),
         (["best:tin"], "did you mean best:tiny?"),
@@ -307,7 +290,7 @@ def test_bad_input_is_refused_in_one_line(workplace: Path, run: str, capsys: pyt
         (["latest", "--trainer.limit_test_batches=0"], "got 0"),
     ]:
         refused(argv, message, capsys)
-    assert not [name for name in metrics(workplace) if name.startswith("eval/")]
+    assert not [name for name in metrics() if name.startswith("eval/")]
     other = mlflow.MlflowClient().create_run("0").info.run_id
     refused([other], "still running", capsys)
     mlflow.MlflowClient().set_terminated(other)
@@ -323,7 +306,7 @@ def test_an_empty_folder_gets_no_store(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_evaluation_starts_without_the_data_of_the_training(workplace: Path, run: str) -> None:
+def test_an_evaluation_starts_without_the_data_of_the_training(run: str) -> None:
     checkpoint = next(store.checkpoint_folder(run).glob("best-*"))
     given = torch.load(checkpoint, weights_only=True)["given_by_data"]
     assert given == {"num_classes": 2, "class_names": ["dark", "bright"], "in_channels": 1, "image_size": 8,
