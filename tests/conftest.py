@@ -279,12 +279,12 @@ def at(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def at_copy(original: Path, folder: Path) -> Iterator[None]:
-    """Copy the store of another folder into an empty folder, and make this the current one."""
+    """Copy a folder with a store into an empty folder, and make this the current one."""
     from mlflow.tracking._tracking_service import utils
 
     from project.engine.tracking.store import follow_folder
 
-    shutil.copytree(original / "mlruns", folder / "mlruns")
+    shutil.copytree(original, folder, dirs_exist_ok=True)
     utils._artifact_repos_cache.clear()  # It maps the runs to the folders of the original, or of an earlier copy.
     with at(folder):
         follow_folder()

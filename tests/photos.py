@@ -1,29 +1,23 @@
 """A folder of photos of mixed sizes and kinds, and a run on them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
-from conftest import SMALL_NET, copy_store
+from conftest import SMALL_NET, at
 from PIL import Image
 
+from project.evaluate import main as evaluate
 from project.fit import main as fit
 
 FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", "--max_epochs=1", *SMALL_NET]
 
 
-@contextmanager
-def trained_on_photos(folder: Path) -> Iterator[None]:
-    """Train on photos in `data/` of a folder, which is the current folder with a store of its own in the block."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        copy_store(folder)
+def train_on_photos(folder: Path) -> None:
+    """Train on photos in `data/` of a folder, and evaluate the run."""
+    with at(folder):
         write_photos(folder / "data")
         fit(FOLDER)
-        yield
+        evaluate(["latest"])
 
 
 def write_photos(root: Path) -> None:

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
-from photos import trained_on_photos
+from conftest import ROOT, at, at_copy, made_once
+from photos import train_on_photos
 from PIL import Image
+from runs import ExampleRuns, Runs
 from servers import serving
 from test_predict import predicted
-from tiny import SERVED, TinyNet
+from tiny import TinyNet
 from torch import Tensor
 
 from project.engine.inference.export_job import open_export
 from project.export import main as export
-from project.fit import main as fit
 
 NAMES = ["blue", "red"]
 
@@ -31,8 +32,9 @@ NAMES = ["blue", "red"]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos of mixed sizes and kinds, and a run on them."""
+    original, _ = made_once(tmp_path_factory, "photos", train_on_photos)
     folder = tmp_path_factory.mktemp("photos")
-    with trained_on_photos(folder):
+    with at_copy(original, folder):
         return folder
 
 
@@ -64,11 +66,10 @@ def sent(port: str, photos: list[Path], folder: Path, key: str = "dataframe_reco
 
 
 @pytest.mark.faults  # The server imports MLflow and torch, which takes ten seconds.
-def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Path) -> None:
-    folder = exported().absolute()
+def test_the_server_answers_the_request_of_the_readme(place: Path, model: Path, tmp_path: Path) -> None:
     table = predicted("latest", "data/test")
     photos = [Path(path).absolute() for path in table["path"]]
-    command = "mlflow", "models", "serve", "-m", str(folder), "--env-manager", "local"
+    command = "mlflow", "models", "serve", "-m", str(model), "--env-manager", "local"
     environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}  # It calls uvicorn.
     with serving(*command, folder=tmp_path, environment=environment) as server:
         port = server.uri.rpartition(":")[2]
@@ -85,26 +86,32 @@ def test_the_server_answers_the_request_of_the_readme(place: Path, tmp_path: Pat
     assert not list(tmp_path.iterdir())  # no mlflow.db
 
 
-def test_a_served_model_contains_no_code_of_this_project_and_no_pickle(place: Path) -> None:
-    folder = exported()
-    sources = {path.name: path.read_text() for path in folder.rglob("*.py")}
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Path:
+    """The folder of the exported MLflow model."""
+    with at(trained):
+        return exported().absolute()
+
+
+def test_a_served_model_contains_no_code_of_this_project_and_no_pickle(model: Path) -> None:
+    sources = {path.name: path.read_text() for path in model.rglob("*.py")}
     assert set(sources) == {"decode.py", "square.py", "served_images.py"}
     assert not [name for name, text in sources.items() if re.search(r"^\s*(from|import) project", text, re.M)]
-    assert not list(folder.rglob("*.pkl"))
+    assert not list(model.rglob("*.pkl"))
 
 
-def test_an_mlflow_model_takes_files_and_pixels_and_names_what_is_wrong(place: Path) -> None:
-    model = mlflow.pyfunc.load_model(str(exported()))
+def test_an_mlflow_model_takes_files_and_pixels_and_names_what_is_wrong(place: Path, model: Path) -> None:
+    served = mlflow.pyfunc.load_model(str(model))
     with Image.open("data/test/red/3.png") as image:
         pixels = np.asarray(image)
     ((file,), (array,)) = (
-        model.predict(pd.DataFrame({"image": [Path("data/test/red/3.png").read_bytes()]})),
-        model.predict(pd.DataFrame({"pixels": [pixels.tolist()]})),
+        served.predict(pd.DataFrame({"image": [Path("data/test/red/3.png").read_bytes()]})),
+        served.predict(pd.DataFrame({"pixels": [pixels.tolist()]})),
     )
     assert file == array
     for wrong in ({"pixels": [pixels / 255]}, {"pixels": [[1, 2]]}, {"pixels": [pixels.astype(int) - 9]}, {"x": [1]}):
         with pytest.raises(mlflow.MlflowException, match="each row needs `image`"):
-            model.predict(pd.DataFrame(wrong))
+            served.predict(pd.DataFrame(wrong))
 
 
 @pytest.mark.parametrize("format_", ["pt2", "onnx"])
@@ -132,27 +139,36 @@ def test_a_program_takes_any_number_of_images_of_any_size(
     assert float(output[0].max()) == pytest.approx(table["probability"][0], abs=1e-3)
 
 
-class Noisy(TinyNet):
-    """Its logits are random numbers, so that no two programs agree."""
+def noisy(net: TinyNet, images: Tensor) -> Tensor:
+    """Return logits with random numbers, so that no two programs agree."""
+    logits: Tensor = net.head(images.flatten(1))
+    return logits + 9 * torch.randn_like(logits)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images) + 9 * torch.randn_like(super().forward(images))
+
+def dependent_on_values(net: TinyNet, images: Tensor) -> Tensor:
+    """Return logits by a control flow that torch.export cannot follow."""
+    logits: Tensor = net.head(images.flatten(1))
+    return logits if logits.sum() > 0 else 2 * logits
 
 
 @pytest.mark.parametrize(
-    ("net", "message"),
+    ("forward", "message"),
     [
-        ("test_export.Noisy", "error: largest difference to PyTorch on 4 images: "),
-        ("test_endings.DependsOnValues", "error: the model cannot be exported as pt2: "),
+        (noisy, "error: largest difference to PyTorch on 4 images: "),
+        (dependent_on_values, "error: the model cannot be exported as pt2: "),
     ],
 )
 def test_a_model_that_cannot_be_exported_is_an_error(
-    net: str, message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+    forward: Callable[[TinyNet, Tensor], Tensor],
+    message: str,
+    runs: Runs,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    fit([*SERVED, f"--model.net={net}", "--max_epochs=1"])
+    monkeypatch.setattr(TinyNet, "forward", forward)
     capsys.readouterr()
     with pytest.raises(SystemExit, match="1"):
-        export(["latest", "--format=pt2", "--output=bad.pt2"])
+        export([runs.good, "--format=pt2", "--output=bad.pt2"])
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith(message)  # Before it, torch may log where it failed.
     assert not list(Path().glob("*bad*"))
@@ -201,9 +217,7 @@ def test_the_data_of_the_run_may_be_absent(place: Path, capsys: pytest.CaptureFi
         Path("moved").rename("data")
 
 
-def test_a_task_without_a_served_model_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]
-    fit(["--config", str(ROOT / "examples/tabular.yaml"), *few])
+def test_a_task_without_a_served_model_says_so(example_runs: ExampleRuns, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        export(["latest"])
+        export([example_runs.tabular])
     assert "is not a Task, which declares what is exported" in capsys.readouterr().err

@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from commands import Command
-from conftest import ROOT, Fit, clean_environment
-from photos import FOLDER, trained_on_photos, write_photos
+from conftest import Fit, at_copy, clean_environment, made_once
+from photos import FOLDER, train_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
-from tiny import SERVED, Tiny
+from runs import ExampleRuns, Runs
+from tiny import Many
 
+from project.engine.inference.inputs import named_files
 from project.engine.loading.square import to_grey
 from project.evaluate import main as evaluate
 from project.fit import main as fit
@@ -25,10 +27,10 @@ from project.predict import main as predict
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photos of mixed sizes and kinds, and a run on them, without its training images."""
+    original, _ = made_once(tmp_path_factory, "photos", train_on_photos)
     folder = tmp_path_factory.mktemp("photos")
-    with trained_on_photos(folder):
-        evaluate(["latest"])
-        shutil.rmtree(folder / "data/train")
+    with at_copy(original, folder):
+        shutil.rmtree("data/train")
     return folder
 
 
@@ -53,8 +55,11 @@ def predicted(*argv: str, code: int = 0) -> dict[str, list[Any]]:
 
 
 def evaluated(folder: Path) -> dict[str, list[Any]]:
-    done = Fit(folder, 0, "")
-    path = done.client.download_artifacts(done.run.info.run_id, "eval/test/predictions.parquet")
+    return evaluated_run(Fit(folder, 0, "").run.info.run_id)
+
+
+def evaluated_run(run_id: str) -> dict[str, list[Any]]:
+    path = mlflow.MlflowClient().download_artifacts(run_id, "eval/test/predictions.parquet")
     columns: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
     return columns
 
@@ -76,7 +81,7 @@ def test_a_file_has_the_same_probabilities_as_in_the_evaluation(place: Path) -> 
 )
 def test_crops_and_caches_of_the_training_do_not_matter(options: list[str], workplace: Path) -> None:
     write_photos(workplace / "data")
-    fit([*FOLDER, *options, "--model.class_path=tiny.TinyTask"])
+    fit([*FOLDER, *options, "--model.class_path=tiny.TinyTask", "--trainer.limit_train_batches=1"])
     evaluate(["latest"])
     found, expected = predicted("latest", "data/test"), evaluated(workplace)
     np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
@@ -149,9 +154,9 @@ def test_three_bad_files_among_ten_thousand_are_named(place: Path, capsys: pytes
 def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_of = predicted("latest", "data/test/red")["path"]
     assert [Path(path).name for path in all_of] == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "5.png"]
-    assert predicted("latest", "data/test/red/*.jpg")["path"] == all_of[::2]
+    assert [str(path) for path in named_files(["data/test/red/*.jpg"])] == all_of[::2]
     Path("list.csv").write_text("label,path\nred,data/test/red/4.jpg\nred,data/test/red/0.jpg\n")
-    assert predicted("latest", "list.csv", all_of[1])["path"] == [all_of[4], all_of[0], all_of[1]]
+    assert [str(path) for path in named_files(["list.csv", all_of[1]])] == [all_of[4], all_of[0], all_of[1]]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(all_of)))
     assert predicted("latest", "-")["path"] == all_of
     predict(["latest", "data/test/red", "--output=out.parquet", "--top_k=9"])
@@ -177,16 +182,13 @@ def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path)
     assert averaged == pytest.approx([sum(plain) / 2] * 2, rel=1e-5)
 
 
-def test_a_grey_model_takes_grey_and_colour_files(workplace: Path) -> None:
-    fit([*SERVED, "--max_epochs=1"])
-    evaluate(["latest"])
-    test = Tiny().load("test")
-    for number, image in enumerate(test.images):
+def test_a_grey_model_takes_grey_and_colour_files(runs: Runs) -> None:
+    for number, image in enumerate(Many().load("test").images):
         grey = Image.fromarray(image[0].numpy())
-        (grey.convert("RGB") if number % 2 else grey).save(f"{number}.png")
-    found, expected = predicted("latest", "?.png"), evaluated(workplace)
+        (grey.convert("RGB") if number % 2 else grey).save(f"{number:02}.png")
+    found, expected = predicted(runs.good, "??.png"), evaluated_run(runs.good)
     np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
-    (output,) = Fit(workplace, 0, "").run.outputs.model_outputs
+    (output,) = mlflow.MlflowClient().get_run(runs.good).outputs.model_outputs
     served = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
     answers = served.predict(pd.DataFrame({"image": [Path(path).read_bytes() for path in found["path"]]}))
     np.testing.assert_allclose([answer["probability"] for answer in answers], expected["probability"], rtol=1e-5)
@@ -227,15 +229,13 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
         assert len(error.splitlines()) <= 3
 
 
-def test_a_task_without_predictions_says_so(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = ["--max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_test_batches=1"]
+def test_a_task_without_predictions_says_so(example_runs: ExampleRuns, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (32, 32)).save("a.png")
-    for name, message in [
-        ("segmentation", "Segmentation does not declare predictions"),
-        ("tabular", "not a task on images"),
+    for run_id, message in [
+        (example_runs.segmentation, "Segmentation does not declare predictions"),
+        (example_runs.tabular, "not a task on images"),
     ]:
-        fit(["--config", str(ROOT / f"examples/{name}.yaml"), *few])
         capsys.readouterr()
         with pytest.raises(SystemExit, match="2"):
-            predict(["latest", "a.png"])
+            predict([run_id, "a.png"])
         assert message in capsys.readouterr().err
