@@ -9,7 +9,8 @@ from PIL import Image
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 
-FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", "--max_epochs=1", *SMALL_NET]
+FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", "--max_epochs=1", *SMALL_NET,
+          "--model.class_path=tiny.ServedTask"]  # fmt: skip
 
 
 def train_on_photos(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import Command
-from conftest import Fit, at_copy, clean_environment, made_once
+from conftest import ROOT, Fit, at_copy, clean_environment, made_once
 from photos import FOLDER, train_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
@@ -127,6 +127,7 @@ def test_a_name_that_is_not_unicode_is_escaped_in_the_table(place: Path) -> None
 
 def test_rows_that_cannot_be_written_are_an_error(place: Path) -> None:
     shared = clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
+    shared["PYTHONPATH"] = f"{ROOT}:{ROOT}/tests"
     program = (
         "import os, runpy, sys; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)\n"
         "sys.argv[1:] = ['latest', 'data/test/red']; runpy.run_module('project.predict', run_name='__main__')"
