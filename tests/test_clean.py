@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tiny
 from commands import free_port
 from conftest import write_folder
 from mlflow import MlflowClient
@@ -116,8 +117,7 @@ def test_caches_of_changed_or_absent_images_and_empty_spools_are_found(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_folder(workplace / "photos")
-    fit(["--data=image_folder", "--data.root=photos", "--data.image_size=8", "--model.net=tiny.TinyNet",
-         "--data.augmentation.crop_padding=0", "--data.batch_size=4", "--max_epochs=1"])  # fmt: skip
+    fit(["--data=image_folder", "--data.root=photos", "--data.image_size=8", *tiny.TINY[1:], "--max_epochs=1"])
     caches = sorted(Path("photos/.cache").glob("*px-*.npy"))
     assert len(caches) == 2
     assert cleaned(capsys) == "nothing to remove\n"

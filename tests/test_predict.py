@@ -110,7 +110,7 @@ def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.Captu
     assert [table["class"][place] for place, error in enumerate(table["error"]) if error] == ["", "", ""]
     message = capsys.readouterr().err
     assert "3 of 15 files cannot be read: mixed/red/0a.jpg: " in message
-    whole = predicted("latest", "data/test")["probability"]
+    whole = evaluated(place)["probability"]
     # The good files have other neighbours in their batches, which may change the last digit.
     assert [p for p in table["probability"] if p is not None] == pytest.approx(whole, rel=1e-5)
     shutil.rmtree("mixed")
@@ -153,7 +153,7 @@ def test_three_bad_files_among_ten_thousand_are_named(place: Path, capsys: pytes
 
 
 def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    all_of = predicted("latest", "data/test/red")["path"]
+    all_of = [str(path) for path in named_files(["data/test/red"])]
     assert [Path(path).name for path in all_of] == ["0.jpg", "1.png", "2.jpg", "3.png", "4.jpg", "5.png"]
     assert [str(path) for path in named_files(["data/test/red/*.jpg"])] == all_of[::2]
     Path("list.csv").write_text("label,path\nred,data/test/red/4.jpg\nred,data/test/red/0.jpg\n")
@@ -162,6 +162,7 @@ def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPat
     assert predicted("latest", "-")["path"] == all_of
     predict(["latest", "data/test/red", "--output=out.parquet", "--top_k=9"])
     table = parquet.read_table("out.parquet")
+    assert table["path"].to_pylist() == all_of
     assert table.column_names == ["path", "class", "probability", "class_2", "probability_2", "error"]
     sums = np.add(*(table[name].to_numpy() for name in ("probability", "probability_2")))
     np.testing.assert_allclose(sums, 1, atol=1e-6)

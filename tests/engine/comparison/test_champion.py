@@ -18,6 +18,7 @@ from project.engine.inference.registration import register_trained
 from project.engine.tracking import store
 from project.engine.tracking.description import TAG
 from project.engine.tracking.registered import check_name
+from project.engine.tracking.run_reference import find
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.sweep import main as sweep
@@ -71,8 +72,8 @@ def test_the_alias_moves_only_to_a_better_version(runs: Runs, capsys: pytest.Cap
     assert registered() == ([bad, good, equal], good)
 
     check_descriptions(good)
-    evaluate([f"models:/{NAME}@champion", "--split=val"])
-    assert f"run {good} (version 2 of {NAME})" in capsys.readouterr().out
+    marked, reason = find(store.connect(), f"models:/{NAME}@champion")
+    assert (marked.info.run_id, reason) == (good, f"version 2 of {NAME}")
     versions = store.connect().get_logged_model(store.connect().get_run(good).outputs.model_outputs[0].model_id).tags
     assert '"version": "2"' in str(versions) or '"version": 2' in str(versions)
 
