@@ -16,7 +16,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.fsdp2 import check_shardable
 from project.engine.training.callbacks import build_fit
 
-FITS = ("plain", "accumulated", "bfloat", "batchnorm")
+FITS = ("plain", "accumulated", "bfloat")
 
 
 def run_pair(folder: Path, *cases: str) -> None:
@@ -82,8 +82,7 @@ def test_two_ranks_average_gradients_and_clip_the_norm_of_the_average(
     assert farthest(weights(pair / "plain-fsdp.ckpt"), expected) < 1e-5
     for result in [one, *held(pair, "plain-ddp"), *held(pair, "plain-fsdp")]:
         assert result["norms"] == pytest.approx([0.1] * 4, rel=1e-3)
-    unclipped, _ = one_process(*two_ranks.SGD, "--data.batch_size=64", "--trainer.gradient_clip_val=null")
-    assert min(unclipped["norms"]) > 0.2
+        assert min(result["unclipped"]) > 0.2
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -16,30 +16,43 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, TensorDataset
 
+from project.data import LabelledImages
 from project.engine.cli.command_line import CommandLine
+from project.engine.loading import ImageArray, Split
 from project.engine.runtime.fsdp2 import FSDP2Strategy, shard
 from project.engine.runtime.process import configure_process
+from project.engine.task import Task
 from project.engine.training.callbacks import build_fit
 from project.engine.training.stop import Interrupts
 from project.tasks import Muon
 
-NET = ["--model.net=two_ranks.Blocks"]
-STEPS = ["--max_epochs=1", "--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2"]
-# 1,280 training images, so that all batches have the same size.
-COMMON = [*NET, *STEPS, "--data.val_fraction=0.10925", "--data.batch_size=32", "--trainer.logger=false",
-          "--trainer.enable_progress_bar=false"]  # fmt: skip
+COMMON = ["--model.net=two_ranks.Blocks", "--data.class_path=two_ranks.Noise", "--max_epochs=1", "--data.batch_size=32",
+          "--trainer.logger=false", "--trainer.enable_progress_bar=false"]  # fmt: skip
 SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9",
        "--trainer.gradient_clip_val=0.1"]  # fmt: skip
 BFLOAT = ["--precision=bf16-mixed", "--model.channels_last=true"]
 CASES = {
     "plain": SGD,
-    "accumulated": [*SGD, "--data.batch_size=16", "--trainer.accumulate_grad_batches=2",
-                    "--trainer.limit_train_batches=8"],
-    "bfloat": [*SGD, *BFLOAT],
-    "batchnorm": [*SGD, "--model.net.norm=batch"],
+    "accumulated": [*SGD, "--data.batch_size=16", "--trainer.accumulate_grad_batches=2"],
+    "bfloat": [*SGD, *BFLOAT, "--model.net.norm=batch"],
     "large": ["--model.net.width=3072", "--trainer.limit_train_batches=2"],  # Beyond malloc's pools.
 }  # fmt: skip
+
+
+class Noise(LabelledImages):
+    """Random images: four batches of training and two of validation for each of two ranks, of the same size."""
+
+    name = "noise"
+    native_size, native_channels = 16, 1
+    native_mean, native_std = (0.5,), (0.3,)
+    class_names = tuple("0123456789")
+
+    def load(self, split: Split) -> ImageArray:
+        count, draw = 256 if split == "train" else 128, torch.Generator().manual_seed(0)
+        images = torch.randint(256, (count, 1, 16, 16), dtype=torch.uint8, generator=draw)
+        return ImageArray(images, torch.randint(10, (count,), generator=draw))
 
 
 class Blocks(nn.Module):
@@ -74,6 +87,7 @@ class Record(Callback):
 
     def __init__(self) -> None:
         self.grads: list[Tensor] = []
+        self.unclipped: list[float] = []
         self.norms: list[float] = []
         self.seen: dict[str, Any] = {}
         self.broadcasts: list[int] = []
@@ -99,11 +113,25 @@ class Record(Callback):
 
         pl_module.net.stem[1].register_forward_hook(look)
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self.unclipped.append(norm(gradients(pl_module)))
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        grads = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.grads = grads
+        self.grads = gradients(pl_module)
         self.broadcasts.append(self._broadcasts)
-        self.norms.append(float(torch.stack([whole(grad).norm() for grad in grads]).norm()))
+        self.norms.append(norm(self.grads))
+
+
+def gradients(module: LightningModule) -> list[Tensor]:
+    return [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+
+
+def norm(tensors: list[Tensor]) -> float:
+    """Return the norm of all tensors together, with the parts of all ranks."""
+    squares = torch.stack([local(tensor).square().sum() for tensor in tensors]).sum()
+    if isinstance(tensors[0], DTensor):
+        torch.distributed.all_reduce(squares)
+    return float(squares.sqrt())
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -111,9 +139,14 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def held(tensors: list[Tensor]) -> int:
     """Count the bytes of this rank's part of tensors; they may share one piece of memory."""
-    storages = [(t.to_local() if isinstance(t, DTensor) else t).untyped_storage() for t in tensors]
+    storages = [local(tensor).untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
@@ -134,6 +167,7 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
         "placements": sorted({str(p.placements) for p in parameters if isinstance(p, DTensor)}),
         "replicated": sum(not isinstance(p, DTensor) for p in parameters),
         "groups": [name for name, part in cli.model.net.named_modules() if isinstance(part, FSDPModule)],
+        "unclipped": record.unclipped,
         "norms": record.norms,
         "broadcasts": record.broadcasts,
         "score": float(cli.trainer.callback_metrics["val/loss"]),
@@ -147,13 +181,14 @@ def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
 
 def train_synced() -> str:
     """Train with `sync_batchnorm`, whose layers refuse a CPU; return their message."""
-    cli = build_fit(CommandLine.parse([*COMMON, *CASES["batchnorm"], "--strategy=fsdp"]))
+    task = Task(Blocks(2, 1, 8, norm="batch"), nn.CrossEntropyLoss())
+    data = TensorDataset(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64))
     synced = Trainer(
         strategy=FSDP2Strategy(), accelerator="cpu", devices=2, sync_batchnorm=True, max_epochs=1,
         use_distributed_sampler=False, num_sanity_val_steps=0, logger=False, enable_checkpointing=False,
     )  # fmt: skip
     try:
-        synced.fit(cli.model, cli.datamodule)
+        synced.fit(task, DataLoader(data))
     except ValueError as error:
         return str(error)
     return "trained"
@@ -179,7 +214,7 @@ def main(folder: Path, names: list[str]) -> None:
         case, _, strategy = name.partition("-")
         result = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")
         (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(result))
-    if "batchnorm-fsdp" in names:
+    if "bfloat-fsdp" in names:
         (folder / "synced.txt").write_text(train_synced())
         torch.save(
             train_with_muon(init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",))), folder / "muon.pt"
