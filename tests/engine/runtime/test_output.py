@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from commands import Command
-from conftest import ROOT, SMALL_NET, Fit, clean_environment
-from test_endings import FEW
+from conftest import ROOT, Fit, clean_environment
+from tiny import SERVED
 
 
 def printed(program: str, environment: dict[str, str], **streams: int) -> subprocess.Popen[bytes]:
@@ -55,11 +55,10 @@ def test_output_that_cannot_be_written_is_dropped_with_one_message(full: bool) -
 
 
 def test_a_fit_whose_output_is_closed_completes(workplace: Path) -> None:
-    command = Command(
-        "project.fit", *FEW, *SMALL_NET, "--max_epochs", "3", folder=workplace, environment=clean_environment()
-    )
+    environment = clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    command = Command("project.fit", *SERVED, "--max_epochs=6", folder=workplace, environment=environment)
     lines = []
-    while not (lines and lines[-1].startswith("epoch 1 of 3: ")):
+    while not (lines and lines[-1].startswith("epoch 1 of 6: ")):
         lines.append(command.stdout.readline())
         assert lines[-1], lines
     assert command.poll() is None  # The line arrived during training.

@@ -71,10 +71,17 @@ def test_only_the_first_process_shows_anything(rank: str, tmp_path: Path) -> Non
     assert interrupted_in_the_imports("project.fit", tmp_path, "xterm", {rank: "1"}) == ""
 
 
-def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path: Path) -> None:
+def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> None:
     """The number of modules decides when the first step begins; most of these cost half a second each."""
     program = """if True:
-        import gc, json, os, sys
+        import gc, json, os, runpy, sys
+        for name, *rest in (["evaluate"], ["predict", "image.png"], ["export"]):
+            sys.argv = [name, "0123abcd", *rest]
+            try:
+                runpy.run_module(f"project.{name}", run_name="__main__", alter_sys=True)
+            except SystemExit as end:
+                print(name, end.code, "torch" in sys.modules)
+        gc.enable()
         from project.engine.runtime.startup import begin_command
         begin_command("fit", "loading")
         from project.fit import main
@@ -94,28 +101,13 @@ def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path:
         env=clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
+    # A run that does not exist is refused before torch is imported.
+    assert done.stdout.startswith("evaluate 2 False\npredict 2 False\nexport 2 False\n"), done.stderr
+    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 3
     listed, _, collects = done.stdout.splitlines()[-1].rpartition("] ")
     assert collects == "True True", done.stderr
     loaded = set(json.loads(f"{listed}]"))
+    # The first step needs no library of images, plots or statistics.
     unused = {"matplotlib", "mlflow.pyfunc.model", "mlflow.pytorch", "optuna", "scipy.signal", "scipy.stats", "sklearn",
               "torchmetrics.functional.image", "torchmetrics.text", "torchvision"}  # fmt: skip
     assert loaded & unused == set()
-
-
-def test_a_run_that_does_not_exist_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    program = """if True:
-        import runpy, sys
-        for name, *rest in (["evaluate"], ["predict", "image.png"], ["export"]):
-            sys.argv = [name, "0123abcd", *rest]
-            try:
-                runpy.run_module(f"project.{name}", run_name="__main__", alter_sys=True)
-            except SystemExit as end:
-                print(name, end.code, "torch" in sys.modules)
-    """
-    copy_store(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    assert done.stdout == "evaluate 2 False\npredict 2 False\nexport 2 False\n", done.stderr
-    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 3

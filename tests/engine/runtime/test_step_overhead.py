@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from conftest import SMALL_NET
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,8 +51,9 @@ def test_a_step_makes_a_gpu_wait_only_if_it_is_logged(workplace: Path) -> None:
             if self.mode:
                 self.mode.__enter__()
 
-    main(["--max_epochs=1", "--trainer.limit_train_batches=16", "--trainer.limit_val_batches=1",
-          "--trainer.enable_progress_bar=false", "--trainer.log_every_n_steps=5", "--model.label_smoothing=0",
-          "--data.augmentation.crop_padding=0"], [Count()])  # fmt: skip
+    main([*SMALL_NET, "--model.class_path=tiny.TinyTask", "--max_epochs=1", "--trainer.limit_train_batches=16",
+          "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", "--trainer.enable_progress_bar=false",
+          "--trainer.log_every_n_steps=5", "--model.label_smoothing=0", "--data.augmentation.crop_padding=0"],
+         [Count()])  # fmt: skip
     # In batch 4 the loss is checked, then the values are logged.
     assert [count > 0 for count in waits] == [number % 5 in (3, 4) for number in range(11)]
