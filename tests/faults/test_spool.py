@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 import torch
+from commands import Command
 from conftest import as_nobody, clean_environment
 from mlflow import MlflowClient
 from stores import points, synced
@@ -30,7 +31,7 @@ import os, sys, time
 from pathlib import Path
 from random import Random
 from project.engine.tracking.spool import Spool
-spool = Spool(Path(sys.argv[1]))
+spool = Spool(Path(sys.argv[-1]))
 for step in range(10**9):
     spool.append({"metrics": {"loss": step / 3}, "step": step, "time_ms": 1_700_000_000_000 + step})
     print(step, flush=True)
@@ -42,10 +43,7 @@ def test_kill_9_costs_at_most_the_last_record(attempt: int, workplace: Path, mom
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     folder = Path("mlruns/spool", run_id)
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(folder)], env=clean_environment(), stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
+    process = Command("-c", WRITER, str(folder), folder=workplace, environment=clean_environment())
     process.stdout.readline()
     time.sleep(moments.uniform(0, 0.1))
     process.kill()

@@ -15,7 +15,8 @@ from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray, 
 from project.engine.loading.images import Fetched, Request
 from project.fit import main
 
-FEW = ["--max_epochs=1", "--model.net.widths=[2,2,2,2]", "--model.net.hidden=4", "--trainer.log_every_n_steps=4"]
+FEW = ["--model.class_path=tiny.TinyTask", "--model.net=tiny.TinyNet", "--max_epochs=1",
+       "--trainer.log_every_n_steps=4"]  # fmt: skip
 
 
 class Sleepy(Dataset[tuple[Tensor, int]]):

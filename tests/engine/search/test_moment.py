@@ -45,6 +45,7 @@ def test_a_trial_reports_points_of_one_step_of_its_run(monitor: str, workplace: 
         "--data.batch_size=32",
         f"--checkpoint.monitor={monitor}",
         *SMALL_NET,
+        "--model.class_path=tiny.TinyTask",
     ]
     main([*options, "--trainer.limit_train_batches=8", "--trainer.log_every_n_steps=3"], [reporter])
     client = MlflowClient()
