@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 from commands import Command, free_port
-from conftest import ROOT, Fit, clean_environment, copy_store, fit, listening
+from conftest import ROOT, SMALL_NET, Fit, clean_environment, copy_store, fit, listening
 from tiny import TINY
 
 from project.engine.checkpoints.durable import is_valid
@@ -256,7 +256,7 @@ def test_all_slurm_tasks_of_a_node_stop_together(tmp_path: Path) -> None:
 
 def test_a_nan_loss_stops_training_and_is_not_saved(workplace: Path) -> None:
     with pytest.raises(FloatingPointError, match=r"not finite at step 10, learning rate \S+; try a smaller"):
-        main(["--max_epochs", "1", "--model.optimizer.lr", "1e30", "--trainer.log_every_n_steps", "10"])
+        main([*SMALL_NET, "--max_epochs=1", "--model.optimizer.lr=1e30", "--trainer.log_every_n_steps=10"])
     failed = Fit(workplace, 1, "").run
     assert failed.info.status == "FAILED"
     assert "the loss is not finite" in failed.data.tags["error"]

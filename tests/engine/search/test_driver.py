@@ -123,8 +123,8 @@ def test_a_pruned_trial_can_be_told_from_a_failed_one(bench: Bench) -> None:
 def test_settings_that_fail_in_the_same_way_end_the_sweep_and_retries_do_not_count(bench: Bench) -> None:
     bench.ends = {-1: "out of memory"}
     with pytest.raises(HopelessError, match=r"3 settings in a row failed in the same way: ValueError: out of memory"):
-        bench.run(8, n_jobs=1, max_retries=2)
-    assert bench.states == [TrialState.FAIL] * 9
+        bench.run(8, n_jobs=1, max_retries=1)
+    assert bench.states == [TrialState.FAIL] * 6
 
 
 def test_one_setting_that_fails_repeatedly_does_not_end_the_sweep(workplace: Path) -> None:

@@ -37,7 +37,7 @@ def test_tables_of_another_version_are_refused_with_the_remedy(
     with sqlite3.connect("mlruns/optuna.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (version,))
     with pytest.raises(SystemExit, match="2"):
-        main(["--search", "cnn"])
+        main(["--search", "optimizer"])
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert remedy in error and version in error

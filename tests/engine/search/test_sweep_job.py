@@ -40,7 +40,7 @@ def test_bad_input_leaves_no_handler_thread_file_or_process(
     multiprocessing.resource_tracker.ensure_running()  # one for all uses of multiprocessing in this process
     before = state()
     with pytest.raises(SystemExit, match="2"):
-        main(["--search", "cnn", *options])
+        main(["--search", "optimizer", *options])
     assert message in capsys.readouterr().err
     left = {kind: now - before[kind] for kind, now in state().items()}
     assert not any(left.values()), left

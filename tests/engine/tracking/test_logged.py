@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import Fit, copy_store
-from tiny import COMPLETE
+from tiny import COMPLETE, TINY
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.tracking.description import TAG
@@ -103,6 +103,6 @@ def test_a_person_may_name_the_run_and_describe_the_experiment(
     monkeypatch.setenv("MLFLOW_RUN_CONTEXT", '{"mlflow.runName": "my best"}')
     found = Fit(workplace, 0, "")
     experiment = found.client.create_experiment("tiny", tags={TAG: "mine"})
-    main([*COMPLETE, "--max_epochs=1"])
+    main([*TINY, "--max_epochs=1"])
     assert found.run.info.run_name == "my best"
     assert found.client.get_experiment(experiment).tags[TAG] == "mine"

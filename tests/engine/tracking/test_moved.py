@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from conftest import made_once
 from mlflow import MlflowClient
 from servers import serving
 
@@ -15,12 +16,25 @@ from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 
 
+@pytest.fixture(scope="module")
+def connected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the project has made the default store."""
+
+    def connect(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            store.connect()
+
+    return made_once(tmp_path_factory, "connected", connect)[0]
+
+
 @pytest.fixture
-def home(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(connected: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a folder with the default store and a finished run, and change to it."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folder = workplace / "project"
-    folder.mkdir()
+    shutil.copytree(connected, folder)
     monkeypatch.chdir(folder)
     logged("first")
     return folder
