@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -136,13 +137,19 @@ def train(kind: str, folder: Path, stops: Sequence[int], devices: int = 1) -> Ne
     return net
 
 
+@cache
+def uninterrupted(kind: str) -> Net:
+    """Train without a stop; tests only read the net."""
+    return train(kind, Path(), [])
+
+
 def weights(net: Net) -> Tensor:
     return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 @pytest.mark.parametrize("kind", ["array", "two threads", "no process", "two processes"])
 def test_a_fit_stopped_twice_in_an_epoch_ends_like_an_uninterrupted_one(kind: str, tmp_path: Path) -> None:
-    whole = train(kind, tmp_path, [])
+    whole = uninterrupted(kind)
     assert sorted(label for label, _ in whole.seen) == sorted(EPOCHS * list(range(COUNT)))
     assert len(set(whole.seen)) > 1.5 * COUNT  # The augmentation of an image changes with the epoch.
     stopped = train(kind, tmp_path, [9, 11])  # An epoch has seven steps.
@@ -152,13 +159,13 @@ def test_a_fit_stopped_twice_in_an_epoch_ends_like_an_uninterrupted_one(kind: st
 
 @pytest.mark.parametrize("stop", [1, 6, 7])
 def test_a_fit_can_be_stopped_at_any_step(stop: int, tmp_path: Path) -> None:
-    whole, stopped = train("array", tmp_path, []), train("array", tmp_path, [stop])
+    whole, stopped = uninterrupted("array"), train("array", tmp_path, [stop])
     assert stopped.seen == whole.seen
     assert torch.equal(weights(stopped), weights(whole))
 
 
-def test_loading_processes_do_not_change_the_images(tmp_path: Path) -> None:
-    assert train("no process", tmp_path, []).seen == train("two processes", tmp_path, []).seen
+def test_loading_processes_do_not_change_the_images() -> None:
+    assert uninterrupted("no process").seen == uninterrupted("two processes").seen
 
 
 RANK = """
