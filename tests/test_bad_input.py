@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from commands import free_port
-from conftest import Fit, write_folder
+from conftest import count_runs, write_folder
+from tiny import TINY, TinyNet
+from torch import nn
 
 from project.fit import main
 
@@ -91,11 +93,11 @@ BAD_OPTIONS = [
     (["--data.batch_size", "1.5"], "--data.batch_size: got '1.5'; expected int"),
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
     (["--data.batch_size", "0"], "it must be 1 or more"),
+    (["--model.net", "test_bad_input.Normed", "--data.batch_size", "1"], "batches of 1 of the 1,293 samples of train"),
+    (["--model.net", "test_bad_input.Normed", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
     (["--model.net.dropout", "2"], "dropout in [0, 1)"),
     (["--data.val_fraction", "1"], "between 0 and 1"),
     (["--data.image_size", "8"], "takes 16 or more pixels"),
-    (["--experiment", "article", "--data.image_size", "64"], "takes 529 to 544 pixels"),
-    (["--model", "alexnet"], "takes 63 or more pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),
     (["--strategy", "ddp", "--devices", "0"], "0"),
@@ -144,7 +146,7 @@ UNKNOWN_OPTIONS = [
     (["--trainer.callbacks=EarlyStopping"], "'EarlyStopping', which needs a value for --trainer.callbacks.monitor"),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
-# Without a check, these settings would fail after the first step or after training.
+# Without a check, these settings of the tiny fit would fail after the first step or after training.
 IMPOSSIBLE_TRAININGS = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--trainer.max_steps", "0"], "got 0, which trains nothing"),
@@ -153,35 +155,41 @@ IMPOSSIBLE_TRAININGS = [
     (["--trainer.val_check_interval", "soon"], "got 'soon'; expected a number of batches, a fraction of an epoch, or"),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.duration=soon"], "error: `Timer(duration='soon')` is not"),
     (["--trainer.limit_train_batches", "0"], "got 0, which trains nothing"),
-    (["--trainer.limit_train_batches", "0.01"], "leaves none of the 41 batches of train"),
-    (["--trainer.limit_val_batches", "0.1"], "leaves none of the 5 batches of val"),
-    (["--trainer.limit_test_batches", "0.01"], "leaves none of the 12 batches of test"),
+    (["--trainer.limit_train_batches", "0.01"], "leaves none of the 4 batches of train"),
+    (["--trainer.limit_val_batches", "0.1"], "leaves none of the 2 batches of val"),
+    (["--trainer.limit_test_batches", "0.01"], "leaves none of the 2 batches of test"),
     (["--trainer.overfit_batches", "0.01"], "--trainer.overfit_batches: got 0.01"),
-    (["--trainer.val_check_interval", "1000"], "but an epoch has 41 batches"),
-    (["--trainer.limit_train_batches", "20", "--trainer.val_check_interval", "30"], "but an epoch has 20 batches"),
+    (["--trainer.val_check_interval", "1000"], "but an epoch has 4 batches"),
+    (["--trainer.limit_train_batches", "2", "--trainer.val_check_interval", "3"], "but an epoch has 2 batches"),
     (["--trainer.min_epochs", "20"], "ends at --trainer.max_epochs 10"),
-    (["--trainer.min_steps", "500"], "ends training after 410 steps"),
+    (["--trainer.min_steps", "500"], "ends training after 40 steps"),
     (["--trainer.gradient_clip_val", "-1"], "it must be 0 or more"),
     (["--trainer.gradient_clip_algorithm", "norm"], "no effect without --trainer.gradient_clip_val"),
     (["--trainer.num_sanity_val_steps", "-5"], "it must be -1 or more"),
     (["--trainer.log_every_n_steps", "-1"], "it must be 0 or more"),
     (["--trainer.profiler", "xla"], "needs the package torch_xla"),
     (["--trainer.plugins", "AsyncCheckpointIO"], "got a CheckpointIO"),
-    (["--model", "resnet18", "--data.batch_size", "1"], "makes batches of 1 of the 1,293 samples of train"),
-    (["--model", "resnet18", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),
     (
         [
             "--trainer.callbacks=EarlyStopping",
             "--trainer.callbacks.monitor=train/accuracy",
-            "--trainer.val_check_interval=20",
+            "--trainer.val_check_interval=2",
         ],
         "logged at the end of an epoch",
     ),
     (["--trainer.max_time", "00:00:00:00"], "which trains nothing"),
 ]
-BAD_OPTIONS += UNKNOWN_OPTIONS + IMPOSSIBLE_TRAININGS
+BAD_OPTIONS += UNKNOWN_OPTIONS + [([*TINY, *options], message) for options, message in IMPOSSIBLE_TRAININGS]
+
+
+class Normed(TinyNet):
+    """It cannot train on a batch of one image."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__(num_classes, in_channels, image_size)
+        self.head = nn.Sequential(self.head, nn.BatchNorm1d(num_classes))
 
 
 @pytest.fixture
@@ -196,7 +204,7 @@ def refused(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[...
         assert message.startswith("error: ")
         assert len(message.splitlines()) <= 3
         assert "Traceback" not in message
-        assert Fit(workplace, 2, message).runs == []
+        assert count_runs(workplace) == 0
         return message
 
     return run

@@ -13,7 +13,7 @@ from typing import Any
 import lightning.pytorch.callbacks
 import pytest
 import torch
-from conftest import ROOT, Fit
+from conftest import ROOT, Fit, count_runs
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from tiny import TINY, Tiny
@@ -392,7 +392,7 @@ def test_a_refused_option_leaves_no_run(example: Refused, workplace: Path, capsy
         main([*FAST, *example.options])
     (error,) = capsys.readouterr().err.splitlines()
     assert example.message in error
-    assert Fit(workplace, 2, error).runs == []
+    assert count_runs(workplace) == 0
 
 
 def documented(heading: str) -> dict[str, str]:
