@@ -73,6 +73,13 @@ class Seen(Callback):
         run = self.fit.run.info.run_id
         return [value.value for value in self.fit.client.get_metric_history(run, metric)]
 
+    @property
+    def saved_averages(self) -> bool:
+        """Whether the best checkpoint contains averaged weights in addition to the trained ones."""
+        (path,) = self.fit.folder.glob("mlruns/checkpoints/*/best-*.ckpt")
+        state = torch.load(path, weights_only=True)
+        return not torch.equal(state["state_dict"]["net.head.weight"], state["current_model_state"]["net.head.weight"])
+
 
 class WithPlainLoader(Tiny):
     """Trains from a loader of torch, whose sampler Lightning replaces for the ranks of ddp."""
@@ -85,14 +92,14 @@ class WithPlainLoader(Tiny):
 class Works:
     """Options, and a number that would differ if they had no effect; a fit without tracking is faster.
 
-    Options whose numbers do not depend on each other share one fit.
+    Options of the same group, whose numbers do not depend on each other, share one fit.
     """
 
     options: Sequence[str]
     number: Callable[[Seen], object]
     expected: object
     tracked: bool = False
-    shared: bool = False
+    group: str = ""
 
 
 @dataclass
@@ -111,13 +118,6 @@ def count_images(batch: tuple[Tensor, Tensor]) -> int:
     return len(batch[0])
 
 
-def saved_averages() -> bool:
-    """Report whether the best checkpoint contains averaged weights in addition to the trained ones."""
-    (path,) = Path().glob("mlruns/checkpoints/*/best-*.ckpt")
-    state = torch.load(path, weights_only=True)
-    return not torch.equal(state["state_dict"]["net.head.weight"], state["current_model_state"]["net.head.weight"])
-
-
 CALLS: list[int] = []
 
 
@@ -129,59 +129,70 @@ def called(trainer: Trainer, pl_module: LightningModule) -> None:
 STOP = with_callback("EarlyStopping", monitor="val/loss", stopping_threshold=100)
 
 OPTIONS: dict[str, Works | Refused] = {
-    "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu", shared=True),
-    "strategy": Works(["--strategy=ddp", "--devices=1"], lambda s: type(s.trainer.strategy).__name__, "DDPStrategy"),
-    "devices": Works(["--devices=1"], lambda s: s.trainer.world_size, 1, shared=True),
+    "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu", group="untracked"),
+    "strategy": Works(
+        ["--strategy=ddp", "--devices=1"], lambda s: type(s.trainer.strategy).__name__, "DDPStrategy", group="ddp"
+    ),
+    "devices": Works(["--devices=1"], lambda s: s.trainer.world_size, 1, group="untracked"),
     "num_nodes": Refused(["--trainer.num_nodes=2"], "add --strategy ddp"),
-    "precision": Works(["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64, shared=True),
-    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, tracked=True),
-    "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2),
+    "precision": Works(
+        ["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64, group="untracked"
+    ),
+    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, group="untracked"),
+    "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2, group="untracked"),
     "fast_dev_run": Works(["--trainer.fast_dev_run=3"], lambda s: (s.steps, len(s.fit.runs)), (3, 0), tracked=True),
-    "max_epochs": Works(["--max_epochs=3"], lambda s: len(s.train), 3),
+    "max_epochs": Works(["--max_epochs=3"], lambda s: len(s.train), 3, group="clipped"),
     "min_epochs": Works([*STOP, "--max_epochs=4", "--trainer.min_epochs=3"], lambda s: len(s.train), 3),
     "max_steps": Works(["--trainer.max_steps=3"], lambda s: s.steps, 3),
     "min_steps": Works([*STOP, "--max_epochs=4", "--trainer.min_steps=6"], lambda s: s.steps, 6),
     "max_time": Works(
-        ["--max_epochs=2000", '--trainer.max_time={"seconds": 1}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
+        ["--max_epochs=2000", '--trainer.max_time={"milliseconds": 200}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
     ),
-    "limit_train_batches": Works(["--trainer.limit_train_batches=2"], lambda s: s.steps, 2 * EPOCHS),
-    "limit_val_batches": Works(["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS, shared=True),
-    "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1, shared=True),
+    "limit_train_batches": Works(["--trainer.limit_train_batches=2"], lambda s: s.steps, 2 * EPOCHS, group="ddp"),
+    "limit_val_batches": Works(
+        ["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS, group="untracked"
+    ),
+    "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1, group="untracked"),
     "limit_predict_batches": Refused(["--trainer.limit_predict_batches=1"], "does not predict"),
     "overfit_batches": Works(
         ["--trainer.overfit_batches=2"], lambda s: (s.train[0] == s.train[1], len(s.train[0])), (True, 2)
     ),
     "val_check_interval": Works(["--trainer.val_check_interval=2"], lambda s: s.validated, [2, 4, 6, 8]),
     "check_val_every_n_epoch": Works(["--trainer.check_val_every_n_epoch=2"], lambda s: s.validated, [8]),
-    "num_sanity_val_steps": Works(["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1, shared=True),
+    "num_sanity_val_steps": Works(
+        ["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1, group="untracked"
+    ),
     "log_every_n_steps": Works(
-        ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True, shared=True
+        ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True, group="tracked"
     ),
     "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test needs the best checkpoint"),
-    "enable_progress_bar": Works(["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1),
+    "enable_progress_bar": Works(
+        ["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1, group="untracked"
+    ),
     "enable_model_summary": Works(
         ["--trainer.enable_model_summary=true"],
         lambda s: re.findall(r"Trainable params: (\d+)", s.text),
         ["130"],
-        shared=True,
+        group="untracked",
     ),
     "accumulate_grad_batches": Works(
-        ["--trainer.accumulate_grad_batches=2"], lambda s: s.steps, 2 * EPOCHS, shared=True
+        ["--trainer.accumulate_grad_batches=2"], lambda s: s.steps, 2 * EPOCHS, group="untracked"
     ),
     "gradient_clip_val": Works(
         ["--trainer.gradient_clip_val=0.001"],
         lambda s: max(float(g.norm()) for g in s.gradients) < 0.00101,
         True,
-        shared=True,
+        group="untracked",
     ),
     "gradient_clip_algorithm": Works(
         ["--trainer.gradient_clip_val=0.001", "--trainer.gradient_clip_algorithm=value"],
         lambda s: max(float(g.abs().max()) for g in s.gradients) < 0.00101 < max(float(g.norm()) for g in s.gradients),
         True,
+        group="clipped",
     ),
-    "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True, shared=True),
-    "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True, shared=True),
-    "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False, shared=True),
+    "deterministic": Works(["--trainer.deterministic=true"], lambda s: s.deterministic, True, group="untracked"),
+    "benchmark": Works(["--trainer.benchmark=true"], lambda s: s.benchmark, True, group="untracked"),
+    "inference_mode": Works(["--trainer.inference_mode=false"], lambda s: s.inference, False, group="untracked"),
     "use_distributed_sampler": Works(
         [
             "--data.class_path=test_trainer.WithPlainLoader",
@@ -191,20 +202,22 @@ OPTIONS: dict[str, Works | Refused] = {
         ],
         lambda s: s.sampler,
         "SequentialSampler",
+        group="ddp",
     ),
     "profiler": Works(
         ["--trainer.profiler=simple"],
         lambda s: re.findall(r"(\w+) Profiler Report", s.text),
         ["FIT", "TEST"],
         tracked=True,
-        shared=True,
+        group="tracked",
     ),
-    "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True, shared=True),
+    "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True, group="untracked"),
     "barebones": Refused(["--trainer.barebones=true"], "without checkpoints and metrics"),
     "plugins": Works(
         ["--trainer.precision=null", "--trainer.plugins=DoublePrecision"],
         lambda s: s.model.net.head.weight.dtype,
         torch.float64,
+        group="double",
     ),
     "sync_batchnorm": Refused(["--trainer.sync_batchnorm=true"], "several GPUs"),
     "reload_dataloaders_every_n_epochs": Refused(
@@ -229,15 +242,23 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: sum("cpu_percent" in name for name in s.fit.run.data.metrics) > 0,
         True,
         tracked=True,
-        shared=True,
+        group="tracked",
     ),
     "EarlyStopping": Works(STOP, lambda s: s.steps, BATCHES),
-    "EMAWeightAveraging": Works(with_callback("EMAWeightAveraging", decay=0.5), lambda _: saved_averages(), True),
+    "EMAWeightAveraging": Works(
+        with_callback("EMAWeightAveraging", decay=0.5), lambda s: s.saved_averages, True, group="double"
+    ),
     "GradientAccumulationScheduler": Works(
-        with_callback("GradientAccumulationScheduler", scheduling='{"1": 4}'), lambda s: s.steps, BATCHES + 1
+        with_callback("GradientAccumulationScheduler", scheduling='{"1": 4}'),
+        lambda s: s.steps,
+        BATCHES + 1,
+        group="accumulated",
     ),
     "LambdaCallback": Works(
-        with_callback("LambdaCallback", on_train_epoch_end="test_trainer.called"), lambda _: CALLS[-2:], [4, 8]
+        with_callback("LambdaCallback", on_train_epoch_end="test_trainer.called"),
+        lambda _: CALLS[-2:],
+        [4, 8],
+        group="double",
     ),
     "LearningRateFinder": Refused(with_callback("LearningRateFinder"), "project.sweep"),
     "LearningRateMonitor": Works(
@@ -245,13 +266,14 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: len(s.history("lr")),
         EPOCHS,
         tracked=True,
-        shared=True,
+        group="tracked",
     ),
     "ModelCheckpoint": Works(
         with_callback("ModelCheckpoint", every_n_train_steps=2, save_top_k=-1),
-        lambda s: sorted(path.name for path in Path("mlruns/checkpoints", s.fit.run.info.run_id).glob("epoch*")),
+        lambda s: sorted(path.name for path in s.fit.folder.glob("mlruns/checkpoints/*/epoch*")),
         ["epoch=0-step=2.ckpt", "epoch=0-step=4.ckpt", "epoch=1-step=6.ckpt", "epoch=1-step=8.ckpt"],
         tracked=True,
+        group="tracked",
     ),
     "ModelPruning": Works(
         with_callback("ModelPruning", pruning_fn="l1_unstructured", amount=0.5),
@@ -259,17 +281,24 @@ CALLBACKS: dict[str, Works | Refused] = {
         64,  # half of 128 weights at the end of the first epoch; the best checkpoint is of the second validation
     ),
     "ModelSummary": Works(
-        with_callback("ModelSummary"), lambda s: re.findall(r"(\d+) +Trainable params", s.text), ["130"]
+        with_callback("ModelSummary"),
+        lambda s: re.findall(r"(\d+) +Trainable params", s.text),
+        ["130"],
+        group="double",
     ),
     "OnExceptionCheckpoint": Refused(with_callback("OnExceptionCheckpoint", dirpath="."), "last.ckpt"),
     "ProgressBar": Refused(with_callback("lightning.pytorch.callbacks.ProgressBar"), "a base class"),
     "RichModelSummary": Works(
-        with_callback("RichModelSummary"), lambda s: re.findall(r"Trainable params: (\d+)", s.text), ["130"]
+        with_callback("RichModelSummary"),
+        lambda s: re.findall(r"Trainable params: (\d+)", s.text),
+        ["130"],
+        group="clipped",
     ),
     "RichProgressBar": Works(
         [*with_callback("lightning.pytorch.callbacks.RichProgressBar"), "--trainer.enable_progress_bar=true"],
         lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.RichProgressBar)),
         (1, 1),
+        group="clipped",
     ),
     "SpikeDetection": Refused(with_callback("SpikeDetection"), "no attribute 'running'"),
     "StochasticWeightAveraging": Works(
@@ -282,10 +311,10 @@ CALLBACKS: dict[str, Works | Refused] = {
         lambda s: s.history("train/samples")[-1],
         BATCHES * 4.0 * EPOCHS,
         tracked=True,
-        shared=True,
+        group="tracked",
     ),
     "Timer": Works(
-        [*with_callback("Timer", duration="00:00:00:01", interval="step"), "--max_epochs=2000"],
+        [*with_callback("Timer", duration='{"milliseconds": 200}', interval="step"), "--max_epochs=2000"],
         lambda s: 0 < s.steps < 2000 * BATCHES,
         True,
     ),
@@ -293,8 +322,9 @@ CALLBACKS: dict[str, Works | Refused] = {
         [*with_callback("TQDMProgressBar"), "--trainer.enable_progress_bar=true"],
         lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.TQDMProgressBar)),
         (1, 1),
+        group="double",
     ),
-    "WeightAveraging": Works(with_callback("WeightAveraging"), lambda _: saved_averages(), True),
+    "WeightAveraging": Works(with_callback("WeightAveraging"), lambda s: s.saved_averages, True, group="clipped"),
 }
 
 MORE = {
@@ -305,31 +335,34 @@ MORE = {
         tracked=True,
     ),
     "validation by time": Works(
-        ['--trainer.val_check_interval={"minutes": 9}'], lambda s: s.validated, [BATCHES * EPOCHS]
+        ['--trainer.val_check_interval={"minutes": 9}'], lambda s: s.validated, [BATCHES * EPOCHS], group="double"
     ),
     "metric of every step": Works(
         with_callback("EarlyStopping", monitor="lr", stopping_threshold=1, mode="min"),
         lambda s: s.steps,
         BATCHES,
         tracked=True,
+        group="untested",
     ),
     "metric that is logged too late": Refused(
         [*with_callback("EarlyStopping", monitor="lr"), "--trainer.log_every_n_steps=5"], "not before its first"
     ),
     "rate with accumulation by epoch": Works(
-        with_callback("GradientAccumulationScheduler", scheduling='{"1": 4}'),
+        [],  # those of GradientAccumulationScheduler
         lambda s: round(s.trainer.optimizers[0].param_groups[0]["lr"], 9),
         0,  # at the end of the schedule, which has as many steps as the training
+        group="accumulated",
     ),
     "no test": Works(
         ["--trainer.limit_test_batches=0"],
         lambda s: (s.batches["test"], s.fit.run.info.status),
         (0, "FINISHED"),
         tracked=True,
+        group="untested",
     ),
 }
 
-SHARED: dict[bool, Seen] = {}  # by whether the fit is tracked
+SHARED: dict[str, Seen] = {}  # by group
 EXAMPLES = [(name, example) for table in (OPTIONS, CALLBACKS, MORE) for name, example in table.items()]
 
 
@@ -369,17 +402,16 @@ def test_an_option_that_works_has_its_effect(
 
 
 def trained(example: Works, workplace: Path, printed: Callable[[], str]) -> Seen:
-    """Return the record of a fit with the options of an example, or of all examples that share a fit."""
-    if example.shared and example.tracked in SHARED:
-        return SHARED[example.tracked]
-    seen, options = Seen(), example.options
-    if example.shared:
-        works = [one for _, one in EXAMPLES if isinstance(one, Works) and one.shared]
-        options = [option for one in works if one.tracked == example.tracked for option in one.options]
+    """Return the record of a fit with the options of an example, or of all examples of its group."""
+    if example.group in SHARED:
+        return SHARED[example.group]
+    works = [one for _, one in EXAMPLES if isinstance(one, Works)]
+    options = [option for one in works if one is example or example.group == one.group != "" for option in one.options]
+    seen = Seen()
     main([*FAST, *([] if example.tracked else ["--trainer.logger=false"]), *options], [seen])
     seen.fit, seen.text = Fit(workplace, 0, ""), printed()
-    if example.shared:
-        SHARED[example.tracked] = seen
+    if example.group:
+        SHARED[example.group] = seen
     return seen
 
 
