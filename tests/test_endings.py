@@ -22,7 +22,7 @@ from mlflow import MlflowClient
 from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from PIL import Image
-from tiny import SERVED, TinyNet
+from tiny import SERVED, TINY, TinyNet
 from torch import Tensor, nn
 
 from project.engine.tracking.best_effort import best_effort
@@ -202,7 +202,7 @@ def write_font(path: Path, letters: str) -> None:
 
 def test_loggers_of_the_user_are_added(workplace: Path) -> None:
     csv_logger = "{class_path: CSVLogger, init_args: {save_dir: %s}}"
-    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *SERVED, "--max_epochs=1"])
+    main([f"--trainer.logger=[{csv_logger % 'a'}, {csv_logger % 'b'}]", *TINY, "--max_epochs=1"])
     done = Fit(workplace, 0, "")
     assert done.run.info.status == "FINISHED"
     accuracy = done.run.data.metrics["test/accuracy"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Fit
+from tiny import TINY
 from torch import nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassF1Score
@@ -16,7 +17,6 @@ from project.engine.task import Task
 from project.fit import main
 from project.tasks import ImageClassifier
 
-SMALL = ["--max_epochs=2", "--trainer.limit_train_batches=8", "--data.batch_size=16", "--model.net.widths=[2,2,4,4]"]
 F1 = "--model.metrics={f1: torchmetrics.classification.MulticlassF1Score}"
 
 
@@ -42,7 +42,7 @@ def test_metrics_declare_their_direction() -> None:
 
 
 def test_another_metric_is_logged_and_selects_the_best_checkpoint(workplace: Path) -> None:
-    main([*SMALL, F1, "--checkpoint.monitor=val/f1"])
+    main([*TINY, F1, "--checkpoint.monitor=val/f1", "--max_epochs=2"])
     run = Fit(workplace, 0, "").run
     assert {"train/f1", "val/f1", "test/f1", "best/val/f1", "test/accuracy"} <= set(run.data.metrics)
     history = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val/f1")
@@ -52,14 +52,16 @@ def test_another_metric_is_logged_and_selects_the_best_checkpoint(workplace: Pat
 
 
 def test_the_loss_is_an_argument(workplace: Path) -> None:
-    main([*SMALL, "--model.loss=torch.nn.MultiMarginLoss", "--model.loss.margin=5.0", "--model.label_smoothing=0"])
-    # With a margin of 5 and equal scores, the loss is about 5 * 9 / 10; cross-entropy is 2.3.
+    loss = ["--model.loss=torch.nn.MultiMarginLoss", "--model.loss.margin=9.0", "--model.label_smoothing=0"]
+    main([*TINY, *loss, "--max_epochs=1"])
+    # With a margin of 9 and equal scores, the loss is about 9 / 2; cross-entropy is 0.7.
     first = Fit(workplace, 0, "").client.get_metric_history(Fit(workplace, 0, "").run.info.run_id, "val/loss")[0]
     assert first.value > 3
 
 
 def test_a_required_argument_of_a_model_can_be_an_option(workplace: Path) -> None:
-    main([*SMALL[:-1], "--model=project.tasks.ImageClassifier", "--model.net=tiny.TinyNet"])
+    data = ["--data=tiny.Tiny", "--data.batch_size=4"]
+    main([*data, "--model=tiny.TinyTask", "--model.net=tiny.TinyNet", "--max_epochs=1"])
     assert Fit(workplace, 0, "").run.info.run_name.startswith("TinyNet ")
 
 

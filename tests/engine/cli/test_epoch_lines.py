@@ -20,6 +20,7 @@ TWO_METRICS = (
     "--model.metrics={f1: torchmetrics.classification.MulticlassF1Score, "
     "recall: torchmetrics.classification.MulticlassRecall}"
 )
+UNTRACKED = "--trainer.logger=false"  # A fit whose run is not tested is faster.
 HARD = "--model.optimizer.lr=0.0001"  # The accuracy changes in several epochs.
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 EPOCH = re.compile(r"^ *\d+(/\d+)? .* \d+\.\d s( +best)?$", re.MULTILINE)
@@ -105,7 +106,7 @@ def test_a_terminal_keeps_a_row_per_epoch(
 
 
 def test_a_file_has_a_line_with_names_per_epoch(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([*TINY, "--max_epochs=3", "--trainer.check_val_every_n_epoch=2"])
+    main([*TINY, UNTRACKED, "--max_epochs=3", "--trainer.check_val_every_n_epoch=2"])
     text = capsys.readouterr().out
     assert not CONTROL.search(text)
     lines = [line for line in text.splitlines() if line.startswith("epoch ")]
@@ -127,7 +128,7 @@ def test_a_file_has_a_line_with_names_per_epoch(workplace: Path, capsys: pytest.
 def test_rows_of_fits_of_other_lengths(
     options: list[str], epochs: list[str], is_validated: bool, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = in_terminal(80, "dumb", *options, monkeypatch=monkeypatch)
+    text = in_terminal(80, "dumb", *options, UNTRACKED, monkeypatch=monkeypatch)
     assert [row.split()[0] for row in rows(text)] == epochs
     assert (" val ---" in text) == is_validated
 
@@ -166,7 +167,7 @@ def test_a_resumed_fit_continues_the_numbers(workplace: Path, capsys: pytest.Cap
 
 
 def test_without_a_progress_bar_there_are_no_lines(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([*TINY, "--max_epochs=1", "--trainer.enable_progress_bar=false"])
+    main([*TINY, UNTRACKED, "--max_epochs=1", "--trainer.enable_progress_bar=false"])
     assert "epoch 1 of 1: " not in capsys.readouterr().out
 
 

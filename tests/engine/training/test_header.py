@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_NET, Fit, write_folder
+from conftest import Fit, write_folder
 from mlflow import MlflowClient
-from tiny import COMPLETE
+from tiny import COMPLETE, TINY
 from torch import Tensor, nn
 
 from project.engine.runtime.devices import CPU_CORES
@@ -64,7 +64,7 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
     write_folder(Path("photos"))
     Path("photos/train/red/0.png").write_bytes(b"damaged")
     options = ["--data=image_folder", "--data.root=photos", "--data.on_bad_image=skip", "--data.max_bad_percent=50",
-               "--data.batch_size=4", "--data.image_size=16", *SMALL_NET]  # fmt: skip
+               "--data.batch_size=4", "--data.image_size=16", "--model=tiny.TinyTask", "--model.net=tiny.TinyNet"]  # fmt: skip
     data, left_out, model, *_ = header(capsys, *options, "--max_epochs=1")
     assert data.startswith("data    photos: 2 classes")
     assert left_out.startswith("        left out: 1 ")
@@ -72,7 +72,7 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
 
 
 def test_a_resumed_run_keeps_its_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header(capsys, *COMPLETE, "--max_epochs=1")
+    header(capsys, *TINY, "--max_epochs=1")
     run_id = Fit(workplace, 0, "").run.info.run_id
     MlflowClient().update_run(run_id, name="my best")
     again = header(capsys, "--resume", run_id, "--max_epochs=2")

@@ -13,7 +13,7 @@ from project.engine.training.summary import in_words
 from project.fit import main
 
 SMALL = ["--data=image_folder", "--data.root=photos", "--data.batch_size=4", "--data.augmentation.crop_padding=0",
-         "--model.net=tiny.TinyNet", "--max_epochs=2"]  # fmt: skip
+         "--model.class_path=tiny.TinyTask", "--model.net=tiny.TinyNet", "--max_epochs=1"]  # fmt: skip
 
 
 def photos(test: bool, cats: int, dogs: int) -> None:
