@@ -1,4 +1,5 @@
 import importlib
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ from conftest import count_runs, write_folder
 from tiny import TINY, TinyNet
 from torch import nn
 
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.trainer_checks import check_settings
+from project.engine.training.callbacks import build_fit
 from project.fit import main
 
 BAD_OPTIONS = [
@@ -42,8 +46,6 @@ BAD_OPTIONS = [
     (["--trainer.logger", "MLFlowLogger"], "--trainer.logger: got MLFlowLogger, but each run is in MLflow already"),
     (["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "."], "tensorboard"),
     (["--checkpoint.every_n_epochs", "0"], "it must be 1 or more"),
-    (["--trainer.accumulate_grad_batches", "0"], "it must be 1 or more"),
-    (["--trainer.check_val_every_n_epoch", "0"], "it must be 1 or more"),
     (["--precision", "transformer-engine"], "needs the package transformer_engine"),
     (["surplus"], "unknown argument 'surplus'"),
     (["--data.batch_size"], "--data.batch_size: got no value; give --data.batch_size VALUE"),
@@ -149,25 +151,16 @@ UNKNOWN_OPTIONS = [
 # Without a check, these settings of the tiny fit would fail after the first step or after training.
 IMPOSSIBLE_TRAININGS = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
-    (["--trainer.max_steps", "0"], "got 0, which trains nothing"),
-    (["--trainer.max_time", "soon"], "--trainer.max_time: got 'soon'; expected DD:HH:MM:SS, such as 00:12:00:00"),
     (["--trainer.max_time", "{second: 3}"], "{'second': 3}\"; expected DD:HH:MM:SS"),
     (["--trainer.val_check_interval", "soon"], "got 'soon'; expected a number of batches, a fraction of an epoch, or"),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.duration=soon"], "error: `Timer(duration='soon')` is not"),
-    (["--trainer.limit_train_batches", "0"], "got 0, which trains nothing"),
     (["--trainer.limit_train_batches", "0.01"], "leaves none of the 4 batches of train"),
     (["--trainer.limit_val_batches", "0.1"], "leaves none of the 2 batches of val"),
     (["--trainer.limit_test_batches", "0.01"], "leaves none of the 2 batches of test"),
     (["--trainer.overfit_batches", "0.01"], "--trainer.overfit_batches: got 0.01"),
     (["--trainer.val_check_interval", "1000"], "but an epoch has 4 batches"),
     (["--trainer.limit_train_batches", "2", "--trainer.val_check_interval", "3"], "but an epoch has 2 batches"),
-    (["--trainer.min_epochs", "20"], "ends at --trainer.max_epochs 10"),
     (["--trainer.min_steps", "500"], "ends training after 40 steps"),
-    (["--trainer.gradient_clip_val", "-1"], "it must be 0 or more"),
-    (["--trainer.gradient_clip_algorithm", "norm"], "no effect without --trainer.gradient_clip_val"),
-    (["--trainer.num_sanity_val_steps", "-5"], "it must be -1 or more"),
-    (["--trainer.log_every_n_steps", "-1"], "it must be 0 or more"),
-    (["--trainer.profiler", "xla"], "needs the package torch_xla"),
     (["--trainer.plugins", "AsyncCheckpointIO"], "got a CheckpointIO"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),
@@ -179,7 +172,21 @@ IMPOSSIBLE_TRAININGS = [
         ],
         "logged at the end of an epoch",
     ),
-    (["--trainer.max_time", "00:00:00:00"], "which trains nothing"),
+]
+# One function refuses these, before data and model are made, as it refuses `--max_epochs 0`.
+IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
+    ("accumulate_grad_batches", 0, "it must be 1 or more"),
+    ("check_val_every_n_epoch", 0, "it must be 1 or more"),
+    ("max_steps", 0, "got 0, which trains nothing"),
+    ("max_time", "soon", "got 'soon'; expected DD:HH:MM:SS, such as 00:12:00:00"),
+    ("max_time", "00:00:00:00", "which trains nothing"),
+    ("limit_train_batches", 0, "got 0, which trains nothing"),
+    ("min_epochs", 20, "ends at --trainer.max_epochs 10"),
+    ("gradient_clip_val", -1, "it must be 0 or more"),
+    ("gradient_clip_algorithm", "norm", "no effect without --trainer.gradient_clip_val"),
+    ("num_sanity_val_steps", -5, "it must be -1 or more"),
+    ("log_every_n_steps", -1, "it must be 0 or more"),
+    ("profiler", "xla", "needs the package torch_xla"),
 ]
 BAD_OPTIONS += UNKNOWN_OPTIONS + [([*TINY, *options], message) for options, message in IMPOSSIBLE_TRAININGS]
 
@@ -228,6 +235,16 @@ def test_an_error_in_the_module_of_a_class_is_reported(
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
 def test_a_bad_option_exits_with_a_short_message(options: list[str], message: str, refused: Callable[..., str]) -> None:
     assert message in refused(*options)
+
+
+def test_impossible_settings_of_the_trainer_are_refused(workplace: Path) -> None:
+    settings = build_fit(CommandLine.parse([])).config.trainer
+    check_settings(settings)
+    for option, value, message in IMPOSSIBLE_SETTINGS:
+        changed = settings.clone()
+        changed[option] = value
+        with pytest.raises(ValueError, match=rf"^--trainer\.{option}: .*{re.escape(message)}"):
+            check_settings(changed)
 
 
 @pytest.mark.parametrize(

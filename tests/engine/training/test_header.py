@@ -64,7 +64,7 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
     write_folder(Path("photos"))
     Path("photos/train/red/0.png").write_bytes(b"damaged")
     options = ["--data=image_folder", "--data.root=photos", "--data.on_bad_image=skip", "--data.max_bad_percent=50",
-               "--data.batch_size=4", "--data.image_size=16", "--model=tiny.TinyTask", "--model.net=tiny.TinyNet"]  # fmt: skip
+               "--data.batch_size=4", "--model=tiny.TinyTask", "--model.net=tiny.TinyNet"]  # fmt: skip
     data, left_out, model, *_ = header(capsys, *options, "--max_epochs=1")
     assert data.startswith("data    photos: 2 classes")
     assert left_out.startswith("        left out: 1 ")
