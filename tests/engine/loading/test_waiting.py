@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Fit
+from tiny import TinyTask
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -38,6 +40,14 @@ class Slow(LabelledImages):
     def load(self, split: Split) -> TorchDataset | None:
         """Return the images of train or val."""
         return None if split == "test" else TorchDataset(Sleepy(), torch.arange(64 if split == "train" else 8) % 2)
+
+
+class SlowTask(TinyTask):
+    """A task whose steps take much longer than loading a batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        time.sleep(0.1)
+        return super().training_step(batch, batch_idx)
 
 
 class Device:
@@ -98,6 +108,7 @@ def test_a_training_that_waits_reports_it(workplace: Path, capsys: pytest.Captur
     assert "--data.workers.num N" in output
 
 
-def test_a_training_that_does_not_wait_reports_nothing(main_job: Fit) -> None:
-    assert main_job.run.data.metrics["data/wait_fraction"] < 0.1
-    assert "waited for data" not in main_job.output
+def test_a_training_that_does_not_wait_reports_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--data=tiny.Tiny", "--data.batch_size=4", "--model.class_path=test_waiting.SlowTask", *FEW[1:]])
+    assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] < 0.1
+    assert "waited for data" not in capsys.readouterr().out
