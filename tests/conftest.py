@@ -215,6 +215,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     done = folder.with_suffix(".json")
     with FileLock(f"{folder}.lock"):
         if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # It is unfinished if another test failed to make it.
             folder.mkdir()
             done.write_text(json.dumps(make(folder)))
     return folder, json.loads(done.read_text())
@@ -300,7 +301,7 @@ def at_copy(original: Path, folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def workplace(empty_store: Path, tmp_path: Path) -> Iterator[Path]:
+def workplace(tmp_path: Path) -> Iterator[Path]:
     """A current folder with its own empty store, for commands that are called in this process."""
     with at(tmp_path):
         yield tmp_path

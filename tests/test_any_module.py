@@ -111,6 +111,15 @@ class Unlogged(Slope):
     monitor = "val_loss"
 
 
+class Misdirected(Validated):
+    mode = "maximum"
+
+
+class Raising(Slope):
+    def __init__(self) -> None:
+        raise ValueError("no such thing")
+
+
 class WithoutTrain(LightningDataModule):
     pass
 
@@ -164,7 +173,9 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
     (of(Slope, WithoutBatches), "--data: train has no batch"),
     (of(Slope, WithoutFile), "FileNotFoundError: there is no file lines.csv"),
-    (of(Unlogged), "--checkpoint.monitor: got val_loss, which training does not log; it logs "),
+    (of(Unlogged), "Unlogged.monitor: got val_loss (did you mean train_loss?), which training does not log; it logs "),
+    (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
+    (of(Raising), "--model: making Raising fails with ValueError: no such thing (test_any_module.py, line "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),
 ])  # fmt: skip
 def test_a_module_that_cannot_train_starts_no_run(

@@ -45,6 +45,8 @@ def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) ->
         mode = mode or model.mode_of(monitor)
     mode = mode or ("min" if monitor.endswith("loss") else None)
     if mode is None:
+        if isinstance(other := getattr(model, "mode", None), str) and monitor == own_monitor:
+            raise ValueError(f"{type(model).__name__}.mode: got {other!r}; give min or max")
         raise ValueError(
             f"--checkpoint.mode: got nothing, but {type(model).__name__} does not declare whether small or large "
             f"values of {monitor} are better; give min or max"

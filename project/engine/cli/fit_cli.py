@@ -3,8 +3,10 @@
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from inspect import signature
+from inspect import getsourcefile, signature
+from pathlib import Path
 from pkgutil import resolve_name
+from traceback import extract_tb
 from typing import Any, ClassVar, Self
 
 from jsonargparse import Namespace
@@ -104,12 +106,13 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # built after the data
 
     def _make_data(self, kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
-        self._made_data = kind(*args, **kwargs)
-        return self._made_data
+        data: LightningDataModule = _made("--data", kind, *args, **kwargs)
+        self._made_data = data
+        return data
 
     def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
         given = self._given_by_data(kind)
-        model = kind(*args, **kwargs, **given)
+        model: LightningModule = _made("--model", kind, *args, **kwargs, **given)
         storable = {}
         for name, value in given.items():
             with suppress(TypeError):  # `project.evaluate` then needs the data of the run.
@@ -295,6 +298,18 @@ class FitCLI(LightningCLI):
         words += [strategy] if strategy != config_groups.DEFAULTS["strategy"] else []
         words += [self.data.name] if self.data.name != experiment else []
         return names.run_name(" ".join(words), changed)
+
+
+def _made(option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
+    """Make an instance of a class. An error that the code of a user's class raises gets the class and its line."""
+    try:
+        return kind(*args, **kwargs)
+    except ValueError as error:
+        place = extract_tb(error.__traceback__)[-1]
+        if Path(place.filename) != Path(getsourcefile(kind) or "") or kind.__module__.startswith("project."):
+            raise
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error} ({where})") from error
 
 
 def listed(value: Any) -> list[Any]:

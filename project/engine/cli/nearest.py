@@ -5,12 +5,14 @@ from difflib import get_close_matches
 
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
-_NEAR_ELSEWHERE = 0.87
+_NEAR_ELSEWHERE = 0.88
 _MOST = 5
 """The longest list of options that contain an unknown one."""
 _ELSEWHERE = {
-    "bs": "batch_size", "gpus": "devices", "learning_rate": "lr", "num_workers": "workers.num",
-    "seed": "seed_everything", "wd": "weight_decay", "workers": "workers.num",
+    "amp": "precision", "bs": "batch_size", "ckpt_path": "resume", "fp16": "precision", "gpus": "devices",
+    "grad_clip": "gradient_clip_val", "learning_rate": "lr", "n_gpus": "devices", "num_workers": "workers.num",
+    "scheduler": "lr_schedule", "seed": "seed_everything", "steps": "max_steps", "val_split": "val_fraction",
+    "wd": "weight_decay", "workers": "workers.num",
 }  # fmt: skip
 """The end of an option's name by its name in other projects."""
 
@@ -29,7 +31,7 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
         siblings: Options of the same object, without its name.
         names: All options.
     """
-    parent, dot, name = option.rpartition(".")
+    parent, dot, name = option.replace("-", "_").rpartition(".")
     if own := children(option, names):
         return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
     end = _ELSEWHERE.get(name)

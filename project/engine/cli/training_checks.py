@@ -3,6 +3,7 @@
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.engine.cli.fit_cli import FitCLI, listed
+from project.engine.cli.nearest import question
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
 from project.engine.cli.trainer_checks import (
     check_cuda_graphs,
@@ -40,8 +41,9 @@ def check_training(cli: FitCLI) -> None:
     check_monitors(cli.callbacks, logged, None if cli.config.trainer.val_check_interval in (None, 1.0) else early)
     monitor = cli.config_init.checkpoint.monitor
     if plain and monitor is not None and monitor not in logged:
+        given = "--checkpoint.monitor" if cli.config.checkpoint.monitor else f"{type(cli.model).__name__}.monitor"
         raise ValueError(
-            f"--checkpoint.monitor: got {monitor}, which training does not log; it logs "
+            f"{given}: got {monitor}{question(monitor, sorted(logged))}, which training does not log; it logs "
             f"{', '.join(sorted(logged)) or 'nothing'}"
         )
 

@@ -11,6 +11,7 @@ OPTIONS = ("data.batch_size", "data.workers.num", "devices", "model.optimizer.lr
     ("word", "meant"),
     [
         ("learning_rate", "model.optimizer.lr"),
+        ("learning-rate", "model.optimizer.lr"),
         ("num_workers", "data.workers.num"),
         ("seed", "seed_everything"),
         ("gpus", "devices"),

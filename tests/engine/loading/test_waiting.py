@@ -46,7 +46,7 @@ class SlowTask(TinyTask):
     """A task whose steps take much longer than loading a batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        time.sleep(0.1)
+        time.sleep(0.3)
         return super().training_step(batch, batch_idx)
 
 
