@@ -1,9 +1,10 @@
 """LightningCLI with groups of settings, and errors in one line."""
 
+import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from inspect import getsourcefile, signature
+from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from traceback import extract_tb
@@ -306,7 +307,8 @@ def _made(option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
         return kind(*args, **kwargs)
     except ValueError as error:
         place = extract_tb(error.__traceback__)[-1]
-        if Path(place.filename) != Path(getsourcefile(kind) or "") or kind.__module__.startswith("project."):
+        file = getattr(sys.modules[kind.__module__], "__file__", None)  # A notebook has none.
+        if place.filename != file or kind.__module__.startswith("project."):
             raise
         where = f"{Path(place.filename).name}, line {place.lineno}"
         raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error} ({where})") from error
