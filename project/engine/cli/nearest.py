@@ -8,13 +8,13 @@ _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.88
 _MOST = 5
 """The longest list of options that contain an unknown one."""
-_ELSEWHERE = {
+OTHER_NAMES = {
     "amp": "precision", "bs": "batch_size", "ckpt_path": "resume", "fp16": "precision", "gpus": "devices",
     "grad_clip": "gradient_clip_val", "learning_rate": "lr", "n_gpus": "devices", "num_workers": "workers.num",
     "scheduler": "lr_schedule", "seed": "seed_everything", "steps": "max_steps", "val_split": "val_fraction",
     "wd": "weight_decay", "workers": "workers.num",
 }  # fmt: skip
-"""The end of an option's name by its name in other projects."""
+"""The last part of an option, by the name that other projects have for it."""
 
 
 def children(parent: str, names: Iterable[str]) -> list[str]:
@@ -34,7 +34,7 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     parent, dot, name = option.replace("-", "_").rpartition(".")
     if own := children(option, names):
         return f"it has the options {', '.join(f'--{option}.{one}' for one in own)}"
-    end = _ELSEWHERE.get(name)
+    end = OTHER_NAMES.get(name)
     if end and (found := [other for other in names if f".{other}".endswith(f".{end}")]):
         return f"did you mean --{min(found, key=lambda one: (not one.startswith(f'{parent}.'), len(one)))}?"
     siblings = [sibling for sibling in siblings if sibling != name]

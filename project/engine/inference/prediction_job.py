@@ -87,8 +87,7 @@ class PredictionJob:
             sys.stdout.flush()
             self.lost = lost_output()
         done, seconds = len(self.paths) - len(self.bad), self._predictions.seconds
-        fast = 0 < seconds < len(self.paths)  # Less than an image per second is the start, not the speed.
-        rate = f"; {len(self.paths) / seconds:,.0f} images per second" if fast and done else ""
+        rate = speed(len(self.paths), seconds) if done else ""
         if not self.lost:
             where = self.output or "standard output"
             print(f"{_counted(done, 'prediction')} in {where}{rate}", file=sys.stderr, flush=True)
@@ -96,6 +95,11 @@ class PredictionJob:
             shown = "; ".join(f"{path}: {reason}" for path, reason in list(self.bad.items())[:_NAMED])
             total = _counted(len(self.paths), "file")
             print(f"error: {len(self.bad):,} of {total} cannot be read: {shown}", file=sys.stderr)
+
+
+def speed(images: int, seconds: float) -> str:
+    """Return `; 50 images per second`; an empty text below one, as a few images take mostly the time of the start."""
+    return f"; {images / seconds:,.0f} images per second" if 0 < seconds <= images else ""
 
 
 class Predictions(Callback):
