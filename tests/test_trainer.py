@@ -138,7 +138,7 @@ OPTIONS: dict[str, Works | Refused] = {
     "precision": Works(
         ["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64, group="untracked"
     ),
-    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, group="untracked"),
+    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, tracked=True),
     "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2, group="untracked"),
     "fast_dev_run": Works(["--trainer.fast_dev_run=3"], lambda s: (s.steps, len(s.fit.runs)), (3, 0), tracked=True),
     "max_epochs": Works(["--max_epochs=3"], lambda s: len(s.train), 3, group="clipped"),
