@@ -22,7 +22,7 @@ check:    ## check formatting, lint and types; change nothing
 test:     ## run the tests: four to five minutes on two cores, with three workers; without workers: -n 0
 	uv run pytest
 
-faults:   ## run all tests, with the slow ones, and so all of the README's fault table: half an hour
+faults:   ## run all tests, with the slow ones, and so all of the table in docs/reliability.md: half an hour
 	uv run pytest -m "not browser and not gpu"
 
 browser:  ## look at the pages of MLflow's UI in headless Chromium (Debian: apt install chromium): a minute

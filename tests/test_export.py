@@ -55,8 +55,10 @@ def exported(*options: str) -> Path:
 
 
 def sent(port: str, photos: list[Path], folder: Path, key: str = "dataframe_records") -> Any:
-    """Send what the README sends, with a row for each photo."""
-    command = re.search(r"^echo '\{\"dataframe_records.*?/invocations$", (ROOT / "README.md").read_text(), re.M | re.S)
+    """Send what docs/after_training.md sends, with a row for each photo."""
+    command = re.search(
+        r"^echo '\{\"dataframe_records.*?/invocations$", (ROOT / "docs/after_training.md").read_text(), re.M | re.S
+    )
     assert command is not None
     (row,) = re.findall(r"\{\"image.*?\}", command[0])
     rows = ", ".join(row.replace("photo.jpg", str(photo)) for photo in photos)

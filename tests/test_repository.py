@@ -178,10 +178,22 @@ def test_the_makefile_has_these_targets_and_no_others() -> None:
     assert re.findall(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)[0].split() == MAKE_TARGETS
 
 
-def test_the_tests_that_the_readme_names_exist() -> None:
-    named = re.findall(r"\btests/[\w/.]+\.py", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert named
-    assert [path for path in named if not (ROOT / path).is_file()] == []
+def test_each_guarantee_names_tests_that_exist() -> None:
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = re.search(r"\| fault \| guarantee \| test \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", text)
+    assert rows
+    named = [re.findall(r"`(tests/[\w/.]+\.py)`", row.split(" | ")[-1]) for row in rows[1].splitlines()]
+    assert all(named)
+    assert [path for paths in named for path in paths if not (ROOT / path).is_file()] == []
+
+
+@pytest.mark.parametrize("page", [path for path in tracked_files() if path.endswith(".md")])
+def test_each_link_of_a_page_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (ROOT / page).parent.joinpath(link).exists()] == []
+    if page.startswith("docs/"):  # Readers find the pages by the README.
+        assert f"]({page})" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_tracked_file_is_large() -> None:
