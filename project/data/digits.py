@@ -1,10 +1,16 @@
 """Handwritten digits from scikit-learn: real images, no download."""
 
-import torch
-import torch.nn.functional as F
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from project.data.in_memory import shared
 from project.data.labelled import LabelledImages
 from project.engine.loading import ImageArray, Split
+from project.engine.runtime.places import CACHE
 
 
 class Digits(LabelledImages):
@@ -23,12 +29,18 @@ class Digits(LabelledImages):
         """Resize the images of train or test."""
         if split == "val":
             return None
-        from sklearn.datasets import load_digits  # It takes a second to import, and other data do not need it.
-        from sklearn.model_selection import train_test_split
 
-        pixels, labels = load_digits(return_X_y=True)
-        train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
-        chosen = train if split == "train" else test
-        images = torch.from_numpy(pixels[chosen]).float().view(-1, 1, 8, 8) * (255 / 16)
-        images = F.interpolate(images, size=32, mode="bilinear", align_corners=False)
-        return ImageArray(images.round().byte(), torch.from_numpy(labels[chosen]).long())
+        def read() -> tuple[NDArray[Any], NDArray[Any]]:
+            from sklearn.datasets import load_digits  # Its import takes a tenth of the time to the first step.
+            from sklearn.model_selection import train_test_split
+
+            pixels, labels = load_digits(return_X_y=True)
+            train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
+            chosen = train if split == "train" else test
+            return pixels[chosen].reshape(-1, 1, 8, 8).astype("uint8"), labels[chosen]
+
+        package = find_spec("sklearn")
+        assert package is not None and package.origin is not None
+        small = shared(Path(package.origin).parent, split, read, CACHE / "digits")
+        images = F.interpolate(small.images.float() * (255 / 16), size=32, mode="bilinear", align_corners=False)
+        return ImageArray(images.round().byte(), small.targets)

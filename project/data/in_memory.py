@@ -10,19 +10,23 @@ from numpy.typing import NDArray
 from project.engine.loading import ImageArray, cache_path, files_digest, mapped, remove_outdated
 
 
-def shared(folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]) -> ImageArray:
-    """Read images and labels once, then map them into memory from files in `folder/.cache`.
+def shared(
+    folder: Path, name: str, read: Callable[[], tuple[NDArray[Any], NDArray[Any]]], cache_folder: Path | None = None
+) -> ImageArray:
+    """Read images and labels once, then map them into memory from files in a cache.
 
     Args:
         folder: Folder of the dataset's files; if they change, they are read again.
         name: Name of the split.
         read: Reads images (N, C, H, W) uint8 and labels (N,).
+        cache_folder: Folder of the cache; by default `folder/.cache`, or one in `mlruns/cache` if that is read-only.
 
     Raises:
         OSError: The disk has no space for the files.
     """
     digest = files_digest(folder, sorted(folder.glob("[!.]*")))
-    kept = {kind: cache_path(folder, f"{name}-{kind}-{digest}.npy") for kind in ("images", "labels")}
+    names = {kind: f"{name}-{kind}-{digest}.npy" for kind in ("images", "labels")}
+    kept = {kind: cache_folder / file if cache_folder else cache_path(folder, file) for kind, file in names.items()}
     arrays = cache(read)
     images = mapped(kept["images"], lambda: arrays()[0])
     labels = mapped(kept["labels"], lambda: arrays()[1])
