@@ -37,7 +37,7 @@ class Digits(LabelledImages):
             pixels, labels = load_digits(return_X_y=True)
             train, test = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
             chosen = train if split == "train" else test
-            return pixels[chosen].reshape(-1, 1, 8, 8).astype("uint8"), labels[chosen]
+            return pixels[chosen].reshape(-1, 1, 8, 8).astype("uint8"), labels[chosen].astype("uint8")
 
         package = find_spec("sklearn")
         assert package is not None and package.origin is not None
