@@ -22,7 +22,7 @@ from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain, without_value
-from project.engine.cli.known_options import KnownOptions, as_known
+from project.engine.cli.known_options import KnownOptions, as_known, with_file
 from project.engine.cli.null_values import check_null
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
@@ -152,7 +152,8 @@ class FitCLI(LightningCLI):
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
             known, types = [*self.command.names, *settings], self.parser.types()
-            raise ValueError(explain(str(error), known, self.command.changes, types)) from error
+            message = explain(str(error), known, self.command.changes, types)
+            raise ValueError(with_file(message, self.command)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""

@@ -7,9 +7,10 @@ of settings. The file is valid as long as the project's files and the versions o
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
@@ -109,9 +110,30 @@ class KnownOptions(NamedTuple):
 def _given(command: CommandLine) -> list[tuple[str, str]]:
     """Return the settings of the files of `--config`, and then those of the command line."""
     files = [Path(value) for option, value in command.pairs if option == "--config" and value]
-    settings = [pair for file in files for pair in _flat(yaml.safe_load(file.read_text(encoding="utf-8")))]
+    return [pair for file in files for pair in _settings(file)] + _typed(command)
+
+
+def _settings(file: Path) -> Iterator[tuple[str, str]]:
+    return _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def _typed(command: CommandLine) -> list[tuple[str, str]]:
     pairs = (option.removeprefix("--").partition("=") for option in command.changes if option.startswith("--"))
-    return settings + [(name, value) for name, _, value in pairs]
+    return [(name, value) for name, _, value in pairs]
+
+
+def with_file(message: str, command: CommandLine) -> str:
+    """Return the error of an option, after the file that contains the option unless the command line contains it."""
+
+    def concerns(settings: Iterable[tuple[str, str]]) -> bool:
+        names = [f"{name.removesuffix('+')}." for name, _ in settings]
+        return any(name.startswith(option) or option.startswith(name) for name in names)
+
+    option = "".join(re.findall(r"--([\w.]+)", message)[:1]) + "."
+    typed = CommandLine.parse(command.argv)  # Without the stored settings of a run.
+    files = [Path(file) for before, file in pairwise(typed.changes) if before == "--config"]
+    named = [file for file in files if file.is_file() and concerns(_settings(file))]
+    return f"{named[-1]}: {message}" if named and not concerns(_typed(typed)) else message
 
 
 def _flat(settings: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str]]:
@@ -168,7 +190,7 @@ def check_early(command: CommandLine) -> KnownOptions | None:
     """
     known = None if command.resume or command.rerun else KnownOptions.load(command.defaults)
     if known and (refusal := known.refusal(command)):
-        raise ValueError(refusal)
+        raise ValueError(with_file(refusal, command))
     return known
 
 

@@ -10,7 +10,7 @@ from conftest import clean_environment, without_colours
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
-from project.engine.cli.known_options import KnownOptions, as_known
+from project.engine.cli.known_options import KnownOptions, as_known, with_file
 from project.engine.training.callbacks import build_fit
 from project.fit import main
 from project.sweep import main as sweep
@@ -115,6 +115,24 @@ def test_a_file_of_settings_has_the_same_error_as_later(
     with pytest.raises(SystemExit):
         main(["--config", "wrong.yaml"])
     assert refusal == (2, "", f"{without_colours(capsys.readouterr().err)}False False\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "prefix"),
+    [
+        ("--config=a.yaml --config=b.yaml", "a.yaml: "),
+        ("--config=b.yaml", ""),
+        ("--config=a.yaml --trainer.max_epoch=3", ""),
+        ("--experiment=mine", "configs/experiment/mine.yaml: "),
+    ],
+)
+def test_the_file_of_an_option_is_named_unless_it_is_typed(options: str, prefix: str, workplace: Path) -> None:
+    Path("configs/experiment").mkdir(parents=True)
+    for name in ("a.yaml", "configs/experiment/mine.yaml"):
+        Path(name).write_text("trainer: {max_epoch: 3}")
+    Path("b.yaml").write_text("trainer: {max_epochs: 3}")
+    error = "unknown option --trainer.max_epoch"
+    assert with_file(error, CommandLine.parse(options.split())) == prefix + error
 
 
 def test_no_valid_file_of_settings_is_refused_early(learned: str, capsys: pytest.CaptureFixture[str]) -> None:
