@@ -151,7 +151,9 @@ def _not_found(problem: _Problem) -> str:
 
 def _none_of_several(problem: _Problem) -> str:
     key, text = problem.key, problem.text
-    given = re.findall(r"Given value: (.*?)(?:\. Got value: .*)?$", text, re.MULTILINE)
+    # A class in a list is named alone; otherwise, the whole value is.
+    given = re.findall(r"- Expected a dot import path string: (.*)", text)
+    given += re.findall(r"Given value: (.*?)(?:\. Got value: .*)?$", text, re.MULTILINE)
     got = given[0] if given else ""
     nested = re.fullmatch(r"NestedArg\(key='([^']*)', val='([^']*)'\)", got)
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", re.findall(r"Subtypes: \[(.*)\]", text)[-1])
