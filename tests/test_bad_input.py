@@ -162,8 +162,8 @@ IMPOSSIBLE_TRAININGS = [
     (["--trainer.limit_train_batches", "2", "--trainer.val_check_interval", "3"], "but an epoch has 2 batches"),
     (["--trainer.min_steps", "500"], "ends training after 40 steps"),
     (["--trainer.plugins", "AsyncCheckpointIO"], "got a CheckpointIO"),
-    (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/f1"], "monitors 'val/f1'"),
     (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=test/loss"], "monitors 'test/loss'"),
+    (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/los"], "(did you mean val/loss?), which"),
     (
         [
             "--trainer.callbacks=EarlyStopping",

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.func import functional_call
 
+from project.engine.cli.nearest import question
 from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
@@ -144,7 +145,8 @@ def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[s
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
+            names = sorted(logged - _ALWAYS_LOGGED)
             raise ValueError(
-                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}, which training does not log, or "
-                f"not before its first validation; it logs {', '.join(sorted(logged - _ALWAYS_LOGGED))}"
+                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}{question(monitor, names)}, which "
+                f"training does not log, or not before its first validation; it logs {', '.join(names)}"
             )
