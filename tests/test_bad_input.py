@@ -85,6 +85,10 @@ BAD_OPTIONS = [
     (["--strategy", "dpp"], "configs/strategy has ddp, fsdp, single"),
     (["--experiment", "none"], "configs/experiment has"),
     (["--data"], "--data: got nothing"),
+    (
+        ["--model", "nets/mine.py"],
+        "--model: got the file nets/mine.py; give a class in it, such as --model nets.mine.C",
+    ),
     (["--config", "missing.yaml"], "cannot read missing.yaml"),
     (["--resume", "nothing"], "got run 'nothing'"),
     (["--rerun", "nothing"], "got run 'nothing'"),

@@ -66,6 +66,9 @@ def choice(group: str, name: str) -> list[str]:
     Raises:
         ValueError: The group has no such choice.
     """
+    if group in CLASSES and name.endswith(".py"):
+        path = ".".join(Path(name).with_suffix("").parts)
+        raise ValueError(f"--{group}: got the file {name}; give a class in it, such as --{group} {path}.CLASS")
     if name.endswith(".yaml"):
         return ["--config", name, f"--groups.{group}={Path(name).stem}"]
     if _is_class(group, name):
