@@ -8,6 +8,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import signature
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,6 +21,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler
 
 from project.engine.cli import yaml_file
+from project.engine.cli.nearest import question
 
 T = TypeVar("T")
 _TRIVIAL_TRIALS = 12  # TPE, Optuna's default, draws the first ten at random
@@ -79,7 +81,8 @@ def read_space(path: Path) -> SearchSpace:
         if not isinstance(key, str):
             raise ValueError(f"--search: {path} varies {key!r}; expected the name of a setting")
     for key in set(content) - _KEYS:
-        raise ValueError(f"--search: {path} has the key {key!r}; keys are {', '.join(sorted(_KEYS))}")
+        keys = sorted(_KEYS)
+        raise ValueError(f"--search: {path} has the key {key!r}{question(str(key), keys)}; keys are {', '.join(keys)}")
     directions = _directions(path, content)
     if len(directions) > 1 and content.get("pruner"):
         raise ValueError(f"--search: {path} has a pruner and several metrics; trials are pruned by one metric alone")
@@ -179,6 +182,7 @@ def _distribution(path: Path, key: str, settings: Any) -> BaseDistribution:
             f"{', '.join(_DISTRIBUTIONS)}"
         )
     arguments = {name: value for name, value in settings.items() if name != "type"}
+    _check_arguments(f"--search: {path}: {key}", _DISTRIBUTIONS[kind], arguments)
     for name, value in arguments.items():
         if isinstance(value, str) and kind != "categorical":
             raise ValueError(f"--search: {path}: {key}: {name} is the text {value!r}; YAML writes 1e-4 as 1.0e-4")
@@ -222,7 +226,10 @@ def _optuna_component(path: Path, key: str, settings: Any, module: Any, base: Ca
     names = [name for name in module.__all__ if name.endswith(base.__name__[4:]) and not name.startswith("Base")]
     name = settings.pop("type", None)
     if not isinstance(name, str) or name not in names:
-        raise ValueError(f"--search: {path}: got {key} {name!r}; optuna has {', '.join(names)}")
+        raise ValueError(
+            f"--search: {path}: got {key} {name!r}{question(str(name), names)}; optuna has {', '.join(names)}"
+        )
+    _check_arguments(f"--search: {path}: {key} {name}", getattr(module, name), settings)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it by name
@@ -230,6 +237,18 @@ def _optuna_component(path: Path, key: str, settings: Any, module: Any, base: Ca
     except (TypeError, ValueError, AttributeError, ImportError) as error:
         raise ValueError(f"--search: {path}: {key} {name}: {error}") from error
     return made
+
+
+def _check_arguments(owner: str, kind: Callable[..., object], given: Mapping[str, object]) -> None:
+    """Raise ValueError for an argument that a class of Optuna does not have, or that it needs and is not given."""
+    parameters = signature(kind).parameters
+    for name in given:
+        if name not in parameters:
+            hint = question(str(name), list(parameters))
+            raise ValueError(f"{owner}: got {name}{hint}; expected {', '.join(parameters)}")
+    for name, parameter in parameters.items():
+        if name not in given and parameter.default is parameter.empty:
+            raise ValueError(f"{owner}: needs a value for {name}")
 
 
 def _check_with_trivial_trials(path: Path, space: SearchSpace) -> None:

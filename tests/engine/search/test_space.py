@@ -18,7 +18,10 @@ REFUSED = [
     ("- 1", "contains a list; expected settings, each with its name"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {}", "expected the settings to vary"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {3: {}}", "varies 3; expected the name of a setting"),
-    (f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}", "has the key 'spaces'"),
+    (
+        f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}",
+        "has the key 'spaces' (did you mean space?)",
+    ),
     (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
     (f"metric: [val/accuracy, val/loss]\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: 0.1}", "expected {type: T, ...}"),
@@ -31,8 +34,14 @@ REFUSED = [
         "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 1}}",
         "less than",
     ),
-    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1}}", "high"),
-    ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: int, lo: 1, high: 2}}", "lo"),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1}}",
+        "needs a value for high",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: int, lo: 1, high: 2}}",
+        "got lo (did you mean low?)",
+    ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lrr: {type: float, low: 0.1, high: 1}}",
         "did you mean --model.optimizer.lr?",
@@ -91,8 +100,14 @@ REFUSED = [
         "no run logs the metric 'val/accurcy'; did you mean",
     ),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: Best}}\nspace: {{{LR}}}", "optuna has"),
-    (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: TPESampler, sed: 1}}\nspace: {{{LR}}}", "sed"),
-    (f"metric: val/accuracy\ndirection: maximize\npruner: Mean\nspace: {{{LR}}}", "MedianPruner"),
+    (
+        f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: TPESampler, sed: 1}}\nspace: {{{LR}}}",
+        "got sed (did you mean seed?)",
+    ),
+    (
+        f"metric: val/accuracy\ndirection: maximize\npruner: MedianPrunr\nspace: {{{LR}}}",
+        "'MedianPrunr' (did you mean MedianPruner?)",
+    ),
     (
         "metric: val/accuracy\ndirection: maximize\nsampler: {type: GridSampler, search_space: [1]}\n"
         f"space: {{{LR}}}",
