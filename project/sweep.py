@@ -23,7 +23,7 @@ from project.engine.cli.nearest import question
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
-from project.engine.search.sweep_options import NAMES, Keep, SweepOptions
+from project.engine.search.sweep_options import NAMES, Keep, SweepOptions, check_no_space_key
 
 _KEEP = get_args(Keep)
 _STORAGE = "sqlite:///mlruns/optuna.db"
@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
     configure_process()
     own, fit_options = _parser().parse_known_args(argv)
     with exit_on_bad_input():
+        check_no_space_key(fit_options)
         check_early(CommandLine.parse(fit_options, NAMES))
         if own.search is None:
             raise ValueError(f"--search: got nothing; configs/search has {', '.join(config_groups.choices('search'))}")

@@ -22,10 +22,10 @@ from optuna.samplers import BaseSampler, GridSampler
 
 from project.engine.cli import yaml_file
 from project.engine.cli.nearest import question
+from project.engine.search.sweep_options import SPACE_KEYS
 
 T = TypeVar("T")
 _TRIVIAL_TRIALS = 12  # TPE, Optuna's default, draws the first ten at random
-_KEYS = {"metric", "direction", "space", "sampler", "pruner"}
 _DISTRIBUTIONS: dict[str, type[BaseDistribution]] = {
     "float": FloatDistribution,
     "int": IntDistribution,
@@ -80,9 +80,9 @@ def read_space(path: Path) -> SearchSpace:
     for key in content["space"]:
         if not isinstance(key, str):
             raise ValueError(f"--search: {path} varies {key!r}; expected the name of a setting")
-    for key in set(content) - _KEYS:
-        keys = sorted(_KEYS)
-        raise ValueError(f"--search: {path} has the key {key!r}{question(str(key), keys)}; keys are {', '.join(keys)}")
+    for key in set(content) - set(SPACE_KEYS):
+        hint = question(str(key), SPACE_KEYS)
+        raise ValueError(f"--search: {path} has the key {key!r}{hint}; keys are {', '.join(SPACE_KEYS)}")
     directions = _directions(path, content)
     if len(directions) > 1 and content.get("pruner"):
         raise ValueError(f"--search: {path} has a pruner and several metrics; trials are pruned by one metric alone")

@@ -41,3 +41,13 @@ class SweepOptions:
 _OWN = [field.name for field in fields(SweepOptions) if field.name not in ("argv", "fit_options")]
 NAMES = (*config_groups.NAMES, *_OWN)
 """Names of the options of a sweep besides the settings."""
+SPACE_KEYS = ("direction", "metric", "pruner", "sampler", "space")
+"""Keys of the file of a search space."""
+
+
+def check_no_space_key(fit_options: Sequence[str]) -> None:
+    """Raise ValueError for an option that is a key of the search space."""
+    typed = {option.partition("=")[0] for option in fit_options}
+    for key in SPACE_KEYS:
+        if f"--{key}" in typed:
+            raise ValueError(f"--{key}: is a key of the search space; set {key} in configs/search/NAME.yaml")

@@ -176,6 +176,7 @@ def test_a_bad_search_space_is_refused_before_any_trial(
     [
         (["--max_epochs", "3"], "--search: got nothing; configs/search has cnn"),
         (["--search", "ccn"], "got 'ccn' (did you mean cnn?); configs/search has cnn"),
+        (["--search", "cnn", "--metric=val/loss"], "--metric: is a key of the search space; set metric in configs"),
         (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
         (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),
         (["--search", "cnn", "--n_trial", "3"], "unknown option --n_trial; did you mean --n_trials?"),
