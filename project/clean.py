@@ -5,7 +5,6 @@ python -m project.clean --remove
 """
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from project.engine.runtime.startup import begin_command
@@ -16,6 +15,7 @@ if __name__ == "__main__":
 from rich.console import Console
 from rich.filesize import decimal
 
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
@@ -28,7 +28,7 @@ from project.engine.tracking.unneeded import find_unneeded, remove
 def main(argv: Sequence[str]) -> None:
     """Exit with 1 if something cannot be removed, 2 if there is no store or it does not respond."""
     configure_process()
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.clean",
         description=(
             "List what nothing needs: checkpoints of deleted runs and of trials that were not the best, caches of "

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import choices
 from project.engine.cli.known_options import check_early
@@ -54,8 +55,8 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(run(options))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m project.sweep",
         usage="%(prog)s --search NAME [--OPTION VALUE]...",
         description=_DESCRIPTION,

@@ -4,7 +4,6 @@ python -m project.sync
 """
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from project.engine.runtime.startup import begin_command
@@ -14,6 +13,7 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
@@ -25,7 +25,7 @@ from project.engine.tracking.secrets import redact
 def main(argv: Sequence[str]) -> None:
     """Exit with 1 if some records remain, 2 if the store does not respond."""
     configure_process()
-    ArgumentParser(prog="python -m project.sync", description="Deliver what is left of earlier runs.").parse_args(argv)
+    CommandParser(prog="python -m project.sync", description="Deliver what is left of earlier runs.").parse_args(argv)
     console = Console(highlight=False)
     with exit_on_bad_input():
         client = store.connect()

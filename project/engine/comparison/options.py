@@ -1,8 +1,9 @@
 """The command line of `project.compare`."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.output_file import output_file
 from project.engine.tracking.run_reference import RUN_HELP
 
@@ -15,7 +16,7 @@ def parse_comparison(argv: Sequence[str]) -> Namespace:
     Raises:
         SystemExit: 2 if an option is malformed; 0 after `--help`.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.compare",
         usage="%(prog)s RUN RUN... [--split val|test] [--output FILE]...",
         description=(

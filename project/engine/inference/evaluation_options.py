@@ -1,10 +1,9 @@
 """The command line of `project.evaluate`."""
 
-import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
-from project.engine.cli.errors import BAD_INPUT
+from project.engine.cli.command_parser import CommandParser
 from project.engine.tracking.run_reference import RUN_HELP
 
 REGISTER_HELP = (
@@ -20,7 +19,7 @@ def parse_evaluation(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     Raises:
         SystemExit: 2 if an option is malformed; 0 after `--help`.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.evaluate",
         usage="%(prog)s RUN [--split val|test] [--data NAME] [--devices N] [--strategy NAME] [--register NAME] "
         "[--SETTING VALUE]...",
@@ -37,7 +36,6 @@ def parse_evaluation(argv: Sequence[str]) -> tuple[Namespace, list[str]]:
     )
     parser.add_argument("--register", metavar="NAME", help=REGISTER_HELP)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
-        print(f"error: got {argv[0]} first; give RUN before all options: {RUN_HELP}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        parser.error(f"got {argv[0]} first; give RUN before all options: {RUN_HELP}")
     own, options = parser.parse_known_args(argv)
     return own, options

@@ -1,9 +1,10 @@
 """The command line of `project.export`."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from project.engine.cli.command_parser import CommandParser
 from project.engine.inference.inputs import PATH_HELP
 from project.engine.tracking.run_reference import RUN_HELP
 
@@ -19,7 +20,7 @@ def parse_export(argv: Sequence[str]) -> Namespace:
     Raises:
         SystemExit: 2 if it is malformed; 0 after `--help`.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.export",
         usage="%(prog)s RUN [--format mlflow|pt2|onnx] [--output PATH] [--images PATH...]",
         description=(

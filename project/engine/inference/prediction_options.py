@@ -1,14 +1,12 @@
 """The command line of `project.predict`."""
 
 import os
-import re
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
-from project.engine.cli.errors import BAD_INPUT
+from project.engine.cli.command_parser import CommandParser
 from project.engine.inference.inputs import PATH_HELP
 from project.engine.tracking.run_reference import RUN_HELP
 
@@ -40,7 +38,7 @@ def parse_prediction(argv: Sequence[str]) -> Namespace:
     Raises:
         SystemExit: 2 if it is malformed; 0 after `--help`.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.predict",
         usage="%(prog)s RUN PATH... [--output FILE.csv|.parquet] [--top_k K] [--tta] [--OPTION VALUE]...",
         description=(
@@ -60,14 +58,7 @@ def parse_prediction(argv: Sequence[str]) -> Namespace:
     add("--workers", type=int, help="threads that load files; by default those of the run")
     add("--accelerator", help="auto, cpu or gpu; by default that of the run")
     add("--precision", help="such as bf16-mixed; by default that of the run")
-    options, unknown = parser.parse_known_intermixed_args(argv)
-    if unknown:
-        known = re.findall(r"--\w+", parser.format_help())
-        nearest = get_close_matches(unknown[0].partition("=")[0], known, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "see python -m project.predict --help"
-        print(f"error: unknown option {unknown[0]}; {hint}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    return options
+    return parser.parse_intermixed_args(argv)
 
 
 def _positive(text: str) -> int:

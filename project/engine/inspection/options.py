@@ -1,11 +1,11 @@
 """The command line of `project.describe`."""
 
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from project.engine.cli.command_line import CommandLine
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.output_file import output_file
 
 _SUFFIXES = (".csv", ".parquet")
@@ -32,7 +32,7 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
         SystemExit: 2 if an option is malformed, or does not choose data; 0 after `--help`.
         ValueError: An option lacks its value.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m project.describe",
         usage="%(prog)s --data NAME [--data.SETTING VALUE]... [--output FILE.csv|.parquet]",
         description=(

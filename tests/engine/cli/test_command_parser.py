@@ -1,0 +1,28 @@
+"""The errors of argparse, in one line."""
+
+import pytest
+
+from project.engine.cli.command_parser import CommandParser
+
+
+@pytest.mark.parametrize(
+    ("argv", "error"),
+    [
+        ("RUN --fromat=onnx", "unknown option --fromat; did you mean --format?"),
+        ("RUN --nonsense x", "unknown option --nonsense; options are --help, --format, --top_k"),
+        ("RUN another", "unrecognized arguments: another"),
+        ("RUN --format=tflite", "--format: got 'tflite'; expected one of "),
+        ("RUN --top_k=many", "--top_k: got 'many'; expected int"),
+        ("RUN --top_k", "--top_k: got no value; give --top_k VALUE"),
+        ("", "got no RUN; usage: export RUN [--format F]"),
+    ],
+)
+def test_an_error_is_one_line(argv: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser(prog="export", usage="%(prog)s RUN [--format F]", allow_abbrev=False)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--format", choices=["onnx", "pt2"], help="not --formats")
+    parser.add_argument("--top_k", type=int)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(argv.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {error}")
