@@ -172,7 +172,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(WithoutStep), "No `training_step()` method defined"),
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
     (of(Slope, WithoutBatches), "--data: train has no batch"),
-    (of(Slope, WithoutFile), "FileNotFoundError: there is no file lines.csv"),
+    (of(Slope, WithoutFile), "): there is no file lines.csv"),
     (of(Unlogged), "Unlogged.monitor: got val_loss (did you mean train_loss?), which training does not log; it logs "),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
     (of(Raising), "--model: making Raising fails with ValueError: no such thing (test_any_module.py, line "),

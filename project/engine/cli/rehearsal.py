@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch.func import functional_call
 
 from project.engine.cli.nearest import question
+from project.engine.runtime.failure import place
 from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
@@ -115,7 +116,7 @@ def _attributed(option: str, action: str) -> Iterator[None]:
         raise ValueError(f"{option}: {action} fails: it contains more than tensors and plain values") from error
     except _FAULTS as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{option}: {action} fails with {type(error).__name__}: {reason}") from error
+        raise ValueError(f"{option}: {action} fails with {type(error).__name__}{place(error)}: {reason}") from error
 
 
 class _LoggedAtValidation(Callback):

@@ -44,6 +44,12 @@ def failure(error: BaseException) -> str:
     return "\n".join([*(["your code in this error:", *shown] if shown else []), *notes, _sentence(error, frames)])
 
 
+def place(error: BaseException) -> str:
+    """Return ` (FILE, line N)` of the last frame of the user's code, or an empty text."""
+    frames = _user_frames(error)
+    return f" ({_short(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+
+
 def is_of_a_run(error: BaseException) -> bool:
     """Return whether a run has recorded the error with its whole traceback."""
     return any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ()))
