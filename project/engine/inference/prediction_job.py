@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -21,7 +21,7 @@ from project.engine.inference.prediction_options import output_of, parse_predict
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.output import lost_output
-from project.engine.runtime.progress import with_progress_bar
+from project.engine.runtime.progress import progress_bar
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.training.stop import Interrupts, interruptible_command
@@ -44,7 +44,7 @@ class PredictionJob:
         self._options = options
         self.output: Path | None = output_of(options.output)
         self.paths = named_files(options.paths)
-        self._predictions = Predictions(len(self.paths), options.top_k)
+        self._predictions = Predictions(options.top_k)
         cli = EvaluationCLI.of(_for_files(run, options), [], [interrupts, self._predictions])
         assert isinstance(cli.datamodule, PredictionImages)
         self._trainer, self._model, self._data = cli.trainer, cli.model, cli.datamodule
@@ -71,9 +71,10 @@ class PredictionJob:
 
     def run(self) -> dict[str, Any]:
         """Return a table with a row for each file: its path, its prediction, and its error."""
-        self._trainer.predict(
-            self._model, self._data, ckpt_path=self._checkpoint, return_predictions=False, weights_only=True
-        )
+        with progress_bar("predicting", len(self.paths)) as self._predictions.show:
+            self._trainer.predict(
+                self._model, self._data, ckpt_path=self._checkpoint, return_predictions=False, weights_only=True
+            )
         bad = self._data.files.bad
         columns: dict[str, Any] = {"path": [str(path) for path in self.paths]}
         for name, values in self._predictions.columns().items():
@@ -103,24 +104,25 @@ def speed(images: int, seconds: float) -> str:
 
 
 class Predictions(Callback):
-    """The predictions of `trainer.predict`, and its progress bar.
+    """The predictions of `trainer.predict`.
 
     Args:
-        files: Number of files.
         top_k: Number of predictions for each file.
 
     Attributes:
+        show: Called with the number of files that have a prediction.
         seconds: Time from the request of the first batch to the last prediction.
     """
 
-    def __init__(self, files: int, top_k: int) -> None:
-        self._files, self._top_k = files, top_k
+    show: Callable[[float], None]
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k, self._done = top_k, 0
         self._batches: list[dict[str, Any]] = []
         self.seconds = 0.0
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = monotonic()
-        self._bar = with_progress_bar(range(self._files), self._files, "predicting")
 
     def on_predict_batch_end(
         self,
@@ -136,11 +138,10 @@ class Predictions(Callback):
         if views > 1:
             outputs = pl_module.averaged(outputs.chunk(views))
         self._batches.append(pl_module.predictions(outputs.float().cpu(), self._top_k))
-        for _ in batch[1]:
-            next(self._bar)
+        self._done += len(batch[1])
+        self.show(self._done)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar.close()  # type: ignore[attr-defined]  # a generator
         self.seconds = monotonic() - self._began
 
     def columns(self) -> dict[str, list[Any]]:

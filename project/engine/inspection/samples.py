@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from project.engine.data import DescribedDataModule
+from project.engine.runtime.progress import progress_bar
 
 _DIGEST_BYTES = 16
 """Two different samples have the same digest with a probability below 1e-25, for a million samples."""
@@ -60,18 +59,16 @@ def find_copies(data: DescribedDataModule) -> Copies:
     """
     places: dict[bytes, list[Place]] = defaultdict(list)
     counts: dict[str, int] = {}
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_interactive) as progress:
-        for split, size in data.sizes().items():
-            task = progress.add_task(f"reading {split}", total=size)
-            position = 0
+    for split, size in data.sizes().items():
+        position = 0
+        with progress_bar(f"reading {split}", size) as show:
             for inputs, targets in data.samples(split):
                 for sample, target in zip(inputs, targets, strict=True):
                     places[_digest(sample)].append(Place(split, position, _digest(target)))
                     position += 1
-                progress.update(task, completed=position)
-            if position:
-                counts[split] = position
+                show(position)
+        if position:
+            counts[split] = position
     return Copies(counts, [group for group in places.values() if len(group) > 1])
 
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from project.engine.tracking import store
 from project.engine.tracking.delivery import Courier
-from project.engine.tracking.draining import Draining
+from project.engine.tracking.draining import drain
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.spool import Spool
 
@@ -82,7 +82,5 @@ class EvaluationLogger(MLflowLogger):
             self._files.cleanup()
         for record in (*self._records, ended):
             spool.append(record)
-        courier = Courier(spool, client)
-        with Draining(spool, lambda: courier.trouble) as progress:
-            courier.drain(progress)
+        drain(Courier(spool, client), spool)
         spool.close(remove=not spool.waiting)

@@ -28,7 +28,7 @@ from project.engine.compat import latest_metrics
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier
-from project.engine.tracking.draining import Draining
+from project.engine.tracking.draining import drain
 from project.engine.tracking.names import parameter_text
 from project.engine.tracking.owner import owner_tags
 from project.engine.tracking.provenance import git_state, packages
@@ -283,11 +283,9 @@ class MLflowLogger(Logger):
         self._system.stop()
         self.spool.append({"status": status, "time_ms": int(time() * 1000)})
         self.status = status
-        with Draining(self.spool, lambda: self._courier.trouble) as progress:
-            done = self._courier.drain(progress, inf if status == "FINISHED" else _LONGEST_FINAL_DELIVERY_S)
-        if done:  # otherwise the lock is held until the process and its last request end
+        if drain(self._courier, self.spool, inf if status == "FINISHED" else _LONGEST_FINAL_DELIVERY_S):
             self.spool.close(remove=not self.spool.waiting)
-        else:
+        else:  # The lock is held until the process and its last request end.
             self.spool.disown()
         self.spool = None
 
