@@ -48,7 +48,7 @@ class Baseline(NamedTuple):
     """A score that needs no training, with which the score of a model is compared.
 
     Attributes:
-        metric: Name of the metric, without the stage.
+        metric: Name of the metric, without the stage; in the summary of a fit with its stage.
         value: Its value.
         sentence: How it is reached, such as `always guessing the commonest class`.
     """

@@ -1,32 +1,18 @@
 """The baseline of a run: a score that needs no training, with which the score of the model is compared."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
-from project.engine.task import Task
+from project.engine.task import Baseline, Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.training.job import Job
 
 
-class BaselineScore(NamedTuple):
-    """A baseline of a metric.
-
-    Attributes:
-        metric: Name of the metric, with its stage.
-        value: Its value.
-        sentence: How it is reached.
-    """
-
-    metric: str
-    value: float
-    sentence: str
-
-
-def log_baseline(job: Job, scores: Mapping[str, float]) -> BaselineScore | None:
+def log_baseline(job: Job, scores: Mapping[str, float]) -> Baseline | None:
     """Compute the baseline on the split that scored the model, and log it as the tag `baseline`.
 
     Returns:
-        The baseline; None if the task or the data declares none, and on ranks other than the first.
+        The baseline, whose metric has its stage; None if the task or the data declares none, and on ranks other than
+        the first.
     """
     stage = next(iter(scores), "").partition("/")[0]
     if not job.trainer.is_global_zero or not isinstance(job.model, Task):
@@ -38,5 +24,5 @@ def log_baseline(job: Job, scores: Mapping[str, float]) -> BaselineScore | None:
             return None
         if job.logger is not None:
             job.logger.set_tags({"baseline": f"{metric} {found.value:.4f} ({found.sentence})"})
-        return BaselineScore(metric, found.value, found.sentence)
+        return found._replace(metric=metric)
     return None

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from project.engine.checkpoints import RunCheckpoint
+from project.engine.task import Baseline
 from project.engine.tracking.throughput import Throughput
-from project.engine.training.baseline import BaselineScore
 from project.engine.training.describing import is_trial
 from project.engine.training.job import Job
 from project.engine.training.next_commands import next_commands
@@ -18,7 +18,7 @@ _MUCH_WAITING = 0.1
 _LABEL_WIDTH = 19
 
 
-def print_summary(job: Job, scores: Mapping[str, float], baseline: BaselineScore | None) -> None:
+def print_summary(job: Job, scores: Mapping[str, float], baseline: Baseline | None) -> None:
     """Print how good the model is, how long it took, where the results are, and the next commands.
 
     Paths, ids and commands are on lines of their own, so that they can be copied. Trials have no next commands.
@@ -36,7 +36,7 @@ def print_summary(job: Job, scores: Mapping[str, float], baseline: BaselineScore
         console.print(f"[dim]{label}[/]\n  {escape(text)}", soft_wrap=True)
 
 
-def _results(job: Job, scores: Mapping[str, float], baseline: BaselineScore | None) -> Iterator[tuple[str, str]]:
+def _results(job: Job, scores: Mapping[str, float], baseline: Baseline | None) -> Iterator[tuple[str, str]]:
     """Yield labels and texts about the best checkpoint."""
     trainer = job.trainer
     if best := _best_epoch(trainer):
