@@ -248,12 +248,10 @@ class FitCLI(LightningCLI):
 
     def _loggers_of_the_user(self) -> list[Logger]:
         """Return the loggers of `--trainer.logger`, which are added to the MLflow logger."""
-        given = self.config_init.trainer.logger
-        return [one for one in (given if isinstance(given, list) else [given]) if isinstance(one, Logger)]
+        return [one for one in listed(self.config_init.trainer.logger) if isinstance(one, Logger)]
 
     def _check_loggers(self) -> None:
-        given = self.config.trainer.logger
-        for one in given if isinstance(given, list) else [given]:
+        for one in listed(self.config.trainer.logger):
             name = str(getattr(one, "class_path", "")).rpartition(".")[2]
             if name.lower() == MLflowLogger.__name__.lower():
                 raise ValueError(

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from project.engine.loading.batches import batches_taken
 from project.engine.tracking.log_interval import log_interval
 
 # Options with their allowed values, and the reason.
@@ -131,7 +132,7 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
             )
     if "train" not in batches:
         return
-    trained = _batches_of_epoch(trainer, batches["train"])
+    trained = batches_taken(trainer.limit_train_batches, batches["train"])
     interval = getattr(trainer, "val_check_interval", None)  # The attribute does not exist if the interval is a time.
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
         raise ValueError(
@@ -156,7 +157,7 @@ def logs_before_validation(trainer: Trainer, every_n_steps: int | None, batches:
     """
     if batches is None:
         return every_n_steps in (None, 1)
-    trained = _batches_of_epoch(trainer, batches)
+    trained = batches_taken(trainer.limit_train_batches, batches)
     interval = getattr(trainer, "val_check_interval", 1.0)
     if isinstance(interval, float):
         epochs = trainer.check_val_every_n_epoch or 1
@@ -164,11 +165,6 @@ def logs_before_validation(trainer: Trainer, every_n_steps: int | None, batches:
     if every_n_steps is None:
         every_n_steps = log_interval(trained / trainer.accumulate_grad_batches)
     return 0 < every_n_steps <= -(-interval // trainer.accumulate_grad_batches)
-
-
-def _batches_of_epoch(trainer: Trainer, batches: int) -> int:
-    limit = trainer.limit_train_batches
-    return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
 
 
 def check_validates(trainer: Namespace, monitor: str | None) -> None:

@@ -11,7 +11,6 @@ from torch.nn.parameter import UninitializedParameter
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.runtime.devices import usable_cores
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.names import short
 
 _COLUMNS, _LABEL_WIDTH = 80, 8
 
@@ -54,7 +53,7 @@ def print_line(label: str, text: str) -> None:
 
 
 def _model(cli: FitCLI) -> str:
-    name, kind = short(cli.changed_settings().get("model.net", cli.config.groups.model)), type(cli.model).__name__
+    name, kind = cli.net_name, type(cli.model).__name__
     return f"{name if name == kind else f'{name} ({kind})'}, {_parameters(cli.model)}"
 
 
