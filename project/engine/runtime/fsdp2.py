@@ -52,22 +52,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_optimizers(trainer)
 
     def on_validation_start(self) -> None:
-        """Evaluate the same model on all ranks."""
-        self._broadcast_buffers()
-
-    def on_test_start(self) -> None:
-        """Evaluate the same model on all ranks."""
-        self._broadcast_buffers()
-
-    def on_predict_start(self) -> None:
-        """Evaluate the same model on all ranks."""
-        self._broadcast_buffers()
-
-    def _broadcast_buffers(self) -> None:
         """Copy the running statistics of rank 0, which a checkpoint holds, to all ranks; DDP always does this."""
         assert self.lightning_module is not None
         for buffer in self.lightning_module.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+    on_test_start = on_predict_start = on_validation_start
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load on each rank its part of a checkpoint, which is read in the same way as with any other strategy.

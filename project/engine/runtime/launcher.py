@@ -1,7 +1,6 @@
 """The launcher that started this process together with others: torchrun, SLURM, or none."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
@@ -29,24 +28,24 @@ class Launcher:
         return self.devices * self.nodes
 
 
-def launcher(environment: Mapping[str, str] = os.environ) -> Launcher | None:
+def launcher() -> Launcher | None:
     """Return the launcher of this process from the environment, or None.
 
     Raises:
         ValueError: Its nodes have different numbers of processes.
     """
-    if "TORCHELASTIC_RUN_ID" in environment:
-        devices, processes = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices, processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         return _with_equal_nodes("torchrun", "--nproc-per-node", devices, processes, processes // devices)
-    if "SLURM_NTASKS" not in environment or environment.get("SLURM_JOB_NAME") in _INTERACTIVE:
+    if "SLURM_NTASKS" not in os.environ or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE:
         return None
-    processes, nodes = int(environment["SLURM_NTASKS"]), int(environment.get("SLURM_NNODES", 1))
-    if processes > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
+    processes, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
+    if processes > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
             f"SLURM: got --ntasks={processes} without --ntasks-per-node; give both sbatch and srun "
             f"--ntasks-per-node={processes // nodes}"
         )
-    devices = int(environment.get("SLURM_NTASKS_PER_NODE", processes))
+    devices = int(os.environ.get("SLURM_NTASKS_PER_NODE", processes))
     return _with_equal_nodes("SLURM", "--ntasks-per-node", devices, processes, nodes)
 
 
