@@ -41,15 +41,12 @@ def dead_spools() -> Iterator[Spool]:
         yield spool
 
 
-def recover(
-    client: MlflowClient, spool: Spool, status: str = "KILLED", lanes: Iterable[str] = LANES, deadline: float = inf
-) -> str:
-    """Deliver a dead run; set its status if it has none.
+def recover(client: MlflowClient, spool: Spool, lanes: Iterable[str] = LANES, deadline: float = inf) -> str:
+    """Deliver a dead run; close it as KILLED if it has no status.
 
     Args:
         client: The store.
         spool: Spool of the run; it is closed at the end.
-        status: Status of the run if it did not record one.
         lanes: Kinds of records to deliver.
         deadline: Time of `time.monotonic` after which no request is started, in seconds.
 
@@ -58,7 +55,7 @@ def recover(
     """
     for unfinished in store.checkpoint_folder(spool.run_id).glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
-    _close_as(spool, status)
+    _close_as(spool, "KILLED")
     trouble = ""
     try:
         for _ in deliver(spool, client, lanes):
