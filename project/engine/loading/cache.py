@@ -4,7 +4,7 @@ The file is a plain .npy, uint8.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,12 +59,14 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
 
     def decode_all(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, _header(shape))
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # Reserve the space, because a full disk raises an error here, but would kill the process later.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
-            batches = files.stream(_in_order(len(files)), replace(workers, pin_memory=False), Crop(size))
-            for batch in with_progress_bar(batches, -(-len(files) // _BATCH), "decoding images"):
+            parts = torch.split(torch.arange(len(files)), _BATCH)
+            requests = (Request(indices, None) for indices in parts)
+            batches = files.stream(requests, replace(workers, pin_memory=False), Crop(size))
+            for batch in with_progress_bar(batches, len(parts), "decoding images"):
                 images = batch.images.permute(0, 2, 3, 1) if channels_last else batch.images.contiguous()
                 images.numpy().tofile(file)
 
@@ -85,12 +87,3 @@ def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     except (ValueError, EOFError) as error:
         raise OSError(f"{path} is damaged ({error}); remove it; it will be made again") from error
     return torch.from_numpy(array)
-
-
-def _in_order(count: int) -> Iterator[Request]:
-    for first in range(0, count, _BATCH):
-        yield Request(torch.arange(first, min(first + _BATCH, count)), None)
-
-
-def _header(shape: tuple[int, ...]) -> dict[str, object]:
-    return {"descr": "|u1", "fortran_order": False, "shape": shape}
