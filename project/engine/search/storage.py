@@ -93,16 +93,21 @@ def _check_version(storage: RDBStorage, version: str, url: str) -> None:
 
 def is_temporary(error: BaseException) -> bool:
     """Return whether the database may respond if the call is repeated later."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
     if (code := _sqlite_code(error)) is not None:
         return code in _TEMPORARY
     lost = isinstance(cause, DBAPIError) and cause.connection_invalidated
     return lost or isinstance(cause, OperationalError | InterfaceError | PoolTimeoutError)
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    """Return the error of the database, which Optuna wraps in its own."""
+    return error.__cause__ if isinstance(error, StorageInternalError) else error
+
+
 def _sqlite_code(error: BaseException) -> int | None:
     """Return SQLite's primary result code; None if it is another database."""
-    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    cause = _cause(error)
     origin = cause.orig if isinstance(cause, DBAPIError) else None
     return getattr(origin, "sqlite_errorcode", 0) & 0xFF if isinstance(origin, sqlite3.Error) else None
 
@@ -117,8 +122,7 @@ def _repeat(
         except (StorageInternalError, SQLAlchemyError) as error:
             if not may_succeed_later(error):
                 raise
-            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-            reason = redact(str(cause).splitlines()[0])
+            reason = redact(str(_cause(error)).splitlines()[0])
             if is_stopping():
                 raise StorageUnavailableError(f"the study's storage does not respond: {reason}") from error
             if not waits:
