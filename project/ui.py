@@ -29,8 +29,7 @@ import psutil
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.leaderboard import publish
 from project.engine.tracking.registered import describe_registered_models
-from project.engine.tracking.secrets import redact
-from project.engine.tracking.store import connect, is_server, tracking_uri
+from project.engine.tracking.store import connect, server_address, tracking_uri
 
 _USAGE = "usage: python -m project.ui [--no-browser] [options of mlflow ui, below]\n"
 _PORT = 5000
@@ -53,8 +52,12 @@ def main(argv: Sequence[str]) -> None:
         options, others = _parse(argv)
         if options.backend_store_uri:
             os.environ["MLFLOW_TRACKING_URI"] = options.backend_store_uri
-        if is_server(uri := tracking_uri()):
-            _show(redact(uri).rstrip("/") + _prepare(), options)
+        if tracking_uri().startswith("databricks"):
+            raise ValueError(
+                f"MLFLOW_TRACKING_URI: got {tracking_uri()}; its UI is in the Databricks workspace, under Experiments"
+            )
+        if address := server_address():
+            _show(address + _prepare(), options)
             return
         port = _free_port(options.host, options.port)
         page = _prepare()

@@ -15,7 +15,7 @@ from benchmarks.concurrency.measure import Measure, of_fit, of_sweep
 from project.engine.runtime.devices import usable_cores
 from project.engine.search.messages import Done, FromTrial, RunStarted
 from project.engine.search.worker import Assignment, run_trial
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.sweep import main as sweep
 
 EXPERIMENT, CELL, ROUND, BATCH = "concurrency", "concurrency.cell", "concurrency.round", 64
@@ -96,7 +96,7 @@ def _sweep(cell: Cell, work: Work, environment: Mapping[str, str], log: Path) ->
     if code:
         raise RuntimeError(f"{cell.name} failed; its output is in {log} and mlruns/sweeps/{study}")
     client = store.connect()
-    runs = client.search_runs([store.experiment_id(client, EXPERIMENT)], f"tags.study = '{study}'")
+    runs = client.search_runs([experiments.experiment_id(client, EXPERIMENT)], f"tags.study = '{study}'")
     return of_sweep(client, [run for run in runs if MLFLOW_PARENT_RUN_ID in run.data.tags], cell.jobs)
 
 

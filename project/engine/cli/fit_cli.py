@@ -32,7 +32,7 @@ from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
 from project.engine.runtime.step_overhead import reduce_step_overhead
 from project.engine.task import Task
-from project.engine.tracking import names, store
+from project.engine.tracking import experiments, names
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, storable
 
@@ -243,7 +243,7 @@ class FitCLI(LightningCLI):
     def _mlflow_logger(self) -> MLflowLogger | None:
         if self.config.trainer.logger is False:
             return None
-        experiment = store.experiment_name(self.config.groups.experiment, self.data.name)
+        experiment = experiments.experiment_name(self.config.groups.experiment, self.data.name)
         return MLflowLogger(experiment, self._run_name(experiment), asynchronous=self.config.tracking.asynchronous)
 
     def _loggers_of_the_user(self) -> list[Logger]:

@@ -10,9 +10,6 @@ from project.engine.comparison.runs import all_differences, find_runs, why_not_t
 from project.engine.comparison.scores import compare_scores
 from project.engine.tracking import store
 from project.engine.tracking.leaderboard import comparison_page
-from project.engine.tracking.secrets import redact
-
-_UI = "http://127.0.0.1:5000"
 
 
 def compare(client: MlflowClient, references: Sequence[str], split: str | None) -> Comparison:
@@ -27,15 +24,14 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
         ValueError: A reference means no run, several, or the run of another reference.
     """
     runs, split = find_runs(client, references, split)
-    uri = store.tracking_uri()
-    server = redact(uri).rstrip("/") if uri.startswith(("http://", "https://")) else None
+    server = store.server_address()
     return Comparison(
         runs=runs,
         split=split,
         differences=all_differences(runs),
         scores=compare_scores(runs, split),
         notes=why_not_tested(runs, split),
-        page=(server or _UI) + comparison_page([run.run for run in runs]),
+        page=(server or store.UI) + comparison_page([run.run for run in runs]),
         needs_ui=server is None,
     )
 

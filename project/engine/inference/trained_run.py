@@ -2,14 +2,13 @@
 
 import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from mlflow.entities import Run, RunStatus
+from mlflow.entities import Run
 
 from project.engine.checkpoints import best_checkpoint, read_valid
 from project.engine.data import DECODING, GIVEN_BY_DATA
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.tracking.run_reference import MONITOR, find
 
@@ -45,8 +44,7 @@ class TrainedRun(NamedTuple):
     def line(self) -> str:
         """Return a line for the terminal that names the run and its checkpoint."""
         why = f" ({self.reason})" if self.reason else ""
-        finished = self.status == RunStatus.to_string(RunStatus.FINISHED)
-        status = "" if finished else f", whose training is {self.status}"
+        status = "" if self.status == "FINISHED" else f", whose training is {self.status}"
         return f"run {self.run_id}{why}{status}: {self.checkpoint}"
 
 
@@ -63,10 +61,9 @@ def find_trained_run(reference: str) -> TrainedRun:
         recover_all(client)
     run, reason = find(client, reference)
     run_id, status = run.info.run_id, run.info.status
-    if status == RunStatus.to_string(RunStatus.RUNNING):
+    if status == "RUNNING":
         raise ValueError(f"run {run_id} is still running; wait for its end, or stop it")
-    with TemporaryDirectory() as folder:
-        settings = store.config_of(run_id, folder).read_text(encoding="utf-8")
+    settings = experiments.settings_of(run_id)
     checkpoint = _checkpoint_of(run)
     state = read_valid(checkpoint)
     if state is None:

@@ -1,7 +1,6 @@
 """The additions to a study for optuna-dashboard: names of metrics, links to MLflow, pictures."""
 
 import mimetypes
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,15 +18,10 @@ from project.engine.tracking import store
 PICTURES = store.HOME / "optuna_artifacts"
 """The folder for `optuna-dashboard --artifact-dir`."""
 
-_UI = "http://127.0.0.1:5000"
-_CREDENTIALS = re.compile(r"//[^/@]*@")
-
 
 def run_address(run_id: str) -> str:
     """Return the address of a run's page: on the MLflow server, or where `project.ui` usually serves it."""
-    uri = store.tracking_uri()
-    server = _CREDENTIALS.sub("//", uri).rstrip("/") if uri.startswith(("http://", "https://")) else _UI
-    return f"{server}/#/runs/{run_id}?workflowType=machine_learning"
+    return f"{store.server_address() or store.UI}/#/runs/{run_id}?workflowType=machine_learning"
 
 
 def introduce_study(study: optuna.Study, metrics: Sequence[str], run_id: str, command: str) -> None:

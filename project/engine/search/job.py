@@ -40,7 +40,7 @@ from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import parameter_text
 from project.engine.tracking.recovery import recover_all
@@ -85,8 +85,8 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
         check_one_metric(space)
         check_register(options.register, built, client)
     recover_all(client)
-    experiment = store.experiment_name(built.config.groups.experiment, built.data.name)
-    experiment_id = store.experiment_id(client, experiment)
+    experiment = experiments.experiment_name(built.config.groups.experiment, built.data.name)
+    experiment_id = experiments.experiment_id(client, experiment)
     name = options.study or f"{experiment}-{options.search}"
     if Path(name).name != name or name == "..":
         raise ValueError(
@@ -98,7 +98,7 @@ def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
             storage = stack.enter_context(open_storage(options.storage))
             study = open_study(cast(BaseStorage, storage), name, space, settings)
         if parent := study.user_attrs.get(MLFLOW_RUN):
-            store.find_run(client, parent)
+            experiments.find_run(client, parent)
         logs = store.HOME / "sweeps" / name
         logs.mkdir(parents=True, exist_ok=True)
         lock = FileLock(logs / ".lock")

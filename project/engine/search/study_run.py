@@ -17,7 +17,7 @@ from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
 from project.engine.search.trials_table import csv_table, markdown_table, state_word
 from project.engine.search.view import best_trials
-from project.engine.tracking import store
+from project.engine.tracking import experiments
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
@@ -55,7 +55,7 @@ class StudyRun:
             if self._is_started or (earlier and is_held(earlier)):
                 return
             self._is_started = True
-            self._experiment_id = store.experiment_id(self._client, self._logger.experiment_name)
+            self._experiment_id = experiments.experiment_id(self._client, self._logger.experiment_name)
             if earlier:
                 self._logger.resume(self._client, earlier, self._command, self._settings)
             else:

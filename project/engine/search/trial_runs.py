@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import optuna
 from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import Param, RunStatus
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
@@ -20,7 +20,7 @@ from project.engine.search.retention import keep_best_checkpoints, release_check
 from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
 from project.engine.search.sweep_options import Keep
 from project.engine.search.trials_table import state_tags, state_word
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.names import parameter_text, run_name
 from project.engine.tracking.recovery import recover, tag_ended_run
@@ -76,10 +76,8 @@ class TrialRuns:
             f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
         )
         with _tolerate_errors_of_the_store():
-            experiments = [
-                one.experiment_id for one in self._client.search_experiments()
-            ]  # they differ if the sweep varies `data`
-            for run in self._client.search_runs(experiments, of_trial, max_results=1):
+            # The experiments of trials differ if the sweep varies `data`.
+            for run in experiments.newest_runs(self._client, of_trial, most=1):
                 return str(run.info.run_id)
         return None
 
@@ -88,7 +86,7 @@ class TrialRuns:
         with suppress(Timeout, FileNotFoundError):  # another process writes it, or it is delivered already
             recover(self._client, Spool(store.spool_folder(run_id), new=False))
         with _tolerate_errors_of_the_store():
-            if self._client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.FINISHED):
+            if self._client.get_run(run_id).info.status == "FINISHED":
                 found = metrics_of_run(self._client, run_id, self._metrics)
                 if found.keys() >= set(self._metrics):
                     return [found[metric] for metric in self._metrics]

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from project.engine.tracking.experiments import NEWEST_FIRST, newest_runs
 from project.engine.tracking.run_reference import MONITOR
 
 VIEW = "leaderboard"
@@ -30,12 +31,10 @@ Json = dict[str, Any]
 
 def publish(client: MlflowClient) -> str:
     """Store the view of the experiment with the newest run, and return its address without the server's part."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs: Sequence[Run] = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
-    if not runs:
+    if not (newest := newest_runs(client, most=1)):
         return "/#/experiments?workflowType=machine_learning"
-    experiment = runs[0].info.experiment_id
-    runs = client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=_MOST_RUNS)
+    experiment = newest[0].info.experiment_id
+    runs: Sequence[Run] = client.search_runs([experiment], order_by=[NEWEST_FIRST], max_results=_MOST_RUNS)
     client.set_experiment_tag(experiment, _TAG, _compact(shared_view(runs)))
     return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 

@@ -25,7 +25,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from typing_extensions import override
 
 from project.engine.compat import latest_metrics
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier
 from project.engine.tracking.draining import drain
@@ -107,8 +107,8 @@ class MLflowLogger(Logger):
         """
         git_tags, diff = git_state()
         given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
-        experiment = store.experiment_id(client, self.experiment_name)
-        store.describe_experiment(client, experiment, redact(experiment_note))
+        experiment = experiments.experiment_id(client, self.experiment_name)
+        experiments.describe_experiment(client, experiment, redact(experiment_note))
         all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
         self.run_name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)

@@ -11,10 +11,9 @@ from time import monotonic, time
 
 from filelock import Timeout
 from mlflow import MlflowClient
-from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.delivery import StoreUnavailableError, deliver
 from project.engine.tracking.owner import HOST, state
 from project.engine.tracking.spool import LANES, Spool, remove_delivered
@@ -101,13 +100,12 @@ def _recover_until(client: MlflowClient, deadline: float) -> None:
 
 def close_without_spool(client: MlflowClient) -> None:
     """Close runs whose process died before it had a spool, or whose spool was removed."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{gethostname()}'"
-    for run in client.search_runs(experiments, ours):
+    for run in experiments.newest_runs(client, ours):
         if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
             continue
         now = client.get_run(run.info.run_id)  # Its process may have ended the run and itself since the search.
-        if now.info.status == RunStatus.to_string(RunStatus.RUNNING) and state(now.data.tags) == "dead":
+        if now.info.status == "RUNNING" and state(now.data.tags) == "dead":
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -139,7 +137,7 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
     except FileNotFoundError:
         with suppress(OSError, MlflowException):
             client = store.connect()
-            if client.get_run(run_id).info.status != RunStatus.to_string(RunStatus.FINISHED):
+            if client.get_run(run_id).info.status != "FINISHED":
                 client.set_tag(run_id, "error", reason)
                 client.set_terminated(run_id, status)
         return

@@ -1,5 +1,6 @@
 """The names of a run on the command line: an id, the beginning of one, `latest`, `best`, or a registered model."""
 
+import os
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -10,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from project.engine.tracking import store
+from project.engine.tracking.experiments import NEWEST_FIRST, find_run, newest_runs
 from project.engine.tracking.secrets import redact
 
 RUN_HELP = "a run id or the beginning of one, latest, best, best:EXPERIMENT, or models:/NAME@ALIAS"
@@ -19,7 +21,6 @@ MONITOR = "monitor"
 _WORDS = ("latest", "best")
 _FIT = "tags.command LIKE 'python -m project.fit%'"
 _FINISHED_FIT = f"attributes.status = 'FINISHED' and {_FIT}"
-_NEWEST_FIRST = "attributes.start_time DESC"
 _ID = re.compile("[0-9a-f]{1,32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _MOST_NAMED = 3
@@ -57,26 +58,46 @@ def find(client: MlflowClient, reference: str, *, finished: bool = True) -> Foun
         return _by_prefix(client, reference)
     if nearest := get_close_matches(word, _WORDS, n=1):
         raise ValueError(f"got run {reference!r} (did you mean {nearest[0]}?); give {RUN_HELP}")
-    return FoundRun(store.find_run(client, reference), "")
+    return FoundRun(find_run(client, reference), "")
+
+
+def find_once(reference: str, variable: str, *, finished: bool = True) -> str:
+    """Return the id of the run that a reference means, and print why, unless an environment variable has the id.
+
+    The variable is set for the processes that this one starts: `latest` may meanwhile be another run.
+
+    Args:
+        reference: See `RUN_HELP`.
+        variable: Name of the variable.
+        finished: See `find`.
+
+    Raises:
+        ValueError: The reference means no run, or several.
+        OSError: The store does not respond.
+    """
+    if (known := os.environ.get(variable)) is None:
+        run, reason = find(store.connect_existing(reference), reference, finished=finished)
+        os.environ[variable] = known = str(run.info.run_id)
+        if reason:
+            print(f"run {known} ({reason})", flush=True)
+    return known
 
 
 def _latest(client: MlflowClient) -> FoundRun:
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(ids, _FINISHED_FIT, max_results=1, order_by=[_NEWEST_FIRST])
+    runs = newest_runs(client, _FINISHED_FIT, most=1)
     if not runs:
         raise ValueError(
             f"latest: {redact(store.tracking_uri())} has no finished run of project.fit; start from the folder of the "
             "run, or train one: python -m project.fit"
         )
     newer = f"attributes.status != 'FINISHED' and attributes.start_time > {runs[0].info.start_time}"
-    others = client.search_runs(ids, newer, max_results=1, order_by=[_NEWEST_FIRST])
+    others = newest_runs(client, newer, most=1)
     note = f"; {others[0].info.run_id} is newer, but {others[0].info.status}" if others else ""
     return FoundRun(runs[0], f"the latest finished run{note}")
 
 
 def _newest(client: MlflowClient) -> FoundRun:
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(ids, _FIT, max_results=1, order_by=[_NEWEST_FIRST])
+    runs = newest_runs(client, _FIT, most=1)
     if not runs:
         raise ValueError(f"latest: {redact(store.tracking_uri())} has no run of project.fit")
     return FoundRun(runs[0], "the latest run")
@@ -90,7 +111,7 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
             nearest = get_close_matches(experiment, known, n=1)
             hint = f" (did you mean best:{nearest[0]}?)" if nearest else f"; it has {', '.join(sorted(known))}"
             raise ValueError(f"best:{experiment}: the store has no such experiment{hint}")
-        newest = client.search_runs([known[experiment]], _FINISHED_FIT, max_results=1, order_by=[_NEWEST_FIRST])
+        newest = client.search_runs([known[experiment]], _FINISHED_FIT, max_results=1, order_by=[NEWEST_FIRST])
     else:
         newest = [_latest(client).run]
         experiment = client.get_experiment(newest[0].info.experiment_id).name
@@ -103,7 +124,7 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
             f"best:{experiment}: its latest run, {newest[0].info.run_id}, has no metric that selects the best "
             "checkpoint; give the id of a run"
         )
-    order = [f"metrics.`best/{metric}` {'DESC' if mode == '(max)' else 'ASC'}", _NEWEST_FIRST]
+    order = [f"metrics.`best/{metric}` {'DESC' if mode == '(max)' else 'ASC'}", NEWEST_FIRST]
     same = f"{_FINISHED_FIT} and tags.{MONITOR} = '{monitor}'"
     best = client.search_runs([newest[0].info.experiment_id], same, max_results=1, order_by=order)[0]
     value = best.data.metrics.get(f"best/{metric}")
@@ -111,11 +132,10 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
 
 
 def _by_prefix(client: MlflowClient, prefix: str) -> FoundRun:
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(ids, f"attributes.run_id LIKE '{prefix}%'", max_results=_MOST_NAMED + 1)
+    runs = newest_runs(client, f"attributes.run_id LIKE '{prefix}%'", most=_MOST_NAMED + 1)
     if len(runs) > 1:
         raise ValueError(f"got run {prefix!r}, but several ids begin with it, such as {_named(runs)}; add characters")
-    return FoundRun(runs[0] if runs else store.find_run(client, prefix), "")
+    return FoundRun(runs[0] if runs else find_run(client, prefix), "")
 
 
 def _of_model(client: MlflowClient, reference: str) -> FoundRun:
@@ -131,7 +151,7 @@ def _of_model(client: MlflowClient, reference: str) -> FoundRun:
         ) from error
     if not version.run_id:
         raise ValueError(f"{reference}: version {version.version} was registered without its run; give the run's id")
-    return FoundRun(store.find_run(client, version.run_id), f"version {version.version} of {name}")
+    return FoundRun(find_run(client, version.run_id), f"version {version.version} of {name}")
 
 
 def _named(runs: Sequence[Run]) -> str:

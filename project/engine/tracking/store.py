@@ -1,10 +1,10 @@
 """The MLflow store: its address, its availability, and the project's folders beside it."""
 
 import os
-import shutil
+import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,9 +12,7 @@ import mlflow
 from alembic.util import CommandError
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from sqlalchemy.exc import NoSuchModuleError
 
 from project.engine.atomic import replace_file
@@ -32,11 +30,20 @@ _SQLITE = "sqlite:///"
 _SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
 _NO_DRIVER = (ImportError, NoSuchModuleError)
 LONGEST_REQUEST_S = 120
+_CREDENTIALS = re.compile(r"//[^/@]*@")
+UI = "http://127.0.0.1:5000"
+"""Where `project.ui` serves the UI if the port is free."""
 
 
 def tracking_uri() -> str:
     """Return `MLFLOW_TRACKING_URI` if it is set, otherwise a SQLite file in `mlruns/`."""
     return os.environ.get(_STORE) or f"{_SQLITE}{HOME.absolute()}/{DATABASE}"
+
+
+def server_address() -> str | None:
+    """Return the address of the MLflow server, which serves the UI, without credentials; None for another store."""
+    uri = tracking_uri()
+    return redact(_CREDENTIALS.sub("//", uri)).rstrip("/") if uri.startswith(("http://", "https://")) else None
 
 
 def checkpoint_folder(run_id: str) -> Path:
@@ -188,17 +195,6 @@ def _check_uri(uri: str) -> None:
             _create_tables(Path(path))
 
 
-def is_server(uri: str) -> bool:
-    """Return whether the store is a server, which serves the UI itself.
-
-    Raises:
-        ValueError: The UI is a part of Databricks.
-    """
-    if uri.startswith("databricks"):
-        raise ValueError(f"MLFLOW_TRACKING_URI: got {uri}; its UI is in the Databricks workspace, under Experiments")
-    return uri.startswith(("http://", "https://"))
-
-
 def _create_tables(path: Path) -> None:
     """Create a database completely or not at all; MLflow cannot repair one that a kill left half-created."""
     replace_file(
@@ -206,23 +202,6 @@ def _create_tables(path: Path) -> None:
         lambda unfinished: MlflowClient(f"sqlite:///{unfinished}").search_experiments(max_results=1),
         flush=False,
     )
-
-
-def find_run(client: MlflowClient, run_id: str) -> Run:
-    """Look up a run.
-
-    Raises:
-        ValueError: The store has no such run, or it is deleted.
-    """
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        raise ValueError(
-            f"got run {run_id!r}, which is not in {redact(tracking_uri())}; list the runs with python -m project.ui"
-        ) from error
-    if run.info.lifecycle_stage == "deleted":
-        raise ValueError(f"run {run_id} is deleted; restore it with MlflowClient().restore_run, or start a new run")
-    return run
 
 
 def connect_existing(reference: str | None = None) -> MlflowClient:
@@ -240,76 +219,6 @@ def connect_existing(reference: str | None = None) -> MlflowClient:
             "python -m project.fit"
         )
     return connect()
-
-
-def config_of(run_id: str, folder: str) -> Path:
-    """Copy the settings of a run into a folder; from its spool if the store may not have them yet.
-
-    Raises:
-        ValueError: The store has no such run, or the run has no settings.
-    """
-    client = connect_existing(run_id)
-    find_run(client, run_id)
-    with suppress(FileNotFoundError):
-        return Path(shutil.copy(spool_folder(run_id) / "files" / CONFIG_FILE, folder))
-    try:
-        return Path(client.download_artifacts(run_id, CONFIG_FILE, folder))
-    except (MlflowException, OSError) as error:
-        raise ValueError(f"run {run_id} has no artifact {CONFIG_FILE}, so it was not made by project.fit") from error
-
-
-def experiment_name(chosen: str | None, default: str) -> str:
-    """Choose the experiment: that of `--experiment`, else that of MLflow's environment variables, else the default.
-
-    Raises:
-        ValueError: No experiment has the given id.
-        OSError: The store does not respond.
-    """
-    if chosen or (chosen := os.environ.get("MLFLOW_EXPERIMENT_NAME")):
-        return chosen
-    if number := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        try:
-            return str(connect().get_experiment(number).name)
-        except MlflowException as error:
-            raise ValueError(
-                f"MLFLOW_EXPERIMENT_ID: got {number}, which is not in {redact(tracking_uri())}; set "
-                "MLFLOW_EXPERIMENT_NAME to create one"
-            ) from error
-    return default
-
-
-def experiment_id(client: MlflowClient, name: str) -> str:
-    """Find or create the experiment; artifacts of a local store are in `mlruns/artifacts/`.
-
-    Raises:
-        ValueError: The experiment is deleted.
-    """
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        local = not tracking_uri().startswith(("http://", "https://", "databricks"))
-        inside = name.replace("/", "-").lstrip(".") or "experiment"  # A name may look like a path to another folder.
-        folder = (HOME / "artifacts" / inside).absolute().as_uri() if local else None
-        # With this tag the UI shows the experiment as model training, with charts.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
-        try:
-            return str(client.create_experiment(name, artifact_location=folder, tags=tags))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # Another process has just created it.
-                raise
-            experiment = client.get_experiment_by_name(name)
-            assert experiment is not None
-    if experiment.lifecycle_stage == "deleted":
-        raise ValueError(
-            f"the MLflow experiment {name!r} is deleted; restore it: MLFLOW_TRACKING_URI={redact(tracking_uri())} "
-            f"mlflow experiments restore -x {experiment.experiment_id}"
-        )
-    return str(experiment.experiment_id)
-
-
-def describe_experiment(client: MlflowClient, experiment: str, note: str) -> None:
-    """Set the description of an experiment that has none; one that a person wrote is kept."""
-    if note and not client.get_experiment(experiment).tags.get(MLFLOW_RUN_NOTE):
-        client.set_experiment_tag(experiment, MLFLOW_RUN_NOTE, note)
 
 
 def long_timeout() -> AbstractContextManager[None]:

@@ -1,13 +1,10 @@
 """The run that a fit continues: of `--resume`, or of the attempt before a restart."""
 
-import os
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow import MlflowClient
-from mlflow.entities import RunStatus
 
 from project.engine.checkpoints import (
     check_not_complete,
@@ -20,13 +17,12 @@ from project.engine.checkpoints import (
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.recovery import is_held
-from project.engine.tracking.run_reference import find
+from project.engine.tracking.run_reference import find_once
 from project.engine.training.restarts import run_before_restart
 
 _CHILDREN_USE = "PROJECT_RESUMED_RUN"
-"""Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
 
 
 class EarlierRun(NamedTuple):
@@ -52,27 +48,14 @@ def find_earlier_run(resumed: str | None) -> EarlierRun | None:
     Raises:
         ValueError, OSError: The run does not exist, or has no valid checkpoint.
     """
-    run_id = _resolve(resumed) if resumed else run_before_restart()
+    run_id = find_once(resumed, _CHILDREN_USE, finished=False) if resumed else run_before_restart()
     if run_id is None:
         return None
-    settings = None
-    if resumed:
-        with TemporaryDirectory() as folder:
-            settings = store.config_of(run_id, folder).read_text(encoding="utf-8")
+    settings = experiments.settings_of(run_id) if resumed else None
     checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
     if checkpoint:
         check_version(checkpoint)
     return EarlierRun(run_id, settings, str(checkpoint) if checkpoint else None)
-
-
-def _resolve(reference: str) -> str:
-    """Return the id of the run that a reference means, of any status; see `project.engine.tracking.run_reference`."""
-    if (known := os.environ.get(_CHILDREN_USE)) is None:
-        run, reason = find(store.connect_existing(reference), reference, finished=False)
-        os.environ[_CHILDREN_USE] = known = str(run.info.run_id)
-        if reason:
-            print(f"run {known} ({reason})", flush=True)
-    return known
 
 
 def check_has_ended(earlier: EarlierRun) -> None:
@@ -103,5 +86,4 @@ def check_can_continue(earlier: EarlierRun, cli: FitCLI, client: MlflowClient) -
     if isinstance(model, Task):
         check_optimizer(checkpoint, model.make_optimizer(), model.optimizer)
     cli.data.check_same_batches(data_state(checkpoint, cli.datamodule), trainer.world_size, trainer.limit_train_batches)
-    finished = run.info.status == RunStatus.to_string(RunStatus.FINISHED)
-    check_not_complete(checkpoint, finished, trainer.max_epochs, trainer.max_steps)
+    check_not_complete(checkpoint, run.info.status == "FINISHED", trainer.max_epochs, trainer.max_steps)

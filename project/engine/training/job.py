@@ -21,7 +21,7 @@ from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import RECOVERED, recover_all
@@ -142,7 +142,7 @@ def _check(job: Job) -> None:
     if job.earlier:
         check_can_continue(job.earlier, job.cli, client)
     elif job.logger is not None:
-        store.experiment_id(client, job.logger.experiment_name)
+        experiments.experiment_id(client, job.logger.experiment_name)
 
 
 def _print_changes(job: Job) -> None:

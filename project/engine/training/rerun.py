@@ -1,20 +1,17 @@
 """The run that `--rerun` repeats, and what has changed since then."""
 
-import os
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from project.engine.cli.fit_cli import FitCLI
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.recorded import Recorded, data_facts, differences
-from project.engine.tracking.run_reference import find
+from project.engine.tracking.run_reference import find_once
 from project.engine.training.describing import devices_text
 
 RERUN_OF = "rerun_of"
 """Tag of a run: the run whose settings it repeats."""
 
 _CHILDREN_USE = "PROJECT_REPEATED_RUN"
-"""Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
 _MOST_NAMED = 5
 _LONGEST = 40
 
@@ -38,13 +35,8 @@ def find_repeated_run(reference: str) -> RepeatedRun:
         ValueError: The run does not exist, or was not made by `fit`.
         OSError: The store does not respond.
     """
-    if (known := os.environ.get(_CHILDREN_USE)) is None:
-        run, reason = find(store.connect_existing(reference), reference)
-        os.environ[_CHILDREN_USE] = known = str(run.info.run_id)
-        if reason:
-            print(f"run {known} ({reason})", flush=True)
-    with TemporaryDirectory() as folder:
-        return RepeatedRun(known, store.config_of(known, folder).read_text(encoding="utf-8"))
+    run_id = find_once(reference, _CHILDREN_USE)
+    return RepeatedRun(run_id, experiments.settings_of(run_id))
 
 
 def changes_since(run_id: str, cli: FitCLI) -> list[str]:

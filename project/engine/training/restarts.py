@@ -3,7 +3,7 @@
 import logging
 import os
 
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.owner import PREFIX, owner_tags
 
 _log = logging.getLogger(__name__)
@@ -37,9 +37,5 @@ def run_before_restart() -> str | None:
     if not (tag := launch_tag()):
         _log.warning("torchrun has no --rdzv-id, so nodes cannot find their earlier run; a new run starts")
         return None
-    client = store.connect()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    runs = client.search_runs(
-        experiments, f"tags.`{TAG}` = '{tag[TAG]}'", order_by=["attributes.start_time DESC"], max_results=1
-    )
+    runs = experiments.newest_runs(store.connect(), f"tags.`{TAG}` = '{tag[TAG]}'", most=1)
     return runs[0].info.run_id if runs else None

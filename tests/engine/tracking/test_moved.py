@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from servers import serving
 
 from project.engine.compat import MLFLOW_LOCATIONS
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
 
 
@@ -57,7 +57,7 @@ def locations(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("how", [shutil.move, pytest.param(shutil.copytree, marks=pytest.mark.faults)])
 def test_runs_of_a_moved_or_copied_folder_have_their_artifacts_in_it(
-    how: object, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    how: object, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = home.with_name("else where")
     before = {path: path.read_bytes() for path in home.rglob("artifacts/*") if path.is_file()}
@@ -66,7 +66,7 @@ def test_runs_of_a_moved_or_copied_folder_have_their_artifacts_in_it(
     monkeypatch.chdir(elsewhere)
     client = store.connect()
     (first,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    assert store.config_of(first.info.run_id, str(tmp_path)).read_text() == "first"
+    assert experiments.settings_of(first.info.run_id) == "first"
     second = logged("second")
     assert all(str(elsewhere) in location or elsewhere.as_uri() in location for location in locations(elsewhere))
     assert (elsewhere / "mlruns/artifacts/digits" / second / "artifacts" / store.CONFIG_FILE).read_text() == "second"

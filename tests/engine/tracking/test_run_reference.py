@@ -1,7 +1,7 @@
 import pytest
 from mlflow import MlflowClient
 
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.run_reference import find
 
 
@@ -15,7 +15,7 @@ def add(
     command: str = "python -m project.fit", monitor: str = "val/loss (min)", start: int = 0,
 ) -> str:  # fmt: skip
     tags = {"command": command, "monitor": monitor}
-    run_id: str = client.create_run(store.experiment_id(client, of), start, tags).info.run_id
+    run_id: str = client.create_run(experiments.experiment_id(client, of), start, tags).info.run_id
     if score is not None:
         client.log_metric(run_id, f"best/{monitor.split()[0]}", score)
     client.set_terminated(run_id, status)
@@ -79,7 +79,7 @@ def test_a_registered_model_names_its_run(client: MlflowClient) -> None:
     ("models:/dogs", "a registered model is models:/NAME@ALIAS"),
 ])  # fmt: skip
 def test_an_unknown_run_is_named_with_the_remedy(reference: str, message: str, client: MlflowClient) -> None:
-    store.experiment_id(client, "cats")
+    experiments.experiment_id(client, "cats")
     with pytest.raises(ValueError) as error:  # noqa: PT011
         find(client, reference)
     assert message in str(error.value)

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from project import ui
 from project.engine.runtime.process import configure_process
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
 
 
@@ -84,21 +84,21 @@ def test_the_message_about_a_server_without_an_answer_is_one_line(
 def test_a_chosen_experiment_overrides_that_of_the_environment(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = store.experiment_id(store.connect(), "/Users/me/numbered")
+    made = experiments.experiment_id(store.connect(), "/Users/me/numbered")
     assert (
         store.connect().get_experiment(made).artifact_location
         == f"{workplace.as_uri()}/mlruns/artifacts/-Users-me-numbered"
     )
-    assert store.experiment_name(None, "digits") == "digits"
+    assert experiments.experiment_name(None, "digits") == "digits"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", made)
-    assert store.experiment_name(None, "digits") == "/Users/me/numbered"
+    assert experiments.experiment_name(None, "digits") == "/Users/me/numbered"
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named")
-    assert store.experiment_name(None, "digits") == "named"
-    assert store.experiment_name("chosen", "digits") == "chosen"
+    assert experiments.experiment_name(None, "digits") == "named"
+    assert experiments.experiment_name("chosen", "digits") == "chosen"
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "12345")
     with pytest.raises(ValueError, match="MLFLOW_EXPERIMENT_ID: got 12345"):
-        store.experiment_name(None, "digits")
+        experiments.experiment_name(None, "digits")
 
 
 def test_an_outage_of_the_store_is_one_line_and_so_is_its_end(
