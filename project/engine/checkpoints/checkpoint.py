@@ -76,6 +76,11 @@ class RunCheckpoint(Checkpoint):
         return next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, cls)), None)
 
     @property
+    def monitored(self) -> str:
+        """The monitored metric and its mode, such as `val/loss (min)`; empty without one."""
+        return f"{self.monitor} ({self.mode})" if self.monitor else ""
+
+    @property
     def best_model_score(self) -> float | None:
         """The monitored metric of the best checkpoint; None before the first."""
         return self.best_metrics.get(self.monitor or "")

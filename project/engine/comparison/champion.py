@@ -11,7 +11,7 @@ from project.engine.comparison.scores import Score, compare_scores
 from project.engine.tracking import store
 from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.registered import describe_as, register
-from project.engine.tracking.run_reference import MONITOR
+from project.engine.tracking.tags import monitored
 
 CHAMPION = "champion"
 """The alias of the best version."""
@@ -95,7 +95,7 @@ def _outcome(score: Score, champion: int | str) -> tuple[bool, str]:
 
 def _score_name(run: Run, split: str) -> str:
     """Return the name of the evaluated score that corresponds to the monitored metric; empty without one."""
-    metric = run.data.tags.get(MONITOR, "").rpartition(" ")[0]
+    metric, _ = monitored(run.data.tags)
     return f"{EVALUATION}/{split}/{metric.partition('/')[2]}" if metric else ""
 
 

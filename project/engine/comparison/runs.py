@@ -17,10 +17,10 @@ from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_re
 from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.recorded import Difference, Facts, Recorded, differences, varying
 from project.engine.tracking.run_reference import find
+from project.engine.tracking.tags import current_settings
 
 _SPLITS = ("test", "val")
 _LABEL = 8
-_RESUMED = "resumed."
 
 
 class Predictions(NamedTuple):
@@ -66,10 +66,8 @@ class ComparedRun(NamedTuple):
 
     @property
     def settings(self) -> Facts:
-        """The settings, by their dotted names; a resumed run has changed some of them."""
-        tags = self.run.data.tags
-        changed = {key.removeprefix(_RESUMED): tags[key] for key in tags if key.startswith(_RESUMED)}
-        return {**self.run.data.params, **changed}
+        """See `current_settings`."""
+        return current_settings(self.run)
 
 
 def find_runs(client: MlflowClient, references: Sequence[str], split: str | None) -> tuple[list[ComparedRun], str]:

@@ -34,6 +34,7 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.registered import check_name, logged_model, update_descriptions
 from project.engine.tracking.secrets import redact_options, redact_setting
+from project.engine.tracking.tags import current_settings
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
 from project.engine.training.stop import interruptible_command
@@ -182,7 +183,9 @@ class EvaluationJob:
             return digest in digests
         now = {key: redact_setting(key, str(value)) for key, value in flatten(self.cli.config).items()}
         return all(
-            now.get(key) == value for key, value in run.data.params.items() if key == "data" or key.startswith("data.")
+            now.get(key) == value
+            for key, value in current_settings(run).items()
+            if key == "data" or key.startswith("data.")
         )
 
 

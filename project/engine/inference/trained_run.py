@@ -10,7 +10,8 @@ from project.engine.checkpoints import best_checkpoint, read_valid
 from project.engine.data import DECODING, GIVEN_BY_DATA
 from project.engine.tracking import experiments, store
 from project.engine.tracking.recovery import RECOVERED, recover_all
-from project.engine.tracking.run_reference import MONITOR, find
+from project.engine.tracking.run_reference import find
+from project.engine.tracking.tags import monitored
 
 _CHILDREN_USE = "PROJECT_TRAINED_RUN"
 """Set for the processes that Lightning starts: `latest` may meanwhile be another run."""
@@ -75,9 +76,9 @@ def find_trained_run(reference: str) -> TrainedRun:
 
 
 def _checkpoint_of(run: Run) -> Path:
-    run_id, monitor = run.info.run_id, run.data.tags.get(MONITOR)
+    run_id, (monitor, _) = run.info.run_id, monitored(run.data.tags)
     folder = store.checkpoint_folder(run_id)
-    if (found := best_checkpoint(folder, monitored=monitor is not None)) is not None:
+    if (found := best_checkpoint(folder, monitored=bool(monitor))) is not None:
         return found
     kind = "best checkpoint" if monitor else "checkpoint"
     if run.info.status == "FINISHED":

@@ -22,6 +22,7 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import is_held
+from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, STUDY
 
 
 class StudyRun:
@@ -59,7 +60,7 @@ class StudyRun:
             if earlier:
                 self._logger.resume(self._client, earlier, self._command, self._settings)
             else:
-                self._logger.start(self._client, {"study": self._study.study_name, "command": self._command})
+                self._logger.start(self._client, {STUDY: self._study.study_name, COMMAND: self._command})
                 self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
                 self._logger.log_hyperparams(dict(self._settings))
                 self._logger.log_text(self._space.text, "search.yaml")
@@ -137,11 +138,11 @@ class StudyRun:
 
     def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
         if len(self._space.metrics) > 1:
-            self._logger.set_tags({"pareto.trials": ", ".join(str(trial.number) for trial in best)})
+            self._logger.set_tags({PARETO_TRIALS: ", ".join(str(trial.number) for trial in best)})
             return
         run_id = best[0].user_attrs[RUN_ID]
         found = {f"best.{name}": str(value) for name, value in best[0].params.items()}
-        self._logger.set_tags(found | {"best.trial": str(best[0].number), "best.run": run_id})
+        self._logger.set_tags(found | {"best.trial": str(best[0].number), BEST_RUN: run_id})
         metrics = metrics_of_run(self._client, run_id)
         others = {f"best/{name}": value for name, value in metrics.items() if name not in self._space.metrics}
         self._logger.log_metrics(others, self._logged_trials)

@@ -21,15 +21,13 @@ from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
 from project.engine.search.sweep_options import Keep
 from project.engine.search.trials_table import state_tags, state_word
 from project.engine.tracking import experiments, store
-from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.names import parameter_text, run_name
 from project.engine.tracking.recovery import recover, tag_ended_run
 from project.engine.tracking.secrets import redact, redact_setting
 from project.engine.tracking.spool import Spool
+from project.engine.tracking.tags import STATE, STUDY, TRIAL
 
 _log = logging.getLogger(__name__)
-
-_TRIAL = "trial"
 
 
 class TrialRuns:
@@ -64,8 +62,8 @@ class TrialRuns:
         tags = {
             MLFLOW_PARENT_RUN_ID: self._study.user_attrs[MLFLOW_RUN],
             MLFLOW_RUN_NAME: run_name(f"trial {number}", trial.params),
-            "study": self._study.study_name,
-            _TRIAL: str(number),
+            STUDY: self._study.study_name,
+            TRIAL: str(number),
         }
         retry_of = trial.user_attrs.get(RETRY_OF)
         return tags if retry_of is None else tags | {RETRY_OF: str(retry_of)}
@@ -73,7 +71,7 @@ class TrialRuns:
     def find(self, number: int) -> str | None:
         """Return the run of a trial; None if it has not created one yet."""
         of_trial = (
-            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{_TRIAL}` = '{number}'"
+            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._study.user_attrs[MLFLOW_RUN]}' and tags.`{TRIAL}` = '{number}'"
         )
         with _tolerate_errors_of_the_store():
             # The experiments of trials differ if the sweep varies `data`.

@@ -9,8 +9,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
-from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.names import short
+from project.engine.tracking.tags import STATE
 
 _MOST_ROWS = 20
 _ORDER = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.WAITING)

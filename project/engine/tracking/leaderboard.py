@@ -13,11 +13,9 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.tracking.experiments import NEWEST_FIRST, newest_runs
-from project.engine.tracking.run_reference import MONITOR
+from project.engine.tracking.tags import MONITOR, STATE, monitored
 
 VIEW = "leaderboard"
-STATE = "state"
-"""Tag of a trial's run: complete, pruned or failed. MLflow has one status for a pruned and an interrupted run."""
 _TAG = f"mlflow.sharedViewState.{VIEW}"
 _LONGEST_TAG = 20_000  # MLflow's limit
 _MOST_RUNS, _MOST_PARAMS, _MOST_SCORES = 500, 6, 4
@@ -106,9 +104,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
 
 def _monitored(runs: Sequence[Run]) -> tuple[str, str]:
     """Return the monitored metric of the newest run that has one, and its direction; else two empty texts."""
-    given = next((run.data.tags[MONITOR] for run in runs if MONITOR in run.data.tags), "")
-    monitor, _, mode = given.rpartition(" ")
-    return monitor, mode.strip("()")
+    return monitored(next((run.data.tags for run in runs if MONITOR in run.data.tags), {}))
 
 
 def _charts(metrics: Sequence[str], monitor: str, scores: Sequence[str]) -> tuple[list[Json], list[Json]]:

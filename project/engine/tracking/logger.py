@@ -31,15 +31,15 @@ from project.engine.tracking.delivery import Courier
 from project.engine.tracking.draining import drain
 from project.engine.tracking.names import parameter_text
 from project.engine.tracking.owner import owner_tags
-from project.engine.tracking.provenance import git_state, packages
+from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact, redact_setting
 from project.engine.tracking.spool import Spool
 from project.engine.tracking.system import SystemMetrics
+from project.engine.tracking.tags import CHANGED, RESUMED, current_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CHANGED = "resumed."
 _EPOCH = "epoch"  # the trainer adds it to its metrics
 _UNSET = "None"
 """Text of a setting without a value, which is not a parameter; the artifact with all settings contains it."""
@@ -121,9 +121,9 @@ class MLflowLogger(Logger):
             if self._run_id is None:
                 client.set_terminated(run.info.run_id, "KILLED" if isinstance(error, SystemExit) else "FAILED")
             raise
-        self.log_text(packages(), "requirements.txt")
+        self.log_text(packages(), PACKAGES)
         if diff:
-            self.log_text(diff, "git.diff")
+            self.log_text(diff, DIFF)
 
     @rank_zero_only
     def resume(self, client: MlflowClient, run_id: str, command: str, settings: Mapping[str, Any]) -> None:
@@ -133,12 +133,10 @@ class MLflowLogger(Logger):
         run = client.get_run(run_id)
         self.run_name = run.info.run_name or self.run_name
         now = _as_texts(settings)
-        known = run.data.params | {key.removeprefix(_CHANGED): run.data.tags[key] for key in run.data.tags}
+        known = current_settings(run)
         had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
         self._earlier_params, self.artifact_uri = run.data.params, run.info.artifact_uri
-        changed = {
-            f"{_CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k, _UNSET)
-        }
+        changed = {f"{CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k, _UNSET)}
         for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
             client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
@@ -146,7 +144,7 @@ class MLflowLogger(Logger):
             client.delete_tag(run_id, tag)
         steps = [m.step for m in latest_metrics(run) if m.key.startswith("system/")]
         self._open(client, spool, first_step=max(steps, default=-1) + 1)
-        self.set_tags({"resumed": command, **changed})
+        self.set_tags({RESUMED: command, **changed})
         if not had_settings:
             self.log_hyperparams(dict(settings))
 
@@ -172,7 +170,7 @@ class MLflowLogger(Logger):
         settings = _as_texts(params if isinstance(params, dict) else vars(params))
         changed = {key: value for key, value in settings.items() if self._earlier_params.get(key, value) != value}
         if changed:  # MLflow parameters are immutable.
-            self.set_tags({f"{_CHANGED}{key}": value for key, value in changed.items()})
+            self.set_tags({f"{CHANGED}{key}": value for key, value in changed.items()})
         items = [(key, value) for key, value in settings.items() if key not in changed and value != _UNSET]
         for start in range(0, len(items), _PARAMS_PER_RECORD):
             part = items[start : start + _PARAMS_PER_RECORD]

@@ -12,9 +12,7 @@ from project.engine.atomic import replace_file
 from project.engine.compat import latest_metrics
 from project.engine.tracking.description import TAG, with_code
 from project.engine.tracking.store import long_timeout
-
-_CODE = ("git.commit", "git.dirty")
-"""Tags of a run that its model gets, too."""
+from project.engine.tracking.tags import COMMIT, DIRTY
 
 
 def send_model(
@@ -39,9 +37,9 @@ def send_model(
     model.run_id, model.model_id = run_id, logged.model_id
     model.artifact_path = logged.artifact_location
     replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
-    code = {name: value for name, value in run.data.tags.items() if name in _CODE}
-    if TAG in tags and "git.commit" in code:
-        tags = {**tags, TAG: with_code(tags[TAG], code["git.commit"], dirty=code.get("git.dirty") == "true")}
+    code = {name: value for name, value in run.data.tags.items() if name in (COMMIT, DIRTY)}
+    if TAG in tags and COMMIT in code:
+        tags = {**tags, TAG: with_code(tags[TAG], code[COMMIT], dirty=code.get(DIRTY) == "true")}
     if given := {**code, **tags}:
         client.set_logged_model_tags(logged.model_id, given)
     with long_timeout():

@@ -6,6 +6,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from project.engine.tracking.secrets import is_secret_name, redact_code
+from project.engine.tracking.tags import COMMIT, DIRTY
+
+PACKAGES, DIFF = "requirements.txt", "git.diff"
+"""Artifacts of a run: the installed packages, and the changes that were not committed."""
 
 _HERE = str(Path(__file__).parent)
 _CODE = (".py", ".yaml", ".yml", ".toml", ".cfg", ".sh", ".md")
@@ -16,7 +20,7 @@ _MOST_BYTES = 1_000_000
 
 
 def git_state() -> tuple[dict[str, str], str]:
-    """Return the tags `git.commit` and `git.dirty`, and the diff of a dirty tree; both are empty outside a repository.
+    """Return the tags of the commit, and the diff of a dirty tree; both are empty outside a repository.
 
     The diff includes submodules, and small text files that git neither tracks nor ignores. Secrets in it are hidden.
     """
@@ -25,9 +29,9 @@ def git_state() -> tuple[dict[str, str], str]:
         return {}, ""
     dirty = bool(_git("status", "--porcelain"))
     if not dirty:
-        return {"git.commit": commit, "git.dirty": "false"}, ""
+        return {COMMIT: commit, DIRTY: "false"}, ""
     diff = _git("diff", "--no-ext-diff", "--no-color", "--submodule=diff", "HEAD")
-    return {"git.commit": commit, "git.dirty": "true"}, redact_code(diff + _untracked())
+    return {COMMIT: commit, DIRTY: "true"}, redact_code(diff + _untracked())
 
 
 def _untracked() -> str:

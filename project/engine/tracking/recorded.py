@@ -12,13 +12,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from project.engine.tracking.provenance import git_state, packages
+from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact
+from project.engine.tracking.tags import COMMIT, DEVICES, DIRTY
 
-PACKAGES, DIFF = "requirements.txt", "git.diff"
-"""Artifacts of a run: the installed packages, and the changes that were not committed."""
-DEVICES = "devices"
-"""Tag of a run: number and kind of its devices."""
 ABSENT = "—"
 """Text of a value that a run does not have."""
 _COUNT = "num_"
@@ -53,7 +50,7 @@ class Recorded(NamedTuple):
     def of(cls, client: MlflowClient, run: Run) -> "Recorded":
         """Read what a run recorded."""
         tags, run_id = run.data.tags, run.info.run_id
-        dirty = tags.get("git.dirty") == "true"
+        dirty = tags.get(DIRTY) == "true"
         diff = artifact_text(client, run_id, DIFF) if dirty else ""
         data: Facts = {}
         if inputs := [one.dataset for one in run.inputs.dataset_inputs] if run.inputs else []:
@@ -117,8 +114,8 @@ def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
 
 
 def _code_facts(tags: Facts, diff: str) -> Facts:
-    if "git.commit" not in tags:
+    if COMMIT not in tags:
         return {}
     digest = hashlib.sha256(diff.encode()).hexdigest()[:8]
-    changes = f"{len(diff.splitlines())} lines, digest {digest}" if tags.get("git.dirty") == "true" else "none"
-    return {"commit": tags["git.commit"], "uncommitted changes": changes}
+    changes = f"{len(diff.splitlines())} lines, digest {digest}" if tags.get(DIRTY) == "true" else "none"
+    return {"commit": tags[COMMIT], "uncommitted changes": changes}

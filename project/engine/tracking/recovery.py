@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from project.engine.tracking import experiments, store
 from project.engine.tracking.delivery import StoreUnavailableError, deliver
 from project.engine.tracking.owner import HOST, state
-from project.engine.tracking.spool import LANES, Spool, remove_delivered
+from project.engine.tracking.spool import LANES, LOG, Spool, remove_delivered
 
 RECOVERED = "PROJECT_RECOVERED"
 """Set in the environment of processes whose parent has called `recover_all`."""
@@ -171,5 +171,5 @@ def tag_ended_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) ->
 
 
 def _last_written_s(folder: Path) -> float:
-    log = folder / "log.jsonl"
+    log = folder / LOG
     return min(log.stat().st_mtime, time()) if log.stat().st_size else time()

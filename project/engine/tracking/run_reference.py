@@ -13,13 +13,12 @@ from mlflow.exceptions import MlflowException
 from project.engine.tracking import store
 from project.engine.tracking.experiments import NEWEST_FIRST, find_run, newest_runs
 from project.engine.tracking.secrets import redact
+from project.engine.tracking.tags import COMMAND, MONITOR, monitored
 
 RUN_HELP = "a run id or the beginning of one, latest, best, best:EXPERIMENT, or models:/NAME@ALIAS"
-MONITOR = "monitor"
-"""Tag of a run: the metric that selects its best checkpoint, and its mode, such as `val/loss (min)`."""
 
 _WORDS = ("latest", "best")
-_FIT = "tags.command LIKE 'python -m project.fit%'"
+_FIT = f"tags.{COMMAND} LIKE 'python -m project.fit%'"
 _FINISHED_FIT = f"attributes.status = 'FINISHED' and {_FIT}"
 _ID = re.compile("[0-9a-f]{1,32}")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -117,15 +116,14 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
         experiment = client.get_experiment(newest[0].info.experiment_id).name
     if not newest:
         raise ValueError(f"best:{experiment}: the experiment has no finished run of project.fit")
-    monitor = newest[0].data.tags.get(MONITOR, "")
-    metric, _, mode = monitor.rpartition(" ")
+    metric, mode = monitored(newest[0].data.tags)
     if not metric:
         raise ValueError(
             f"best:{experiment}: its latest run, {newest[0].info.run_id}, has no metric that selects the best "
             "checkpoint; give the id of a run"
         )
-    order = [f"metrics.`best/{metric}` {'DESC' if mode == '(max)' else 'ASC'}", NEWEST_FIRST]
-    same = f"{_FINISHED_FIT} and tags.{MONITOR} = '{monitor}'"
+    order = [f"metrics.`best/{metric}` {'DESC' if mode == 'max' else 'ASC'}", NEWEST_FIRST]
+    same = f"{_FINISHED_FIT} and tags.{MONITOR} = '{metric} ({mode})'"
     best = client.search_runs([newest[0].info.experiment_id], same, max_results=1, order_by=order)[0]
     value = best.data.metrics.get(f"best/{metric}")
     return FoundRun(best, f"the best of {experiment}, with {metric} {value:.4f}" if value is not None else "")

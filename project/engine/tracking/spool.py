@@ -27,6 +27,7 @@ from project.engine.atomic import replace_file
 from project.engine.tracking.owner import owner_tags, state
 from project.engine.tracking.record_log import Record, RecordLog
 
+LOG = "log.jsonl"
 LANES = {
     "state": ("tags", "status"),
     "metrics": ("metrics", "params", "dataset"),
@@ -55,7 +56,7 @@ class Spool:
         self.folder = folder
         self.run_id = folder.name
         self.files = folder / "files"
-        log = folder / "log.jsonl"
+        log = folder / LOG
         if new:
             self.files.mkdir(parents=True, exist_ok=True)
         elif not log.exists():
@@ -161,7 +162,7 @@ def heartbeat_age_s(folder: Path) -> float | None:
 
     The clock of a file server differs from that of this machine, so the lock is touched to read the server's time.
     """
-    log, lock = folder / "log.jsonl", folder / "lock"
+    log, lock = folder / LOG, folder / "lock"
     try:
         beat = log.stat().st_mtime
         lock.touch()

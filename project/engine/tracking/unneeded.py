@@ -18,8 +18,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.runtime.places import cache_of_read_only
 from project.engine.tracking import store
-from project.engine.tracking.leaderboard import STATE
 from project.engine.tracking.recovery import dead_spools
+from project.engine.tracking.spool import LOG
+from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUMED, STATE, STUDY, TRIAL
 
 _RUN_ID = re.compile("[0-9a-f]{32}")
 _SPLITS = ("train", "val", "test")
@@ -106,13 +107,13 @@ def _reason(folder: Path, run: Run | None, runs: dict[str, Run]) -> str:
     study = runs.get(run.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
     if study is None or STATE not in run.data.tags or study.info.status != "FINISHED":
         return ""
-    tags, number = study.data.tags, run.data.tags.get("trial")
-    command = tags.get("resumed", tags.get("command", ""))
-    if re.search(r"--keep_checkpoints[ =]all\b", command) or not {"best.run", "pareto.trials"} & tags.keys():
+    tags, number = study.data.tags, run.data.tags.get(TRIAL)
+    command = tags.get(RESUMED, tags.get(COMMAND, ""))
+    if re.search(r"--keep_checkpoints[ =]all\b", command) or not {BEST_RUN, PARETO_TRIALS} & tags.keys():
         return ""
-    if tags.get("best.run") == folder.name or number in tags.get("pareto.trials", "").split(", "):
+    if tags.get(BEST_RUN) == folder.name or number in tags.get(PARETO_TRIALS, "").split(", "):
         return ""
-    return f"trial {number} was not the best of {tags.get('study', 'its study')}"
+    return f"trial {number} was not the best of {tags.get(STUDY, 'its study')}"
 
 
 def _sources(runs: dict[str, Run]) -> set[Path]:
@@ -156,7 +157,7 @@ def _spools() -> Iterator[Unneeded]:
         if done:
             yield Unneeded(spool.folder, "its records are delivered", _size(spool.folder))
     for folder in sorted(store.spool_folder("").glob("*/")):
-        if not (folder / "log.jsonl").exists() and _is_stale(folder):
+        if not (folder / LOG).exists() and _is_stale(folder):
             yield Unneeded(folder, "a spool without records", _size(folder))
 
 

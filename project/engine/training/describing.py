@@ -42,7 +42,7 @@ def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, floa
 def experiment_note(cli: FitCLI, command: str) -> str:
     """Return the description of an experiment that begins with this fit."""
     checkpoint = RunCheckpoint.of(cli.trainer)
-    monitor = f"{checkpoint.monitor} ({checkpoint.mode})" if checkpoint and checkpoint.monitor else ""
+    monitor = checkpoint.monitored if checkpoint else ""
     commands = {"view": "python -m project.ui", "train": command, **next_commands(cli, None)}
     return describe_experiment(cli.data.found() or [f"Data: {cli.data.name}"], monitor, commands)
 

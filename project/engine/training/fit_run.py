@@ -22,9 +22,9 @@ from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.recorded import DEVICES
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
+from project.engine.tracking.tags import COMMAND, DEVICES, MONITOR
 from project.engine.training.describing import describe_start, devices_text, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
@@ -164,9 +164,9 @@ class _FitRun:
         return {
             "strategy": str(self._cli.config.groups.strategy),
             DEVICES: devices_text(self._cli.trainer),
-            "command": self._command,
+            COMMAND: self._command,
             **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
-            **({"monitor": f"{checkpoint.monitor} ({checkpoint.mode})"} if checkpoint and checkpoint.monitor else {}),
+            **({MONITOR: checkpoint.monitored} if checkpoint and checkpoint.monitor else {}),
             **launch_tag(),
         }
 
