@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from project.engine.compat import batches_done
+from project.engine.runtime.callbacks import callbacks_of
 
 ScheduleCallable = Callable[..., LRScheduler]
 """Makes a schedule; called with an optimizer as its first argument."""
@@ -129,7 +130,6 @@ def total_steps(trainer: Trainer) -> int:
 
 def batches_per_step(trainer: Trainer, epoch: int) -> int:
     """Return how many batches of an epoch, counted from 0, are accumulated for a step of the optimizer."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler):
-            return callback.get_accumulate_grad_batches(epoch)
+    for scheduler in callbacks_of(trainer, GradientAccumulationScheduler):
+        return scheduler.get_accumulate_grad_batches(epoch)
     return trainer.accumulate_grad_batches

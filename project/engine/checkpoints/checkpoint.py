@@ -17,6 +17,7 @@ from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.checkpoints.gradients import ACCUMULATED, restore_gradients, save_gradients
 from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
 from project.engine.data import DECODING, GIVEN_BY_DATA, DescribedDataModule
+from project.engine.runtime.callbacks import callbacks_of
 
 _log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = True  # Checkpoints from here on contain this mark; those of a validation do not.
         # This callback averages the weights after the last validation.
-        averaged = any(isinstance(callback, StochasticWeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        averaged = bool(callbacks_of(trainer, StochasticWeightAveraging))
         unknown = (averaged or self._validated_step != trainer.global_step) and not trainer.fast_dev_run  # type: ignore[attr-defined]
         if unknown:
             compat.validate(trainer)
@@ -225,12 +226,8 @@ class RunCheckpoint(Checkpoint):
             save = self.save_last if is_validated else self.save_unfinished
             save(trainer)
             trainer.strategy.checkpoint_io.teardown()
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            FloatingPointError,
-        ) as error:  # The error that ends training is the one to raise.
+        except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
+            # The error that ends training is the one to raise.
             _log.warning("the steps after step %d could not be saved: %s", saved, error)
 
     def save_unfinished(self, trainer: Trainer) -> None:
@@ -257,9 +254,8 @@ class RunCheckpoint(Checkpoint):
         """Restore the trained weights, which weight averaging exchanged at the start of an incomplete validation."""
         if self._in_validation_epoch:
             self._in_validation_epoch = False
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, WeightAveraging):
-                    callback.on_validation_epoch_end(trainer, trainer.lightning_module)
+            for averaging in callbacks_of(trainer, WeightAveraging):
+                averaging.on_validation_epoch_end(trainer, trainer.lightning_module)
 
     def _is_due(self, trainer: Trainer) -> bool:
         return (trainer.current_epoch + 1) % self._every == 0
@@ -278,7 +274,8 @@ class RunCheckpoint(Checkpoint):
             found = ", ".join(self._validated_metrics) or "nothing"
             raise ValueError(f"--checkpoint.monitor: got {self.monitor}, but validation logs {found}")
         better = best is None or best != best or (score <= best if self.mode == "min" else score >= best)  # NaN
-        return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # Ranks that differ would wait for each other for ever.
+        # Ranks that differ would wait for each other for ever.
+        return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def _save_best(self, trainer: Trainer) -> None:
         assert self.dirpath is not None

@@ -12,7 +12,8 @@ from torch import Tensor
 from project.engine.checkpoints import RunCheckpoint
 from project.engine.cli.epoch_metrics import EpochMetrics
 from project.engine.cli.epoch_table import Cell, EpochTable, clock, line_with_names
-from project.engine.tracking.throughput import Throughput
+from project.engine.runtime.callbacks import callbacks_of
+from project.engine.tracking.throughput import Throughput, rate_text
 
 _BEST = "best"
 
@@ -122,9 +123,7 @@ class EpochLines(LightningProgressBar):
         self.print_line(self._table.row(row).rstrip(), "green" if is_best else "")
 
     def _speed(self, trainer: Trainer) -> list[Cell]:
-        throughput = next((c for c in trainer.callbacks if isinstance(c, Throughput)), None)  # type: ignore[attr-defined]
         cells = [] if self._lr is None else [Cell("", "lr", f"{self._lr:.2g}", rank=4, least=7)]
-        if throughput:
-            rate = throughput.epoch_samples_per_second
-            cells.append(Cell("", f"{throughput.unit}/s", f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}", rank=5))
+        for throughput in callbacks_of(trainer, Throughput):
+            cells.append(Cell("", f"{throughput.unit}/s", rate_text(throughput.epoch_samples_per_second), rank=5))
         return [*cells, Cell("", "time", clock(self._seconds), rank=3)]

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from project.engine.loading.batches import batches_taken
+from project.engine.runtime.callbacks import callbacks_of
 from project.engine.tracking.log_interval import log_interval
 
 # Options with their allowed values, and the reason.
@@ -181,12 +182,12 @@ def check_not_sharded(trainer: Trainer) -> None:
     Raises:
         ValueError: A callback is refused.
     """
-    for callback in trainer.callbacks if isinstance(trainer.strategy, ModelParallelStrategy) else ():  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
-            raise ValueError(
-                f"--trainer.callbacks: got {type(callback).__name__}, which copies the model and cannot copy its "
-                "shards; use --strategy ddp"
-            )
+    copying = [*callbacks_of(trainer, WeightAveraging), *callbacks_of(trainer, StochasticWeightAveraging)]
+    if copying and isinstance(trainer.strategy, ModelParallelStrategy):
+        raise ValueError(
+            f"--trainer.callbacks: got {type(copying[0]).__name__}, which copies the model and cannot copy its shards; "
+            "use --strategy ddp"
+        )
 
 
 def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
@@ -199,8 +200,7 @@ def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
     Raises:
         ValueError: Gradients would be lost.
     """
-    scheduled = any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    if scheduled or trainer.accumulate_grad_batches > 1:
+    if callbacks_of(trainer, GradientAccumulationScheduler) or trainer.accumulate_grad_batches > 1:
         raise ValueError(
             f"--model.compile: got {mode}, whose CUDA graphs overwrite gradients that are accumulated; use "
             "max-autotune-no-cudagraphs or true, or step after each batch"

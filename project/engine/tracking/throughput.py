@@ -92,6 +92,11 @@ class Throughput(Callback):
         return {SAMPLES_PER_SECOND: rate, **images, WAIT_FRACTION: self._window.wait_s / self._window.seconds}
 
 
+def rate_text(rate: float) -> str:
+    """Return samples per second as text, such as `4,052` or `3.14`."""
+    return f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}"
+
+
 class _Window:
     samples = 0
     seconds = 0.0

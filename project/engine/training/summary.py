@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from project.engine.checkpoints import RunCheckpoint
+from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Baseline
-from project.engine.tracking.throughput import Throughput
+from project.engine.tracking.throughput import Throughput, rate_text
 from project.engine.training.describing import is_trial
 from project.engine.training.job import Job
 from project.engine.training.next_commands import next_commands
@@ -61,9 +62,8 @@ def _best_epoch(trainer: Trainer) -> str:
 
 def _speed(job: Job) -> Iterator[tuple[str, str]]:
     """Yield labels and texts about the time."""
-    throughput = next(c for c in job.trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-    rate = throughput.samples_per_second
-    yield f"{throughput.unit} per second", f"{rate:,.3g}" if rate < 10 else f"{rate:,.0f}"
+    throughput = callbacks_of(job.trainer, Throughput)[0]
+    yield f"{throughput.unit} per second", rate_text(throughput.samples_per_second)
     if throughput.wait_fraction > _MUCH_WAITING:
         yield "waited for data", f"[yellow]{throughput.wait_fraction:.0%}[/] of the time; {escape(throughput.advice)}"
     yield "duration", in_words(job.seconds)
