@@ -1,9 +1,12 @@
 """The terminal output during training: a line for each epoch, and a bar or a line per minute."""
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import (
@@ -27,10 +30,17 @@ _UPDATE_EVERY_S = 0.25
 _LINE_EVERY_S = 60.0
 
 
-def progress() -> EpochLines:
-    """Return a progress bar for a terminal, and lines for a file and for a terminal without control characters."""
+def progress(settings: Namespace, given: Sequence[Callback]) -> list[EpochLines]:
+    """Return the callback that shows progress: a bar for a terminal, lines for a file and a plain terminal.
+
+    Args:
+        settings: The settings of the trainer; they may disable it.
+        given: The callbacks of the user; a progress bar among them replaces it.
+    """
+    if settings.enable_progress_bar is False or any(isinstance(one, LightningProgressBar) for one in given):
+        return []
     console = Console()
-    return ProgressBar(console) if console.is_interactive else ProgressLines(console)
+    return [ProgressBar(console) if console.is_interactive else ProgressLines(console)]
 
 
 class ProgressBar(EpochLines):

@@ -6,9 +6,7 @@ from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any, Self
 
-from jsonargparse import Namespace
 from lightning import Callback, LightningModule
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
@@ -56,12 +54,7 @@ class EvaluationCLI(FitCLI):
     def __init__(self, trained: TrainedRun, command: CommandLine, callbacks: Sequence[Callback]) -> None:
         self._trained = trained
         self.logger = EvaluationLogger(trained.run_id, trained.step)
-
-        def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:
-            has_bar = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
-            return [*([] if has_bar else [progress()]), *callbacks]
-
-        super().__init__(command, make_callbacks)
+        super().__init__(command, lambda settings, given: [*progress(settings, given), *callbacks])
 
     @classmethod
     def of(cls, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> Self:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jsonargparse import Namespace
 from lightning import Callback
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 
 from project.engine.checkpoints import FiniteLoss
 from project.engine.cli.command_line import CommandLine
@@ -29,10 +29,9 @@ def build_fit(command: CommandLine, callbacks: Sequence[Callback] = ()) -> FitCL
     """
 
     def make_callbacks(settings: Namespace, given: Sequence[Callback]) -> list[Callback]:
-        has_bar = settings.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given)
         has_monitor = settings.logger is False or any(isinstance(one, LearningRateMonitor) for one in given)
         return [
-            *([] if has_bar else [progress()]),
+            *progress(settings, given),
             *([] if has_monitor else [learning_rates_on_the_cpu(LearningRateMonitor(logging_interval="step"))]),
             *([LogInterval()] if settings.log_every_n_steps is None else []),
             FiniteLoss(),
