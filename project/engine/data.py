@@ -11,6 +11,9 @@ from torch import Tensor
 GIVEN_BY_DATA = "given_by_data"
 """Attribute of a model, and key of its checkpoints: arguments of the model that came from its data, by name."""
 
+DECODING = "decoding"
+"""Key of a checkpoint: how the files of its data were decoded."""
+
 
 def plain(value: Any) -> Any:
     """Return a value of numbers, texts, lists and dictionaries, as a checkpoint and JSON can hold it.
@@ -28,10 +31,6 @@ def plain(value: Any) -> Any:
     if value is None:
         return None
     raise TypeError(f"got a {type(value).__name__}")
-
-
-DECODING = "decoding"
-"""Key of a checkpoint: how the files of its data were decoded."""
 
 
 class BatchCount(NamedTuple):

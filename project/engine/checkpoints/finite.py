@@ -23,10 +23,8 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (
-            not isinstance(outputs, Mapping) or "loss" not in outputs
-        ):  # a step of manual optimization may return nothing
-            return
+        if not isinstance(outputs, Mapping) or "loss" not in outputs:
+            return  # A step of manual optimization may return nothing.
         loss = outputs["loss"].detach()
         zero = loss - loss  # It is NaN if the loss is infinite or NaN, and takes one operation.
         self._zero = zero if self._zero is None else self._zero + zero

@@ -106,10 +106,11 @@ class ImageFiles:
         rows = indices if self._rows is None else self._rows[indices]
         boxes = crop.boxes(self.sizes[rows].long(), request.keys)
         places = [(self.paths[index], tuple(box)) for index, box in zip(rows.tolist(), boxes.tolist(), strict=True)]
+        # Each call holds the whole array: memory is not reused while a call may still write to it.
         calls = [
             threads.submit(partial(_decode, places[first : first + IMAGES_A_CALL], array, first, self.bit_depth))
             for first in range(0, len(places), IMAGES_A_CALL)
-        ]  # Each call holds the whole array: memory is not reused while a call may still write to it.
+        ]
         return Fetched(images.permute(0, 3, 1, 2), self.targets[indices], request.keys), calls
 
 
@@ -124,10 +125,8 @@ def _decode(
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)
-        except (
-            *UNREADABLE,
-            RuntimeError,
-        ) as error:  # RuntimeError: the file has changed, and the box is outside of it.
+        except (*UNREADABLE, RuntimeError) as error:
+            # RuntimeError: the file has changed, and the box is outside of it.
             raise LoadingError(f"cannot read {path}, which could be read when it was checked: {error}") from error
 
 

@@ -161,9 +161,8 @@ def _check(
             image = read_rgb(path, _AS_SMALL_AS_CAN_BE)
             found[place] = (*image.size, image.peak)
         except UNREADABLE as error:
-            if (
-                isinstance(error, OSError) and error.errno is not None
-            ):  # Errors of the system have a number, those of decoders do not.
+            if isinstance(error, OSError) and error.errno is not None:
+                # Errors of the system have a number, those of decoders do not.
                 denied.append(error)
             else:
                 found[place] = " ".join(str(error).split()) or type(error).__name__

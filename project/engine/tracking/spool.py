@@ -63,9 +63,8 @@ class Spool:
             raise FileNotFoundError(log)
         self._lock = FileLock(folder / "lock")
         self._lock.acquire(timeout=wait_s)
-        if (
-            not new and not log.exists()
-        ):  # Its holder has removed it, and acquiring the lock has created the folder again.
+        if not new and not log.exists():
+            # Its holder has removed it, and acquiring the lock has created the folder again.
             with suppress(OSError):
                 (folder / "lock").unlink()
                 folder.rmdir()
