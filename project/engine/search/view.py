@@ -13,6 +13,7 @@ from rich.text import Text
 
 from project.engine.search.study import ERROR, RETRY_OF
 from project.engine.search.trials_table import pruned, short_names
+from project.engine.tracking.names import short
 
 _SHOWN = 5
 _STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
@@ -96,7 +97,7 @@ def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
     else:
         result = f"failed: {trial.user_attrs.get(ERROR, 'unknown reason').partition('; ')[0]}"  # without the remedy
     again = f", {trial.user_attrs[RETRY_OF]} again" if RETRY_OF in trial.user_attrs else ""
-    return f"trial {trial.number}{again}: {result}  ({', '.join(f'{k} {_short(v)}' for k, v in trial.params.items())})"
+    return f"trial {trial.number}{again}: {result}  ({', '.join(f'{k} {short(v)}' for k, v in trial.params.items())})"
 
 
 def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
@@ -112,9 +113,5 @@ def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
     )
     for trial in trials if several else trials[:_SHOWN]:
         values = [f"{value:.4f}" for value in trial.values]
-        table.add_row(str(trial.number), *values, *(_short(trial.params[name]) for name in names))
+        table.add_row(str(trial.number), *values, *(short(trial.params[name]) for name in names))
     return table
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
