@@ -106,10 +106,9 @@ class MLflowLogger(Logger):
         which is not a number before the first validation.
         """
         git_tags, diff = git_state()
-        given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
         experiment = experiments.experiment_id(client, self.experiment_name)
         experiments.describe_experiment(client, experiment, redact(experiment_note))
-        all_tags: dict[str, str] = resolve_tags({**git_tags, **given, **owner_tags()})
+        all_tags: dict[str, str] = resolve_tags({**git_tags, **_redacted(tags), **owner_tags()})
         self.run_name = all_tags.pop(MLFLOW_RUN_NAME, self.run_name)  # MLFLOW_RUN_CONTEXT may name the run.
         run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)
         self.artifact_uri = run.info.artifact_uri
@@ -249,8 +248,7 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_saved_model(self, name: str, tags: Mapping[str, str] = {}) -> None:
         """Log the MLflow model that `model_folder(name)` holds, with the run's scores on its dataset, and tags."""
-        given = {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
-        self._append(model=name, tags=given, dataset=self._dataset)
+        self._append(model=name, tags=_redacted(tags), dataset=self._dataset)
 
     @rank_zero_only
     def log_model_of(self, run_id: str) -> None:
@@ -268,7 +266,7 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags of the run."""
-        self._append(tags={key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()})
+        self._append(tags=_redacted(tags))
 
     @rank_zero_only
     def end(self, status: str) -> None:
@@ -299,6 +297,10 @@ class MLflowLogger(Logger):
         file = self.spool.files / path
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
+
+
+def _redacted(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: redact(value)[:_TAG_LENGTH] for key, value in tags.items()}
 
 
 def _as_texts(settings: Mapping[str, Any]) -> dict[str, str]:
