@@ -110,25 +110,29 @@ class FitParser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]  # argparse has overloads, jsonargparse has none
         self, args: Sequence[str] | None = None, *more: Any, **options: Any
     ) -> Namespace:
-        """Parse options such as `--cutout=8`, also those of a class inside of `--data`.
+        """Parse options such as `--cutout=8`, also those of a class inside of `--data`."""
+        parsed: Namespace = super().parse_args(None if args is None else self._prepared(args), *more, **options)
+        return parsed
+
+    def _prepared(self, args: Sequence[str]) -> Sequence[str]:
+        """Replace options that jsonargparse does not know, such as earlier names.
 
         `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
         """
-        if args is not None and self.settings:
+        if self.settings:
             self._all_options = "--help=all" in args
             if wrong := [arg for arg in args if arg.startswith("--help=") and arg != "--help=all"]:
                 raise ValueError(f"--help: got {wrong[0].removeprefix('--help=')!r}; give --help or --help all")
             chosen = {f"--{name}.help": value for name, value in self.settings.items() if isinstance(value, str)}
             args = [f"{arg}={chosen[arg]}" if arg in chosen else arg for arg in args]
             args = ["--help" if arg == "--help=all" else arg for arg in args]
-        if args is not None and not self.settings:
+        else:
             # jsonargparse passes an option of a class to the parser of the class, and writes `null` as `None`.
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
-        if args is not None and self._renamed:
+        if self._renamed:
             pairs = [arg.removeprefix("--").partition("=") for arg in args]
             args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
-        parsed: Namespace = super().parse_args(args, *more, **options)
-        return parsed
+        return args
 
     @override
     def parse_object(self, obj: Namespace | dict[str, Any], *more: Any, **options: Any) -> Namespace:
