@@ -20,7 +20,7 @@ from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.export_formats import FORMATS, Program, TrainedModel, missing_packages
 from project.engine.inference.export_options import SUFFIXES, output_of, parse_export
 from project.engine.inference.inputs import named_files
-from project.engine.inference.prediction_data import PredictionImages
+from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.loading import Crop
 from project.engine.runtime.startup import update_activity
@@ -30,7 +30,6 @@ from project.engine.training.stop import interruptible_command
 _MOST_IMAGES = 32
 _TOLERANCE = 1e-3
 _LONGEST = 400
-_GIVEN = ("image_size", "in_channels")
 
 
 class ExportJob:
@@ -51,7 +50,7 @@ class ExportJob:
         task = _trained(cli, run)
         given = run.given_by_data
         names, module = task.serving_names(), task.serving_model()
-        if module is None or not names or not set(_GIVEN) <= given.keys():
+        if module is None or not names or not set(GIVEN) <= given.keys():
             raise ValueError(
                 f"run {run.run_id}: {type(task).__name__} declares no model of images to serve; override "
                 "Task.serving_model and Task.serving_names"
@@ -114,9 +113,7 @@ def _on_cpu(run: TrainedRun, images: Sequence[str] | None) -> TrainedRun:
     settings = yaml.safe_load(run.settings)
     settings["trainer"] = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
     if images:
-        given = {name: run.given_by_data[name] for name in _GIVEN if name in run.given_by_data}
-        kind = f"{PredictionImages.__module__}.{PredictionImages.__name__}"
-        settings["data"] = {"class_path": kind, "init_args": {**given, **run.decoding, "batch_size": _MOST_IMAGES}}
+        settings["data"] = files_as_data(run, batch_size=_MOST_IMAGES)
     return run._replace(settings=yaml.safe_dump(settings))
 
 

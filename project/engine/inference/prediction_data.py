@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 
+from project.engine.inference.trained_run import TrainedRun
 from project.engine.loading import BatchLoader, Crop, EpochBatches, UncheckedFiles, Workers
 from project.engine.loading.images import Batch
 from project.engine.loading.square import to_grey
+
+GIVEN = ("image_size", "in_channels")
+"""Arguments of `PredictionImages` that the data of a run gave its model."""
 
 
 class PredictionImages(LightningDataModule):
@@ -55,3 +60,15 @@ class PredictionImages(LightningDataModule):
         if self.in_channels == 1:
             images = to_grey(images)
         return torch.cat([images, images.flip(-1)]) if self.tta else images, indices
+
+
+def files_as_data(run: TrainedRun, **options: Any) -> dict[str, Any]:
+    """Return settings by which files are the data of a run's model.
+
+    Args:
+        run: The run.
+        options: Further arguments of `PredictionImages`.
+    """
+    given = {name: run.given_by_data[name] for name in GIVEN if name in run.given_by_data}
+    kind = f"{PredictionImages.__module__}.{PredictionImages.__name__}"
+    return {"class_path": kind, "init_args": {**given, **run.decoding, **options}}

@@ -16,7 +16,7 @@ from torch import Tensor
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.inputs import named_files
-from project.engine.inference.prediction_data import PredictionImages
+from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
 from project.engine.inference.prediction_options import output_of, parse_prediction
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
@@ -177,8 +177,7 @@ def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:
     Raises:
         ValueError: The inputs of its model are not images.
     """
-    given = run.given_by_data
-    if not {"image_size", "in_channels"} <= given.keys():
+    if not set(GIVEN) <= run.given_by_data.keys():
         raise ValueError(
             f"run {run.run_id}: its checkpoint has no image_size and in_channels, which predictions need; it is not a "
             "task on images, or an earlier version of this project trained it"
@@ -188,18 +187,8 @@ def _for_files(run: TrainedRun, options: Namespace) -> TrainedRun:
     workers = dict(trained_on.get("workers") or {})
     if options.workers is not None:
         workers["num"] = options.workers
-    arguments = {
-        "image_size": given["image_size"],
-        "in_channels": given["in_channels"],
-        "batch_size": options.batch_size or trained_on.get("batch_size") or 64,
-        "workers": workers,
-        **run.decoding,
-        "tta": options.tta,
-    }
-    settings["data"] = {
-        "class_path": f"{PredictionImages.__module__}.{PredictionImages.__name__}",
-        "init_args": arguments,
-    }
+    batch_size = options.batch_size or trained_on.get("batch_size") or 64
+    settings["data"] = files_as_data(run, batch_size=batch_size, workers=workers, tta=options.tta)
     settings["trainer"] = {
         "accelerator": options.accelerator or trainer["accelerator"],
         "devices": 1,
