@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from project.engine.cli.errors import BAD_INPUT
 from project.engine.inference.evaluation_job import open_evaluation
-from project.engine.runtime.launcher import LAUNCHERS
+from project.engine.runtime.launcher import SLURM, TORCHRUN
 
 ONE_DEVICE = ("--strategy=single", "--devices=1", "--trainer.num_nodes=1")
 """Options of an evaluation in one process, because the other processes of the fit end."""
@@ -46,7 +46,7 @@ def _explained(command: str) -> Iterator[None]:
 @contextmanager
 def _without_launcher() -> Iterator[None]:
     """Hide the launcher from this process, because the other processes take no part."""
-    hidden = {name: os.environ.pop(name) for name in LAUNCHERS if name in os.environ}
+    hidden = {name: os.environ.pop(name) for name in (TORCHRUN, SLURM) if name in os.environ}
     try:
         yield
     finally:

@@ -3,8 +3,10 @@
 import os
 from dataclasses import dataclass
 
-LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
-"""Variables by which a process knows that torchrun or SLURM has started it."""
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Variable by which a process knows that torchrun has started it: the id of `--rdzv-id`."""
+SLURM = "SLURM_NTASKS"
+"""Variable by which a process knows that SLURM has started it: the number of processes."""
 _INTERACTIVE = ("bash", "interactive")  # Lightning ignores srun in SLURM jobs with these names
 
 
@@ -34,12 +36,12 @@ def launcher() -> Launcher | None:
     Raises:
         ValueError: Its nodes have different numbers of processes.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if TORCHRUN in os.environ:
         devices, processes = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         return _with_equal_nodes("torchrun", "--nproc-per-node", devices, processes, processes // devices)
-    if "SLURM_NTASKS" not in os.environ or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE:
+    if SLURM not in os.environ or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE:
         return None
-    processes, nodes = int(os.environ["SLURM_NTASKS"]), int(os.environ.get("SLURM_NNODES", 1))
+    processes, nodes = int(os.environ[SLURM]), int(os.environ.get("SLURM_NNODES", 1))
     if processes > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(
             f"SLURM: got --ntasks={processes} without --ntasks-per-node; give both sbatch and srun "
@@ -47,6 +49,11 @@ def launcher() -> Launcher | None:
         )
     devices = int(os.environ.get("SLURM_NTASKS_PER_NODE", processes))
     return _with_equal_nodes("SLURM", "--ntasks-per-node", devices, processes, nodes)
+
+
+def attempt() -> int:
+    """Return how often torchrun has restarted the processes of this run; 0 without torchrun."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def _with_equal_nodes(name: str, option: str, devices: int, processes: int, nodes: int) -> Launcher:

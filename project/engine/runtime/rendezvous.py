@@ -20,7 +20,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
-from project.engine.runtime.launcher import launcher
+from project.engine.runtime.launcher import attempt, launcher
 
 T = TypeVar("T")
 
@@ -52,7 +52,6 @@ class FirstProcess:
         )
         self._first, self._others = environment.global_rank() == 0, started.processes - 1
         self._prints_reason = environment.local_rank() == 0
-        self._attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         if started.name == "SLURM" and started.nodes == 1:
             os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM sets the host's name
         if self._first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -72,7 +71,7 @@ class FirstProcess:
         """
         if self._store is None:
             return make()
-        key = f"attempt {self._attempt}: {name}"
+        key = f"attempt {attempt()}: {name}"
         if not self._first:
             return self._wait(self._store, key)
         try:
@@ -126,7 +125,7 @@ def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:
             return None
         os.environ["MASTER_ADDR"] = _LOOPBACK
         return _serve(_LOOPBACK, environment.main_port) if trainer.is_global_zero else None
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+    if attempt():
         return _replace_store_of_torchrun(trainer.num_nodes)
     return None
 
@@ -135,7 +134,7 @@ def _replace_store_of_torchrun(nodes: int) -> TCPStore | None:
     """Open a new store, because torchrun's store has addresses of dead processes, to which gloo would connect."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     shared = TCPStore(address, port, is_master=False)
-    key = f"port of attempt {os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    key = f"port of attempt {attempt()}"
     served = None
     if os.environ["RANK"] == "0":
         served = _serve(_LOOPBACK if nodes == 1 else "", 0)

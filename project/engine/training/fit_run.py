@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from project.engine.checkpoints import RunCheckpoint, is_within_epoch, newest_checkpoint, use_folder
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.failure import RunNote
+from project.engine.runtime.launcher import TORCHRUN
 from project.engine.runtime.output import lost_output
 from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
@@ -77,7 +78,7 @@ def open_run(
         if cli.trainer.is_global_zero:
             print_interrupted(run.how_to_resume())
         # A process that Lightning started must exit with 0 after all ranks have agreed to stop.
-        if not cli.trainer.is_global_zero and interrupts.agreed and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if not cli.trainer.is_global_zero and interrupts.agreed and TORCHRUN not in os.environ:
             sys.exit(0)
         raise
     except Exception as error:

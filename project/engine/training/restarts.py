@@ -3,6 +3,7 @@
 import logging
 import os
 
+from project.engine.runtime.launcher import TORCHRUN, attempt
 from project.engine.tracking import experiments, store
 from project.engine.tracking.owner import PREFIX, owner_tags
 
@@ -15,7 +16,7 @@ RUN_ID_VARIABLE = "PROJECT_RUN_ID"
 
 def launch_tag() -> dict[str, str]:
     """Return a tag that all attempts of one `torchrun` share; empty if torchrun did not start this process."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    name = os.environ.get(TORCHRUN)
     if name is None:
         return {}
     if name == "none" and os.environ["GROUP_WORLD_SIZE"] != "1":
@@ -32,7 +33,7 @@ def run_before_restart() -> str | None:
     """
     if run_id := os.environ.get(RESTART_OF):
         return run_id
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) == 0:
+    if attempt() == 0:
         return None
     if not (tag := launch_tag()):
         _log.warning("torchrun has no --rdzv-id, so nodes cannot find their earlier run; a new run starts")
