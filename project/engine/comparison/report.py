@@ -14,6 +14,7 @@ from project.engine.comparison.paired import SIGNIFICANT
 from project.engine.comparison.runs import ComparedRun
 from project.engine.comparison.scores import BOOTSTRAP, Score
 from project.engine.evaluation import RESAMPLES, SEED
+from project.engine.tracking.description import markdown_row
 from project.engine.tracking.recorded import ABSENT, Difference, Recorded
 
 KINDS = ("settings", *Recorded._fields)
@@ -91,7 +92,14 @@ def write_markdown(compared: Comparison, to: Path, picture: str) -> None:
     for run in compared.runs:
         lines.append(f"- `{run.label}` {run.run.info.run_name}, {run.run.info.status}, `{run.id}`")
     for title, columns, rows in _tables(compared):
-        lines += ["", f"## {title.capitalize()}", "", _line(columns), _line(["---"] * len(columns)), *map(_line, rows)]
+        lines += [
+            "",
+            f"## {title.capitalize()}",
+            "",
+            markdown_row(columns),
+            markdown_row(["---"] * len(columns)),
+            *map(markdown_row, rows),
+        ]
     texts = (compared.same, compared.explanation, *compared.notes, f"![Learning curves]({picture})")
     lines += [part for text in texts if text for part in ("", text)]
     to.write_text("\n".join([*lines, "", f"<{compared.page}>", ""]), encoding="utf-8")
@@ -143,7 +151,3 @@ def _p_text(p_value: float) -> str:
 
 def _exact(value: float | None) -> str:
     return "" if value is None else repr(float(value))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

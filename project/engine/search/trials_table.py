@@ -9,6 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
+from project.engine.tracking.description import markdown_row
 from project.engine.tracking.names import short
 from project.engine.tracking.tags import STATE
 
@@ -88,14 +89,14 @@ def markdown_table(
         return ""
     names = parameter_names(trials)
     header = ["trial", "state", *metrics, *short_names(names), "run"]
-    lines = [_row(header), _row(["---"] * len(header))]
+    lines = [markdown_row(header), markdown_row(["---"] * len(header))]
     for trial in trials[:most]:
         values = [f"{value:.4f}" for value in latest_values(trial)]
         values += [""] * (len(metrics) - len(values))
         parameters = [short(trial.params.get(name, "")) for name in names]
         run_id = trial.user_attrs.get(RUN_ID)
         lines.append(
-            _row([str(trial.number), progress(trial), *values, *parameters, address(run_id) if run_id else ""])
+            markdown_row([str(trial.number), progress(trial), *values, *parameters, address(run_id) if run_id else ""])
         )
     if len(trials) > most:
         lines += ["", f"{len(trials) - most} more trials are in study/trials.csv."]
@@ -131,7 +132,3 @@ def _rank(study: optuna.Study, trial: FrozenTrial) -> tuple[int, float, int]:
     values = latest_values(trial)
     sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
     return _ORDER.index(trial.state), sign * values[0] if values else 0, trial.number
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -117,14 +117,17 @@ def _paragraphs(*parts: str) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     cells = ([_cell(first), *(f"{_GAP}{_cell(value)}" for value in rest)] for first, *rest in rows)
-    lines = [columns, ["---"] * len(columns), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(map(markdown_row, [columns, ["---"] * len(columns), *cells]))
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table; a cell with lines becomes one line."""
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
 
 
 def _cell(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else short(value)
-    text = text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
-    return " ".join(text.replace("|", "\\|").split())
+    return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
 
 
 def _wrapped(command: str) -> str:
