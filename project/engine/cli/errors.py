@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from textwrap import shorten
+
+from project.engine.runtime.failure import shortened
 
 BAD_INPUT = 2
-_LONGEST = 400
 _OF_LIBRARIES = {
     "mlflow.exceptions": "MlflowException",
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",
@@ -20,7 +20,7 @@ def exit_on_bad_input() -> Iterator[None]:
     try:
         yield
     except _bad_input() as error:
-        print(f"error: {shorten(str(error), _LONGEST, placeholder=' …')}", file=sys.stderr)
+        print(f"error: {shortened(str(error))}", file=sys.stderr)
         sys.exit(BAD_INPUT)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from textwrap import shorten
 from typing import NoReturn
 
 import torch
@@ -23,13 +22,13 @@ from project.engine.inference.inputs import named_files
 from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.loading import Crop
+from project.engine.runtime.failure import shortened
 from project.engine.runtime.startup import update_activity
 from project.engine.task import Task
 from project.engine.training.stop import interruptible_command
 
 _MOST_IMAGES = 32
 _TOLERANCE = 1e-3
-_LONGEST = 400
 
 
 class ExportJob:
@@ -84,7 +83,7 @@ class ExportJob:
 
     def _fail(self, reason: str) -> NoReturn:
         """Print the reason, and exit with 1."""
-        print(f"error: {shorten(reason, _LONGEST, placeholder=' …')}; nothing is written", file=sys.stderr)
+        print(f"error: {shortened(reason)}; nothing is written", file=sys.stderr)
         sys.exit(1)
 
     @torch.no_grad()

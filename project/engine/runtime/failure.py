@@ -19,6 +19,11 @@ _NOT_OF_THE_USER = tuple(
 _FRAME_IN_MESSAGE = re.compile(r'^ *File "(.+)", line (\d+), in (\S+)$', re.MULTILINE)
 
 
+def shortened(text: str) -> str:
+    """Return a text on one line that is short enough for a terminal."""
+    return shorten(text, _LONGEST, placeholder=" …")
+
+
 class RunNote(str):
     """Lines about the run of an error: its id, its whole traceback, and how to resume it.
 
@@ -61,7 +66,7 @@ def _sentence(error: BaseException, frames: list[FrameSummary]) -> str:
     if _FRAME_IN_MESSAGE.search(message):  # its last line is the error
         message = message.splitlines()[-1].removeprefix(f"{kind}: ")
     named = f"{kind}: {message}" if frames or not _is_ours(error) else message
-    return f"error: {where}{shorten(named, _LONGEST, placeholder=' …')}"
+    return f"error: {where}{shortened(named)}"
 
 
 def _user_frames(error: BaseException) -> list[FrameSummary]:
