@@ -3,10 +3,8 @@
 import os
 from dataclasses import dataclass
 
-TORCHRUN = "TORCHELASTIC_RUN_ID"
-"""Variable by which a process knows that torchrun has started it: the id of `--rdzv-id`."""
-SLURM = "SLURM_NTASKS"
-"""Variable by which a process knows that SLURM has started it: the number of processes."""
+TORCHRUN, SLURM = "TORCHELASTIC_RUN_ID", "SLURM_NTASKS"
+"""Variables by which a process knows that torchrun or SLURM has started it."""
 _INTERACTIVE = ("bash", "interactive")  # Lightning ignores srun in SLURM jobs with these names
 
 
