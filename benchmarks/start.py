@@ -6,9 +6,8 @@ python -m benchmarks.start --quick
 
 In each round, all commands run one after the other, in a folder with an empty store: first `import lightning, mlflow`,
 the peer of all. The first round is not counted; it brings all files into the cache. Prints the lines of
-benchmarks/lines.py and a table of the times relative to the peer. The fit of digits also imports scikit-learn, which
-the fit of random data does not need. All are also measured in seconds of the processor, which other programs disturb
-less.
+benchmarks/lines.py and a table of the times relative to the peer. All are also measured in seconds of the processor,
+which other programs disturb less.
 """
 
 import os
