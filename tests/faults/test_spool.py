@@ -190,7 +190,8 @@ def test_a_folder_that_vanishes_ends_no_training_and_loses_no_record(workplace: 
     assert logger.spool is not None
     for step in range(3):
         logger.log_metrics({"loss": 1.0}, 2 * step)
-        shutil.rmtree(logger.spool.folder)
+        # It vanishes in one operation; the heartbeat would write files while they are removed one by one.
+        shutil.rmtree(logger.spool.folder.rename(f"vanished-{step}"))
         logger.log_metrics({"loss": 1.0}, 2 * step + 1)
         if step:  # At first the folder is missing; later the heartbeat has created it again.
             logger.spool.beat()
