@@ -180,7 +180,7 @@ def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
     evaluate([example_runs.tabular])
     found = client.get_run(example_runs.tabular).data.metrics
     assert found["eval/val_accuracy"] == found["best/val_accuracy"]
-    assert "the evaluation lacks, because the model does not declare it: intervals" in capsys.readouterr().out
+    assert "the evaluation lacks what the model does not declare: intervals" in capsys.readouterr().out
 
 
 @pytest.mark.faults

@@ -41,7 +41,7 @@ def print_scores(metrics: Mapping[str, float], added: Evaluation, split: str, pr
             console.print(table)
     if added.absent:
         console.print(
-            f"the evaluation lacks, because the model does not declare it: {', '.join(added.absent)}", soft_wrap=True
+            f"the evaluation lacks what the model does not declare: {', '.join(added.absent)}", soft_wrap=True
         )
 
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact
-from project.engine.tracking.tags import COMMIT, DEVICES, DIRTY
+from project.engine.tracking.tags import CHANGED, COMMIT, DEVICES, DIRTY
 
 ABSENT = "—"
 """Text of a value that a run does not have."""
@@ -45,6 +45,7 @@ class Recorded(NamedTuple):
     packages: Facts
     data: Facts
     devices: Facts
+    resumption: Facts
 
     @classmethod
     def of(cls, client: MlflowClient, run: Run) -> "Recorded":
@@ -62,6 +63,7 @@ class Recorded(NamedTuple):
             package_facts(artifact_text(client, run_id, PACKAGES)),
             data,
             {DEVICES: tags[DEVICES]} if DEVICES in tags else {},
+            _resumption_facts([tag.removeprefix(CHANGED) for tag in tags if tag.startswith(CHANGED)]),
         )
 
     @classmethod
@@ -73,7 +75,9 @@ class Recorded(NamedTuple):
             devices: Number and kind of the devices.
         """
         tags, diff = git_state()
-        return cls(_code_facts(tags, redact(diff)), package_facts(packages()), data, {DEVICES: devices})
+        return cls(
+            _code_facts(tags, redact(diff)), package_facts(packages()), data, {DEVICES: devices}, _resumption_facts([])
+        )
 
 
 def data_facts(name: str, digest: str, sizes: Mapping[str, object]) -> Facts:
@@ -111,6 +115,11 @@ def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
     with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
         return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
     return ""
+
+
+def _resumption_facts(changed: Sequence[str]) -> Facts:
+    """Return the settings that changed when the run was resumed; its earlier steps had other values."""
+    return {"changed settings": ", ".join(sorted(changed)) or "none"}
 
 
 def _code_facts(tags: Facts, diff: str) -> Facts:

@@ -167,4 +167,4 @@ def _undeclared(job: Job) -> list[str]:
     if not isinstance(job.model, Task):
         lacking += ["a model for MLflow to serve"]
     names = f"{type(job.datamodule).__name__} and {type(job.model).__name__}"
-    return [f"{names} do not declare, so the run lacks: {', '.join(lacking)}"] if lacking else []
+    return [f"the run lacks what {names} do not declare: {', '.join(lacking)}"] if lacking else []

@@ -103,11 +103,15 @@ class Interrupts(Callback):
 
     @contextmanager
     def as_interruption(self) -> Iterator[None]:
-        """Raise Interrupted instead of another error that an interrupted library raises while it cleans up."""
+        """Raise Interrupted instead of an error after a signal.
+
+        An interrupted library raises errors while it cleans up. A signal to a process group also ends the processes
+        that a step waits for, such as a compiler.
+        """
         try:
             yield
         except Exception as error:
-            if self._raised:
+            if self._raised or self.signum:
                 raise Interrupted(self.signum) from error
             raise
 

@@ -35,6 +35,14 @@ class Interrupts(Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+class InterruptedStep(Interrupts):
+    """A callback whose step fails after the signal, as one does that waits for a compiler in the process group."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        raise RuntimeError("the compiler was killed")
+
+
 class InterruptedCheck(Tiny):
     """Data whose preparation, such as a download, is interrupted by Ctrl-C."""
 
@@ -128,8 +136,9 @@ def test_a_signal_before_the_run_ends_in_one_line(
 
 @pytest.mark.parametrize(("callback", "options", "outcome"), [
     (Interrupts(), [], "continue with: python -m project.fit --resume RUN"),
+    (InterruptedStep(), [], "the run has no checkpoint to resume from yet"),
     (Interrupts(), ["--trainer.logger=false"], "the run is not tracked, and cannot be resumed"),
-], ids=["training", "untracked"])  # fmt: skip
+], ids=["training", "failed step", "untracked"])  # fmt: skip
 def test_a_signal_in_training_ends_in_one_line(
     callback: Callback, options: list[str], outcome: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

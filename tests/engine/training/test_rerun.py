@@ -65,6 +65,7 @@ def test_a_rerun_names_what_has_changed_since_then(workplace: Path, capsys: pyte
     )
     client.set_tag(first, "git.commit", "abc")
     client.set_tag(first, "devices", "8 CUDA")
+    client.set_tag(first, "resumed.trainer.max_epochs", "2")
     capsys.readouterr()
     main(["--rerun", first[:12], f"--data={__name__}.Brighter", "--model.optimizer.lr=0.03"])
     output, second = capsys.readouterr().out, newest(workplace)
@@ -73,5 +74,6 @@ def test_a_rerun_names_what_has_changed_since_then(workplace: Path, capsys: pyte
     assert "samples of" not in output
     assert "warning: other packages: torch 1.0 -> " in output
     assert "warning: other devices: devices 8 CUDA -> 1 CPU" in output
+    assert "warning: other resumption: changed settings trainer.max_epochs -> none" in output
     assert client.get_run(second).data.params["model.optimizer.lr"] == "0.03"  # An option changes the settings.
     assert client.get_run(second).data.params["trainer.max_epochs"] == "2"
