@@ -123,7 +123,7 @@ def _typed(command: CommandLine) -> list[tuple[str, str]]:
 
 
 def with_file(message: str, command: CommandLine) -> str:
-    """Return the error of an option, after the file that contains the option unless the command line contains it."""
+    """Put the name of a file before an error, if its option is in this file and not on the command line."""
 
     def concerns(settings: Iterable[tuple[str, str]]) -> bool:
         names = [f"{name.removesuffix('+')}." for name, _ in settings]

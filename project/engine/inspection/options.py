@@ -1,12 +1,12 @@
 """The command line of `project.describe`."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.command_parser import CommandParser
+from project.engine.cli.nearest import question
 from project.engine.cli.output_file import output_file
 
 _SUFFIXES = (".csv", ".parquet")
@@ -54,7 +54,6 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
     for option in options:
         name = option.partition("=")[0]
         if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
-            if nearest := get_close_matches(name[2:], _NAMES, n=1):
-                parser.error(f"unknown option {name}; did you mean --{nearest[0]}?")
-            parser.error(f"{name}: only data are described; the options are {_OPTIONS}, --output FILE")
+            hint = question(name[2:], _NAMES)
+            parser.error(f"{name}{hint}: only data are described; the options are {_OPTIONS}, --output FILE")
     return DescribeOptions(CommandLine.parse(options, _NAMES), own.output)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
 from tiny import TINY, Tiny
 
@@ -142,8 +143,10 @@ def test_a_signal_before_the_run_ends_in_one_line(
 def test_a_signal_in_training_ends_in_one_line(
     callback: Callback, options: list[str], outcome: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         main([*OPTIONS, *options, "--trainer.enable_progress_bar=false"], [callback])
+    assert end.value.code == 143
+    assert [run.info.status for run in Fit(workplace, 143, "").runs] == ([] if options else ["KILLED"])
     run = next(path.name for path in (workplace / "mlruns/checkpoints").iterdir())
     assert capsys.readouterr().err == f"interrupted; {outcome.replace('RUN', run)}\n"
 
