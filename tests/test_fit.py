@@ -133,10 +133,12 @@ def test_two_processes_leave_the_same_results_as_one(strategy: str, main_job: Fi
 
 
 YAMLS = [(group, name) for group in config_groups.GROUPS for name in config_groups.choices(group)]
-TWO_PROCESSES = [("strategy", "ddp"), ("strategy", "fsdp")]
+# The fit with two processes, the main job and the experiments run these.
+TESTED = [("strategy", "ddp"), ("strategy", "fsdp"), *config_groups.DEFAULTS.items(), ("data", "cifar10"),
+          ("model", "torchvision"), ("model", "whitened_cnn")]  # fmt: skip
 
 
-@pytest.mark.parametrize(("group", "name"), [one for one in YAMLS if one not in TWO_PROCESSES])
+@pytest.mark.parametrize(("group", "name"), [one for one in YAMLS if one not in TESTED])
 def test_every_yaml_runs_a_batch(
     group: str, name: str, workplace: Path, datasets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
