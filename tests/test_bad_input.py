@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from commands import free_port
 from conftest import count_runs, write_folder
-from tiny import TINY, TinyNet
+from tiny import TINY, Tiny, TinyNet
 from torch import nn
 
+from project.engine.checkpoints import RunCheckpoint
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.trainer_checks import check_settings
+from project.engine.loading import Augmentation, Workers
 from project.engine.training.callbacks import build_fit
 from project.fit import main
+from project.models import CNN
 
 BAD_OPTIONS = [
     (["--model.metrics.f1", "torchmetrics.MeanAbsoluteError"], "--model.metrics: does not fit the outputs (2, 10)"),
@@ -22,20 +25,11 @@ BAD_OPTIONS = [
     (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
-    (["--trainer.max_epoch", "3"], "did you mean --trainer.max_epochs?"),
-    (["--model.net.dropot", "0.3"], "did you mean --model.net.dropout?"),
     (["--model.optimiser", "SGD"], "did you mean --model.optimizer?"),
-    (["--data.batch_siz", "3"], "did you mean --data.batch_size?"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
-    (["--data.image_size", "abc"], "--data.image_size: got 'abc'; expected one of int"),
-    (["--data.image_size", "100000"], "it must be 4096 or less"),
     (["--data.channels", "2"], "--data.channels: got '2'; expected one of 1, 3"),
     (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),
-    (["--data.cutout", "-1"], "data.augmentation.cutout: got -1; it must be 0 or more"),
-    (["--data.augmentation.cutot", "3"], "did you mean --data.augmentation.cutout?"),
     (["--data.augmentation.extra", "mine.Noise"], "got 'mine.Noise'; expected a list, such as [mine.Noise]"),
-    (["--data.workers.num", "-1"], "data.workers.num: got -1; it must be 0 or more"),
-    (["--data.class_path", "nope.Nope"], "got 'nope.Nope', but there is no module named 'nope'"),
     (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: got 'nan'; expected float"),
     (
         ["--data.augmentation.horizontal_flip", "sometimes"],
@@ -45,7 +39,6 @@ BAD_OPTIONS = [
     (["--groups.data", "mnist"], "give --data NAME"),
     (["--trainer.logger", "MLFlowLogger"], "--trainer.logger: got MLFlowLogger, but each run is in MLflow already"),
     (["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "."], "tensorboard"),
-    (["--checkpoint.every_n_epochs", "0"], "it must be 1 or more"),
     (["--precision", "transformer-engine"], "needs the package transformer_engine"),
     (["surplus"], "unknown argument 'surplus'"),
     (["--data.batch_size"], "--data.batch_size: got no value; give --data.batch_size VALUE"),
@@ -54,13 +47,10 @@ BAD_OPTIONS = [
     (["--max_epochs", "-1"], "got -1, which sets no end,"),
     (["--trainer.limit_val_batches", "0"], "chosen by val/accuracy"),
     (["--checkpoint.monitor", "val/los"], "val/loss"),
-    (["--data.image_size", "0"], "it must be 1 or more"),
-    (["--max_epochs", "three"], "--trainer.max_epochs: got 'three'; expected one of int"),
     (["--max_epochs", "1e1"], "--trainer.max_epochs: got '1e1'; expected one of int, null"),
     (["--checkpoint.every_n_epochs", "1.50"], "--checkpoint.every_n_epochs: got '1.50'; expected int"),
     (["--data.batch_size", "true"], "--data.batch_size: got 'true'; expected int"),
     (["--model.net.widths", "[8, 1e1]"], "--model.net.widths: got '1e1'; expected int"),
-    (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: got 'fast'; expected float"),
     (["--data.batch_size", "null"], "--data.batch_size: got null; expected int"),
     (["--tracking", "4"], "unknown option --tracking; it has the options --tracking.asynchronous"),
     (["--data.augmentation", "null"], "--data.augmentation: got null; expected settings, each with its name"),
@@ -68,17 +58,13 @@ BAD_OPTIONS = [
     (["--model.optimizer.lr", "null"], "--model.optimizer.lr: got null; expected float"),
     (["--trainer.inference_mode", "null"], "--trainer.inference_mode: got 'null'; expected bool"),
     (["--model.lr_schedule", "null"], "--model.lr_schedule: got null; expected the path of a class"),
-    (["--model.net.kernel_size", "wide"], "wide"),
-    (["--model.optimizer", "Adamm"], "got 'Adamm'"),
     (["--model.optimizer.lr", "-1"], "-1"),
     (["--model.label_smoothing", "1.5"], "must be in [0, 1)"),
-    (["--model.lr_schedule.warmup", "1.5"], "must be in [0, 1)"),
-    (["--model.lr_schedule", "ExponentialLR"], "'ExponentialLR', which needs a value for --model.lr_schedule.gamma"),
     (["--model.lr_schedule", "StepLR", "--model.lr_schedule.stepsize", "9"], "mean --model.lr_schedule.step_size?"),
     (["--model.lr_schedule", "StepLR", "--model.lr_schedule.step_size", "0"], "model.lr_schedule: got {'step_size': 0"),
-    (["--model.lr_schedule", "ReduceLROnPlateau"], "ReduceLROnPlateau cannot be used, as it follows a metric"),
     (["--model.lr_schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau"], "as it follows a metric"),
     (["--model.lr_schedule", "SequentialLR"], "SequentialLR cannot be used, as its arguments are schedules"),
+    (["--model.lr_schedule.warmup", "1.5"], "must be in [0, 1)"),
     (["--model.lr_schedule.total_steps", "9"], "total_steps: got 9; it is always the length of the training"),
     (["--data", "nist"], "did you mean mnist?); configs/data has cifar10, digits, fashion_mnist, image_folder, mnist"),
     (["--model", "rsnet18"], "did you mean resnet18?"),
@@ -96,17 +82,12 @@ BAD_OPTIONS = [
     (["--rerun", "latest", "--resume", "latest"], "give one of them"),
     (["--data", "mnist", "--data.root", "nowhere"], "MNIST is not complete under 'nowhere'"),
     (["--data", "image_folder", "--data.root", "nowhere"], "expected ROOT/train/CLASS/*.jpg"),
-    (["--data.batch_size", "1.5"], "--data.batch_size: got '1.5'; expected int"),
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
-    (["--data.batch_size", "0"], "it must be 1 or more"),
     (["--model.net", "test_bad_input.Normed", "--data.batch_size", "1"], "batches of 1 of the 1,293 samples of train"),
     (["--model.net", "test_bad_input.Normed", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
-    (["--model.net.dropout", "2"], "dropout in [0, 1)"),
-    (["--data.val_fraction", "1"], "between 0 and 1"),
     (["--data.image_size", "8"], "takes 16 or more pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),
-    (["--strategy", "ddp", "--devices", "0"], "0"),
     (["--trainer.accelerator", "tpu"], "got tpu"),
     (["--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
@@ -122,7 +103,6 @@ BAD_OPTIONS = [
         ],
         "overwrite gradients",
     ),
-    (["--strategy", "fsdp", "--trainer.num_nodes", "2"], "nothing started processes on other nodes"),
     (["--precision", "17"], "got '17'"),
 ]
 # If no option is similar enough, the message lists the options of that class.
@@ -142,21 +122,17 @@ UNKNOWN_OPTIONS = [
     (["--trainer.grapes", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
-    (["--modle.net.dropout", "0.3"], "did you mean --model.net.dropout?"),
     (["--experimnt", "x"], "did you mean --experiment?"),
     (["--data", "image_folder", "--data.rot", "x"], "did you mean --data.root?"),
     (
         ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"],
         "did you mean --trainer.callbacks.monitor?",
     ),
-    (["--trainer.callbacks=EarlyStopping"], "'EarlyStopping', which needs a value for --trainer.callbacks.monitor"),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
 # Without a check, these settings of the tiny fit would fail after the first step or after training.
 IMPOSSIBLE_TRAININGS = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
-    (["--trainer.max_time", "{second: 3}"], "{'second': 3}\"; expected DD:HH:MM:SS"),
-    (["--trainer.val_check_interval", "soon"], "got 'soon'; expected a number of batches, a fraction of an epoch, or"),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.duration=soon"], "error: `Timer(duration='soon')` is not"),
     (["--trainer.limit_train_batches", "0.01"], "leaves none of the 4 batches of train"),
     (["--trainer.limit_val_batches", "0.1"], "leaves none of the 2 batches of val"),
@@ -184,6 +160,8 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("max_steps", 0, "got 0, which trains nothing"),
     ("max_time", "soon", "got 'soon'; expected DD:HH:MM:SS, such as 00:12:00:00"),
     ("max_time", "00:00:00:00", "which trains nothing"),
+    ("max_time", {"second": 3}, "{'second': 3}\"; expected DD:HH:MM:SS"),
+    ("val_check_interval", "soon", "got 'soon'; expected a number of batches, a fraction of an epoch, or"),
     ("limit_train_batches", 0, "got 0, which trains nothing"),
     ("min_epochs", 20, "ends at --trainer.max_epochs 10"),
     ("gradient_clip_val", -1, "it must be 0 or more"),
@@ -191,6 +169,17 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("num_sanity_val_steps", -5, "it must be -1 or more"),
     ("log_every_n_steps", -1, "it must be 0 or more"),
     ("profiler", "xla", "needs the package torch_xla"),
+]
+# Constructors refuse these, as one refuses `--model.label_smoothing 1.5`.
+IMPOSSIBLE_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
+    (lambda: Augmentation(cutout=-1), "data.augmentation.cutout: got -1; it must be 0 or more"),
+    (lambda: Workers(num=-1), "data.workers.num: got -1; it must be 0 or more"),
+    (lambda: Tiny(image_size=0), "data.image_size: got 0; it must be 1 or more"),
+    (lambda: Tiny(image_size=100_000), "data.image_size: got 100000; it must be 4096 or less"),
+    (lambda: Tiny(batch_size=0), "data.batch_size: got 0; it must be 1 or more"),
+    (lambda: Tiny(val_fraction=1), "data.val_fraction: got 1; it must be between 0 and 1"),
+    (lambda: CNN(10, 1, 32, dropout=2), "dropout in [0, 1)"),
+    (lambda: RunCheckpoint(every_n_epochs=0), "--checkpoint.every_n_epochs: got 0; it must be 1 or more"),
 ]
 BAD_OPTIONS += UNKNOWN_OPTIONS + [([*TINY, *options], message) for options, message in IMPOSSIBLE_TRAININGS]
 
@@ -239,6 +228,12 @@ def test_an_error_in_the_module_of_a_class_is_reported(
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])
 def test_a_bad_option_exits_with_a_short_message(options: list[str], message: str, refused: Callable[..., str]) -> None:
     assert message in refused(*options)
+
+
+@pytest.mark.parametrize(("make", "message"), IMPOSSIBLE_ARGUMENTS)
+def test_impossible_arguments_are_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
 
 
 def test_impossible_settings_of_the_trainer_are_refused(workplace: Path) -> None:

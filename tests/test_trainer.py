@@ -10,16 +10,19 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch.callbacks
 import pytest
 import torch
 from conftest import ROOT, Fit, count_runs
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from tiny import TINY, Tiny
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.trainer_checks import check_callbacks, check_settings
+from project.engine.training.callbacks import build_fit
 from project.fit import main
 
 BATCHES, EPOCHS = 4, 2
@@ -103,6 +106,14 @@ class Works:
 
 
 @dataclass
+class Checked:
+    """A callback or a value of an option, which a check refuses before data and model are made, and its message."""
+
+    given: object
+    message: str
+
+
+@dataclass
 class Refused:
     """Options, and a part of the error message."""
 
@@ -128,7 +139,7 @@ def called(trainer: Trainer, pl_module: LightningModule) -> None:
 # Every loss is below 100, so training stops at the end of the first epoch.
 STOP = with_callback("EarlyStopping", monitor="val/loss", stopping_threshold=100)
 
-OPTIONS: dict[str, Works | Refused] = {
+OPTIONS: dict[str, Works | Checked | Refused] = {
     "accelerator": Works(["--trainer.accelerator=cpu"], lambda s: s.model.device.type, "cpu", group="untracked"),
     "strategy": Works(
         ["--strategy=ddp", "--devices=1"], lambda s: type(s.trainer.strategy).__name__, "DDPStrategy", group="ddp"
@@ -138,34 +149,43 @@ OPTIONS: dict[str, Works | Refused] = {
     "precision": Works(
         ["--precision=64-true"], lambda s: s.model.net.head.weight.dtype, torch.float64, group="untracked"
     ),
-    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, tracked=True),
+    "logger": Works(["--trainer.logger=false"], lambda s: len(s.fit.runs), 0, group="untracked"),
     "callbacks": Works(with_callback("test_trainer.Seen"), lambda s: s.has(Seen), 2, group="untracked"),
     "fast_dev_run": Works(["--trainer.fast_dev_run=3"], lambda s: (s.steps, len(s.fit.runs)), (3, 0), tracked=True),
     "max_epochs": Works(["--max_epochs=3"], lambda s: len(s.train), 3, group="clipped"),
-    "min_epochs": Works([*STOP, "--max_epochs=4", "--trainer.min_epochs=3"], lambda s: len(s.train), 3),
+    "min_epochs": Works(
+        [*STOP, "--max_epochs=4", "--trainer.min_epochs=3"], lambda s: len(s.train), 3, group="stopped"
+    ),
     "max_steps": Works(["--trainer.max_steps=3"], lambda s: s.steps, 3),
     "min_steps": Works([*STOP, "--max_epochs=4", "--trainer.min_steps=6"], lambda s: s.steps, 6),
     "max_time": Works(
-        ["--max_epochs=2000", '--trainer.max_time={"milliseconds": 200}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
+        ["--max_epochs=2000", '--trainer.max_time={"milliseconds": 20}'], lambda s: 0 < s.steps < 2000 * BATCHES, True
     ),
     "limit_train_batches": Works(["--trainer.limit_train_batches=2"], lambda s: s.steps, 2 * EPOCHS, group="ddp"),
     "limit_val_batches": Works(
         ["--trainer.limit_val_batches=1"], lambda s: s.batches["validate"], EPOCHS, group="untracked"
     ),
     "limit_test_batches": Works(["--trainer.limit_test_batches=1"], lambda s: s.batches["test"], 1, group="untracked"),
-    "limit_predict_batches": Refused(["--trainer.limit_predict_batches=1"], "does not predict"),
+    "limit_predict_batches": Checked(1, "does not predict"),
     "overfit_batches": Works(
-        ["--trainer.overfit_batches=2"], lambda s: (s.train[0] == s.train[1], len(s.train[0])), (True, 2)
+        ["--trainer.overfit_batches=2"],
+        lambda s: (s.train[0] == s.train[1], len(s.train[0])),
+        (True, 2),
+        group="overfit",
     ),
-    "val_check_interval": Works(["--trainer.val_check_interval=2"], lambda s: s.validated, [2, 4, 6, 8]),
-    "check_val_every_n_epoch": Works(["--trainer.check_val_every_n_epoch=2"], lambda s: s.validated, [8]),
+    "val_check_interval": Works(
+        ["--trainer.val_check_interval=2"], lambda s: s.validated, [2, 4, 6, 8, 10, 12], group="clipped"
+    ),
+    "check_val_every_n_epoch": Works(
+        ["--trainer.check_val_every_n_epoch=2"], lambda s: s.validated, [2 * EPOCHS], group="overfit"
+    ),
     "num_sanity_val_steps": Works(
         ["--trainer.num_sanity_val_steps=1"], lambda s: s.batches["sanity"], 1, group="untracked"
     ),
     "log_every_n_steps": Works(
         ["--trainer.log_every_n_steps=2"], lambda s: len(s.history("train/loss")), 4, tracked=True, group="tracked"
     ),
-    "enable_checkpointing": Refused(["--trainer.enable_checkpointing=false"], "the test needs the best checkpoint"),
+    "enable_checkpointing": Checked(False, "the test needs the best checkpoint"),
     "enable_progress_bar": Works(
         ["--trainer.enable_progress_bar=true"], lambda s: s.has(LightningProgressBar), 1, group="untracked"
     ),
@@ -212,7 +232,7 @@ OPTIONS: dict[str, Works | Refused] = {
         group="tracked",
     ),
     "detect_anomaly": Works(["--trainer.detect_anomaly=true"], lambda s: s.anomaly, True, group="untracked"),
-    "barebones": Refused(["--trainer.barebones=true"], "without checkpoints and metrics"),
+    "barebones": Checked(True, "without checkpoints and metrics"),
     "plugins": Works(
         ["--trainer.precision=null", "--trainer.plugins=DoublePrecision"],
         lambda s: s.model.net.head.weight.dtype,
@@ -220,23 +240,19 @@ OPTIONS: dict[str, Works | Refused] = {
         group="double",
     ),
     "sync_batchnorm": Refused(["--trainer.sync_batchnorm=true"], "several GPUs"),
-    "reload_dataloaders_every_n_epochs": Refused(
-        ["--trainer.reload_dataloaders_every_n_epochs=1"], "every epoch has a new order"
-    ),
-    "default_root_dir": Refused(["--trainer.default_root_dir=elsewhere"], "mlruns/"),
-    "enable_autolog_hparams": Refused(
-        ["--trainer.enable_autolog_hparams=false"], "a run's parameters are its settings"
-    ),
-    "model_registry": Refused(["--trainer.model_registry=mine"], "MLflow is the registry"),
+    "reload_dataloaders_every_n_epochs": Checked(1, "every epoch has a new order"),
+    "default_root_dir": Checked("elsewhere", "mlruns/"),
+    "enable_autolog_hparams": Checked(False, "a run's parameters are its settings"),
+    "model_registry": Checked("mine", "MLflow is the registry"),
 }
 
-CALLBACKS: dict[str, Works | Refused] = {
+CALLBACKS: dict[str, Works | Checked | Refused] = {
     "BackboneFinetuning": Refused(with_callback("BackboneFinetuning"), "has no attribute 'backbone'"),
-    "BaseFinetuning": Refused(with_callback("BaseFinetuning"), "a base class"),
-    "BasePredictionWriter": Refused(with_callback("BasePredictionWriter"), "does not predict"),
+    "BaseFinetuning": Checked(callbacks.BaseFinetuning(), "a base class"),
+    "BasePredictionWriter": Checked(callbacks.BasePredictionWriter(), "does not predict"),
     "BatchSizeFinder": Refused(with_callback("BatchSizeFinder"), "give --data.batch_size"),
-    "Callback": Refused(with_callback("Callback"), "a base class"),
-    "Checkpoint": Refused(with_callback("Checkpoint"), "a base class"),
+    "Callback": Checked(Callback(), "a base class"),
+    "Checkpoint": Checked(callbacks.Checkpoint(), "a base class"),
     "DeviceStatsMonitor": Works(
         with_callback("DeviceStatsMonitor"),
         lambda s: sum("cpu_percent" in name for name in s.fit.run.data.metrics) > 0,
@@ -244,7 +260,7 @@ CALLBACKS: dict[str, Works | Refused] = {
         tracked=True,
         group="tracked",
     ),
-    "EarlyStopping": Works(STOP, lambda s: s.steps, BATCHES),
+    "EarlyStopping": Works([], lambda s: len(s.train) < 4, True, group="stopped"),  # with the options of min_epochs
     "EMAWeightAveraging": Works(
         with_callback("EMAWeightAveraging", decay=0.5), lambda s: s.saved_averages, True, group="double"
     ),
@@ -260,7 +276,7 @@ CALLBACKS: dict[str, Works | Refused] = {
         [4, 8],
         group="double",
     ),
-    "LearningRateFinder": Refused(with_callback("LearningRateFinder"), "project.sweep"),
+    "LearningRateFinder": Checked(callbacks.LearningRateFinder(), "project.sweep"),
     "LearningRateMonitor": Works(
         with_callback("LearningRateMonitor", logging_interval="epoch"),
         lambda s: len(s.history("lr")),
@@ -286,8 +302,8 @@ CALLBACKS: dict[str, Works | Refused] = {
         ["130"],
         group="double",
     ),
-    "OnExceptionCheckpoint": Refused(with_callback("OnExceptionCheckpoint", dirpath="."), "last.ckpt"),
-    "ProgressBar": Refused(with_callback("lightning.pytorch.callbacks.ProgressBar"), "a base class"),
+    "OnExceptionCheckpoint": Checked(callbacks.OnExceptionCheckpoint("."), "last.ckpt"),
+    "ProgressBar": Checked(callbacks.ProgressBar(), "a base class"),
     "RichModelSummary": Works(
         with_callback("RichModelSummary"),
         lambda s: re.findall(r"Trainable params: (\d+)", s.text),
@@ -296,7 +312,7 @@ CALLBACKS: dict[str, Works | Refused] = {
     ),
     "RichProgressBar": Works(
         [*with_callback("lightning.pytorch.callbacks.RichProgressBar"), "--trainer.enable_progress_bar=true"],
-        lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.RichProgressBar)),
+        lambda s: (s.has(LightningProgressBar), s.has(callbacks.RichProgressBar)),
         (1, 1),
         group="clipped",
     ),
@@ -314,13 +330,13 @@ CALLBACKS: dict[str, Works | Refused] = {
         group="tracked",
     ),
     "Timer": Works(
-        [*with_callback("Timer", duration='{"milliseconds": 200}', interval="step"), "--max_epochs=2000"],
+        [*with_callback("Timer", duration='{"milliseconds": 20}', interval="step"), "--max_epochs=2000"],
         lambda s: 0 < s.steps < 2000 * BATCHES,
         True,
     ),
     "TQDMProgressBar": Works(
         [*with_callback("TQDMProgressBar"), "--trainer.enable_progress_bar=true"],
-        lambda s: (s.has(LightningProgressBar), s.has(lightning.pytorch.callbacks.TQDMProgressBar)),
+        lambda s: (s.has(LightningProgressBar), s.has(callbacks.TQDMProgressBar)),
         (1, 1),
         group="double",
     ),
@@ -427,6 +443,19 @@ def test_a_refused_option_leaves_no_run(example: Refused, workplace: Path, capsy
     assert count_runs(workplace) == 0
 
 
+def test_what_a_check_refuses_is_explained(workplace: Path) -> None:
+    settings = build_fit(CommandLine.parse([])).config.trainer
+    for name, example in EXAMPLES:
+        if isinstance(example, Checked):
+            changed, given = settings.clone(), []
+            if isinstance(example.given, Callback):
+                given = [example.given]
+            else:
+                changed[name] = example.given
+            with pytest.raises(ValueError, match=re.escape(example.message)):
+                check_settings(changed) or check_callbacks(given)
+
+
 def documented(heading: str) -> dict[str, str]:
     """Map each name in docs/trainer.md to `works` or `refused`."""
     section = (ROOT / "docs/trainer.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -437,12 +466,12 @@ def documented(heading: str) -> dict[str, str]:
     ("heading", "names", "examples"),
     [
         ("Options", list(signature(Trainer).parameters), OPTIONS),
-        ("Callbacks", lightning.pytorch.callbacks.__all__, CALLBACKS),
+        ("Callbacks", callbacks.__all__, CALLBACKS),
     ],
 )
 def test_the_table_lists_every_option_and_callback_of_lightning(
-    heading: str, names: Sequence[str], examples: dict[str, Works | Refused]
+    heading: str, names: Sequence[str], examples: dict[str, Works | Checked | Refused]
 ) -> None:
     rows = documented(heading)
     assert set(rows) == set(names)
-    assert {name: type(example).__name__.lower() for name, example in examples.items()} == rows
+    assert {name: "works" if isinstance(one, Works) else "refused" for name, one in examples.items()} == rows
