@@ -14,10 +14,10 @@ FOLDER = ["--data=image_folder", "--data.batch_size=4", "--data.image_size=32", 
 
 
 def train_on_photos(folder: Path) -> None:
-    """Train on random crops of photos in `data/` of a folder, and evaluate the run."""
+    """Train on photos in `data/` of a folder, and evaluate the run."""
     with at(folder):
         write_photos(folder / "data")
-        fit([*FOLDER, "--data.augmentation.random_resized_crop=0.5"])
+        fit(FOLDER)
         evaluate(["latest"])
 
 

@@ -48,7 +48,7 @@ def photos(*names: str, count: int) -> None:
 
 
 def test_a_fit_without_test_data_reports_on_what_scores_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photos("cost_$_us", "price_$_eu", count=40)  # Names that matplotlib would read as formulas.
+    photos("cost_$^$_us", "price_$^$_eu", count=40)  # matplotlib would read the names as formulas.
     main([*SMALL, *SMALL_NET, "--max_epochs", "3"])
     done = Fit(workplace, 0, "")
     metrics, history = done.run.data.metrics, done.client.get_metric_history

@@ -73,11 +73,16 @@ def test_a_file_has_the_same_probabilities_as_in_the_evaluation(place: Path) -> 
     assert expected["path"] == found["path"]
 
 
-@pytest.mark.faults  # The run of the other tests is trained with a cache and with crops.
-@pytest.mark.parametrize("options", [[], ["--data.augmentation.random_resized_crop=0.5"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--data.cache=off"], marks=pytest.mark.faults),
+        ["--data.cache=off", "--data.augmentation.random_resized_crop=0.5"],
+    ],
+)
 def test_crops_and_caches_of_the_training_do_not_matter(options: list[str], workplace: Path) -> None:
     write_photos(workplace / "data")
-    fit([*FOLDER, "--data.cache=off", *options, "--model.class_path=tiny.TinyTask", "--trainer.limit_train_batches=1"])
+    fit([*FOLDER, *options, "--model.class_path=tiny.TinyTask", "--trainer.limit_train_batches=1"])
     evaluate(["latest"])
     found, expected = predicted("latest", "data/test"), evaluated(workplace)
     np.testing.assert_array_equal(np.float32(found["probability"]), np.float32(expected["probability"]))
