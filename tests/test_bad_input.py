@@ -29,6 +29,7 @@ BAD_OPTIONS = [
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
     (["--data.channels", "2"], "--data.channels: got '2'; expected one of 1, 3"),
     (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),
+    (["--data.augmentation.cutot", "3"], "did you mean --data.augmentation.cutout?"),
     (["--data.augmentation.extra", "mine.Noise"], "got 'mine.Noise'; expected a list, such as [mine.Noise]"),
     (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: got 'nan'; expected float"),
     (
@@ -122,6 +123,7 @@ UNKNOWN_OPTIONS = [
     (["--trainer.grapes", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),
     (["--lr", "0.1"], "did you mean --model.optimizer.lr?"),
+    (["--modle.net.dropout", "0.3"], "did you mean --model.net.dropout?"),
     (["--experimnt", "x"], "did you mean --experiment?"),
     (["--data", "image_folder", "--data.rot", "x"], "did you mean --data.root?"),
     (
