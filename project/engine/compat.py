@@ -418,13 +418,14 @@ def is_step_done(trainer: Trainer) -> bool:
 def repeat_batch(trainer: Trainer) -> None:
     """Make a run repeat the batch in progress, if it resumes from a checkpoint that is saved now.
 
-    Lightning would consider an epoch done while its last batch is in progress, and count one step more at a restart:
+    Lightning would consider an epoch done while its last batch is in progress. It would also keep this batch in its
+    total of started batches, and count one step more at this restart and at each later one:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
     """
-    loop = trainer.fit_loop.epoch_loop
-    loop.batch_progress.is_last_batch = False
-    if not loop._should_accumulate():
-        loop._batches_that_stepped -= 1
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    progress.is_last_batch = False
+    for count in (progress.total, progress.current):
+        count.ready = count.started = count.processed
 
 
 def is_validated_next(trainer: Trainer) -> bool:

@@ -107,83 +107,66 @@ class Stop(Callback):
         trainer.should_stop = True
 
 
-ENDS = {
-    "max-steps-before-the-first-epoch-ends": (["--trainer.max_steps=5"], None, 5, [5]),
-    "max-steps-within-an-epoch": (["--max_epochs=9", "--trainer.max_steps=19"], None, 19, [8, 16, 19]),
-    "max-steps-at-an-epoch's-end": (["--max_epochs=9", "--trainer.max_steps=16"], None, 16, [8, 16]),
-    "epochs-between-checkpoints": (["--max_epochs=4", "--checkpoint.every_n_epochs=3"], None, 32, [8, 16, 24, 32]),
-    "epochs-between-validations": (["--max_epochs=4", "--trainer.check_val_every_n_epoch=3"], None, 32, [24, 32]),
-    "validations-within-an-epoch": (["--trainer.val_check_interval=0.4"], None, 8, [3, 6, 8]),
-    "a-callback-within-an-epoch": (["--trainer.check_val_every_n_epoch=3"], Stop(5), 5, [5]),
-    "a-callback-after-an-epoch": (
-        ["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], Stop(16, at_epoch_end=True), 16, [16]
-    ),
-    "a-callback-after-an-epoch-that-is-not-saved": (
-        ["--max_epochs=9", "--checkpoint.every_n_epochs=3"], Stop(16, at_epoch_end=True), 16, [8, 16]
-    ),
-    "accumulated-gradients": (["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=2"], None, 2, [2]),
-}  # fmt: skip
-
-
+# By the way in which training ends: fits of one run, of which the second resumes the first. Of each fit: options, a
+# callback, the last step, and the steps that have been validated.
+ENDS: dict[str, list[tuple[list[str], Callback | None, int, list[int]]]] = {
+    "max-steps-within-an-epoch": [
+        (["--trainer.max_steps=5"], None, 5, [5]),
+        (["--trainer.max_steps=12", "--max_epochs=2"], None, 12, [5, 8, 12]),
+    ],
+    "max-steps-at-an-epoch's-end": [
+        (["--trainer.max_steps=8"], None, 8, [8]),
+        (["--trainer.max_steps=10", "--max_epochs=2"], None, 10, [8, 10]),
+    ],
+    "epochs-between-checkpoints": [
+        (["--max_epochs=9", "--checkpoint.every_n_epochs=3"], Stop(16, at_epoch_end=True), 16, [8, 16]),
+        (["--max_epochs=4"], None, 32, [8, 16, 24, 32]),
+    ],
+    "epochs-between-validations": [
+        (["--max_epochs=2", "--trainer.check_val_every_n_epoch=3"], None, 16, [16]),
+        (["--max_epochs=4"], None, 32, [16, 24, 32]),
+    ],
+    "max-steps-between-validations": [
+        (["--max_epochs=2", "--trainer.check_val_every_n_epoch=3", "--trainer.max_steps=16"], None, 16, [16]),
+        (["--max_epochs=4", "--trainer.max_steps=28"], None, 28, [16, 24, 28]),
+    ],
+    "validations-within-an-epoch": [(["--trainer.val_check_interval=0.4"], None, 8, [3, 6, 8])],
+    "a-callback-within-an-epoch": [(["--trainer.check_val_every_n_epoch=3"], Stop(5), 5, [5])],
+    "a-callback-after-an-epoch": [
+        (["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], Stop(16, at_epoch_end=True), 16, [16]),
+        (["--max_epochs=3"], None, 24, [16, 24]),
+    ],
+    "accumulated-gradients": [(["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=2"], None, 2, [2])],
+}
 # These end in the same way as one of the other rows, with other numbers.
-SLOW_ENDS = {"max-steps-at-an-epoch's-end", "epochs-between-validations", "a-callback-after-an-epoch"}
+SLOW_ENDS = {"max-steps-at-an-epoch's-end", "max-steps-between-validations", "a-callback-after-an-epoch"}
 
 
 @pytest.mark.parametrize(
-    ("options", "callback", "last", "validated"),
-    [pytest.param(*end, id=name, marks=pytest.mark.faults if name in SLOW_ENDS else ()) for name, end in ENDS.items()],
+    "fits",
+    [pytest.param(fits, id=name, marks=pytest.mark.faults if name in SLOW_ENDS else ()) for name, fits in ENDS.items()],
 )
-def test_the_last_step_is_validated_and_saved(
-    options: list[str], callback: Callback | None, last: int, validated: list[int], workplace: Path
+def test_the_last_step_is_validated_and_saved_and_the_next_fit_continues_after_it(
+    fits: list[tuple[list[str], Callback | None, int, list[int]]], workplace: Path
 ) -> None:
-    main([*SMALL, *options], [callback] if callback else [])
-    fit = Fit(workplace, 0, "")
-    saved = checkpoints(workplace)
-    best = saved.pop(next(name for name in saved if name.startswith("best")))
-    assert list(saved) == ["last.ckpt"]
-    assert saved["last.ckpt"]["global_step"] == last
-    assert [step + 1 for step in logged(fit, "val/loss")] == validated
-    assert best["global_step"] in validated
-    assert score(best["state_dict"]) == pytest.approx(best_metrics(fit), abs=1e-5)
+    start = SMALL
+    for options, callback, last, validated in fits:
+        main([*start, *options], [callback] if callback else [])
+        fit = Fit(workplace, 0, "")
+        saved = checkpoints(workplace)
+        best = saved.pop(next(name for name in saved if name.startswith("best")))
+        assert list(saved) == ["last.ckpt"]
+        assert saved["last.ckpt"]["global_step"] == last
+        assert [step + 1 for step in logged(fit, "val/loss")] == validated
+        assert best["global_step"] in validated
+        assert score(best["state_dict"]) == pytest.approx(best_metrics(fit), abs=1e-5)
+        start = ["--resume", fit.run.info.run_id]
+    assert logged(fit, "train/loss") == list(range(last))
 
 
-RESUMED = [
-    (["--trainer.max_steps=5"], None, ["--trainer.max_steps=12", "--max_epochs=2"], [5, 8, 12]),
-    pytest.param(
-        ["--trainer.max_steps=8"],
-        None,
-        ["--trainer.max_steps=10", "--max_epochs=2"],
-        [8, 10],
-        marks=pytest.mark.faults,
-    ),
-    (["--max_epochs=2", "--trainer.check_val_every_n_epoch=3"], None, ["--max_epochs=4"], [16, 24, 32]),
-    pytest.param(
-        ["--max_epochs=2", "--trainer.check_val_every_n_epoch=3", "--trainer.max_steps=16"],
-        None,
-        ["--max_epochs=4", "--trainer.max_steps=28"],
-        [16, 24, 28],
-        marks=pytest.mark.faults,
-    ),
-    (["--max_epochs=9", "--trainer.check_val_every_n_epoch=3"], 16, ["--max_epochs=3"], [16, 24]),
-]
-
-
-@pytest.mark.parametrize(("options", "stop", "more", "validated"), RESUMED)
-def test_a_training_that_ended_early_resumes_with_the_next_step(
-    options: list[str], stop: int | None, more: list[str], validated: list[int], workplace: Path
-) -> None:
-    main([*SMALL, *options], [Stop(stop, at_epoch_end=True)] if stop else [])
-    main(["--resume", Fit(workplace, 0, "").run.info.run_id, *more])
-    fit = Fit(workplace, 0, "")
-    assert logged(fit, "train/loss") == list(range(validated[-1]))
-    assert [step + 1 for step in logged(fit, "val/loss")] == validated
-    assert checkpoints(workplace)["last.ckpt"]["global_step"] == validated[-1]
-
-
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_steps_before_an_error_are_saved(error: type[BaseException], workplace: Path) -> None:
-    with pytest.raises((RuntimeError, SystemExit)):
-        main([*SMALL, "--max_epochs=2"], [Stop(11, with_error=error)])
+def test_steps_before_an_error_are_saved(workplace: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([*SMALL, "--max_epochs=2"], [Stop(11, with_error=KeyboardInterrupt)])
     fit = Fit(workplace, 1, "")
     assert fit.run.info.status == "FAILED"
     saved = checkpoints(workplace)
@@ -208,7 +191,8 @@ class RaiseIn(Callback):
         self.batch, self.hook = batch, hook
 
     def _act(self, trainer: Trainer, hook: str) -> None:
-        if hook == self.hook and trainer.fit_loop.total_batch_idx == self.batch:
+        batch = trainer.current_epoch * int(trainer.num_training_batches) + trainer.fit_loop.epoch_loop.batch_idx
+        if hook == self.hook and batch == self.batch:
             self.hook = "raised"
             raise RuntimeError("a step fails")
 
@@ -231,55 +215,59 @@ class RaiseIn(Callback):
         self._act(trainer, "on_validation_epoch_end")
 
 
-# By the place of the error: options, the error, and the step of the checkpoint.
-ERRORS: dict[str, tuple[list[str], RaiseIn, int]] = {
-    "step": ([], RaiseIn(11), 11),
-    "last-step-of-an-epoch": ([], RaiseIn(15), 15),
-    "step-after-validation-within": (HALF, RaiseIn(12), 12),
-    "optimizer": ([], RaiseIn(11, "optimizer"), 8),
-    "accumulated-step": (["--trainer.accumulate_grad_batches=4"], RaiseIn(13), 2),
-    "between-accumulated-batches": (
-        ["--trainer.accumulate_grad_batches=4"], RaiseIn(13, "on_train_batch_end"), 3
+ACCUMULATED = ["--trainer.accumulate_grad_batches=4"]
+# By the place of the errors: options, and the errors of one run, each with the step of the checkpoint after it.
+ERRORS: dict[str, tuple[list[str], list[tuple[RaiseIn, int]]]] = {
+    "optimizer-step-validation": (
+        HALF, [(RaiseIn(6, "optimizer"), 4), (RaiseIn(9), 9), (RaiseIn(11, "on_validation_epoch_end"), 12)]
     ),
-    "validation-between-accumulated-batches": (["--trainer.accumulate_grad_batches=3", *HALF], RaiseIn(4), 1),
-    "before-validation": ([], RaiseIn(15, "on_train_batch_end"), 8),
-    "before-validation-within": (HALF, RaiseIn(11, "on_train_batch_end"), 8),
-    "start-of-validation": ([], RaiseIn(7, "on_validation_start"), 8),
-    "validation": ([], RaiseIn(15, "on_validation_batch_end"), 16),
-    "end-of-validation": (HALF, RaiseIn(11, "on_validation_epoch_end"), 12),
+    "last-step-of-an-epoch": ([], [(RaiseIn(15), 15)]),
+    "step-after-validation-within": (HALF, [(RaiseIn(12), 12)]),
+    "accumulated-step": (ACCUMULATED, [(RaiseIn(13), 2)]),
+    "between-accumulated-batches": (ACCUMULATED, [(RaiseIn(13, "on_train_batch_end"), 3)]),
+    "validation-between-accumulated-batches": (["--trainer.accumulate_grad_batches=3", *HALF], [(RaiseIn(4), 1)]),
+    "before-validation": ([], [(RaiseIn(15, "on_train_batch_end"), 8)]),
+    "before-validation-within": (HALF, [(RaiseIn(11, "on_train_batch_end"), 8)]),
+    "start-of-validation": ([], [(RaiseIn(7, "on_validation_start"), 8)]),
+    "validation": ([], [(RaiseIn(15, "on_validation_batch_end"), 16)]),
 }  # fmt: skip
-# One error in a step, one in the optimizer, and one in a validation within an epoch.
-FAST_ERRORS = {"step", "optimizer", "end-of-validation", "validation-between-accumulated-batches"}
+FAST_ERRORS = {"optimizer-step-validation", "validation-between-accumulated-batches"}
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "step"),
+    ("options", "errors"),
     [
-        pytest.param(*error, id=name, marks=() if name in FAST_ERRORS else pytest.mark.faults)
-        for name, error in ERRORS.items()
+        pytest.param(*row, id=name, marks=() if name in FAST_ERRORS else pytest.mark.faults)
+        for name, row in ERRORS.items()
     ],
 )
-def test_a_run_resumes_after_an_error_as_if_there_had_been_none(
-    options: list[str], error: Callback, step: int, workplace: Path
+def test_a_run_resumes_after_errors_as_if_there_had_been_none(
+    options: list[str], errors: list[tuple[RaiseIn, int]], workplace: Path
 ) -> None:
     few = [*SMALL, "--max_epochs=2", *options]
     main(few)
-    with pytest.raises(RuntimeError, match="a step fails"):
-        main(few, [error])
-    failed = next(run for run in Fit(workplace, 1, "").runs if run.info.status == "FAILED").info.run_id
-    saved = torch.load(workplace / f"mlruns/checkpoints/{failed}/last.ckpt", weights_only=True)["global_step"]
-    assert saved == step
-    main(["--resume", failed])
-    whole, resumed = Fit(workplace, 0, "").runs
+    whole = Fit(workplace, 0, "").run.info.run_id
+    start = few
+    for error, step in errors:
+        with pytest.raises(RuntimeError, match="a step fails"):
+            main(start, [error])
+        run = next(run for run in Fit(workplace, 1, "").runs if run.info.run_id != whole)
+        assert run.info.status == "FAILED"
+        resumed = run.info.run_id
+        saved = torch.load(workplace / f"mlruns/checkpoints/{resumed}/last.ckpt", weights_only=True)["global_step"]
+        assert saved == step
+        start = ["--resume", resumed]
+    main(start)
+    client = Fit(workplace, 0, "").client
     for name in ("train/loss", "val/loss", "val/accuracy", "train/accuracy"):
-        points = [
-            [(metric.step, metric.value) for metric in Fit(workplace, 0, "").client.get_metric_history(run_id, name)]
-            for run_id in (whole.info.run_id, resumed.info.run_id)
-        ]
-        assert sorted(set(points[0])) == sorted(set(points[1])), name
-    one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
-    assert one["global_step"] == two["global_step"]
-    assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+        one, two = (
+            {(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)}
+            for run_id in (whole, resumed)
+        )
+        assert sorted(one) == sorted(two), name
+    last, again = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
+    assert last["global_step"] == again["global_step"]
+    assert all(torch.equal(weight, again["state_dict"][name]) for name, weight in last["state_dict"].items())
 
 
 def test_a_signal_in_the_validation_of_the_last_step_waits_for_its_score(workplace: Path) -> None:
