@@ -424,7 +424,8 @@ def repeat_batch(trainer: Trainer) -> None:
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     progress.is_last_batch = False
-    for count in (progress.total, progress.current):
+    counts: tuple[Any, Any] = (progress.total, progress.current)
+    for count in counts:
         count.ready = count.started = count.processed
 
 

@@ -23,8 +23,6 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
     end = ends.get(number, ends.get("-1", ""))
     if end == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
-    if end == "random":
-        raise ValueError(f"cannot read /tmp/{os.urandom(4).hex()} of [/trial]")
     if end == "pruned":
         run = MlflowClient().create_run("0", tags=json.loads(os.environ["MLFLOW_RUN_CONTEXT"]))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
