@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -101,35 +101,29 @@ def failed() -> None:
         main(OPTIONS, [Fails()])
 
 
-def interrupted() -> None:
-    with pytest.raises(SystemExit, match="143"):
-        main(OPTIONS, [Interrupts()])
-
-
-def interrupted_before_the_run() -> None:
-    with pytest.raises(SystemExit, match="130"):
-        fit("--data.class_path=test_job.InterruptedCheck")
-
-
-RUNS = [fit, refused_option, refused_data, refused_store, failed, interrupted, interrupted_before_the_run]
-
-
-@pytest.mark.parametrize("run", RUNS)
-def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Path) -> None:
+@contextmanager
+def all_released() -> Iterator[None]:
+    """Check that a block of code releases all the resources that it takes."""
     close_store_connections()
     gc.collect()  # Objects of earlier tests.
     before = held()
-    run()
+    yield
     after = held()
     for kind in before:
         assert after[kind] == before[kind], kind
+
+
+@pytest.mark.parametrize("run", [fit, refused_option, refused_data, refused_store, failed])
+def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Path) -> None:
+    with all_released():
+        run()
 
 
 @pytest.mark.parametrize(("data", "code"), [("InterruptedCheck", 130), ("InterruptedLibrary", 143)])
 def test_a_signal_before_the_run_ends_in_one_line(
     data: str, code: int, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
+    with all_released(), pytest.raises(SystemExit) as end:
         main([*OPTIONS, f"--data.class_path=test_job.{data}"])
     assert end.value.code == code
     assert capsys.readouterr() == ("", "interrupted; no run was started\n")
@@ -143,7 +137,7 @@ def test_a_signal_before_the_run_ends_in_one_line(
 def test_a_signal_in_training_ends_in_one_line(
     callback: Callback, options: list[str], outcome: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
+    with all_released(), pytest.raises(SystemExit) as end:
         main([*OPTIONS, *options, "--trainer.enable_progress_bar=false"], [callback])
     assert end.value.code == 143
     assert [run.info.status for run in Fit(workplace, 143, "").runs] == ([] if options else ["KILLED"])
