@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import clean_environment
+from tiny import TINY
 
 from project.engine.cli import config_groups
 from project.engine.compat import preloaded_forkserver
@@ -182,8 +183,8 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         (["--search", "cnn", "--n_trial", "3"], "unknown option --n_trial; did you mean --n_trials?"),
         (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
-        (["--search", "optimizer", "--storage", "nonsense"], "--storage: cannot open nonsense"),
-        (["--search", "optimizer", "--study", "../mine"], "--study: got '../mine'"),
+        (["--search", "optimizer", *TINY, "--storage", "nonsense"], "--storage: cannot open nonsense"),
+        (["--search", "optimizer", *TINY, "--study", "../mine"], "--study: got '../mine'"),
         (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep is continued by its own command"),
         (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),
         (["--search", "cnn", "--trainer.fast_dev_run", "true"], "--trainer.fast_dev_run: got True"),

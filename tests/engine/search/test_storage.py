@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
+from tiny import TINY
 
 from project.engine.search.storage import StorageUnavailableError, is_temporary, open_storage
 from project.sweep import main
@@ -37,7 +38,7 @@ def test_tables_of_another_version_are_refused_with_the_remedy(
     with sqlite3.connect("mlruns/optuna.db") as database:
         database.execute("UPDATE alembic_version SET version_num = ?", (version,))
     with pytest.raises(SystemExit, match="2"):
-        main(["--search", "optimizer"])
+        main(["--search", "optimizer", *TINY])
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert remedy in error and version in error

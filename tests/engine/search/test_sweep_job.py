@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
+from tiny import TINY
 
 from project.engine.tracking import store
 from project.sweep import main
@@ -40,7 +41,7 @@ def test_bad_input_leaves_no_handler_thread_file_or_process(
     multiprocessing.resource_tracker.ensure_running()  # one for all uses of multiprocessing in this process
     before = state()
     with pytest.raises(SystemExit, match="2"):
-        main(["--search", "optimizer", *options])
+        main(["--search", "optimizer", *TINY, *options])
     assert message in capsys.readouterr().err
     left = {kind: now - before[kind] for kind, now in state().items()}
     assert not any(left.values()), left

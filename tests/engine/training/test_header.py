@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from project.engine.runtime.devices import CPU_CORES
 from project.engine.training.header import print_line
+from project.engine.training.job import open_job
 from project.fit import main
 
 
@@ -28,8 +29,8 @@ class HalfFrozen(nn.Module):
 
 def header(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
     """Return what a fit prints before its first batch; each line fits in 80 columns."""
-    main([*options, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
-    lines = capsys.readouterr().out.partition("\ntest ")[0].splitlines()
+    with open_job([*options, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]):
+        lines = capsys.readouterr().out.splitlines()
     lines = lines[: 1 + next(place for place, line in enumerate(lines) if line.startswith("run "))]
     assert len(lines) <= 6
     assert max(map(len, lines)) <= 80
@@ -72,7 +73,8 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
 
 
 def test_a_resumed_run_keeps_its_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header(capsys, *TINY, "--max_epochs=1")
+    main([*TINY, "--max_epochs=1"])
+    capsys.readouterr()
     run_id = Fit(workplace, 0, "").run.info.run_id
     MlflowClient().update_run(run_id, name="my best")
     again = header(capsys, "--resume", run_id, "--max_epochs=2")

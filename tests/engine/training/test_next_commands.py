@@ -7,18 +7,18 @@ import pytest
 from conftest import Fit, write_folder
 from tiny import COMPLETE, TINY
 
+from project.engine.cli.command_line import CommandLine
+from project.engine.training.callbacks import build_fit
 from project.engine.training.job import open_job
 from project.engine.training.next_commands import next_commands
 from project.fit import main
 
-FEW = ["--trainer.fast_dev_run=1", "--data.batch_size=4"]
-
 
 def commands_of(*options: str) -> dict[str, str]:
-    """Return the commands after a fit of one batch, which has no run."""
-    with open_job(options) as job:
-        job.trainer.fit(job.model, job.datamodule)
-        return next_commands(job.cli, "1234")
+    """Return the commands of a fit whose data is loaded."""
+    cli = build_fit(CommandLine.parse(options))
+    cli.data.setup("fit")
+    return next_commands(cli, "1234")
 
 
 @pytest.mark.parametrize(("options", "expected"), [
@@ -36,7 +36,7 @@ def commands_of(*options: str) -> dict[str, str]:
 def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
     write_folder(Path("my photos"), count=40)
     write_folder(Path("few"))
-    command = commands_of(*options, *FEW)["search"]
+    command = commands_of(*options, "--data.batch_size=4")["search"]
     assert expected in command
     assert ("batch_size" in command) == ("--search optimizer" in command)  # The other search varies it.
     assert "optimizer.lr" not in command
@@ -44,22 +44,22 @@ def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: 
 
 
 def test_the_suggested_search_covers_the_learning_rate_of_the_run(workplace: Path) -> None:
-    assert "--search cnn" in commands_of("--model.optimizer.lr=0.01", *FEW[:1])["search"]
-    assert "--search optimizer" in commands_of("--model.optimizer.lr=0.1", *FEW[:1])["search"]
-    assert "search" not in commands_of("--model.optimizer.lr=1", *FEW[:1])
+    assert "--search cnn" in commands_of("--model.optimizer.lr=0.01")["search"]
+    assert "--search optimizer" in commands_of("--model.optimizer.lr=0.1")["search"]
+    assert "search" not in commands_of("--model.optimizer.lr=1")
 
 
 def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
-    commands = commands_of(*TINY, *FEW[:1])
+    commands = commands_of(*TINY)
     assert commands["evaluate"] == "python -m project.evaluate 1234"
     assert commands["predict"] == "python -m project.predict 1234 DIR"
     assert commands["export"] == "python -m project.export 1234"
-    plain = commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+    plain = commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line")
     assert not {"predict", "export"} & plain.keys()
 
 
 def test_a_model_without_a_search_space_has_no_search(workplace: Path) -> None:
-    assert "search" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line", *FEW[:1])
+    assert "search" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line")
 
 
 @pytest.mark.parametrize(("limits", "longer"), [

@@ -36,7 +36,9 @@ def newest(workplace: Path) -> str:
     return str(max(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time).info.run_id)
 
 
-def test_a_rerun_repeats_every_point_of_every_metric(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_repeats_every_point_of_every_metric_and_names_what_has_changed(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([*TINY, *OPTIONS])
     first = newest(workplace)
     torch.rand(5)  # The state of the process does not matter.
@@ -54,12 +56,12 @@ def test_a_rerun_repeats_every_point_of_every_metric(workplace: Path, capsys: py
     assert client.get_run(second).data.tags["rerun_of"] == first
     assert "the same code, packages, data and devices" in output
     assert f"python -m project.compare {first} {second}" in output
+    name_what_has_changed(workplace, first, capsys)
 
 
-def test_a_rerun_names_what_has_changed_since_then(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main([*TINY, *OPTIONS])
-    first, client = newest(workplace), Fit(workplace, 0, "").client
-    packages = provenance.packages()
+def name_what_has_changed(workplace: Path, first: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Change what is recorded of a run, and repeat it with other data."""
+    packages, client = provenance.packages(), Fit(workplace, 0, "").client
     client.log_text(
         first, packages.replace(f"torch=={torch.__version__.partition('+')[0]}", "torch==1.0"), "requirements.txt"
     )
