@@ -37,13 +37,15 @@ def test_two_epochs_of_the_main_job_learn_most_digits(main_job: Fit) -> None:
     assert main_job.run.data.metrics["test/accuracy"] >= 0.93
 
 
-def test_the_printed_speed_is_the_mean_of_the_whole_training(main_job: Fit) -> None:
+def test_the_printed_and_the_compared_speed_are_the_mean_of_the_whole_training(main_job: Fit) -> None:
     printed = re.search(r"images per second +([\d,]+)\n", main_job.output)
     assert printed is not None
     windows = main_job.client.get_metric_history(main_job.run.info.run_id, "throughput/images_per_second")
     # Each logging interval has ten batches, and the last batch of an epoch is smaller.
     speed = harmonic_mean([window.value for window in windows])
     assert int(printed[1].replace(",", "")) == pytest.approx(speed, rel=0.05)
+    compared = main_job.run.data.metrics["throughput/average_samples_per_second"]
+    assert f"{compared:,.0f}" == printed[1]
 
 
 def test_the_summary_lists_places_and_the_next_commands(main_job: Fit) -> None:

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 from project.engine.comparison.paired import SIGNIFICANT, holm, mcnemar, paired_bootstrap
 from project.engine.comparison.runs import ComparedRun, Predictions
-from project.engine.tracking.names import EVALUATION
+from project.engine.tracking.names import AVERAGE_SPEED, EVALUATION
 
 MCNEMAR, BOOTSTRAP = "McNemar", "bootstrap"
 _ENDS = ("_low", "_high")
-_BEST, _TEST, _SPEED = "best/", "test", "throughput/samples_per_second"
+_BEST, _TEST, _SPEED = "best/", "test", AVERAGE_SPEED
 
 
 class Score(NamedTuple):

@@ -13,6 +13,9 @@ from project.engine.tracking.secrets import redact_setting
 EVALUATION = "eval"
 """Start of the names of what an evaluation adds to a run, such as `eval/test/loss`."""
 
+AVERAGE_SPEED = "throughput/average_samples_per_second"
+"""The metric with the speed of a whole training; `project.compare` does not import torch, as its callback does."""
+
 _LONGEST = 60
 _SECTIONS = ("model", "data", "trainer", "checkpoint")
 _CUT = "…"

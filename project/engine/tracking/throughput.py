@@ -9,6 +9,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from project.engine.loading import BatchLoader
+from project.engine.tracking.names import AVERAGE_SPEED
 
 SAMPLES_PER_SECOND, IMAGES_PER_SECOND = "throughput/samples_per_second", "throughput/images_per_second"
 WAIT_FRACTION = "data/wait_fraction"
@@ -18,8 +19,8 @@ class Throughput(Callback):
     """Callback that logs samples per second of all ranks, and the share of time in which the device waits for data.
 
     A value is logged every `log_every_n_steps` steps of the trainer. It covers the steps since the previous value,
-    without validation. `samples_per_second` and `wait_fraction` cover the whole training; `advice` is a remedy against
-    waiting, and `unit` names the samples.
+    without validation. At the end of training, the average over all its steps is logged. `samples_per_second` and
+    `wait_fraction` cover the whole training; `advice` is a remedy against waiting, and `unit` names the samples.
     """
 
     def __init__(self) -> None:
@@ -79,9 +80,12 @@ class Throughput(Callback):
             self._window = _Window()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._window.samples:  # the steps since the last value, or all steps of a short training
-            for logger in trainer.loggers:
-                logger.log_metrics(self._metrics(), trainer.global_step)
+        if not self._total.samples:
+            return
+        # The steps since the last value, or all steps of a short training.
+        last = self._metrics() if self._window.samples else {}
+        for logger in trainer.loggers:
+            logger.log_metrics(last | {AVERAGE_SPEED: self.samples_per_second}, trainer.global_step)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = perf_counter()
