@@ -17,7 +17,6 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from rich.console import Console
 
-from project.engine.cli import config_groups
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.inference.registration import ONE_DEVICE, register_trained
@@ -29,7 +28,7 @@ from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
 from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
-from project.engine.search.space import SearchSpace, read_space
+from project.engine.search.space import SearchSpace
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
 from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
@@ -53,14 +52,13 @@ _MODULE = "project.fit"
 _WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 
 
-def run(options: SweepOptions) -> int:
+def run(options: SweepOptions, space: SearchSpace) -> int:
     """Check everything, run the trials, and return the exit code."""
     configure_process()  # Lightning sets its own level when it is imported.
     update_activity("checking data, model, search space and store")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with ExitStack() as stack:
         with exit_on_bad_input():
-            sweep = stack.enter_context(open_sweep(options))
+            sweep = stack.enter_context(open_sweep(options, space))
         code = sweep.run()
         best = best_trials(sweep.study) if code == 0 and options.register is not None else []
     if best and options.register is not None:
@@ -69,13 +67,12 @@ def run(options: SweepOptions) -> int:
 
 
 @contextmanager
-def open_sweep(options: SweepOptions) -> Iterator["Sweep"]:
-    """Check the options, and open the study for a block of code.
+def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
+    """Check the options of the fit, and open the study for a block of code.
 
     Raises:
         ValueError, OSError, MisconfigurationException: The input is at fault; the study is not created or changed.
     """
-    space = read_space(config_groups.file_of("search", options.search))
     check_no_overlap(space, options.fit_options)
     built = checked_fit(space, options.fit_options)
     print_fit(built)
