@@ -25,6 +25,7 @@ if __name__ == "__main__":
     begin_command("ui", "loading mlflow")
 
 import psutil
+from click import UsageError
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.leaderboard import publish
@@ -88,7 +89,7 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
     """Return the options that this command reads, and the others, which MLflow reads.
 
     Raises:
-        ValueError: An option has no value, or the port is not a number.
+        ValueError: An option is unknown or has no value, or the port is not a number.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--port", "-p", type=int)
@@ -97,9 +98,16 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
     parser.add_argument("--backend-store-uri")
     parser.add_argument("--no-browser", action="store_true")
     try:
-        return parser.parse_known_args(argv)
+        options, others = parser.parse_known_args(argv)
+        if others:
+            from mlflow.cli import server  # Here, because the import needs a second.
+
+            server.make_context("mlflow ui", list(others))
     except ArgumentError as error:
         raise ValueError(f"{error}; python -m project.ui --help lists the options") from error
+    except UsageError as error:
+        raise ValueError(error.format_message()) from error
+    return options, others
 
 
 def _free_port(host: str, given: int | None) -> int:

@@ -22,6 +22,7 @@ from project import ui
         (["--port", "5x"], "argument --port/-p: invalid int value: '5x'; python -m project.ui --help"),
         (["--port", "80000"], "cannot listen on 127.0.0.1:80000 (it must be from 1 to 65535)"),
         (["--port"], "argument --port/-p: expected one argument"),
+        (["--prt", "5001"], "No such option '--prt'. Did you mean '--port'?"),
     ],
 )
 def test_a_bad_option_is_reported_in_one_line(
