@@ -27,6 +27,8 @@ class CommandParser(ArgumentParser):
             return f"unknown option {match[1]}; {hint}"
         if match := re.fullmatch("the following arguments are required: (.*)", message):
             return f"got no {match[1]}; {self.format_usage().strip()}"
+        if match := re.fullmatch("unrecognized arguments: (.*)", message, re.DOTALL):
+            return f"unexpected {match[1]}; {self.format_usage().strip()}"
         message = re.sub(r"argument (\S+): expected .*one argument", r"\1: got no value; give \1 VALUE", message)
         message = re.sub(r"invalid choice: (.+) \(choose from (.+)\)", r"got \1; expected one of \2", message)
         message = re.sub(r"invalid (\w+) value: (.+)", r"got \2; expected \1", message)
