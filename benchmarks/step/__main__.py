@@ -6,9 +6,11 @@ python -m benchmarks.step --processes 2
 python -m benchmarks.step --quick
 
 All train the same net on the same batches of 64 images with AdamW, the same schedule, cross-entropy and accuracy, and
-read the loss on every tenth step. `fit` has its logger, its progress bar and its checkpoints; `fit, no NAME` lacks one
-part, and `fit, two metrics` logs two metrics on every step. In each round, new processes take turns of a third of a
-second. Prints the lines of benchmarks/lines.py and tables.
+read the loss on every tenth step. `hand-written` and Lightning have torch's default settings. `fit` has a fused
+optimizer and, for the CNNs, images in the NHWC format, as `hand-written, settings of fit` has. `fit` also has its
+logger, its progress bar and its checkpoints; `fit, no NAME` lacks one part, and `fit, two metrics` logs two metrics on
+every step. In each round, new processes take turns of a third of a second. Prints the lines of benchmarks/lines.py and
+tables.
 
 With `--processes 2`, each process has one core, one thread and batches of 64. DDP and FSDP2 by hand take turns with
 `fit --strategy ddp` and `fsdp`, and with one process on one core: with the same milliseconds per step, two processes
@@ -49,8 +51,10 @@ def candidates(net: str, accelerator: str, *, parts: bool) -> dict[str, Make]:
     def start_fit(options: Sequence[str]) -> Make:
         return lambda: Candidate(ours, net, accelerator, tempfile.mkdtemp(), options)
 
+    device = "cpu" if accelerator == "cpu" else "cuda"
     made = {
-        BY_HAND: start(hand_written, "cpu" if accelerator == "cpu" else "cuda"),
+        BY_HAND: start(hand_written, device),
+        f"{BY_HAND}, settings of fit": start(hand_written, device, True),
         "Lightning": start(lightning, accelerator, False),
         "Lightning barebones": start(lightning, accelerator, True),
         "fit": start_fit([]),

@@ -74,10 +74,13 @@ def make_net(name: str) -> nn.Module:
     return CNN(CLASSES, 1, 28, **small)  # type: ignore[arg-type]
 
 
-def hand_written(steps: Steps, net: str, device: str) -> None:
-    """Train with a loop of torch's own calls."""
+def hand_written(steps: Steps, net: str, device: str, settings_of_fit: bool = False) -> None:
+    """Train with a loop of torch's own calls; with torch's default settings, or with those of `fit` for the net."""
     keep_freed_memory()
-    loop(steps, make_net(net).to(device), device)
+    model = make_net(net).to(device)
+    if settings_of_fit and net != "resnet18":
+        model = model.to(memory_format=torch.channels_last)
+    loop(steps, model, device, fused=True if settings_of_fit else None)
 
 
 def hand_written_group(steps: Steps, net: str, device: str, strategy: str) -> None:
@@ -100,9 +103,9 @@ def hand_written_group(steps: Steps, net: str, device: str, strategy: str) -> No
     loop(steps, model, device)
 
 
-def loop(steps: Steps, model: nn.Module, device: str) -> None:
+def loop(steps: Steps, model: nn.Module, device: str, *, fused: bool | None = None) -> None:
     """Train a model until `steps` is stopped."""
-    optimizer = torch.optim.AdamW(model.parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
     schedule = WarmupCosine(optimizer, LENGTH)
     correct, pin = torch.zeros((), device=device, dtype=torch.long), device != "cpu"
     for images, labels in Batches():

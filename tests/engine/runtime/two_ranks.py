@@ -32,7 +32,7 @@ COMMON = ["--model.net=two_ranks.Blocks", "--data.class_path=two_ranks.Noise", "
           "--trainer.logger=false", "--trainer.enable_progress_bar=false"]  # fmt: skip
 SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9",
        "--trainer.gradient_clip_val=0.1"]  # fmt: skip
-BFLOAT = ["--precision=bf16-mixed", "--model.channels_last=true"]
+BFLOAT = ["--precision=bf16-mixed", "--model.channels_last=false"]
 CASES = {
     "plain": SGD,
     "accumulated": [*SGD, "--data.batch_size=16", "--trainer.accumulate_grad_batches=2"],
