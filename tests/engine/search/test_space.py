@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import clean_environment
+from conftest import ROOT, clean_environment
 from tiny import TINY
 
 from project.engine.cli import config_groups
@@ -170,6 +170,18 @@ def test_a_bad_search_space_is_refused_before_any_trial(
         assert answer in error, content
         assert len(error.splitlines()) == 1, error
     assert not Path("mlruns/optuna.db").exists()
+
+
+def test_an_error_in_the_file_is_found_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
+    (file := tmp_path / "configs/search/mine.yaml").parent.mkdir(parents=True)
+    file.write_text(f"metric: val/accuracy\ndirection: maximize\nsampler: TPESamplr\nspace: {{{LR}}}")
+    done = subprocess.run(
+        [sys.executable, "-m", "project.sweep", "--search", "mine"], cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "got sampler 'TPESamplr' (did you mean TPESampler?)" in done.stderr
 
 
 @pytest.mark.parametrize(
