@@ -50,10 +50,11 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(f"--search: got nothing; configs/search has {', '.join(config_groups.choices('search'))}")
         import optuna  # Here, because `--help` does not need it.
 
-        from project.engine.search.space import read_space
+        from project.engine.search.space import check_values, read_space
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         space = read_space(config_groups.file_of("search", own.search))
+        check_values(space, lambda varied: check_early(CommandLine.parse([*fit_options, *varied], NAMES)))
     options = SweepOptions(argv=argv, fit_options=fit_options, **vars(own))
     with preloaded_forkserver("project.engine.search.preload"):
         from project.engine.search.job import run  # imported here, while the forkserver imports the same

@@ -112,8 +112,10 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert differing["packages", "torch"][2] == "1.0"
     assert len(set(differing["data", "digest"])) == 2
     assert ("data", "name") not in differing
-    main([good, without, "--output=curves.png"])
-    assert f"python -m project.evaluate {without}" in capsys.readouterr().out
+    main([good, other, without, failed, "--output=curves.png"])
+    printed = capsys.readouterr().out
+    assert f"python -m project.evaluate {without}" in printed
+    assert "throughput/average_samples_per_second" in printed  # No name is broken in a pipe.
     assert Path("curves.png").stat().st_size > 10_000
 
 

@@ -70,6 +70,8 @@ class Comparison(NamedTuple):
 def print_comparison(compared: Comparison) -> None:
     """Print the runs, what differs, the scores, and the address of MLflow's page."""
     console = Console(highlight=False)
+    if not console.is_terminal:  # Rich assumes 80 columns, and would break names.
+        console.width = 1000
     for run in compared.runs:
         why = f" ({run.reason})" if run.reason else ""
         console.print(escape(f"{run.label}  {run.run.info.run_name}  {run.run.info.status}{why}"), soft_wrap=True)
@@ -142,7 +144,7 @@ def _cells(score: Score) -> Iterator[str]:
 def _text(value: float | None) -> str:
     if value is None or isnan(value):
         return ABSENT
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
 
 
 def _p_text(p_value: float) -> str:

@@ -42,13 +42,15 @@ class SearchSpace:
         distributions: The range of each setting.
         sampler: The sampler; None for Optuna's default.
         pruner: The pruner; None for Optuna's default.
-        text: The content of the YAML file.
+        path: The YAML file.
+        text: Its content.
     """
 
     directions: dict[str, Literal["maximize", "minimize"]]
     distributions: dict[str, BaseDistribution]
     sampler: BaseSampler | None
     pruner: BasePruner | None
+    path: Path
     text: str
 
     @property
@@ -91,6 +93,7 @@ def read_space(path: Path) -> SearchSpace:
         distributions={key: _distribution(path, key, settings) for key, settings in content["space"].items()},
         sampler=_optuna_component(path, "sampler", content.get("sampler"), optuna.samplers, BaseSampler),
         pruner=_optuna_component(path, "pruner", content.get("pruner"), optuna.pruners, BasePruner),
+        path=path,
         text=path.read_text(encoding="utf-8"),
     )
     _check_with_trivial_trials(path, space)
@@ -113,10 +116,8 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
         try:
             accept(fit_options(usual | changed))
         except ValueError as error:
-            given = " ".join(fit_options(changed))
-            raise ValueError(
-                f"--search: {given}: {error} (a range of the search space has it; change its file in configs/search/)"
-            ) from error
+            given = ", ".join(f"{key}: {value}" for key, value in changed.items())
+            raise ValueError(f"--search: {space.path} with {given}: {error}") from error
 
 
 def check_metrics(

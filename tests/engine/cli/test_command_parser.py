@@ -10,6 +10,7 @@ from project.engine.cli.command_parser import CommandParser
     [
         ("RUN --fromat=onnx", "unknown option --fromat; did you mean --format?"),
         ("RUN --nonsense x", "unknown option --nonsense; options are --help, --format, --top_k"),
+        ("RUN --al", "unknown option --al; options are --help, --format, --top_k"),
         ("RUN another", "unexpected another; usage: "),
         ("RUN --format=tflite", "--format: got 'tflite'; expected one of "),
         ("RUN --top_k=many", "--top_k: got 'many'; expected int"),

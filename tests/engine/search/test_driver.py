@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, folder: Path, space: dict[str, BaseDistribution], sampler: optuna.samplers.BaseSampler) -> None:
         self.folder, self.client = folder, MlflowClient()
         text = "sampler: {search_space: {y: [1, 2, 3]}}"
-        self.space = SearchSpace({"val/accuracy": "maximize"}, space, sampler, None, text)
+        self.space = SearchSpace({"val/accuracy": "maximize"}, space, sampler, None, Path("lr.yaml"), text)
         self.study = optuna.create_study(
             storage=f"sqlite:///{folder}/optuna.db", study_name="s", direction="maximize", sampler=sampler
         )

@@ -77,7 +77,7 @@ REFUSED = [
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: -4, high: 8}}",
-        "--search: --data.batch_size=-4: data.batch_size: got -4",
+        "mine.yaml with data.batch_size: -4: data.batch_size: got -4",
     ),
     (
         f"metric: val/accuracy\ndirection: maximize\nsampler: CmaEsSampler\nspace: {{{LR}}}",

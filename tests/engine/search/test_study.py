@@ -1,6 +1,7 @@
 """A study is continued by sweeps with its settings; another sweep is refused in one line."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import optuna
 import pytest
@@ -10,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import open_study
 
-SPACE = SearchSpace({"val/accuracy": "maximize"}, {"lr": FloatDistribution(0, 1)}, None, None, "")
+SPACE = SearchSpace({"val/accuracy": "maximize"}, {"lr": FloatDistribution(0, 1)}, None, None, Path("lr.yaml"), "")
 SETTINGS = {"search.lr": "0..1", "model.net": "CNN", "model.net.depth": "4", "data.batch_size": "32", "seed": "0"}
 
 

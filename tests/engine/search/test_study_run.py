@@ -19,7 +19,7 @@ def test_the_run_shows_where_each_trial_is_while_the_sweep_runs(workplace: Path)
     client, logger = MlflowClient(), MLflowLogger("digits", "study")
     study = optuna.create_study(direction="maximize")
     ranges: dict[str, BaseDistribution] = {"lr": FloatDistribution(0.0, 1.0)}
-    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, "")
+    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, Path("lr.yaml"), "")
     lock = FileLock(workplace / "lock")
     run = StudyRun(client, logger, study, space, lock, command="sweep", settings={}, train=lambda _: "fit")
     run.start()
@@ -47,7 +47,7 @@ def test_an_error_in_a_part_of_the_report_leaves_the_other_parts(workplace: Path
     for value in (0.1, 0.2, 0.3):
         params = {"lr": value, "loss": f"$_x_$_{'y' if value < 0.25 else 'z'}"}
         study.add_trial(create_trial(value=value, params=params, distributions=ranges))
-    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, "")
+    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, Path("lr.yaml"), "")
     lock = FileLock(workplace / "lock")
     run = StudyRun(client, logger, study, space, lock, command="sweep", settings={}, train=lambda _: "fit --lr 0.3")
     run.start()

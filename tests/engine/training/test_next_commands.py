@@ -54,6 +54,7 @@ def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     assert commands["evaluate"] == "python -m project.evaluate 1234"
     assert commands["predict"] == "python -m project.predict 1234 DIR"
     assert commands["export"] == "python -m project.export 1234"
+    assert "evaluate" not in commands_of(*TINY, "--trainer.limit_test_batches=0")  # It would have no batch either.
     plain = commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line")
     assert not {"predict", "export"} & plain.keys()
 
