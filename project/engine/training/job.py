@@ -98,6 +98,7 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
 def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: FirstProcess) -> Job:
     found = first_process.compute("earlier run", lambda: find_earlier_run(command.resume))
     earlier = EarlierRun(*found) if found else None
+    callbacks = [*callbacks, *([CurrentSettings()] if earlier else [])]
     settings = earlier.settings if earlier else None
     if (reference := command.rerun) is not None:
         repeated = RepeatedRun(*first_process.compute("repeated run", lambda: find_repeated_run(reference)))
@@ -106,11 +107,7 @@ def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: F
         if settings is not None:
             (file := Path(folder) / store.CONFIG_FILE).write_text(settings, encoding="utf-8")
             command = command.with_settings(file)
-        job = Job(build_fit(command, callbacks), earlier)
-    if earlier is not None:
-        # It is the first, because other callbacks may use the optimizers when training starts.
-        job.trainer.callbacks.insert(0, CurrentSettings())  # type: ignore[attr-defined]
-    return job
+        return Job(build_fit(command, callbacks), earlier)
 
 
 def check_can_shard(trainer: Trainer, model: LightningModule) -> None:

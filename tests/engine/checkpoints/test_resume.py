@@ -113,19 +113,6 @@ def test_a_run_that_cannot_resume_is_refused(
     assert "is deleted" in refusal("--max_epochs", "3")
 
 
-def test_a_callback_finds_the_optimizers_of_a_resumed_run_at_the_start_of_training(run_id: str) -> None:
-    class Optimizers(Callback):
-        """Compares the optimizers at the start of training with those that make the steps."""
-
-        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            self.at_the_start = list(trainer.optimizers)
-
-        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            assert self.at_the_start == trainer.optimizers
-
-    main(["--resume", run_id, "--max_epochs", "2"], [Optimizers()])
-
-
 def test_the_last_checkpoint_is_the_last_even_if_the_first_was_best(workplace: Path) -> None:
     # The loss grows: the gradient is climbed.
     worse = ["--model.optimizer.maximize", "true", "--model.optimizer.lr", "0.01", "--checkpoint.monitor", "val/loss"]
