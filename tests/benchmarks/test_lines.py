@@ -2,12 +2,13 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from commands import Command
-from conftest import clean_environment
+from conftest import ROOT, clean_environment
 
 from benchmarks.lines import FIELDS, print_line, report
 
@@ -59,11 +60,14 @@ def test_what_was_not_reached_has_no_value_and_no_ratio(capsys: pytest.CaptureFi
 )
 def test_each_benchmark_prints_lines_with_numbers(benchmark: str, tmp_path: Path) -> None:
     module, *options = benchmark.split()
-    words = "--quick", *options, *QUICK[benchmark]
-    command = Command(f"benchmarks.{module}", *words, folder=tmp_path, environment=clean_environment())
-    output, _ = command.communicate()
+    done = subprocess.run(  # a new process, because some benchmarks spawn processes of their own
+        [sys.executable, "-m", f"benchmarks.{module}", "--quick", *options, *QUICK[benchmark]], cwd=tmp_path,
+        env=clean_environment() | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, check=False,
+    )  # fmt: skip
+    output = done.stdout
     lines = lines_of(output)
-    assert command.wait() == 0 and lines, output
+    assert done.returncode == 0 and lines, output
     for line in lines:
         assert tuple(line) == FIELDS
         name, value, unit, peer, ratio = line.values()
