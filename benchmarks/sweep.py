@@ -165,7 +165,7 @@ def trivial(folder: Path, most: int) -> None:
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/trivial.db", direction="maximize", sampler=optuna.samplers.RandomSampler(0)
     )
-    space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, Path("lr.yaml"), "")
+    space = SearchSpace({"val/accuracy": "maximize"}, {"x": FloatDistribution(0, 1)}, None, None, Path("x.yaml"), "")
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     study.set_user_attr(MLFLOW_RUN, "none")
     runs = TrialRuns(client, "0", study, space.metrics)

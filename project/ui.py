@@ -100,7 +100,7 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
     try:
         options, others = parser.parse_known_args(argv)
         if others:
-            from mlflow.cli import server  # Here, because the import needs a second.
+            from mlflow.cli import server  # Here, because the import takes a second.
 
             server.make_context("mlflow ui", list(others))
     except ArgumentError as error:

@@ -22,7 +22,7 @@ class CommandParser(ArgumentParser):
     def _brief(self, message: str) -> str:
         if match := re.fullmatch("unrecognized arguments: (-[^ =]*).*", message, re.DOTALL):
             options = re.findall(r"^ +(?:-\w, )?(--\w+)", self.format_help(), re.MULTILINE)
-            # The dashes, which are the same, would make short names alike.
+            # With their dashes, short names look alike.
             nearest = get_close_matches(match[1].lstrip("-"), [option.lstrip("-") for option in options], n=1)
             hint = f"did you mean --{nearest[0]}?" if nearest else f"options are {', '.join(options)}"
             return f"unknown option {match[1]}; {hint}"

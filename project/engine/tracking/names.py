@@ -14,7 +14,10 @@ EVALUATION = "eval"
 """Start of the names of what an evaluation adds to a run, such as `eval/test/loss`."""
 
 AVERAGE_SPEED = "throughput/average_samples_per_second"
-"""The metric with the speed of a whole training; `project.compare` does not import torch, as its callback does."""
+"""Name of the metric with the average speed of a training.
+
+`project.compare` reads it, and must not import the callback that logs it, which imports torch.
+"""
 
 _LONGEST = 60
 _SECTIONS = ("model", "data", "trainer", "checkpoint")

@@ -30,7 +30,7 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     """
     commands = {"view": ["project.ui"]} if run_id else {}
     if run_id:
-        if cli.trainer.limit_test_batches:
+        if cli.trainer.limit_test_batches:  # An evaluation has the settings of the run.
             commands["evaluate"] = ["project.evaluate", run_id]
         if isinstance(cli.model, Task) and "image_size" in cli.model.from_data:
             commands["predict"] = ["project.predict", run_id, "DIR"]
