@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
@@ -59,8 +60,15 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_configure() -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:  # A worker runs commands, and imports the libraries for its tests.
+        atexit.register(_exit_worker, os.getpid())  # It runs after the handlers of the libraries.
         fork_server()
         logging.getLogger().setLevel(logging.WARNING)  # The import of mlflow.pytorch sets it to ERROR.
+
+
+def _exit_worker(pid: int) -> None:
+    """Exit without destroying the libraries' objects, which takes ten seconds, unless this is a forked process."""
+    if os.getpid() == pid:
+        os._exit(0)
 
 
 def pytest_collection_finish() -> None:
@@ -71,7 +79,8 @@ def pytest_collection_finish() -> None:
 
 def pytest_unconfigure() -> None:
     """Let the interpreter collect these objects when it exits; libraries report those that it does not."""
-    gc.unfreeze()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        gc.unfreeze()
 
 
 @dataclass
