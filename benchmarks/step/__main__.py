@@ -14,7 +14,7 @@ tables.
 
 With `--processes 2`, each process has one core, one thread and batches of 64. DDP and FSDP2 by hand take turns with
 `fit --strategy ddp` and `fsdp`, and with one process on one core: with the same milliseconds per step, two processes
-are twice as fast. Also prints the largest memory of each process.
+are twice as fast. All loops have the settings of `fit`. Also prints the largest memory of each process.
 """
 
 import os
@@ -93,7 +93,7 @@ def groups(net: str, accelerator: str, processes: int) -> dict[str, Make]:
         return lambda: Candidate(ours, net, accelerator, tempfile.mkdtemp(), options, ranks=ranks())
 
     made = {
-        f"{BY_HAND}, 1 process": lambda: Candidate(hand_written, net, device, ranks=alone),
+        f"{BY_HAND}, 1 process": lambda: Candidate(hand_written, net, device, True, ranks=alone),
         "fit, 1 process": by_fit(lambda: alone),
     }
     for strategy in ("ddp", "fsdp"):

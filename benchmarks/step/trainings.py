@@ -78,13 +78,20 @@ def hand_written(steps: Steps, net: str, device: str, settings_of_fit: bool = Fa
     """Train with a loop of torch's own calls; with torch's default settings, or with those of `fit` for the net."""
     keep_freed_memory()
     model = make_net(net).to(device)
-    if settings_of_fit and net != "resnet18":
-        model = model.to(memory_format=torch.channels_last)
-    loop(steps, model, device, fused=True if settings_of_fit else None)
+    memory_format = format_of_fit(model) if settings_of_fit else torch.contiguous_format
+    loop(steps, model.to(memory_format=memory_format), device, memory_format, fused=True if settings_of_fit else None)
+
+
+def format_of_fit(model: nn.Module) -> torch.memory_format:
+    """Return the memory format in which `fit` keeps images, and weights that are not sharded."""
+    return torch.channels_last if isinstance(model, CNN) else torch.contiguous_format
 
 
 def hand_written_group(steps: Steps, net: str, device: str, strategy: str) -> None:
-    """Train with the same loop in each process of a group, with DistributedDataParallel or `fully_shard`."""
+    """Train with the same loop in each process of a group, with DistributedDataParallel or `fully_shard`.
+
+    The loop has the settings of `fit`.
+    """
     keep_freed_memory()
     dist.init_process_group("gloo" if device == "cpu" else "nccl")
     if device != "cpu":
@@ -92,18 +99,21 @@ def hand_written_group(steps: Steps, net: str, device: str, strategy: str) -> No
     torch.manual_seed(0)  # FSDP2 takes each process's own weights.
     model = make_net(net).to(device)
     torch.manual_seed(dist.get_rank())
+    memory_format = format_of_fit(model)
     if strategy == "ddp":
-        model = DistributedDataParallel(model)
+        model = DistributedDataParallel(model.to(memory_format=memory_format))
     else:
         mesh = init_device_mesh(device, (dist.get_world_size(),))
         for part in model.children():
             if any(True for _ in part.parameters()):
                 fully_shard(part, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    loop(steps, model, device)
+    loop(steps, model, device, memory_format, fused=True)
 
 
-def loop(steps: Steps, model: nn.Module, device: str, *, fused: bool | None = None) -> None:
+def loop(
+    steps: Steps, model: nn.Module, device: str, memory_format: torch.memory_format, *, fused: bool | None
+) -> None:
     """Train a model until `steps` is stopped."""
     optimizer = torch.optim.AdamW(model.parameters(), fused=fused)
     schedule = WarmupCosine(optimizer, LENGTH)
@@ -112,7 +122,7 @@ def loop(steps: Steps, model: nn.Module, device: str, *, fused: bool | None = No
         if pin:
             images, labels = images.pin_memory(), labels.pin_memory()
         images, labels = images.to(device, non_blocking=pin), labels.to(device, non_blocking=pin)
-        logits = model((images.float() / 255 - 0.5) / 0.25)
+        logits = model((images.to(torch.float32, memory_format=memory_format) / 255 - 0.5) / 0.25)
         loss = F.cross_entropy(logits, labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
