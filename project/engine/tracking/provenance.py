@@ -58,7 +58,7 @@ def _untracked() -> str:
 
 def _size_of_text(path: Path) -> int | None:
     """Return the size of a text file in bytes; None for other files, large files and files that may hold a secret."""
-    if path.name.startswith(".") or path.suffix in _KEYS or is_secret_name(path.name) or path.is_symlink():
+    if path.name.startswith(".") or path.suffix in _KEYS or is_secret_name(path.stem) or path.is_symlink():
         return None
     try:
         if not path.is_file() or (size := path.stat().st_size) > _MOST_BYTES_PER_FILE:

@@ -16,25 +16,16 @@ _PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):([^\s/'\"]+)@")
 _TOKEN_AS_USER = re.compile(r"(?<=://)[^\s:/@'\"]{16,}@")
 _QUERY = re.compile(r"(?i)([?&](?:sig|signature|token|key|api_?key|password|secret)=)[^&\s'\"]+")
 _SECRET_NAME = re.compile(
-    r"(?i)SECRET|PASSW|PASSPHRASE|CREDENTIAL|(?:API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|ACCOUNT|AUTH|SSH)_?KEY"
+    "(?i)SECRET|PASSW|PASSPHRASE|CREDENTIAL|"
+    "(?:API|ACCESS|AUTH|BEARER|GITHUB|GITLAB|HF|REFRESH|SESSION)_?TOKEN|"
+    "(?:API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|ACCOUNT|AUTH|SSH)_?KEY"
 )
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# Words beside `token` that mark an input token of a model: `class_token`, `token_dim`. Any other token is a secret.
-_BEFORE_TOKEN = {
-    "bos", "class", "cls", "dist", "end", "eos", "extra", "global", "image", "mask", "masked", "max", "min", "n",
-    "num", "pad", "padding", "patch", "per", "prefix", "prompt", "query", "register", "sep", "sos", "special",
-    "start", "storage", "text", "unk", "video", "visual",
-}  # fmt: skip
-_AFTER_TOKEN = {
-    "budget", "count", "depth", "dim", "dims", "dropout", "embed", "embedding", "embeddings", "heads", "hidden",
-    "id", "ids", "init", "labeling", "labels", "learner", "len", "length", "level", "limit", "merging", "mixer",
-    "mixing", "norm", "num", "pool", "pooling", "pruning", "ratio", "reduction", "size", "std", "type", "types",
-    "width",
-}  # fmt: skip
-# These words mark the tokens of a service, not of a model.
-_BEFORE_TOKENS = {
-    "access", "api", "auth", "bearer", "github", "gitlab", "hf", "refresh", "session",
-}  # fmt: skip
+# A setting that ends with `token`, or a variable with it, unlike `token_dim` and `MAX_TOKENS`.
+_TOKEN_NAME = re.compile("(?i:token)$|TOKEN(?!IZ|S)")
+_TOKEN_OF_A_MODEL = re.compile(
+    "(?i)(?<![a-z])(?:bos|class|cls|dist|end|eos|extra|global|image|mask|max|min|n|num|pad|patch|prefix|prompt|query|"
+    "register|sep|sos|special|start|text|unk|video|visual)_?token$"
+)
 _NO_SECRET = re.compile(r"None|True|False|true|false|")
 _COUNT = re.compile(r"-?\d{1,5}(\.\d*)?")
 _ASSIGNED = re.compile(r"""(?<![\w-])([\w-]++)(["']?\s*[:=]\s*)(["'])([^"'\n]+)\3""")
@@ -43,15 +34,9 @@ _SHORTEST = 6
 
 @lru_cache(4096)  # The names of all variables are checked for each setting.
 def is_secret_name(name: str) -> bool:
-    """Return whether a variable, setting or file has the name of a secret, like `api_token` and unlike `token_dim`."""
-    if _SECRET_NAME.search(name):
-        return True
-    words = ["", *(word.lower() for word in _WORD.findall(name)), ""]
-    return any(
-        (word.endswith("token") and before not in _BEFORE_TOKEN and after not in _AFTER_TOKEN)
-        or (word == "tokens" and before in _BEFORE_TOKENS)
-        for before, word, after in zip(words, words[1:], words[2:], strict=False)
-    )
+    """Return whether a variable, setting or file has the name of a secret, like `hf_token` and unlike `mask_token`."""
+    is_token = _TOKEN_NAME.search(name) and not _TOKEN_OF_A_MODEL.search(name)
+    return bool(is_token or _SECRET_NAME.search(name))
 
 
 def redact(text: str) -> str:

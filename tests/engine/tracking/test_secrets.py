@@ -34,7 +34,8 @@ def test_a_setting_of_a_model_is_shown(setting: str) -> None:
         "api_token", "hf_token", "github_token", "HF_TOKEN", "GITHUB_TOKEN", "token", "authtoken", "hfToken",
         "wandb_token", "id_token", "access_token", "SLACK_TOKEN_PROD", "api_tokens", "use_auth_token", "api_key",
         "apikey", "password", "passwd", "db_password", "secret_key", "AWS_SECRET_ACCESS_KEY", "client_secret",
-        "private_key", "credentials", "signing_key", "account_key", "passphrase",
+        "private_key", "credentials", "signing_key", "account_key", "passphrase", "session_token", "github_tokens",
+        "hf_token_read",
     ],
 )  # fmt: skip
 def test_a_secret_is_hidden(name: str) -> None:
