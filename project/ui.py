@@ -29,7 +29,6 @@ from click import UsageError
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.leaderboard import publish
-from project.engine.tracking.registered import describe_registered_models
 from project.engine.tracking.store import connect, server_address, tracking_uri
 
 _USAGE = "usage: python -m project.ui [--no-browser] [options of mlflow ui, below]\n"
@@ -76,13 +75,11 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _prepare() -> str:
-    """Describe what the pages show, and return the newest experiment's page.
+    """Publish the view of the newest experiment, and return its page.
 
     Opening the store reports in one line what MLflow's server reports in fifty.
     """
-    client = connect()
-    describe_registered_models(client)
-    return publish(client)
+    return publish(connect())
 
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
 import pytest
 from chromium import EXECUTABLE, Page, chromium
 from commands import Command
 from conftest import SMALL_NET, Fit, clean_environment, copy_store
+from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from project.engine.tracking.leaderboard import comparison_page
+from project.engine.tracking.registered import register
 
 pytestmark = [
     pytest.mark.browser,
@@ -61,7 +62,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     trials = [run for run in runs if "trial" in run.data.tags]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
-        mlflow.register_model(f"models:/{model_of(trials[0])}", REGISTERED)
+        register(MlflowClient(), trials[0], REGISTERED)
     (parent,) = [run for run in runs if run not in trials]
     server = subprocess.Popen(
         [sys.executable, "-m", "project.ui", "--port", "0"], cwd=folder, env=clean_environment(),

@@ -10,7 +10,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from project.engine.tracking import store
-from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, with_intervals
 
 _LONGEST_NAME, _LONGEST_NOTE = 256, 5000
@@ -115,29 +114,6 @@ def describe_as(client: MlflowClient, version: ModelVersion) -> None:
     known = {one.description for one in client.search_model_versions() if one.name == name}
     if version.description and client.get_registered_model(name).description in (None, "", *known):
         client.update_registered_model(name, version.description)
-
-
-def describe_registered_models(client: MlflowClient) -> None:
-    """Describe registered models and versions that have no description; those that a person wrote are kept.
-
-    MLflow's page registers a model without a description, so this is done when a command opens the store.
-    """
-    with best_effort(None, "registered models", "registered models have no descriptions"):
-        newest: dict[str, str] = {}
-        for version in sorted(client.search_model_versions(), key=lambda one: int(one.version)):
-            if note := version.description or _note_of(client, version):
-                newest[version.name] = note
-                if not version.description:
-                    client.update_model_version(version.name, version.version, note)
-        for model in client.search_registered_models() if newest else ():
-            if not model.description and model.name in newest:
-                client.update_registered_model(model.name, newest[model.name])
-
-
-def _note_of(client: MlflowClient, version: ModelVersion) -> str:
-    """Return the description of the logged model that a version comes from; empty if it has none."""
-    model_id = _model_id(version)
-    return str(client.get_logged_model(model_id).tags.get(TAG, "")) if model_id else ""
 
 
 def _model_id(version: ModelVersion) -> str:

@@ -14,7 +14,6 @@ from tiny import COMPLETE, TINY
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.tracking.description import TAG
-from project.engine.tracking.registered import describe_registered_models
 from project.fit import main
 
 STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss",
@@ -82,19 +81,6 @@ def test_the_model_has_its_scores_classes_and_dataset(done: Fit) -> None:
     assert loaded.metadata.signature.outputs.input_names() == ["class", "probability", "probabilities"]
     (answer,) = loaded.predict(pd.DataFrame({"pixels": [np.full((9, 11), 255)]}))
     assert set(answer["probabilities"]) == {"dark", "bright"}
-
-
-def test_a_registered_model_gets_the_description_of_its_model(done: Fit) -> None:
-    (output,) = done.run.outputs.model_outputs
-    for name in ("found", "written"):
-        mlflow.register_model(f"models:/{output.model_id}", name)
-    done.client.update_registered_model("written", "mine")
-    describe_registered_models(done.client)
-    note = done.client.get_logged_model(output.model_id).tags[TAG]
-    assert done.client.get_model_version("found", "1").description == note
-    assert {one.name: one.description for one in done.client.search_registered_models()} == {
-        "found": note, "written": "mine",
-    }  # fmt: skip
 
 
 def test_a_person_may_name_the_run_and_describe_the_experiment(
