@@ -32,7 +32,7 @@ from project.engine.task import Task
 from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import EVALUATION
-from project.engine.tracking.registered import check_name, logged_model, update_descriptions
+from project.engine.tracking.registered import check_name, logged_model
 from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.tracking.tags import current_settings
 from project.engine.training.job import check_can_shard
@@ -41,9 +41,6 @@ from project.engine.training.stop import interruptible_command
 from project.engine.training.supervision import Supervisor
 
 Stage = Literal["val", "test"]
-
-_OWN = f"{EVALUATION}/"
-"""Start of the metrics of an evaluation on the run's own data."""
 
 _CHILDREN_USE = "PROJECT_EVALUATION"
 """Set for the processes that Lightning starts: the result of the checks."""
@@ -114,9 +111,6 @@ class EvaluationJob:
         logger.set_tags({f"{logger.prefix}{split}": command})
         client = MlflowClient(store.tracking_uri())  # `connect` fails if the store does not respond any more.
         logger.deliver(client, self.run.status, self.run.end_time)
-        if self.prefix == _OWN:
-            with best_effort(None, "description", "the description of the model lacks the intervals"):
-                update_descriptions(client, self.run.run_id)
 
     def register(self) -> None:
         """Register the model if `--register` names one; on ranks other than the first, do nothing.
@@ -169,7 +163,7 @@ class EvaluationJob:
                 raise ValueError("--register: got --trainer.logger false too, which stores no predictions; omit it")
         for line in (self.run.line(), *self.data.found()):
             print(line, flush=True)
-        return {"split": split, "prefix": f"{_OWN}{other}"}
+        return {"split": split, "prefix": f"{EVALUATION}/{other}"}
 
     def use(self, split: str, prefix: str) -> None:
         """Set the result of `check`, also on other ranks."""

@@ -1,17 +1,15 @@
 """Descriptions in Markdown, which MLflow shows on the pages of runs, experiments, studies and models."""
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from project.engine.tracking.names import EVALUATION, short
+from project.engine.tracking.names import short
 
 _LONGEST_CELL, _LONGEST_LINE = 300, 100
 _GAP = "&emsp;"
 """A space between columns, which MLflow's pages draw without any."""
-_EVALUATED = re.compile(f"{EVALUATION}/(test|val)/[^/]+")
 TAG = MLFLOW_RUN_NOTE
 """The tag of a run, an experiment or a logged model that holds its description."""
 
@@ -71,35 +69,6 @@ def with_code(note: str, commit: str, *, dirty: bool) -> str:
     what, _, rest = note.partition("\n\n")
     changes = " with uncommitted changes, which the run's artifact `git.diff` has" if dirty else ""
     return _paragraphs(what, f"Code: commit `{commit}`{changes}.", rest)
-
-
-def with_intervals(note: str, metrics: Mapping[str, float]) -> str:
-    """Return the description of a model, whose table of metrics has the scores and 95 % intervals of an evaluation.
-
-    Args:
-        note: The description.
-        metrics: Metrics of the run, with `eval/SPLIT/NAME`, `eval/SPLIT/NAME_low` and `eval/SPLIT/NAME_high`.
-    """
-    paragraphs = note.split("\n\n")
-    place = next((n for n, text in enumerate(paragraphs) if text.startswith("| metric |")), None)
-    evaluated = {name: value for name, value in metrics.items() if _EVALUATED.fullmatch(name)}
-    if place is None or not evaluated:
-        return note
-    rows = {cells[0]: (*cells[1:], "")[:2] for line in paragraphs[place].splitlines()[2:] if (cells := _cells_of(line))}
-    for name, value in evaluated.items():
-        ends = [metrics.get(f"{name}{end}") for end in ("_low", "_high")]
-        if name.endswith(("_low", "_high")) and name.rpartition("_")[0] in metrics:
-            continue
-        interval = "" if None in ends else " to ".join(map(_cell, ends))
-        scored = name.removeprefix(f"{EVALUATION}/")
-        rows[scored] = (_cell(value), interval)
-        rows.pop(f"best/{scored}", None)  # the same score, without an interval
-    table = _table(("metric", "value", "95 % interval"), ((name, *cells) for name, cells in rows.items()))
-    return "\n\n".join([*paragraphs[:place], table, *paragraphs[place + 1 :]])
-
-
-def _cells_of(line: str) -> list[str]:
-    return [cell.strip().removeprefix(_GAP) for cell in line.strip("|").split(" | ")]
 
 
 def describe_study(what: str, counts: Mapping[str, int], result: str, commands: Mapping[str, str], trials: str) -> str:

@@ -10,9 +10,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from project.engine.tracking import store
-from project.engine.tracking.description import TAG, with_intervals
+from project.engine.tracking.description import TAG
 
-_LONGEST_NAME, _LONGEST_NOTE = 256, 5000
+_LONGEST_NAME = 256
 
 
 def check_name(client: MlflowClient, name: str) -> None:
@@ -89,23 +89,6 @@ def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, b
     links = [*json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]")), {"name": name, "version": version.version}]
     client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(links)})
     return version, True
-
-
-def update_descriptions(client: MlflowClient, run_id: str) -> None:
-    """Show the intervals of an evaluation in the descriptions of a run's model and of its registered versions.
-
-    A description that a person wrote is kept.
-    """
-    run = client.get_run(run_id)
-    if (model := _newest_model(client, run)) is None or not (before := model.tags.get(TAG, "")):
-        return
-    note = with_intervals(before, run.data.metrics)[:_LONGEST_NOTE]
-    client.set_logged_model_tags(model.model_id, {TAG: note})
-    for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        if version.description == before:
-            client.update_model_version(version.name, version.version, note)
-            if client.get_registered_model(version.name).description == before:
-                client.update_registered_model(version.name, note)
 
 
 def describe_as(client: MlflowClient, version: ModelVersion) -> None:

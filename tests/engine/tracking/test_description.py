@@ -1,6 +1,6 @@
 import shlex
 
-from project.engine.tracking.description import describe_fit, describe_model, describe_study, with_code, with_intervals
+from project.engine.tracking.description import describe_fit, describe_model, describe_study, with_code
 
 
 def test_the_description_of_a_run_has_result_and_commands() -> None:
@@ -26,22 +26,6 @@ def test_a_long_command_is_broken_before_options_and_stays_the_same() -> None:
     assert shlex.split(command.replace("\\\n", "")) == words
 
 
-def test_an_evaluation_adds_intervals_to_the_table_of_a_model() -> None:
-    scores = {"test/accuracy": 0.9, "test/loss": 0.2, "best/val/accuracy": 0.8}
-    note = describe_model("A net.", [], scores, {"classes": "a, b"}, {"train": "fit"})
-    found = {"eval/test/accuracy": 0.9, "eval/test/accuracy_low": 0.85, "eval/test/accuracy_high": 0.95,
-             "eval/test/f1": 0.7, "eval/other/test/f1": 0.1, "train/loss": 1.0}  # fmt: skip
-    shown = with_intervals(note, found)
-    table = shown.split("\n\n")[1]
-    assert table == (
-        "| metric | value | 95 % interval |\n| --- | --- | --- |\n| test/accuracy | &emsp;0.9 | &emsp;0.85 to 0.95 |\n"
-        "| test/loss | &emsp;0.2 | &emsp; |\n| best/val/accuracy | &emsp;0.8 | &emsp; |\n"
-        "| test/f1 | &emsp;0.7 | &emsp; |"
-    )
-    assert shown.replace(table, note.split("\n\n")[1]) == note
-    again = with_intervals(shown, found | {"eval/val/accuracy": 0.8, "eval/test/f1": 0.6})
-    assert "| test/accuracy | &emsp;0.9 | &emsp;0.85 to 0.95 |" in again
-    assert "| test/f1 | &emsp;0.6 |" in again
-    assert "best/val/accuracy" not in again
-    assert with_intervals("by a person", found) == "by a person"
+def test_the_description_of_a_model_has_its_commit_after_the_first_paragraph() -> None:
+    note = describe_model("A net.", [], {"test/accuracy": 0.9}, {"classes": "a, b"}, {"train": "fit"})
     assert with_code(note, "abc", dirty=False).startswith("A net.\n\nCode: commit `abc`.\n\n| metric |")
