@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import OptimizerCallable
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -123,16 +121,11 @@ def check_weights(path: Path, model: LightningModule) -> None:
         )
 
 
-def check_optimizer(path: Path, optimizer: Optimizer, make_optimizer: OptimizerCallable) -> None:
-    """Refuse settings of an optimizer that the state in a checkpoint cannot be resumed with.
-
-    Args:
-        path: The checkpoint.
-        optimizer: The optimizer with all its parameters; it stays as it is.
-        make_optimizer: Makes an optimizer of the same kind of parameters.
+def check_optimizer(path: Path, optimizer: Optimizer) -> None:
+    """Refuse an optimizer with other settings than the one in a checkpoint, such as that of another class.
 
     Raises:
-        ValueError: The optimizer has another kind of state.
+        ValueError: The checkpoint has the state of another optimizer.
     """
     (state,) = _read(path)["optimizer_states"]
     groups = [set(group) - _ADDED_BY_SCHEDULES for group in state["param_groups"]]
@@ -141,27 +134,6 @@ def check_optimizer(path: Path, optimizer: Optimizer, make_optimizer: OptimizerC
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start again without --resume"
         )
-    first = optimizer.param_groups[0]["params"][0]
-    alone = make_optimizer([nn.Parameter(first.detach().cpu().clone())])
-    if lacking := _lacking_state(alone, state["state"]):
-        raise ValueError(
-            f"--resume: {path} lacks {lacking}, which {type(optimizer).__name__} needs with these settings; keep "
-            "--model.optimizer.* as they were, or start again without --resume"
-        )
-
-
-def _lacking_state(optimizer: Optimizer, saved: dict[int, dict[str, Any]]) -> str | None:
-    """Try a step of an optimizer of one parameter with the saved state of the first; return what is missing."""
-    if not saved:
-        return None
-    parameter: nn.Parameter = optimizer.param_groups[0]["params"][0]
-    parameter.grad = torch.zeros_like(parameter)
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: saved[0]}})
-    try:
-        optimizer.step(lambda: 0.0)
-    except KeyError as error:
-        return str(error.args[0])
-    return None
 
 
 def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:

@@ -84,6 +84,6 @@ def check_can_continue(earlier: EarlierRun, cli: FitCLI, client: MlflowClient) -
     if not is_overridden("configure_model", model) or isinstance(model, Task):
         check_weights(checkpoint, model)
     if isinstance(model, Task):
-        check_optimizer(checkpoint, model.make_optimizer(), model.optimizer)
+        check_optimizer(checkpoint, model.make_optimizer())
     cli.data.check_same_batches(data_state(checkpoint, cli.datamodule), trainer.world_size, trainer.limit_train_batches)
     check_not_complete(checkpoint, run.info.status == "FINISHED", trainer.max_epochs, trainer.max_steps)

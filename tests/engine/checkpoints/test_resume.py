@@ -28,7 +28,6 @@ REFUSED = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--max_epochs", "3", "--model.net", "test_resume.TwoLayers"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
-    (["--max_epochs", "3", "--model.optimizer.amsgrad", "true"], "lacks max_exp_avg_sq, which AdamW needs"),
     (
         ["--max_epochs=3", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
         "StochasticWeightAveraging stores no averages",
