@@ -9,7 +9,6 @@ from mlflow import MlflowClient
 from project.engine.checkpoints import (
     check_not_complete,
     check_optimizer,
-    check_version,
     check_weights,
     data_state,
     newest_checkpoint,
@@ -53,8 +52,6 @@ def find_earlier_run(resumed: str | None) -> EarlierRun | None:
         return None
     settings = experiments.settings_of(run_id) if resumed else None
     checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
-    if checkpoint:
-        check_version(checkpoint)
     return EarlierRun(run_id, settings, str(checkpoint) if checkpoint else None)
 
 
