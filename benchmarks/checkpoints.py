@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from benchmarks.lines import make_parser, report, rounds_of
-from project.engine.checkpoints import DurableCheckpointIO
+from project.engine.checkpoints.durable import DurableCheckpointIO
 
 _BETWEEN_SAVES_S = 2.0
 

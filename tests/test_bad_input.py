@@ -11,7 +11,7 @@ from conftest import count_runs, write_folder
 from tiny import TINY, Tiny, TinyNet
 from torch import nn
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.trainer_checks import check_settings
 from project.engine.loading import Augmentation, Workers

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from runs import ExampleRuns, fitted
 from tiny import COMPLETE, TINY
 
-from project.engine.checkpoints import strip_optimizer_state
+from project.engine.checkpoints.retention import strip_optimizer_state
 from project.engine.evaluation import Evaluation
 from project.engine.inference.evaluation_job import EvaluationJob
 from project.engine.loading import ImageArray, Split

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from project.engine.checkpoints import restore_sums, save_sums
+from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
 from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
 from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps

@@ -20,7 +20,8 @@ from torch.optim import SGD
 from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader
 
-from project.engine.checkpoints import CurrentSettings, RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.resume import CurrentSettings
 from project.engine.cli.command_line import CommandLine
 from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray
 from project.engine.schedule import WarmupCosine, make_schedule, total_steps

@@ -10,7 +10,8 @@ from conftest import listening
 from mlflow import MlflowClient
 from servers import serving
 
-from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
+from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.newest import newest_checkpoint
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import redact_options

@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from torch import Tensor
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_metrics import EpochMetrics
 from project.engine.cli.epoch_table import Cell, EpochTable, clock, line_with_names
 from project.engine.runtime.callbacks import callbacks_of

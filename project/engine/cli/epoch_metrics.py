@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from lightning import Trainer
 from torch import Tensor
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_table import OPTIONAL, Cell, number
 from project.engine.task import Task
 

@@ -18,7 +18,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
 from typing_extensions import override
 
-from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain, without_value

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_lines import EpochLines
 from project.engine.cli.epoch_table import number
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from mlflow.entities import Run
 
-from project.engine.checkpoints import best_checkpoint, read_valid
+from project.engine.checkpoints.durable import read_valid
+from project.engine.checkpoints.newest import best_checkpoint
 from project.engine.data import DECODING, GIVEN_BY_DATA
 from project.engine.tracking import experiments, store
 from project.engine.tracking.recovery import RECOVERED, recover_all

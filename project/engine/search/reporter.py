@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.search.messages import Prune, Report, RunStarted, Stop, ToTrial, send
 from project.engine.search.moment import History, metrics_at_best
 from project.engine.tracking.logger import MLflowLogger

@@ -5,8 +5,8 @@ import logging
 import optuna
 from optuna.trial import TrialState
 
-from project.engine.checkpoints import remove_checkpoints, strip_optimizer_state
 from project.engine.checkpoints.newest import LAST
+from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 from project.engine.search.study import RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking import store

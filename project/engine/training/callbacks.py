@@ -6,7 +6,7 @@ from jsonargparse import Namespace
 from lightning import Callback
 from lightning.pytorch.callbacks import LearningRateMonitor
 
-from project.engine.checkpoints import FiniteLoss
+from project.engine.checkpoints.finite import FiniteLoss
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress

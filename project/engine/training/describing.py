@@ -10,7 +10,7 @@ from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch.nn.parameter import UninitializedParameter
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.tracking.description import TAG, describe_experiment, describe_fit, describe_model
 from project.engine.tracking.logger import MLflowLogger

@@ -6,13 +6,8 @@ from typing import NamedTuple
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow import MlflowClient
 
-from project.engine.checkpoints import (
-    check_not_complete,
-    check_optimizer,
-    check_weights,
-    data_state,
-    newest_checkpoint,
-)
+from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.resume import check_not_complete, check_optimizer, check_weights, data_state
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task

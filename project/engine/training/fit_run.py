@@ -14,7 +14,9 @@ import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from project.engine.checkpoints import RunCheckpoint, is_within_epoch, newest_checkpoint, use_folder
+from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
+from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.resume import is_within_epoch
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.launcher import TORCHRUN

@@ -11,7 +11,8 @@ from time import monotonic
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from project.engine.checkpoints import CurrentSettings, RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.resume import CurrentSettings
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI

@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.task import Baseline, Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import model_name

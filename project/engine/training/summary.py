@@ -6,7 +6,7 @@ from lightning import Trainer
 from rich.console import Console
 from rich.markup import escape
 
-from project.engine.checkpoints import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Baseline
 from project.engine.tracking.throughput import Throughput, rate_text

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from test_checkpoint import SMALL, best_metrics, checkpoints, score
 from test_interrupt import SignalAt
 
-from project.engine.checkpoints import newest_checkpoint
+from project.engine.checkpoints.newest import newest_checkpoint
 from project.fit import main
 
 EMA = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]

@@ -12,7 +12,7 @@ from test_interrupt import SignalAt
 from tiny import TINY
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from project.engine.checkpoints import newest_checkpoint
+from project.engine.checkpoints.newest import newest_checkpoint
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.training.callbacks import build_fit

@@ -13,8 +13,8 @@ import torch
 from conftest import Fit, as_nobody
 from tiny import SERVED
 
-from project.engine.checkpoints import DurableCheckpointIO, newest_checkpoint
-from project.engine.checkpoints.durable import is_valid, link_durably, read_valid, write_durably
+from project.engine.checkpoints.durable import DurableCheckpointIO, is_valid, link_durably, read_valid, write_durably
+from project.engine.checkpoints.newest import newest_checkpoint
 from project.engine.tracking import store
 from project.fit import main
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from project.engine.checkpoints import newest_checkpoint, remove_checkpoints, strip_optimizer_state
 from project.engine.checkpoints.durable import is_valid, link_durably, write_durably
+from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
 
 WEIGHTS = torch.arange(100_000.0)
 

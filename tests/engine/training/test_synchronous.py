@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from tiny import TINY
 from typing_extensions import override
 
-from project.engine.checkpoints import DurableCheckpointIO, RunCheckpoint
-from project.engine.checkpoints.durable import is_valid
+from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.durable import DurableCheckpointIO, is_valid
 from project.engine.tracking.logger import MLflowLogger
 from project.fit import main
 
