@@ -4,7 +4,6 @@ A run that is running, or has undelivered records, keeps everything. So does a r
 """
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -18,13 +17,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.runtime.places import cache_of_read_only
 from project.engine.tracking import store
-from project.engine.tracking.recovery import dead_spools
 from project.engine.tracking.spool import LOG
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUMED, STATE, STUDY, TRIAL
 
 _RUN_ID = re.compile("[0-9a-f]{32}")
-_SPLITS = ("train", "val", "test")
-_CACHE = re.compile(rf"(?P<split>{'|'.join(_SPLITS)})-\d+px-.*\.npy")
 _STALE_AFTER_S = 3600.0
 """A file that a process writes has changed within this time."""
 
@@ -44,7 +40,7 @@ class Unneeded(NamedTuple):
 
 
 def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
-    """Return what nothing needs, in the folder of runs and in the folders of images that the runs used.
+    """Return what nothing needs in the folder of runs.
 
     The second list has the folders of checkpoints whose run is not in this store, but may be in another one.
 
@@ -128,34 +124,15 @@ def _sources(runs: dict[str, Run]) -> set[Path]:
 
 
 def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
+    """Yield the caches of images that are gone; the caches of changed images are replaced when they are used."""
     for root in sorted(_sources(runs)):
-        beside_runs = cache_of_read_only(root)
-        if not root.exists() and beside_runs.is_dir():
-            yield Unneeded(beside_runs, f"its images, {root}, are gone", _size(beside_runs))
-            continue
-        for file in sorted((*(root / ".cache").glob("*.npy"), *beside_runs.glob("*.npy"))):
-            if (match := _CACHE.fullmatch(file.name)) and file.stat().st_mtime < _changed_s(root, match["split"]):
-                yield Unneeded(file, "its images have changed", file.stat().st_size)
-
-
-def _changed_s(root: Path, split: str) -> float:
-    """Return when a file or a folder of a split changed last, in seconds since 1970; infinity without any folder."""
-    folders = [folder for folder in root.iterdir() if folder.is_dir() and folder.name.lower().startswith(split)]
-    if not folders:
-        return float("inf")
-    times = [folder.stat().st_mtime for folder in folders]
-    for top in folders:
-        for place, _, names in os.walk(top):
-            times += [path.lstat().st_mtime for path in (Path(place), *(Path(place, name) for name in names))]
-    return max(times)
+        cache = cache_of_read_only(root)
+        if not root.exists() and cache.is_dir():
+            yield Unneeded(cache, f"its images, {root}, are gone", _size(cache))
 
 
 def _spools() -> Iterator[Unneeded]:
-    for spool in dead_spools():
-        done = not spool.waiting
-        spool.close(remove=False)
-        if done:
-            yield Unneeded(spool.folder, "its records are delivered", _size(spool.folder))
+    """Yield the spools without records; delivered ones are removed by each command that delivers."""
     for folder in sorted(store.spool_folder("").glob("*/")):
         if not (folder / LOG).exists() and _is_stale(folder):
             yield Unneeded(folder, "a spool without records", _size(folder))
@@ -163,14 +140,8 @@ def _spools() -> Iterator[Unneeded]:
 
 def _unfinished(runs: dict[str, Run]) -> Iterator[Unneeded]:
     """Yield the files that an interrupted process has left half written; those of a live one change all the time."""
-    own = [
-        file for pattern in (".*.tmp", "checkpoints/*/.*.tmp", "cache/*/.*.tmp") for file in store.HOME.glob(pattern)
-    ]
-    # A folder `.cache` may be that of other programs, too.
-    beside = [
-        file for root in _sources(runs) for split in _SPLITS for file in (root / ".cache").glob(f".{split}-*.tmp")
-    ]
-    for file in sorted({*own, *beside}):
+    patterns = (".*.tmp", "checkpoints/*/.*.tmp", "cache/*/.*.tmp")
+    for file in sorted(file for pattern in patterns for file in store.HOME.glob(pattern)):
         run = runs.get(file.parent.name)
         live = store.spool_folder(file.parent.name).exists() or (run is not None and run.info.status == "RUNNING")
         if file.is_file() and not file.is_symlink() and not live and _is_stale(file):
