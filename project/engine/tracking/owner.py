@@ -44,7 +44,7 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
     because names are ambiguous: containers share host names, and machines share folders.
 
     Args:
-        tags: Result of `owner_tags` in that process. Missing or old tags count as another place.
+        tags: Result of `owner_tags` in that process. Missing tags count as another place.
         heartbeat_age_s: Seconds since the last heartbeat of the process; None if unknown. It is negative if the clock
             was set back since then, until a live process writes its next heartbeat.
         holds_lock: Whether the caller holds the lock that the process holds while it lives. On one kernel, a short
@@ -53,8 +53,6 @@ def state(tags: Mapping[str, str], heartbeat_age_s: float | None = None, *, hold
     Returns:
         "unknown" without evidence. The run of such a process must not be closed.
     """
-    # Runs and spools of earlier versions have names without the prefix.
-    tags = {f"{PREFIX}{key.removesuffix('_after_boot_s')}": value for key, value in tags.items()} | dict(tags)
     if _is_of_this_table(tags):
         known = _in_process_table(tags)
         if known != "unknown":

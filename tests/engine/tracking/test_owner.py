@@ -35,7 +35,7 @@ BEFORE_ON_THIS_KERNEL = (DEAD_AFTER_ON_THIS_KERNEL_S + DEAD_AFTER_S) / 2
         pytest.param({BOOT: "other"}, -DEAD_AFTER_S - 1, True, "dead", id="silent since the clock was set back"),
         pytest.param({HOST: "other", PID: FREE_PID}, 1.0, True, "alive", id="another host, it beats"),
         pytest.param({HOST: "other"}, None, True, "unknown", id="another host, nothing known"),
-        pytest.param({BOOT: None, NAMESPACE: None, PID: FREE_PID}, None, True, "unknown", id="earlier version"),
+        pytest.param({BOOT: None, NAMESPACE: None, PID: FREE_PID}, None, True, "unknown", id="no place"),
     ],
 )
 def test_the_evidence_that_a_process_is_alive(
@@ -43,14 +43,6 @@ def test_the_evidence_that_a_process_is_alive(
 ) -> None:
     tags = {key: value for key, value in (owner_tags() | changed).items() if value is not None}
     assert state(tags, heartbeat_age_s, holds_lock=holds_lock) == expected
-
-
-def test_tags_of_an_earlier_version_identify_a_process() -> None:
-    earlier = {key.removeprefix("project."): value for key, value in owner_tags().items()}
-    earlier["process.started_after_boot_s"] = earlier.pop("process.started").split()[0]
-    assert set(earlier) & set(owner_tags()) == set()
-    assert state(earlier, 1e6) == "alive"
-    assert state(earlier | {"process.pid": FREE_PID}, 0.0) == "dead"
 
 
 def test_a_process_of_another_user_that_the_system_hides_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
