@@ -105,13 +105,8 @@ def _halves(records: list[Record]) -> list[list[Record]]:
     if kind not in ("metrics", "params", "tags"):
         return []
     single = [record | {kind: {key: value}} for record in records for key, value in record[kind].items()]
-    if len(single) == 1:
-        return []
     middle = len(single) // 2
-    parts = single[:middle], single[middle:]
-    if kind == "metrics":
-        return list(parts)
-    return [[{kind: {key: value for one in part for key, value in one[kind].items()}}] for part in parts]
+    return [single[:middle], single[middle:]] if middle else []
 
 
 @cache
@@ -124,16 +119,16 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
     match next(iter(record)):
         case "metrics":
             metrics = [
-                Metric(key, value, record["time_ms"], record["step"])
-                for record in records
-                for key, value in record["metrics"].items()
+                Metric(key, value, one["time_ms"], one["step"])
+                for one in records
+                for key, value in one["metrics"].items()
             ]
             client.log_batch(run_id, metrics=metrics, synchronous=True)
         case "params":
-            params = [Param(key, value) for key, value in record["params"].items()]
+            params = [Param(key, value) for one in records for key, value in one["params"].items()]
             client.log_batch(run_id, params=params, synchronous=True)
         case "tags":
-            tags = [RunTag(key, value) for key, value in record["tags"].items()]
+            tags = [RunTag(key, value) for one in records for key, value in one["tags"].items()]
             client.log_batch(run_id, tags=tags, synchronous=True)
         case "file" | "model" as kind if not (spool.files / record[kind]).exists():
             _warn_once(f"{spool.files / record[kind]} does not exist, so run {run_id} lacks it")
