@@ -35,12 +35,10 @@ def folder(run_id: str) -> Path:
     return store.checkpoint_folder(run_id)
 
 
-def unknown(run_id: str, mark: str | None) -> Path:
+def unknown(run_id: str) -> Path:
     place = folder(run_id)
     place.mkdir(parents=True)
     (place / "last.ckpt").write_bytes(b"0" * 1000)
-    if mark is not None:
-        (place / ".store").write_text(mark)
     return place
 
 
@@ -49,11 +47,10 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     kept, deleted, best, other, _ = runs
     assert cleaned(capsys) == "nothing to remove\n"
     client.delete_run(deleted)
-    gone = unknown("a" * 32, (folder(kept) / ".store").read_text())
-    foreign, unmarked = unknown("b" * 32, "http://elsewhere"), unknown("c" * 32, None)
+    foreign, gone = unknown("b" * 32), unknown("c" * 32)
     running = client.create_run("0").info.run_id
     client.delete_run(running)
-    live = unknown(running, "")
+    live = unknown(running)
     spool = Spool(store.spool_folder(running))  # as that of a fit
     study = client.create_run("0", tags={"study": "s", "best.run": best, "command": "sweep"}).info.run_id
     for number, run_id in enumerate([best, other]):
@@ -63,8 +60,7 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     for file in (half, fresh):
         file.write_bytes(b"0" * 500)
     os.utime(half, (OLD, OLD))
-    expected = {str(folder(deleted)): "its run is deleted", str(gone): "its run is no longer in the store",
-                str(half): "its writing was interrupted"}  # fmt: skip
+    expected = {str(folder(deleted)): "its run is deleted", str(half): "its writing was interrupted"}
 
     assert listed(cleaned(capsys)) == expected  # The study is still running.
     client.set_terminated(study)
@@ -78,7 +74,7 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     assert not any(Path(name).exists() for name in expected)
     assert f"kept: 2 folders of checkpoints, such as {foreign}: their runs are not in sqlite:///" in removed
     assert float(re.findall(r"([\d.]+) kB removed", removed)[0]) == pytest.approx(sizes / 1000, abs=0.06)
-    assert all(path.exists() for path in (foreign, unmarked, live, fresh, Path("mlruns/mlflow.db")))
+    assert all(path.exists() for path in (foreign, gone, live, fresh, Path("mlruns/mlflow.db")))
     spool.close(remove=True)
     evaluate([best])
     fit(["--resume", kept, "--max_epochs=3"])
@@ -133,7 +129,7 @@ def test_caches_of_absent_images_and_empty_spools_are_found(
 def test_without_a_store_nothing_is_guessed(
     uri: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = unknown("a" * 32, "")
+    place = unknown("a" * 32)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}" if uri else "sqlite:///nowhere.db")
     with pytest.raises(SystemExit) as end:
         main(["--remove"])

@@ -21,7 +21,6 @@ from project.engine.tracking.secrets import redact
 
 HOME = Path("mlruns")
 DATABASE = "mlflow.db"
-_MARK = ".store"
 CONFIG_FILE = "config.yaml"
 _STORE = "MLFLOW_TRACKING_URI"
 # MLflow reads these at each request. Its defaults are seven retries of up to two minutes.
@@ -49,23 +48,6 @@ def server_address() -> str | None:
 def checkpoint_folder(run_id: str) -> Path:
     """Return the folder of a run's checkpoints."""
     return HOME / "checkpoints" / run_id
-
-
-def mark_checkpoints(folder: Path) -> None:
-    """Note in a folder of checkpoints which store its run is in; `project.clean` keeps those of other stores."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).write_text(_name(), encoding="utf-8")
-
-
-def is_of_this_store(folder: Path) -> bool:
-    """Return whether the run of a folder of checkpoints is in this store; not known without a note."""
-    mark = folder / _MARK
-    return mark.exists() and mark.read_text(encoding="utf-8") == _name()
-
-
-def _name() -> str:
-    """Return the address of the store without secrets; the default one moves with its folder."""
-    return "" if tracking_uri() == f"{_SQLITE}{HOME.absolute()}/{DATABASE}" else redact(tracking_uri())
 
 
 def profile_folder(run_id: str) -> Path:

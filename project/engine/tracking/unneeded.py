@@ -55,8 +55,7 @@ def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
     kept = {version.run_id for version in client.search_model_versions()}
     found = [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
     whole = {one.path for one in found}
-    missing = [folder for folder in folders if _RUN_ID.fullmatch(folder.name) and folder.name not in runs]
-    foreign = [folder for folder in missing if not store.is_of_this_store(folder)]
+    foreign = [folder for folder in folders if _RUN_ID.fullmatch(folder.name) and folder.name not in runs]
     return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)], foreign
 
 
@@ -84,20 +83,17 @@ def _all_runs(client: MlflowClient) -> dict[str, Run]:
 
 def _checkpoints(folders: list[Path], runs: dict[str, Run], kept: set[str | None]) -> Iterator[Unneeded]:
     for folder in folders:
-        run_id = folder.name
-        if folder.is_symlink() or run_id in kept or not _RUN_ID.fullmatch(run_id):
+        run = runs.get(folder.name)
+        if run is None or run.info.run_id in kept or folder.is_symlink():
             continue
-        run = runs.get(run_id)
-        if store.spool_folder(run_id).exists() or (run and run.info.status in ("RUNNING", "SCHEDULED")):
+        if run.info.status in ("RUNNING", "SCHEDULED") or store.spool_folder(run.info.run_id).exists():
             continue
-        if reason := _reason(folder, run, runs):
+        if reason := _reason(run, runs):
             yield Unneeded(folder, reason, _size(folder))
 
 
-def _reason(folder: Path, run: Run | None, runs: dict[str, Run]) -> str:
+def _reason(run: Run, runs: dict[str, Run]) -> str:
     """Return why nothing needs the checkpoints of a run that has ended; empty if they are needed."""
-    if run is None:  # A run of another store is not in this one either.
-        return "its run is no longer in the store" if store.is_of_this_store(folder) else ""
     if run.info.lifecycle_stage == "deleted":
         return "its run is deleted"
     study = runs.get(run.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
@@ -107,7 +103,7 @@ def _reason(folder: Path, run: Run | None, runs: dict[str, Run]) -> str:
     command = tags.get(RESUMED, tags.get(COMMAND, ""))
     if re.search(r"--keep_checkpoints[ =]all\b", command) or not {BEST_RUN, PARETO_TRIALS} & tags.keys():
         return ""
-    if tags.get(BEST_RUN) == folder.name or number in tags.get(PARETO_TRIALS, "").split(", "):
+    if tags.get(BEST_RUN) == run.info.run_id or number in tags.get(PARETO_TRIALS, "").split(", "):
         return ""
     return f"trial {number} was not the best of {tags.get(STUDY, 'its study')}"
 

@@ -158,7 +158,6 @@ class _FitRun:
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
         use_folder(trainer, store.checkpoint_folder(logger.version))
-        store.mark_checkpoints(store.checkpoint_folder(logger.version))
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 

@@ -191,7 +191,7 @@ def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
     run = Fit(workplace, 0, "").run
     assert run.info.status == "FINISHED"
     files = {path.name for path in store.checkpoint_folder(run.info.run_id).iterdir()}
-    assert files == {".store", "last.ckpt", "best-epoch000.ckpt"}
+    assert files == {"last.ckpt", "best-epoch000.ckpt"}
 
 
 def test_an_error_of_the_background_thread_is_raised(tmp_path: Path) -> None:
