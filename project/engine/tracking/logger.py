@@ -78,7 +78,7 @@ class MLflowLogger(Logger):
         self._step_of_epoch: int | None = None
         self._ignores_metrics = self._logs_final_scores = False
         self._dataset: tuple[str, str] | None = None
-        self._earlier_params: Mapping[str, str] = {}
+        self._earlier_settings: Mapping[str, str] = {}
         self._run_id: str | None = None
 
     @classmethod
@@ -131,11 +131,7 @@ class MLflowLogger(Logger):
         spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
         run = client.get_run(run_id)
         self.run_name = run.info.run_name or self.run_name
-        now = _as_texts(settings)
-        known = current_settings(run)
-        had_settings = bool(run.data.params)  # otherwise it was killed before it logged them
-        self._earlier_params, self.artifact_uri = run.data.params, run.info.artifact_uri
-        changed = {f"{CHANGED}{k}": value for k, value in now.items() if had_settings and value != known.get(k, _UNSET)}
+        self._earlier_settings, self.artifact_uri = current_settings(run), run.info.artifact_uri
         for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
             client.set_tag(run_id, tag, value)
         client.update_run(run_id, status="RUNNING")
@@ -143,9 +139,8 @@ class MLflowLogger(Logger):
             client.delete_tag(run_id, tag)
         steps = [m.step for m in latest_metrics(run) if m.key.startswith("system/")]
         self._open(client, spool, first_step=max(steps, default=-1) + 1)
-        self.set_tags({RESUMED: command, **changed})
-        if not had_settings:
-            self.log_hyperparams(dict(settings))
+        self.set_tags({RESUMED: command})
+        self.log_hyperparams(dict(settings))
 
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
         # A signal may arrive between any two of these lines; `end` must then close what exists.
@@ -167,10 +162,11 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         settings = _as_texts(params if isinstance(params, dict) else vars(params))
-        changed = {key: value for key, value in settings.items() if self._earlier_params.get(key, value) != value}
-        if changed:  # MLflow parameters are immutable.
+        if earlier := self._earlier_settings:  # A run that was killed before it logged its settings has none.
+            changed = {key: value for key, value in settings.items() if value != earlier.get(key, _UNSET)}
             self.set_tags({f"{CHANGED}{key}": value for key, value in changed.items()})
-        items = [(key, value) for key, value in settings.items() if key not in changed and value != _UNSET]
+            return
+        items = [(key, value) for key, value in settings.items() if value != _UNSET]
         for start in range(0, len(items), _PARAMS_PER_RECORD):
             part = items[start : start + _PARAMS_PER_RECORD]
             self._append(params=dict(part))
