@@ -24,6 +24,7 @@ from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.owner import DEAD_AFTER_S
 from project.engine.tracking.recovery import recover_all
 from project.engine.tracking.spool import LANES, Spool
+from project.engine.tracking.tags import COMMIT
 from project.engine.training.serving import save_model
 
 WRITER = """
@@ -112,7 +113,8 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     logged = client.get_logged_model(model.model_id)
     found = [(m.key, m.value, m.step, m.dataset_name, m.dataset_digest) for m in logged.metrics or []]
     assert found == [("test/f1", 0.5, 3, "digits", "12345678")]
-    assert logged.tags[TAG].startswith("a model\n\nCode: commit `")
+    assert logged.tags[TAG] == "a model"
+    assert logged.tags[COMMIT] == run.data.tags[COMMIT]
 
 
 def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:

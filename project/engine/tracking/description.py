@@ -64,13 +64,6 @@ def describe_model(
     )  # fmt: skip
 
 
-def with_code(note: str, commit: str, *, dirty: bool) -> str:
-    """Return a description with the commit after its first paragraph."""
-    what, _, rest = note.partition("\n\n")
-    changes = " with uncommitted changes, which the run's artifact `git.diff` has" if dirty else ""
-    return _paragraphs(what, f"Code: commit `{commit}`{changes}.", rest)
-
-
 def describe_study(what: str, counts: Mapping[str, int], result: str, commands: Mapping[str, str], trials: str) -> str:
     """Describe a study: its metrics, the number of trials in each state, its result, commands, and all trials.
 

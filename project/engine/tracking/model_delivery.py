@@ -10,7 +10,6 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 
 from project.engine.atomic import replace_file
 from project.engine.compat import latest_metrics
-from project.engine.tracking.description import TAG, with_code
 from project.engine.tracking.store import long_timeout
 from project.engine.tracking.tags import COMMIT, DIRTY
 
@@ -38,8 +37,6 @@ def send_model(
     model.artifact_path = logged.artifact_location
     replace_file(folder / MLMODEL_FILE_NAME, lambda new: model.save(str(new)), flush=False)
     code = {name: value for name, value in run.data.tags.items() if name in (COMMIT, DIRTY)}
-    if TAG in tags and COMMIT in code:
-        tags = {**tags, TAG: with_code(tags[TAG], code[COMMIT], dirty=code.get(DIRTY) == "true")}
     if given := {**code, **tags}:
         client.set_logged_model_tags(logged.model_id, given)
     with long_timeout():

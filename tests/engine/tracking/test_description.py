@@ -1,6 +1,6 @@
 import shlex
 
-from project.engine.tracking.description import describe_fit, describe_model, describe_study, with_code
+from project.engine.tracking.description import describe_fit, describe_study
 
 
 def test_the_description_of_a_run_has_result_and_commands() -> None:
@@ -24,8 +24,3 @@ def test_a_long_command_is_broken_before_options_and_stays_the_same() -> None:
     command = note.partition("# train\n")[2].removesuffix("\n```")
     assert max(map(len, command.splitlines())) <= 110
     assert shlex.split(command.replace("\\\n", "")) == words
-
-
-def test_the_description_of_a_model_has_its_commit_after_the_first_paragraph() -> None:
-    note = describe_model("A net.", [], {"test/accuracy": 0.9}, {"classes": "a, b"}, {"train": "fit"})
-    assert with_code(note, "abc", dirty=False).startswith("A net.\n\nCode: commit `abc`.\n\n| metric |")
