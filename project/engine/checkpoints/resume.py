@@ -9,6 +9,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.schedule import batches_per_step, move_to
 
 _ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
@@ -89,6 +90,19 @@ def _finish_epoch(trainer: Trainer) -> bool:
     if batches.is_last_batch:
         batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
     return bool(batches.is_last_batch)
+
+
+def check_version(path: Path) -> None:
+    """Refuse a checkpoint that does not contain the state of this version.
+
+    Raises:
+        ValueError: Another version of this code saved it.
+    """
+    if "validated_metrics" not in _read(path).get("callbacks", {}).get(RunCheckpoint.__qualname__, {}):
+        raise ValueError(
+            f"--resume: {path} was saved by another version of project, which stored the best checkpoint in another "
+            "way; resume the run with the code that saved it, or start again without --resume"
+        )
 
 
 def check_weights(path: Path, model: LightningModule) -> None:

@@ -7,7 +7,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow import MlflowClient
 
 from project.engine.checkpoints.newest import newest_checkpoint
-from project.engine.checkpoints.resume import check_not_complete, check_optimizer, check_weights, data_state
+from project.engine.checkpoints.resume import (
+    check_not_complete,
+    check_optimizer,
+    check_version,
+    check_weights,
+    data_state,
+)
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task
@@ -47,6 +53,8 @@ def find_earlier_run(resumed: str | None) -> EarlierRun | None:
         return None
     settings = experiments.settings_of(run_id) if resumed else None
     checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
+    if checkpoint:
+        check_version(checkpoint)
     return EarlierRun(run_id, settings, str(checkpoint) if checkpoint else None)
 
 

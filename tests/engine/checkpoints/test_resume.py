@@ -101,6 +101,12 @@ def test_a_run_that_cannot_resume_is_refused(
 
     for options, answer in REFUSED:
         assert answer in refusal(*options)
+    (last,) = workplace.glob("mlruns/checkpoints/*/last.ckpt")
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["RunCheckpoint{'monitor': 'val/accuracy'}"] = state["callbacks"].pop("RunCheckpoint")
+    last.unlink()
+    torch.save(state, last)
+    assert "was saved by another version of project" in refusal("--max_epochs", "3")
     assert Fit(workplace, 2, "").run.info.status == "FINISHED"
     Fit(workplace, 2, "").client.delete_run(run_id)
     assert "is deleted" in refusal("--max_epochs", "3")
