@@ -180,8 +180,7 @@ def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tupl
     assert f"{child.info.run_id}) |" in parent.data.tags[TAG]
     assert "--resume" not in child.data.tags[TAG]  # The trial keeps only its weights.
     files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}
-    plots = ("history.png", "slice.png", "parallel_coordinates.png")
-    assert files >= {f"study/{name}" for name in ("trials.csv", "plots.html", *plots)}
+    assert files >= {"study/trials.csv", "study/plots.html"}
 
 
 @pytest.mark.faults
@@ -325,7 +324,8 @@ def test_each_point_of_a_pareto_front_belongs_to_one_model(tmp_path: Path, sweep
     (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
     front = ", ".join(str(trial.number) for trial in sweep.study.best_trials)
     assert parent.data.tags["pareto.trials"] == front
-    assert "study/pareto_front.png" in {one.path for one in runs.client.list_artifacts(parent.info.run_id, "study")}
+    page = Path(runs.client.download_artifacts(parent.info.run_id, "study/plots.html")).read_text()
+    assert "Pareto-front Plot" in page
 
 
 @pytest.mark.faults

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.dashboard import introduce_study
 from project.engine.search.moment import metrics_of_run
-from project.engine.search.plots import interactive_plots, pictures, plain_style
+from project.engine.search.plots import plots
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
 from project.engine.search.trials_table import csv_table, markdown_table, state_word
@@ -150,13 +150,10 @@ class StudyRun:
             self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
-        with plain_style():
-            page: list[str] = []
-            for plot in interactive_plots(self._study, self._space.metrics).values():
-                with self._best_effort("plots"):
-                    page.append(plot().to_html(full_html=False, include_plotlyjs=not page))
-            title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
-            self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
-        for name, draw in pictures(self._study, self._space.metrics).items():
-            with plain_style():
-                self._logger.log_figure(draw, f"study/{name}.png", "plots")
+        page: list[str] = []
+        for draw in plots(self._study, self._space.metrics):
+            with self._best_effort("plots"):
+                figure = draw().update_xaxes(exponentformat="e")  # Otherwise, 0.0001 is 100µ.
+                page.append(figure.to_html(full_html=False, include_plotlyjs=not page))
+        title = f"<!DOCTYPE html><meta charset='utf-8'><title>{self._study.study_name}</title>"
+        self._logger.log_text(title + "".join(page), "study/plots.html", "plots")
