@@ -230,9 +230,9 @@ def test_a_sweep_follows_the_direction_of_its_search(workplace: Path, capsys: py
     with pytest.raises(SystemExit) as end:
         sweep(["--search", "slope", "--n_trials=1", "--max_epochs=2", *of(Validated)])
     assert end.value.code == 0
-    ending = capsys.readouterr().out.partition("train the best trial for longer than the trials\n  ")[2].splitlines()
+    ending = capsys.readouterr().out.partition("train with the parameters of the best trial\n  ")[2].splitlines()
     assert ending[0].startswith("python -m project.fit ")
-    assert f" {' '.join(of(Validated))} --max_epochs 10 --model.lr=" in ending[0]
+    assert f" --max_epochs=2 {' '.join(of(Validated))} --model.lr=" in ending[0]
     for log in Path("mlruns/sweeps").glob("*/trial-*.log"):
         assert "best epoch " in log.read_text()
         assert "python -m project.fit" not in log.read_text()  # Hints are for a person.

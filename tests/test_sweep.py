@@ -166,7 +166,7 @@ def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tupl
     sweep, output = killed_twice
     best = sweep.study.best_trial
     rate = re.escape(str(best.params["model.optimizer.lr"]))
-    assert re.search(rf"python -m project\.fit .*--max_epochs 10 --model\.optimizer\.lr={rate}", output), output
+    assert re.search(rf"python -m project\.fit --max_epochs 3 .* --model\.optimizer\.lr={rate}", output), output
     runs = Fit(sweep.folder, 0, "")
     (parent,) = [run for run in runs.runs if "trial" not in run.data.tags]
     assert parent.info.status == "FINISHED"

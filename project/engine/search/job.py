@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
 from project.engine.cli.errors import exit_on_bad_input
@@ -28,12 +28,11 @@ from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
 from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
-from project.engine.search.space import SearchSpace
+from project.engine.search.space import SearchSpace, fit_options
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
 from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
-from project.engine.search.training_command import TrainingCommand
 from project.engine.search.trial_process import TrialLauncher
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import TrialResults
@@ -107,10 +106,9 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
-        train = TrainingCommand(_MODULE, built)
-        of_trial = partial(train, redact_options(built.command.argv))
-        study_run = StudyRun(client, logger, study, space, lock, command, settings, of_trial)
-        yield Sweep(command, space, storage, study, queue, launcher, driver, study_run, train)
+        train = partial(training_command, redact_options(built.command.argv))
+        study_run = StudyRun(client, logger, study, space, lock, command, settings, train)
+        yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
 
 
 @dataclass
@@ -126,7 +124,6 @@ class Sweep:
         launcher: Starts trials.
         driver: Runs the trials.
         study_run: The study's MLflow run.
-        train: Makes the command that trains with the parameters of a trial.
     """
 
     command: str
@@ -137,7 +134,6 @@ class Sweep:
     launcher: TrialLauncher
     driver: Driver
     study_run: StudyRun
-    train: TrainingCommand
 
     def run(self) -> int:
         """Run the trials, and return the exit code."""
@@ -189,11 +185,10 @@ class Sweep:
         if best := best_trials(self.study):
             console.print(table_of_best(self.study, self.space.metrics))
             which = "the best trial" if len(self.space.metrics) == 1 else f"trial {best[0].number}"
-            how = "for longer than the trials" if self.train.is_longer else "again"
             shown = {
                 f"run of {which}": best[0].user_attrs[RUN_ID],
                 "view": "python -m project.ui",
-                f"train {which} {how}": self.train(self.launcher.argv, best[0]),
+                f"train with the parameters of {which}": training_command(self.launcher.argv, best[0]),
             }
             for label, text in shown.items():
                 console.print(f"{label}\n  {text}", soft_wrap=True)
@@ -201,6 +196,11 @@ class Sweep:
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             unfinished = f"; unfinished trials: {left}" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
+
+
+def training_command(argv: Sequence[str], trial: FrozenTrial) -> str:
+    """Return the command that trains with the options that all trials share and the parameters of one."""
+    return shlex.join(["python", "-m", _MODULE, *argv, *fit_options(trial.params)])
 
 
 def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:
