@@ -15,7 +15,7 @@ from project.engine.search.moment import metrics_of_run
 from project.engine.search.plots import plots
 from project.engine.search.space import SearchSpace
 from project.engine.search.study import MLFLOW_RUN, RUN_ID
-from project.engine.search.trials_table import csv_table, markdown_table, state_word
+from project.engine.search.trials_table import markdown_table, state_word
 from project.engine.search.view import best_trials
 from project.engine.tracking import experiments
 from project.engine.tracking.best_effort import best_effort
@@ -23,6 +23,8 @@ from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import is_held
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, STUDY
+
+_COLUMNS = ("number", "state", "value", "params", "datetime_start", "duration", "user_attrs")
 
 
 class StudyRun:
@@ -76,7 +78,8 @@ class StudyRun:
         self._log_best_values([trial for trial in trials if trial.state == TrialState.COMPLETE])
         with self._best_effort("description"):
             self._describe()
-            self._logger.log_text(csv_table(self._study, self._space.metrics), "study/trials.csv", "report")
+            table = self._study.trials_dataframe(_COLUMNS).to_csv(index=False)
+            self._logger.log_text(table, "study/trials.csv", "report")
 
     def _log_best_values(self, complete: Sequence[FrozenTrial]) -> None:
         if len(complete) == self._logged_trials:

@@ -1,14 +1,12 @@
-"""The trials of a study as a table, in Markdown and as CSV: number, state, values, parameters, MLflow run."""
+"""The trials of a study as a table in Markdown: number, state, values, parameters, MLflow run."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from project.engine.search.study import ERROR, RETRY_OF, RUN_ID
+from project.engine.search.study import RUN_ID
 from project.engine.tracking.description import markdown_row
 from project.engine.tracking.names import short
 from project.engine.tracking.tags import STATE
@@ -65,11 +63,6 @@ def short_names(names: Iterable[str]) -> list[str]:
     return [name if ends[end := name.rpartition(".")[2]] > 1 else end for name in names]
 
 
-def parameter_names(trials: Iterable[FrozenTrial]) -> list[str]:
-    """Return the names of all parameters, in the order in which trials first have them."""
-    return list(dict.fromkeys(name for trial in trials for name in trial.params))
-
-
 def markdown_table(
     study: optuna.Study, metrics: Sequence[str], address: Callable[[str], str] = str, most: int = _MOST_ROWS
 ) -> str:
@@ -87,7 +80,7 @@ def markdown_table(
     trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: _rank(study, trial))
     if not trials:
         return ""
-    names = parameter_names(trials)
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     header = ["trial", "state", *metrics, *short_names(names), "run"]
     lines = [markdown_row(header), markdown_row(["---"] * len(header))]
     for trial in trials[:most]:
@@ -101,31 +94,6 @@ def markdown_table(
     if len(trials) > most:
         lines += ["", f"{len(trials) - most} more trials are in study/trials.csv."]
     return "\n".join(lines)
-
-
-def csv_table(study: optuna.Study, metrics: Sequence[str]) -> str:
-    """Return a CSV table of the trials by number: state, value or values, parameters, then all else.
-
-    A trial that is not complete has the last value that it reported.
-    """
-    trials = study.get_trials(deepcopy=False)
-    names = parameter_names(trials)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    values = ["value"] if len(metrics) == 1 else list(metrics)
-    times = ["start", "end", "duration_s"]
-    writer.writerow(["number", "state", *values, *names, "validations", *times, RUN_ID, RETRY_OF, ERROR])
-    for trial in trials:
-        found = latest_values(trial)
-        start, end, duration = trial.datetime_start, trial.datetime_complete, trial.duration
-        writer.writerow([
-            trial.number, state_word(trial.state), *found, *[""] * (len(metrics) - len(found)),
-            *(trial.params.get(name, "") for name in names), len(trial.intermediate_values),
-            *(when.isoformat(" ", "seconds") if when else "" for when in (start, end)),
-            round(duration.total_seconds(), 1) if duration else "",
-            *(trial.user_attrs.get(key, "") for key in (RUN_ID, RETRY_OF, ERROR)),
-        ])  # fmt: skip
-    return text.getvalue()
 
 
 def _rank(study: optuna.Study, trial: FrozenTrial) -> tuple[int, float, int]:

@@ -1,4 +1,4 @@
-"""The tables of a study's trials."""
+"""The table of a study's trials."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from project.engine.search.trials_table import csv_table, markdown_table
+from project.engine.search.trials_table import markdown_table
 
 RANGES = {"model.optimizer.lr": FloatDistribution(0, 1), "model.net.act": CategoricalDistribution(["a|b", "c"])}
 
@@ -33,22 +33,6 @@ def study() -> optuna.Study:
         trial(0.6, TrialState.RUNNING),
     ])  # fmt: skip
     return study
-
-
-def test_the_csv_begins_with_number_state_value_and_parameters(study: optuna.Study) -> None:
-    lines = csv_table(study, ["val/accuracy"]).splitlines()
-    assert lines[0] == (
-        "number,state,value,model.optimizer.lr,model.net.act,validations,start,end,duration_s,run_id,retry_of,error"
-    )
-    begins = [line.split(",")[:5] for line in lines[1:]]
-    assert begins[:4] == [
-        ["0", "complete", "0.5", "0.1", "a|b"],
-        ["1", "pruned", "0.25", "0.2", "a|b"],
-        ["2", "failed", "", "0.3", "a|b"],
-        ["3", "complete", "0.75", "0.123456", "a|b"],
-    ]
-    assert lines[3].endswith("cc,,the loss is not finite")
-    assert csv_table(study, ["val/accuracy", "val/loss"]).startswith("number,state,val/accuracy,val/loss,model.")
 
 
 def test_the_markdown_table_shows_where_each_trial_is(study: optuna.Study) -> None:
