@@ -1,4 +1,4 @@
-"""The database of a study: opening it, checking its version, and waiting while it does not respond."""
+"""The database of a study: opening it, and waiting while it does not respond."""
 
 import logging
 import sqlite3
@@ -8,7 +8,6 @@ from functools import partial
 from time import sleep
 from typing import Any, TypeVar
 
-import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
@@ -64,31 +63,16 @@ def open_storage(url: str) -> Iterator[PatientStorage]:
     """
     # SQLite waits in C code, where Ctrl-C has no effect: it waits for a moment, and `_repeat` for the rest.
     arguments = {"connect_args": {"timeout": _TRY_AGAIN_S}} if url.startswith("sqlite") else {}
-    open_it = partial(RDBStorage, url, {"pool_pre_ping": True, **arguments}, skip_compatibility_check=True)
+    open_it = partial(RDBStorage, url, {"pool_pre_ping": True, **arguments})
     try:
         storage = _repeat(open_it, lambda error: _sqlite_code(error) in _LOCKED, lambda: False)
-        version = storage.get_current_version()
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:  # RuntimeError: of its version
         reason = redact(str(error).splitlines()[0])
         raise ValueError(f"--storage: cannot open {redact(url)} for Optuna: {reason}") from error
     try:
-        _check_version(storage, version, url)
         yield PatientStorage(cached_storage(storage))
     finally:
         storage.engine.dispose()
-
-
-def _check_version(storage: RDBStorage, version: str, url: str) -> None:
-    if version in set(storage.get_all_versions()) - {storage.get_head_version()}:
-        raise ValueError(
-            f"--storage: {redact(url)} has the tables of an earlier Optuna, {version}; keep a copy of it, then upgrade "
-            f"it: optuna storage upgrade --storage {redact(url)}"
-        )
-    if version != storage.get_head_version():
-        raise ValueError(
-            f"--storage: {redact(url)} has tables of version {version}, unknown to Optuna {optuna.__version__}; "
-            "install the later Optuna that made them, or name another database"
-        )
 
 
 def is_temporary(error: BaseException) -> bool:

@@ -26,8 +26,8 @@ def stack() -> Iterator[ExitStack]:
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        ("v2.6.0.a", "optuna storage upgrade --storage sqlite:///mlruns/optuna.db"),
-        pytest.param("v99", "install the later Optuna", marks=pytest.mark.faults),
+        ("v2.6.0.a", "optuna storage upgrade"),
+        pytest.param("v99", "try updating optuna to the latest version", marks=pytest.mark.faults),
     ],
 )
 def test_tables_of_another_version_are_refused_with_the_remedy(
@@ -41,7 +41,7 @@ def test_tables_of_another_version_are_refused_with_the_remedy(
         main(["--search", "optimizer", *TINY])
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
-    assert remedy in error and version in error
+    assert "--storage: cannot open sqlite:///mlruns/optuna.db" in error and remedy in error
 
 
 def test_a_call_waits_for_a_locked_database(tmp_path: Path, stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
