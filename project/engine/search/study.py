@@ -35,8 +35,7 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
         storage=storage, study_name=name, directions=directions, sampler=space.sampler, pruner=space.pruner,
         load_if_exists=True,
     )  # fmt: skip
-    # Earlier versions of this project stored the settings as a user attribute.
-    before = system_attrs(study).get(_SETTINGS, study.user_attrs.get(_SETTINGS))
+    before = system_attrs(study).get(_SETTINGS)
     if (other := [direction.name.lower() for direction in study.directions]) != directions:
         raise ValueError(f"--study: {name} has the directions {', '.join(other)}; name another study with --study")
     if before is None:
@@ -51,17 +50,9 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Describe the first difference between the settings of a study and those of a sweep, and its remedy."""
     differing = sorted({key for key, _ in before.items() ^ now.items()})
-    chosen = [key for key in differing if key.startswith(RANGE) or (key in before and key in now)]
-    # Another class has other settings below its own key, and a setting that is varied is not a fixed one.
-    explained, below = {key.removeprefix(RANGE) for key in chosen}, tuple(f"{key}." for key in chosen)
-    of_other_code = [key for key in differing if key not in {*chosen, *explained} and not key.startswith(below)]
-    if of_other_code:
-        return (
-            f"was created by another version of this project, which {'has' if of_other_code[0] in before else 'lacks'} "
-            f"the setting {of_other_code[0]}; name a new study with --study, or continue this one with that version"
-        )
-    old, new = (settings.get(chosen[0], "nothing") for settings in (before, now))
+    first = next((key for key in differing if key.startswith(RANGE)), differing[0])
+    old, new = (settings.get(first, "nothing") for settings in (before, now))
     return (
-        f"has {chosen[0]} {old}, but this sweep has {new}; name another study with --study, or keep the options of the "
-        "study"
+        f"has {first} {old}, but this sweep has {new}; name another study with --study, or keep the options and "
+        "the version of this project"
     )

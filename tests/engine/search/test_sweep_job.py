@@ -11,6 +11,7 @@ import psutil
 import pytest
 from tiny import TINY
 
+from project.engine.compat import set_system_attr
 from project.engine.tracking import store
 from project.sweep import main
 
@@ -36,7 +37,7 @@ def state() -> dict[str, set[Any]]:
 def test_bad_input_leaves_no_handler_thread_file_or_process(
     options: list[str], message: str, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    optuna.create_study(storage="sqlite:///mlruns/optuna.db", study_name="other").set_user_attr("settings", {})
+    set_system_attr(optuna.create_study(storage="sqlite:///mlruns/optuna.db", study_name="other"), "settings", {})
     store.connect()
     multiprocessing.resource_tracker.ensure_running()  # one for all uses of multiprocessing in this process
     before = state()
