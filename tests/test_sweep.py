@@ -204,7 +204,7 @@ def test_trials_that_all_fail_with_one_error_end_the_sweep(tmp_path: Path, sweep
     process = sweep.start("--n_trials", "8", "--max_epochs", "1", "--max_retries", "0")
     output = process.communicate(timeout=WAIT_S)[0]
     assert process.returncode == 1
-    assert "3 settings in a row failed in the same way: FloatingPointError: the loss is not finite" in output
+    assert "3 trials in a row failed; the last: FloatingPointError: the loss is not finite" in output
     assert sweep.states == {TrialState.FAIL: 3}
 
 

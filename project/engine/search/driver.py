@@ -11,12 +11,11 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 
 from project.engine.search.dashboard import set_run
-from project.engine.search.failures import HopelessError
 from project.engine.search.messages import FromTrial, Prune, Report, RunStarted, Stop, Stopped, send
 from project.engine.search.ownership import HEARTBEAT_EVERY_S, claim, name_worker
 from project.engine.search.trial_process import TrialLauncher, TrialProcess
 from project.engine.search.trial_queue import TrialQueue
-from project.engine.search.trial_results import TrialResults
+from project.engine.search.trial_results import HopelessError, TrialResults
 from project.engine.tracking.recovery import recover_run
 
 _log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class Driver:
             while not self.stopping:
                 self._start_trials()
                 if not self.running:
-                    if reason := self._results.failures.hopeless():
+                    if reason := self._results.hopeless():
                         raise HopelessError(reason)
                     if self.finishing or self._results.exhausted or self._queue.has_enough():
                         return
@@ -71,7 +70,7 @@ class Driver:
 
     def _start_trials(self) -> None:
         while self._launcher.devices.free and not (
-            self.finishing or self._results.exhausted or self._results.failures.hopeless()
+            self.finishing or self._results.exhausted or self._results.hopeless()
         ):
             trial = self._queue.take({one.trial.number for one in self.running})
             if trial is None:

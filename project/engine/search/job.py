@@ -26,7 +26,6 @@ from project.engine.runtime.startup import update_activity
 from project.engine.search.checks import check_no_overlap, check_one_metric, checked_fit
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
-from project.engine.search.failures import HopelessError
 from project.engine.search.signals import SweepSignals
 from project.engine.search.space import SearchSpace, fit_options
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
@@ -35,7 +34,7 @@ from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
 from project.engine.search.trial_process import TrialLauncher
 from project.engine.search.trial_queue import TrialQueue
-from project.engine.search.trial_results import TrialResults
+from project.engine.search.trial_results import HopelessError, TrialResults
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
 from project.engine.tracking import experiments, store

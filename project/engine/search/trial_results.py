@@ -9,13 +9,18 @@ from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import TrialState
 
 from project.engine.search.dashboard import set_run
-from project.engine.search.failures import FailureStreak
 from project.engine.search.messages import Done, Failed, Pruned, Stopped
 from project.engine.search.ownership import had_worker
-from project.engine.search.study import ERROR, RETRIES, RETRY_OF, RUN_ID
+from project.engine.search.study import DONE_STATES, ERROR, RETRIES, RETRY_OF, RUN_ID
 from project.engine.search.trial_process import TrialProcess
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.tracking.recovery import recover_run
+
+_MOST_FAILURES_AT_FIRST, _MOST_FAILURES_LATER = 3, 10
+
+
+class HopelessError(RuntimeError):
+    """Failure of so many trials in a row that the sweep ends."""
 
 
 class TrialResults:
@@ -28,14 +33,23 @@ class TrialResults:
         max_retries: How often a failed trial is run again with the same parameters.
 
     Attributes:
-        failures: Failures in a row.
         exhausted: Whether the sampler has returned all its parameters.
     """
 
     def __init__(self, study: optuna.Study, metrics: Sequence[str], runs: TrialRuns, max_retries: int) -> None:
         self._study, self._metrics, self._runs, self._max_retries = study, metrics, runs, max_retries
-        self.failures = FailureStreak(study)
         self.exhausted = False
+        self._failures: list[str] = []  # reasons of the failures in a row, without those that were retried
+
+    def hopeless(self) -> str | None:
+        """Return the reason to start no more trials, or None. Running trials continue.
+
+        The reason is that three trials in a row failed before one was complete or pruned, or ten after that.
+        """
+        successful = self._study.get_trials(deepcopy=False, states=DONE_STATES)
+        if len(self._failures) < (_MOST_FAILURES_LATER if successful else _MOST_FAILURES_AT_FIRST):
+            return None
+        return f"{len(self._failures)} trials in a row failed; the last: {self._failures[-1]}"
 
     def run_of(self, trial: optuna.Trial) -> str | None:
         """Return the run of a trial; if its process died before it reported the run, look it up in the store."""
@@ -106,12 +120,12 @@ class TrialResults:
         if retries < self._max_retries:
             self._study.enqueue_trial(trial.params, user_attrs={RETRIES: retries + 1, RETRY_OF: trial.number})
         else:
-            self.failures.add(trial.params, reason)
+            self._failures.append(reason)
 
     def _close(self, trial: optuna.Trial, **result: Any) -> None:
         state = result.get("state", TrialState.COMPLETE)
         if state != TrialState.FAIL:
-            self.failures.clear()
+            self._failures.clear()
         if run_id := self.run_of(trial):
             self._runs.before_end(trial, run_id, state)
         try:
