@@ -22,7 +22,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Done:
-    """The end of a training, with a value for each metric of the study; None if the process does not know it."""
+    """The end of a training, with a value for each metric of the study; None if the sweep must read it from the run."""
 
     values: list[float | None]
 

@@ -1,39 +1,12 @@
 """The metrics of a run at one moment: when its best checkpoint was validated."""
 
-from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from mlflow import MlflowClient
 from mlflow.entities import Metric
-from typing_extensions import override
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 _BEST, _OF_THE_BEST, _OF_THE_MACHINE = "best/", "test/", "system/"
-
-
-class History(Logger):
-    """A logger that keeps all metrics in memory.
-
-    Attributes:
-        points: Step and value of each point, by metric.
-    """
-
-    name, version = "history", ""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: dict[str, list[tuple[int, float]]] = {}
-
-    @override
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        for name, value in metrics.items():
-            self.points.setdefault(name, []).append((step or 0, float(value)))
-
-    @override
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        pass
 
 
 def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.search.messages import Prune, Report, RunStarted, Stop, ToTrial, send
-from project.engine.search.moment import History, metrics_at_best
 from project.engine.tracking.logger import MLflowLogger
 
 
@@ -29,7 +28,6 @@ class Reporter(Callback):
     def __init__(self, connection: Connection, metrics: Sequence[str]) -> None:
         self._connection, self._metrics = connection, metrics
         self._values: dict[str, float] = {}
-        self._history = History()
         self._checkpoint: RunCheckpoint | None = None
         self._ended = False
         self.pruned = False
@@ -51,8 +49,6 @@ class Reporter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._checkpoint = RunCheckpoint.of(trainer)
-        if stage == TrainerFn.FITTING:
-            trainer.loggers = [*trainer.loggers, self._history]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
@@ -67,15 +63,18 @@ class Reporter(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = True  # Nothing is left that could be stopped.
+        self.record({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def record(self, values: Mapping[str, float]) -> None:
-        """Add values of metrics that the trainer does not log."""
+        """Add values of metrics of the best checkpoint."""
         self._values |= values
 
     def values(self) -> list[float | None]:
-        """Return the study's metrics, all of the best checkpoint; None for a metric that this process does not know."""
-        best = self._checkpoint.best_metrics if self._checkpoint else {}
-        found = metrics_at_best(self._history.points, best) | self._values
+        """Return the study's metrics, all of the best checkpoint.
+
+        A metric that is not of its validation or its test is None; the sweep reads it from the run.
+        """
+        found = (self._checkpoint.best_metrics if self._checkpoint else {}) | self._values
         return [found.get(metric) for metric in self._metrics]
 
 
