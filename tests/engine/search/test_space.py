@@ -18,7 +18,7 @@ REFUSED = [
     ("metric: [val/accuracy", "is not valid YAML"),
     ("- 1", "contains a list; expected settings, each with its name"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {}", "expected the settings to vary"),
-    ("metric: val/accuracy\ndirection: maximize\nspace: {3: {}}", "varies 3; expected the name of a setting"),
+    ("metric: val/accuracy\ndirection: maximize\nspace: {3: {}}", "got the setting 3; expected a dotted name"),
     (
         f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}",
         "has the key 'spaces' (did you mean space?)",
@@ -31,10 +31,6 @@ REFUSED = [
         "float, int, categorical",
     ),
     ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 0.1}}", "low"),
-    (
-        "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1, high: 1}}",
-        "less than",
-    ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: {type: float, low: 1}}",
         "needs a value for high",
@@ -68,10 +64,6 @@ REFUSED = [
         'write "[8, 8]", with quotes',
     ),
     (
-        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 1, high: 4, step: 2}}",
-        "got high 4, which steps of 2 do not reach; use 3",
-    ),
-    (
         "metric: val/accuracy\ndirection: maximize\nspace: {--model.optimizer.lr: {type: float, low: 0.1, high: 1}}",
         "expected a dotted name",
     ),
@@ -87,7 +79,6 @@ REFUSED = [
     (f"metric: val/accuracy\ndirection: true\nspace: {{{LR}}}", "one direction for each metric"),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: 5\nspace: {{{LR}}}", "got sampler 5"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 0.5, high: 3}}", "low: 0.5"),
-    ("metric: val/accuracy\ndirection: maximize\nspace: {model.net.dropout: {type: float, low: .nan, high: 1}}", "nan"),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: abc}}",
         "choices",
