@@ -5,9 +5,9 @@ python -m project.sweep --search cnn --n_trials 20 --study digits-cnn --data mni
 """
 
 import sys
-from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
+from argparse import ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 from project.engine.runtime.startup import begin_command
 
@@ -20,7 +20,6 @@ from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import choices
 from project.engine.cli.known_options import check_early
-from project.engine.cli.nearest import question
 from project.engine.compat import preloaded_forkserver
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
@@ -35,8 +34,8 @@ Search hyper-parameters with Optuna. Options of project.fit apply to each trial.
   python -m project.sweep --search cnn --n_trials 20 --n_jobs 2 --max_epochs 5
   python -m project.sweep --search cnn --data mnist --study mnist-cnn"""
 _MORE = """\
-  python -m project.sweep --help all  every option, also of fit
-  python -m project.fit --help        the options of data and model"""
+  python -m project.fit --help        the options of data and model
+  python -m project.fit --help all    every option of fit"""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -70,19 +69,9 @@ def _parser() -> CommandParser:
         epilog=f"{choices()}\n\nmore:\n{_MORE}",
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        add_help=False,
     )
-    add, names = parser.add_argument, ", ".join(config_groups.choices("search"))
-    add(
-        "-h",
-        "--help",
-        action=_Help,
-        nargs="?",
-        default=SUPPRESS,
-        metavar="all",
-        help="print this page, or every option (all)",
-    )
-    add("--search", type=_space, metavar="NAME", help=f"search space in configs/search/: {names}")
+    add, spaces = parser.add_argument, config_groups.choices("search")
+    add("--search", choices=spaces, metavar="NAME", help=f"search space in configs/search/: {', '.join(spaces)}")
     add(
         "--n_trials",
         type=_at_least(1),
@@ -107,28 +96,6 @@ def _parser() -> CommandParser:
     ))  # fmt: skip
     add("--storage", default=_STORAGE, help=f"URL of the Optuna storage ({_STORAGE})")
     return parser
-
-
-class _Help(Action):
-    """`--help`, the page of this command; `--help all` adds all options of `fit`."""
-
-    def __call__(self, parser: ArgumentParser, _namespace: object, values: Any, _option: str | None = None) -> None:
-        if values not in (None, "all"):
-            parser.error(f"--help: got {values!r}; give --help or --help all")
-        parser.print_help()
-        if values == "all":
-            from project.fit import main as fit  # imported here, because it needs seconds
-
-            print("\noptions of project.fit:\n")
-            fit(["--help", "all"])
-        parser.exit()
-
-
-def _space(name: str) -> str:
-    names = config_groups.choices("search")
-    if name not in names:
-        raise ArgumentTypeError(f"got {name!r}{question(name, names)}; configs/search has {', '.join(names)}")
-    return name
 
 
 def _at_least(least: int) -> Callable[[str], int]:
