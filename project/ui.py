@@ -25,7 +25,6 @@ if __name__ == "__main__":
     begin_command("ui", "loading mlflow")
 
 import psutil
-from click import UsageError
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.tracking.leaderboard import publish
@@ -71,7 +70,7 @@ def main(argv: Sequence[str]) -> None:
         log.seek(0)
         lines = log.read().split("\n")
         print(f"error: the MLflow server ended: {next(filter(None, reversed(lines)), '')}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if server.returncode == 2 else 1)  # MLflow exits with 2 on bad options, too.
 
 
 def _prepare() -> str:
@@ -86,7 +85,7 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
     """Return the options that this command reads, and the others, which MLflow reads.
 
     Raises:
-        ValueError: An option is unknown or has no value, or the port is not a number.
+        ValueError: An option has no value, or the port is not a number.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--port", "-p", type=int)
@@ -95,16 +94,9 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:
     parser.add_argument("--backend-store-uri")
     parser.add_argument("--no-browser", action="store_true")
     try:
-        options, others = parser.parse_known_args(argv)
-        if others:
-            from mlflow.cli import server  # Here, because the import takes a second.
-
-            server.make_context("mlflow ui", list(others))
+        return parser.parse_known_args(argv)
     except ArgumentError as error:
         raise ValueError(f"{error}; python -m project.ui --help lists the options") from error
-    except UsageError as error:
-        raise ValueError(error.format_message()) from error
-    return options, others
 
 
 def _free_port(host: str, given: int | None) -> int:
