@@ -124,9 +124,6 @@ class StudyRun:
             with self._best_effort("report"):
                 self._shown = []
                 self.update()
-                trials = self._study.get_trials(deepcopy=False)
-                counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
-                self._logger.set_tags({f"trials.{state}": str(count) for state, count in counts.items() if count})
             with self._best_effort("best"):
                 if best := best_trials(self._study):
                     self._log_best(best, with_model=status == "FINISHED")
