@@ -24,15 +24,13 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
         ValueError: A reference means no run, several, or the run of another reference.
     """
     runs, split = find_runs(client, references, split)
-    server = store.server_address()
     return Comparison(
         runs=runs,
         split=split,
         differences=all_differences(runs),
         scores=compare_scores(runs, split),
         notes=why_not_tested(runs, split),
-        page=(server or store.UI) + comparison_page([run.run for run in runs]),
-        needs_ui=server is None,
+        page=(store.server_address() or store.UI) + comparison_page([run.run for run in runs]),
     )
 
 

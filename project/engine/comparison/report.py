@@ -32,7 +32,6 @@ class Comparison(NamedTuple):
         scores: The scores.
         notes: Which runs are not tested, and why.
         page: Address of MLflow's page that compares the runs.
-        needs_ui: Whether `project.ui` must serve the page.
     """
 
     runs: Sequence[ComparedRun]
@@ -41,7 +40,6 @@ class Comparison(NamedTuple):
     scores: Sequence[Score]
     notes: Sequence[str]
     page: str
-    needs_ui: bool
 
     @property
     def same(self) -> str:
@@ -82,10 +80,9 @@ def print_comparison(compared: Comparison) -> None:
         for row in rows:
             table.add_row(*(escape(cell if len(cell) <= _LONGEST else f"{cell[:_LONGEST]}…") for cell in row))
         console.print(table)
-    how = "\nin MLflow, served by python -m project.ui:" if compared.needs_ui else "\nin MLflow:"
-    for line in (compared.same, compared.explanation, *compared.notes, how, compared.page):
-        if line:
-            console.print(escape(line), soft_wrap=True)
+    for line in filter(None, (compared.same, compared.explanation, *compared.notes)):
+        console.print(escape(line), soft_wrap=True)
+    console.print(f"\nin MLflow, which python -m project.ui shows:\n{escape(compared.page)}", soft_wrap=True)
 
 
 def write_markdown(compared: Comparison, to: Path, picture: str) -> None:
