@@ -15,7 +15,7 @@ from pyarrow import parquet
 from project.engine.evaluation import Draws
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
 from project.engine.tracking.names import EVALUATION
-from project.engine.tracking.recorded import Difference, Facts, Recorded, differences, varying
+from project.engine.tracking.recorded import Difference, Recorded, differences, varying
 from project.engine.tracking.run_reference import find
 from project.engine.tracking.tags import current_settings
 
@@ -64,11 +64,6 @@ class ComparedRun(NamedTuple):
         """The first characters of the id."""
         return self.id[:_LABEL]
 
-    @property
-    def settings(self) -> Facts:
-        """See `current_settings`."""
-        return current_settings(self.run)
-
 
 def find_runs(client: MlflowClient, references: Sequence[str], split: str | None) -> tuple[list[ComparedRun], str]:
     """Look up runs and read what they stored. Return them and the compared split.
@@ -82,13 +77,11 @@ def find_runs(client: MlflowClient, references: Sequence[str], split: str | None
         ValueError: A reference means no run, several, or the run of another reference.
     """
     found = [find(client, reference) for reference in references]
-    for number, (run, _) in enumerate(found):
-        for earlier in range(number):
-            if found[earlier].run.info.run_id == run.info.run_id:
-                raise ValueError(
-                    f"got {references[earlier]} and {references[number]}, which are the same run {run.info.run_id}; "
-                    "name another run"
-                )
+    ids = [run.info.run_id for run, _ in found]
+    if repeated := [run_id for run_id in ids if ids.count(run_id) > 1]:
+        raise ValueError(
+            f"got {', '.join(references)}, two of which are the same run {repeated[0]}; name another run instead"
+        )
     evaluated = {one for one in _SPLITS for run, _ in found if f"{EVALUATION}/{one}" in run.data.tags}
     chosen = split or next((one for one in _SPLITS if one in evaluated), _SPLITS[0])
     return [
@@ -99,7 +92,10 @@ def find_runs(client: MlflowClient, references: Sequence[str], split: str | None
 
 def all_differences(runs: Sequence[ComparedRun]) -> list[Difference]:
     """Return what differs between runs: settings, code, packages, data and devices."""
-    return [*varying("settings", [run.settings for run in runs]), *differences([run.recorded for run in runs])]
+    return [
+        *varying("settings", [current_settings(run.run) for run in runs]),
+        *differences([run.recorded for run in runs]),
+    ]
 
 
 def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:
