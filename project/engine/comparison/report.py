@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from project.engine.comparison.paired import SIGNIFICANT
 from project.engine.comparison.runs import ComparedRun
-from project.engine.comparison.scores import BOOTSTRAP, Score
+from project.engine.comparison.scores import Score
 from project.engine.evaluation import RESAMPLES, SEED
 from project.engine.tracking.description import markdown_row
 from project.engine.tracking.recorded import ABSENT, Difference, Recorded
@@ -53,15 +53,12 @@ class Comparison(NamedTuple):
     @property
     def explanation(self) -> str:
         """How the marks are made; empty if nothing was tested."""
-        tests = {score.test for score in self.scores if score.test}
-        if not tests:
+        if not any(score.test for score in self.scores):
             return ""
-        several = ", corrected by Holm's method for each score" if len(self.runs) > 2 else ""
-        bootstrap = f"; {BOOTSTRAP}: {RESAMPLES:,} paired resamples at most, seed {SEED}" if BOOTSTRAP in tests else ""
-        against = "every other tested run" if len(self.runs) > 2 else "the other run"
         return (
-            f"{_MARK} is better than {against} (p < {SIGNIFICANT}); p is the two-sided p-value of the difference to "
-            f"the best run on the same samples{several}{bootstrap}."
+            f"{_MARK} is better than every other tested run (p < {SIGNIFICANT}); p is the two-sided p-value of the "
+            "difference to the best run on the same samples, corrected by Holm's method for each score; the bootstrap "
+            f"has at most {RESAMPLES:,} paired resamples, with seed {SEED}."
         )
 
 
