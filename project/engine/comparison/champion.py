@@ -40,7 +40,7 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
         if number == version.version:
             moves, why = False, "marks this version already"
         elif number is None:
-            moves, why = True, f"is set to it, because no version had it: {_own_score(run, split)}"
+            moves, why = True, "is set to it, because no version had it"
         else:
             moves, why = _challenge(client, client.get_model_version(name, number), run, split)
         if moves:
@@ -97,13 +97,3 @@ def _score_name(run: Run, split: str) -> str:
     """Return the name of the evaluated score that corresponds to the monitored metric; empty without one."""
     metric, _ = monitored(run.data.tags)
     return f"{EVALUATION}/{split}/{metric.partition('/')[2]}" if metric else ""
-
-
-def _own_score(run: Run, split: str) -> str:
-    """Return the score of a run in words, with its interval."""
-    name, metrics = _score_name(run, split), run.data.metrics
-    if name not in metrics:
-        return "it has no monitored score"
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    interval = f" (95 % interval {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-    return f"{name} {metrics[name]:.4f}{interval}"

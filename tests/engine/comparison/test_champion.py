@@ -51,7 +51,7 @@ def test_the_alias_moves_only_to_a_better_version(runs: Runs, capsys: pytest.Cap
     evaluate([bad, "--register", NAME])
     first = line_of(capsys.readouterr().out)
     value = store.connect().get_run(bad).data.metrics["eval/test/accuracy"]
-    assert f"the alias champion is set to it, because no version had it: eval/test/accuracy {value:.4f} (95 %" in first
+    assert first.endswith("the alias champion is set to it, because no version had it")
     assert registered() == ([bad], bad)
 
     good = fitted(f"--register={NAME}")
