@@ -22,31 +22,17 @@ def commands_of(*options: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    (["--data=image_folder", "--data.root=my photos"],
-     "--search cnn --data image_folder --data.root 'my photos' --model cnn"),
-    (["--data=image_folder", "--data.root=few"], "--search optimizer --data image_folder --data.root few"),
-    (["--data=image_folder", "--data.root=my photos", "--model=squeezenet1_1", "--model.optimizer.lr=0.01"],
-     "--search optimizer --data image_folder --data.root 'my photos' --data.batch_size 4 --model squeezenet1_1"),
+    (["--data=image_folder", "--data.root=my photos", "--data.batch_size=4", "--max_epochs=1"],
+     "--search cnn --data image_folder --data.root 'my photos' --n_trials"),
+    (["--data=image_folder", "--data.root=my photos", "--model=resnet18", "--model.optimizer.lr", "0.01"],
+     "--search optimizer --data image_folder --data.root 'my photos' --model resnet18 --n_trials"),
     (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
-     "--data digits --model cnn --model.metrics.f1=torchmetrics.classification.MulticlassF1Score --n_trials"),
-    ([*COMPLETE, "--model.optimizer=SGD", "--model.label_smoothing=0"],
-     "--search optimizer --data digits --data.class_path tiny.Tiny --data.batch_size 4 "
-     "--data.augmentation.crop_padding 0 --model cnn --model.net tiny.TinyNet"),
+     "--search cnn --model.metrics.f1 torchmetrics.classification.MulticlassF1Score --n_trials"),
+    ([*COMPLETE, "--model.optimizer=SGD"], "--model.net tiny.TinyNet --model.optimizer SGD --n_trials"),
 ])  # fmt: skip
 def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
     write_folder(Path("my photos"), count=40)
-    write_folder(Path("few"))
-    command = commands_of(*options, "--data.batch_size=4")["search"]
-    assert expected in command
-    assert ("batch_size" in command) == ("--search optimizer" in command)  # The other search varies it.
-    assert "optimizer.lr" not in command
-    assert ("--model.label_smoothing 0" in command) == ("--model.label_smoothing=0" in options)
-
-
-def test_the_suggested_search_covers_the_learning_rate_of_the_run(workplace: Path) -> None:
-    assert "--search cnn" in commands_of("--model.optimizer.lr=0.01")["search"]
-    assert "--search optimizer" in commands_of("--model.optimizer.lr=0.1")["search"]
-    assert "search" not in commands_of("--model.optimizer.lr=1")
+    assert expected in commands_of(*options)["search"]
 
 
 def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
@@ -74,6 +60,8 @@ def test_the_resume_command_trains_longer(limits: list[str], longer: list[str], 
     with open_job(["--resume", run_id, *longer]) as job:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
         assert job.trainer.global_step > 3
-        words = shlex.split(next_commands(job.cli, run_id)["resume"])
+        commands = next_commands(job.cli, run_id)
+    assert "search" not in commands  # The settings of the run were not typed again.
+    words = shlex.split(commands["resume"])
     assert words[:5] == ["python", "-m", "project.fit", "--resume", run_id]
     assert int(words[-1]) == 2 * int(longer[-1])
