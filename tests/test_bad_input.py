@@ -86,7 +86,7 @@ BAD_OPTIONS = [
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
     (["--model.net", "test_bad_input.Normed", "--data.batch_size", "1"], "batches of 1 of the 1,293 samples of train"),
     (["--model.net", "test_bad_input.Normed", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
-    (["--data.image_size", "8"], "takes 16 or more pixels"),
+    (["--data.image_size", "8"], "this model takes, for example, 16 pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),
     (["--trainer.accelerator", "tpu"], "got tpu"),

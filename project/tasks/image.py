@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from project.engine.compat import keep_buffers_unsynchronized
 from project.engine.task import Task
-from project.tasks.sizes import accepted_sizes, refusal
 
+_USUAL_SIZES = (8, 16, 28, 32, 64, 128, 224, 256, 299, 384, 512)
 NetCallable = Callable[[int, int, int], nn.Module]
 """Makes a net; called with the number of outputs, the channels and the side of the images."""
 
@@ -47,9 +47,10 @@ class ImageTask(Task):
         def build(size: int) -> nn.Module:
             return net(outputs, in_channels, size)
 
-        if reason := refusal(build, in_channels, image_size):
-            if sizes := accepted_sizes(build, in_channels):
-                raise ValueError(f"data.image_size: got {image_size}; this model takes {sizes} pixels")
+        if reason := _refusal(build, in_channels, image_size):
+            for size in _USUAL_SIZES:
+                if _refusal(build, in_channels, size) is None:
+                    raise ValueError(f"data.image_size: got {image_size}; this model takes, for example, {size} pixels")
             raise ValueError(f"model.net: {reason}")
         super().__init__(net=build(image_size), **options)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
@@ -64,3 +65,18 @@ class ImageTask(Task):
         """Return images (N, C, H, W), uint8, as floats with zero mean and unit variance."""
         floats = images.to(self.mean.dtype, memory_format=self.memory_format)
         return (floats / 255 - self.mean) / self.std
+
+
+def _refusal(build: Callable[[int], nn.Module], channels: int, size: int) -> str | None:
+    """Return why the model of `build(size)` cannot run on square images of `size` pixels; None if it can.
+
+    Nothing is computed: tensors on the meta device have a shape and no content.
+    """
+    with torch.device("meta"):
+        try:
+            build(size)(torch.empty(2, channels, size, size))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if "meta" in str(error):  # The net reads values, which meta tensors do not have.
+                return None
+            return " ".join(str(error).split())
+    return None

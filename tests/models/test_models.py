@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from project.models import CNN, TorchvisionModel
-from project.tasks.sizes import accepted_sizes, refusal
+from project.tasks.image import ImageTask, NetCallable
 
 
 def test_the_cnn_has_the_layers_of_the_article() -> None:
@@ -17,30 +19,26 @@ def test_the_cnn_has_the_layers_of_the_article() -> None:
     assert net(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
-def test_the_published_model_has_its_parameters_and_image_sizes() -> None:
-    def build(size: int) -> nn.Module:
-        return CNN(10, 3, size, kernel_size=32, padding=0, feature_size=4)
-
+def test_the_published_model_has_its_parameters() -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in build(529).parameters()) == 30_611_338
-    assert accepted_sizes(build, 3) == "529 to 544"
-
-
-def test_the_image_sizes_of_a_torchvision_model_are_determined() -> None:
-    assert accepted_sizes(lambda size: TorchvisionModel(10, 3, size, "alexnet"), 3) == "63 or more"
-
-
-def test_a_net_with_global_pooling_takes_every_size() -> None:
-    assert accepted_sizes(lambda _: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 3) == "1 or more"
+        net = CNN(10, 3, 529, kernel_size=32, padding=0, feature_size=4)
+    assert sum(p.numel() for p in net.parameters()) == 30_611_338
 
 
 def test_the_cnn_takes_sixteen_pixels_or_more() -> None:
-    assert refusal(lambda size: CNN(10, 1, size), 1, 16) is None
-    assert refusal(lambda size: CNN(10, 1, size), 1, 15) == "images of 15 pixels shrink to nothing in 4 convolutions"
+    CNN(10, 1, 16)
+    with pytest.raises(ValueError, match="images of 15 pixels shrink to nothing in 4 convolutions"):
+        CNN(10, 1, 15)
 
 
-def test_a_single_valid_size_between_invalid_ones_is_found() -> None:
-    assert accepted_sizes(lambda _: nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)), 1) == "28"
+@pytest.mark.parametrize(("net", "message"), [
+    (partial(TorchvisionModel, name="alexnet"), "data.image_size: got 8; this model takes, for example, 64 pixels"),
+    (lambda *_: nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 10)), "this model takes, for example, 28 pixels"),
+    (lambda *_: nn.Linear(5, 10), "model.net: "),
+])  # fmt: skip
+def test_a_wrong_image_size_is_refused_with_a_usual_one(net: NetCallable, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageTask(net, 10, 1, 8, [0.5], [0.5])
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet"])
