@@ -3,7 +3,6 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +17,25 @@ _LONGEST_LABEL = 24
 _LONGEST_IN_GRID = 14
 _WIDEST_TITLE = 26
 _INCHES_PER_LETTER = 0.09
-_DEFAULT_FONT = "DejaVu Sans"
-# Their character maps are not Unicode's, or they draw every character as a box.
-_NOT_FOR_TEXT = ("cm", "STIXNonUnicode", "STIXSize", "Last Resort")
+_FONT = "DejaVu Sans"
+"""The font that matplotlib comes with."""
+_LITERAL: dict[str, Any] = {"family": _FONT, "parse_math": False}
+"""Properties that draw a text literally: dollars are not mathematics."""
 
 _log = logging.getLogger(__name__)
 
 
 def drawable(names: Sequence[str]) -> list[str]:
-    """Make labels for class names: long names are shortened; names that no installed font draws become numbers."""
-    _, unknown = _fonts(frozenset("".join(names)))
-    unreadable = {name for name in names if not name.strip() or not unknown.isdisjoint(name)}
+    """Make labels for class names: long names are shortened; names that matplotlib's font lacks become numbers."""
+    from matplotlib.font_manager import findfont, get_font  # It takes half a second to import, as below.
+
+    known = get_font(findfont(_FONT)).get_charmap()
+    unreadable = {
+        name for name in names if not name.strip() or not name.isprintable() or not known.keys() >= set(map(ord, name))
+    }
     if unreadable:
         _log.warning(
-            "no installed font draws the names of %s classes, such as %r; the figures show their numbers instead",
+            "matplotlib's font lacks letters of %s class names, such as %r; the figures show their numbers instead",
             len(unreadable),
             next(name for name in names if name in unreadable),
         )
@@ -44,7 +48,7 @@ def drawable(names: Sequence[str]) -> list[str]:
 
 def confusion_figure(confusion: Tensor, names: Sequence[str]) -> "Figure":
     """Draw a confusion matrix (classes, classes) of counts; rows are true classes, columns predictions."""
-    from matplotlib.figure import Figure  # It takes half a second to import, and the first step does not need it.
+    from matplotlib.figure import Figure
 
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     labelled, longest = len(names) <= _MOST_LABELS, max(map(len, names))
@@ -54,8 +58,8 @@ def confusion_figure(confusion: Tensor, names: Sequence[str]) -> "Figure":
     axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix")
     if labelled:
-        axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, **_plain(names))
-        axes.set_yticks(range(len(names)), names, **_plain(names))
+        axes.set_xticks(range(len(names)), names, rotation=90 if longest > 2 else 0, **_LITERAL)
+        axes.set_yticks(range(len(names)), names, **_LITERAL)
         for row, column in np.argwhere(confusion.numpy() > 0):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(int(confusion[row, column])), ha="center", va="center", color=colour, fontsize=8)
@@ -74,14 +78,13 @@ def mistakes_figure(
     # All images share one axes, because making an axes takes as long as drawing 20 images.
     axes = figure.add_axes((0, 0, 1, 1 - 0.5 / (2.4 * rows + 0.5)))
     axes.axis("off")
-    plain = _plain([*truth, *guesses])
     for place, (image, true, guess, share) in enumerate(zip(images, truth, guesses, confidence, strict=True)):
         row, column = divmod(place, _COLUMNS)
         left, bottom = column, 1.2 * (rows - 1 - row)
         box = (left + 0.03, left + 0.97, bottom + 0.03, bottom + 0.97)
         axes.imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray", extent=box)
         title = _title(_shortened(true, _LONGEST_IN_GRID), _shortened(guess, _LONGEST_IN_GRID), share)
-        axes.text(left + 0.5, bottom + 1, title, ha="center", va="bottom", fontsize=9, **plain)
+        axes.text(left + 0.5, bottom + 1, title, ha="center", va="bottom", fontsize=9, **_LITERAL)
     axes.set(xlim=(0, _COLUMNS), ylim=(0, 1.2 * rows))
     return figure
 
@@ -93,31 +96,3 @@ def _title(true: str, guess: str, share: float) -> str:
 
 def _shortened(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - most // 2]}…{name[len(name) - most // 2 + 1 :]}"
-
-
-def _plain(labels: Sequence[str]) -> dict[str, Any]:
-    """Return properties that draw a text literally: dollars are not mathematics, and its fonts have all letters."""
-    families, _ = _fonts(frozenset("".join(labels)))
-    return {"family": families, "parse_math": False}
-
-
-@cache
-def _fonts(letters: frozenset[str]) -> tuple[list[str], set[str]]:
-    """Return font families that draw the letters, matplotlib's default first, and the letters that no font has."""
-    from matplotlib.font_manager import findfont, fontManager, get_font
-
-    families, default = [_DEFAULT_FONT], get_font(findfont(_DEFAULT_FONT)).get_charmap()
-    unknown = {letter for letter in letters if ord(letter) not in default or not letter.isprintable()}
-    for font in sorted(fontManager.ttflist, key=lambda font: (font.style != "normal", str(font.weight) != "400")):
-        if not unknown:
-            break
-        if font.name.startswith(_NOT_FOR_TEXT):
-            continue
-        try:
-            characters = get_font(font.fname).get_charmap()
-        except (RuntimeError, OSError):  # A bitmap font, such as colour emoji, or a font that was removed.
-            continue
-        if found := {letter for letter in unknown if ord(letter) in characters and letter.isprintable()}:
-            families.append(font.name)
-            unknown -= found
-    return families, unknown
