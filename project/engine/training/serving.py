@@ -10,11 +10,9 @@ from typing import Any
 
 import mlflow.pyfunc
 import mlflow.pytorch
-import numpy as np
 import pandas as pd
 import torch
-from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.models import ModelSignature, infer_signature
 from PIL import Image
 from torch import Tensor, nn
 
@@ -131,7 +129,8 @@ def save_model(
     model, inputs = model.cpu().eval(), inputs.cpu()
     with torch.no_grad():
         outputs: Tensor = model(inputs)
-        signature = ModelSignature(Schema([_any_number_of(inputs)]), Schema([_any_number_of(outputs, output_name)]))
+        answer = outputs.numpy() if output_name is None else {output_name: outputs.numpy()}
+        signature = infer_signature(inputs.numpy(), answer)
         mlflow.pytorch.save_model(
             model,
             str(folder),
@@ -143,10 +142,6 @@ def save_model(
         )
     check_served(mlflow.pytorch.load_model(str(folder)), model, inputs)
     return signature
-
-
-def _any_number_of(samples: Tensor, name: str | None = None) -> TensorSpec:
-    return TensorSpec(np.dtype(samples.numpy().dtype), (-1, *samples.shape[1:]), name)
 
 
 def check_served(served: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor) -> None:
