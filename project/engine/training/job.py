@@ -31,7 +31,7 @@ from project.engine.training.earlier_run import EarlierRun, check_can_continue, 
 from project.engine.training.fit_run import open_run
 from project.engine.training.header import print_fit, print_line, print_run
 from project.engine.training.registration_checks import check_register
-from project.engine.training.rerun import RERUN_OF, RepeatedRun, changes_since, find_repeated_run
+from project.engine.training.rerun import RERUN_OF, changes_since, find_repeated_run
 from project.engine.training.stop import Interrupts
 
 
@@ -102,8 +102,8 @@ def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: F
     callbacks = [*callbacks, *([CurrentSettings()] if earlier else [])]
     settings = earlier.settings if earlier else None
     if (reference := command.rerun) is not None:
-        repeated = RepeatedRun(*first_process.compute("repeated run", lambda: find_repeated_run(reference)))
-        command, settings = replace(command, rerun=repeated.run_id), repeated.settings
+        run_id, settings = first_process.compute("repeated run", lambda: find_repeated_run(reference))
+        command = replace(command, rerun=run_id)
     with TemporaryDirectory() as folder:
         if settings is not None:
             (file := Path(folder) / store.CONFIG_FILE).write_text(settings, encoding="utf-8")

@@ -1,7 +1,5 @@
 """The run that `--rerun` repeats, and what has changed since then."""
 
-from typing import NamedTuple
-
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.tracking import experiments, store
 from project.engine.tracking.recorded import Recorded, data_facts, differences
@@ -16,27 +14,15 @@ _MOST_NAMED = 5
 _LONGEST = 40
 
 
-class RepeatedRun(NamedTuple):
-    """A run whose training is repeated.
-
-    Attributes:
-        run_id: The MLflow run.
-        settings: Its settings as YAML.
-    """
-
-    run_id: str
-    settings: str
-
-
-def find_repeated_run(reference: str) -> RepeatedRun:
-    """Find a run by its reference; see `project.engine.tracking.run_reference`.
+def find_repeated_run(reference: str) -> tuple[str, str]:
+    """Return the id and the settings as YAML of a run; see `project.engine.tracking.run_reference`.
 
     Raises:
         ValueError: The run does not exist, or was not made by `fit`.
         OSError: The store does not respond.
     """
     run_id = find_once(reference, _CHILDREN_USE)
-    return RepeatedRun(run_id, experiments.settings_of(run_id))
+    return run_id, experiments.settings_of(run_id)
 
 
 def changes_since(run_id: str, cli: FitCLI) -> list[str]:
