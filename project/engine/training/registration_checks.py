@@ -20,11 +20,10 @@ def check_register(name: str, cli: FitCLI, client: MlflowClient) -> None:
         ValueError: The store refuses the name, or the run will have no model or no predictions.
     """
     check_name(client, name)
-    if cli.config.trainer.fast_dev_run:
-        raise ValueError("--register: got --trainer.fast_dev_run too, which logs no model; leave one of them out")
     if MLflowLogger.of(cli.trainer) is None:
         raise ValueError(
-            "--register: got --trainer.logger false too, with which MLflow has no run; leave one of them out"
+            "--register: got --trainer.logger false or --trainer.fast_dev_run too, with which MLflow has no run; leave "
+            "one of them out"
         )
     if not isinstance(cli.model, Task) or cli.model.serving_model() is None or cli.data.examples() is None:
         raise ValueError(
