@@ -24,8 +24,9 @@ from lightning import Callback
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.tracking.best_effort import best_effort
 from project.engine.training.baseline import log_baseline
+from project.engine.training.describing import describe_result
 from project.engine.training.job import open_job
-from project.engine.training.scoring import describe, log_model, score
+from project.engine.training.scoring import log_model, score
 from project.engine.training.summary import print_summary
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> None:
         job.trainer.fit(job.model, job.datamodule, ckpt_path=job.resume_from)
         scores = score(job)
         baseline = log_baseline(job, scores)
-        describe(job, scores, baseline)
+        describe_result(job.cli, job.logger, scores, baseline)
         log_model(job, scores)
     if job.trainer.is_global_zero:
         with best_effort(None, "summary", "the summary cannot be printed"):

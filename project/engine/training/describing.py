@@ -12,6 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.fit_cli import FitCLI
+from project.engine.task import Baseline
+from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_experiment, describe_fit, describe_model
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import short
@@ -32,11 +34,17 @@ def describe_start(cli: FitCLI, logger: MLflowLogger) -> None:
     logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), {}, resume)})
 
 
-def describe_result(cli: FitCLI, logger: MLflowLogger, scores: Mapping[str, float], compared: str) -> None:
-    """Describe a run after its training, with its result, and a sentence that compares it."""
-    commands = _commands(cli, logger.version)
-    ending = f"{compared} {_ending(cli.trainer)}".strip()
-    logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
+def describe_result(
+    cli: FitCLI, logger: MLflowLogger | None, scores: Mapping[str, float], baseline: Baseline | None
+) -> None:
+    """Describe a run after its training, with its result, if it is tracked."""
+    if logger is None:
+        return
+    with best_effort(logger, "description", "the description of the run has no result"):
+        commands, ending = _commands(cli, logger.version), _ending(cli.trainer)
+        if baseline:
+            ending = f"Baseline: {baseline.value:.4g} by {baseline.sentence}. {ending}"
+        logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
 
 
 def experiment_note(cli: FitCLI, command: str) -> str:

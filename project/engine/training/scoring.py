@@ -10,10 +10,10 @@ from lightning import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
-from project.engine.task import Baseline, Task
+from project.engine.task import Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import model_name
-from project.engine.training.describing import describe_result, model_tags
+from project.engine.training.describing import model_tags
 from project.engine.training.job import Job
 
 
@@ -43,14 +43,6 @@ def score(job: Job) -> Mapping[str, float]:
             return merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
         finally:
             trainer.loggers = loggers
-
-
-def describe(job: Job, scores: Mapping[str, float], baseline: Baseline | None) -> None:
-    """Write the result into the description of the run."""
-    if job.logger is not None:
-        with best_effort(job.logger, "description", "the description of the run has no result"):
-            compared = f"Baseline: {baseline.value:.4g} by {baseline.sentence}." if baseline else ""
-            describe_result(job.cli, job.logger, scores, compared)
 
 
 def log_model(job: Job, scores: Mapping[str, float]) -> None:
