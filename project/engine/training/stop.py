@@ -167,14 +167,7 @@ class Interrupts(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._in_loop = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._in_loop = True
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._in_loop = True
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._in_loop = True
+    on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
