@@ -1,5 +1,6 @@
 """The properties of data that the engine reads, with defaults, so that any LightningDataModule works."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
@@ -21,16 +22,7 @@ def plain(value: Any) -> Any:
     Raises:
         TypeError: A part of the value is of another type.
     """
-    if isinstance(value, dict):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    for kind in (bool, int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if value is None:
-        return None
-    raise TypeError(f"got a {type(value).__name__}")
+    return json.loads(json.dumps(value))
 
 
 class BatchCount(NamedTuple):
