@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -73,20 +73,19 @@ class ClassificationReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._active:
             return
-        # All ranks take part in the sums, even if they failed; the first one draws the figures.
-        mine = None if self._failed else tuple(part.cpu() for part in self._worst[0])
-        worst: list[Any] = [mine]
+        # All ranks are asked, even if they failed; the first one draws the figures.
+        mine = None if self._failed else (self._confusion.compute().cpu(), *(part.cpu() for part in self._worst[0]))
+        found: list[Any] = [mine]
         if trainer.world_size > 1:
-            worst = [None] * trainer.world_size
-            torch.distributed.all_gather_object(worst, mine)
-        if all(part is not None for part in worst):
-            confusion = cast(Tensor, trainer.strategy.reduce(self._confusion.compute(), reduce_op="sum")).cpu()
-            if trainer.is_global_zero and self._logger is not None:
-                with self._best_effort():
-                    self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, *_most_confident(worst))  # type: ignore[index]
-        elif not self._failed:
+            found = [None] * trainer.world_size
+            torch.distributed.all_gather_object(found, mine)
+        if trainer.is_global_zero and self._logger is not None and not self._failed:
             with self._best_effort():
-                raise RuntimeError("the report failed on another rank")
+                if None in found:
+                    raise RuntimeError("the report failed on another rank")
+                confusion = sum(one[0] for one in found)
+                worst = _most_confident([one[1:] for one in found])
+                self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, *worst)  # type: ignore[index]
 
     on_validation_epoch_start = on_test_epoch_start
     on_validation_batch_end = on_test_batch_end
