@@ -92,25 +92,12 @@ def bootstrap_draws(
         samples: Number of samples.
         size: Numbers in the outputs of a sample. Large data are resampled less often, but at least 100 times.
     """
-    names = list(scores(np.arange(samples)))
-    if samples < 2 or not names:
+    if samples < 2:
         return {}
-    from scipy.stats import DegenerateDataWarning, bootstrap  # It takes a second to import.
-
     resamples = int(np.clip(_MOST_DRAWN // (samples * size), _FEWEST_RESAMPLES, RESAMPLES))
-    with warnings.catch_warnings():
-        # All resamples have one score, such as that of a perfect classifier; the interval is a point.
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        drawn = bootstrap(
-            (np.arange(samples),),
-            lambda rows: np.array(list(scores(rows).values()), float),
-            vectorized=False,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            n_resamples=resamples,
-            rng=SEED,
-        ).bootstrap_distribution
-    return dict(zip(names, np.atleast_2d(drawn), strict=True))
+    rng = np.random.default_rng(SEED)
+    drawn = [scores(rng.integers(0, samples, samples)) for _ in range(resamples)]
+    return {name: np.array([draw[name] for draw in drawn], float) for name in drawn[0]}
 
 
 def percentile_intervals(draws: Draws) -> dict[str, Interval]:
