@@ -23,10 +23,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.runtime.process import command_process
 from project.engine.runtime.startup import print_interrupted
 
-# Windows lacks SIGUSR1 and SIGHUP.
-STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)
-)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _STUCK_AFTER_S = 2.0
 _AGAIN_AFTER_S = 0.05
 
