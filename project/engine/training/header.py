@@ -2,7 +2,7 @@
 
 import sys
 from shutil import get_terminal_size
-from textwrap import wrap
+from textwrap import fill
 
 import torch
 from lightning import LightningModule
@@ -44,12 +44,10 @@ def print_run(logger: MLflowLogger | None, *, resumed: bool) -> None:
 
 def print_line(label: str, text: str) -> None:
     """Print a line with a label; a terminal gets lines of its width, a file one line."""
-    lines = [text]
+    line = f"{label:<{_LABEL_WIDTH}}{text}"
     if sys.stdout.isatty():
-        lines = wrap(text, get_terminal_size().columns - _LABEL_WIDTH, break_on_hyphens=False) or [""]
-    for line in lines:
-        print(f"{label:<{_LABEL_WIDTH}}{line}", flush=True)
-        label = ""
+        line = fill(line, get_terminal_size().columns, subsequent_indent=" " * _LABEL_WIDTH, break_on_hyphens=False)
+    print(line, flush=True)
 
 
 def _model(cli: FitCLI) -> str:
