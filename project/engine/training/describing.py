@@ -5,9 +5,7 @@ from typing import Any
 
 from lightning import Trainer
 from mlflow.models import ModelSignature
-from mlflow.tracking.context.registry import resolve_tags
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from torch.nn.parameter import UninitializedParameter
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -18,7 +16,7 @@ from project.engine.tracking.description import TAG, describe_experiment, descri
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import short
 from project.engine.training import served_images
-from project.engine.training.next_commands import next_commands
+from project.engine.training.next_commands import is_trial, next_commands
 
 _SERVING = (
     "mlflow models serve -m model --env-manager local --port 5001 &",
@@ -41,7 +39,7 @@ def describe_result(
     if logger is None:
         return
     with best_effort(logger, "description", "the description of the run has no result"):
-        commands, ending = _commands(cli, logger.version), _ending(cli.trainer)
+        commands, ending = next_commands(cli, logger.version), _ending(cli.trainer)
         if baseline:
             ending = f"Baseline: {baseline.value:.4g} by {baseline.sentence}. {ending}"
         logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
@@ -74,7 +72,7 @@ def model_tags(
         "output": _schema_text(signature.outputs, "outputs"),
         **named,
     }
-    best, commands = with_best(cli, scores), _commands(cli, run_id)
+    best, commands = with_best(cli, scores), next_commands(cli, run_id)
     serving = _SERVING if run_id and signature.inputs.input_names() == served_images.COLUMNS else ()
     return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands, serving), **named}
 
@@ -108,17 +106,6 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
     ordered = sorted(scores, key=lambda name: name not in shown)
     monitored = sorted(best, key=lambda name: name != f"best/{checkpoint.monitor if checkpoint else ''}")
     return {name: scores[name] for name in ordered} | {name: best[name] for name in monitored}
-
-
-def _commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
-    """Return the next commands; the sweep decides whether a trial keeps the checkpoint to resume from."""
-    commands, left_out = next_commands(cli, run_id), ("resume", "search") if is_trial() else ()
-    return {label: command for label, command in commands.items() if label not in left_out}
-
-
-def is_trial() -> bool:
-    """Return whether this process trains a trial of a sweep."""
-    return MLFLOW_PARENT_RUN_ID in resolve_tags({})
 
 
 def _trained(cli: FitCLI) -> str:

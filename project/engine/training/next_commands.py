@@ -3,6 +3,8 @@
 import shlex
 
 from lightning import Trainer
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.fit_cli import FitCLI, flatten
@@ -28,12 +30,18 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
             commands["predict"] = ["project.predict", run_id, "DIR"]
         if isinstance(cli.model, Task) and cli.model.serving_names():
             commands["export"] = ["project.export", run_id]
-        commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
+        if not is_trial():  # The sweep decides whether a trial keeps the checkpoint to resume from.
+            commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
         if cli.command.rerun:
             commands["compare"] = ["project.compare", cli.command.rerun, run_id]
     if sweep := _search(cli):
         commands["search"] = sweep
     return {label: shlex.join(["python", "-m", *words]) for label, words in commands.items()}
+
+
+def is_trial() -> bool:
+    """Return whether this process trains a trial of a sweep."""
+    return MLFLOW_PARENT_RUN_ID in resolve_tags({})
 
 
 def _higher_limits(trainer: Trainer) -> list[str]:
@@ -52,7 +60,7 @@ def _search(cli: FitCLI) -> list[str]:
     as they were typed, without those that the space varies.
     """
     command, settings = cli.command, flatten(cli.config)
-    if command.resume or command.rerun:  # Most of their settings were not typed.
+    if command.resume or command.rerun or is_trial():  # Most of their settings were not typed.
         return []
     logged = cli.model.logged_metrics() if isinstance(cli.model, Task) else set(cli.trainer.callback_metrics)
     general = set(config_groups.choices("search")) - set(config_groups.choices("model"))

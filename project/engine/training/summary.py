@@ -10,9 +10,8 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Baseline
 from project.engine.tracking.throughput import Throughput, rate_text
-from project.engine.training.describing import is_trial
 from project.engine.training.job import Job
-from project.engine.training.next_commands import next_commands
+from project.engine.training.next_commands import is_trial, next_commands
 from project.engine.training.scoring import best_checkpoint
 
 _MUCH_WAITING = 0.1
