@@ -79,7 +79,7 @@ class ImageClassifier(ImageTask):
         """Return the scores of `ClassificationScores`, and the probabilities of each image."""
         labels, probabilities = targets if targets.ndim == 1 else targets.argmax(1), outputs.double().softmax(1)
         scores = ClassificationScores(probabilities.numpy(), labels.numpy())
-        names, own = self._names(), scores.draws()
+        names, own = self.serving_names(), scores.draws()
         # The metric `accuracy` of the settings may differ from the share of right predictions.
         hits = {name: each for name, each in scores.hits().items() if name != "accuracy" or self._counts_images}
         draws = self.metric_draws(outputs, targets, without=[name for name in hits if name == "accuracy"]) | own
@@ -102,7 +102,7 @@ class ImageClassifier(ImageTask):
 
     def predictions(self, outputs: Tensor, top_k: int = 1) -> dict[str, Any]:
         """Return the classes with the largest probabilities, and these probabilities."""
-        names = self._names()
+        names = self.serving_names()
         probabilities, labels = outputs.double().softmax(1).float().topk(min(top_k, self.num_classes))
         columns: dict[str, Any] = {}
         for place, (label, probability) in enumerate(zip(labels.T, probabilities.T, strict=True), 1):
@@ -114,9 +114,6 @@ class ImageClassifier(ImageTask):
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
         """Return the logarithm of the mean probabilities (N, num_classes)."""
         return torch.stack([each.float().softmax(1) for each in outputs]).mean(0).log()
-
-    def _names(self) -> Sequence[str]:
-        return self.class_names or [str(label) for label in range(self.num_classes)]
 
     def baseline(self, targets: Tensor) -> Baseline | None:
         """Return the accuracy of predicting the most frequent class for every image."""
@@ -130,8 +127,8 @@ class ImageClassifier(ImageTask):
         return Probabilities(self)
 
     def serving_names(self) -> Sequence[str]:
-        """Return the names of the classes."""
-        return self._names()
+        """Return the names of the classes, or else their numbers."""
+        return self.class_names or [str(label) for label in range(self.num_classes)]
 
     def serving_metadata(self) -> dict[str, Any]:
         """Return the names of the classes, by column of the output."""
