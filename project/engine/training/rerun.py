@@ -1,5 +1,8 @@
 """The run that `--rerun` repeats, and what has changed since then."""
 
+from itertools import groupby
+from operator import attrgetter
+
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.tracking import experiments, store
 from project.engine.tracking.recorded import Recorded, data_facts, differences
@@ -34,14 +37,10 @@ def changes_since(run_id: str, cli: FitCLI) -> list[str]:
     """
     client = store.connect()
     now = Recorded.now(data_facts(cli.data.name, cli.data.digest(), cli.data.sizes()), devices_text(cli.trainer))
-    found = list(differences([Recorded.of(client, client.get_run(run_id)), now]))
+    found = differences([Recorded.of(client, client.get_run(run_id)), now])
     lines = []
-    for kind in dict.fromkeys(difference.kind for difference in found):
-        texts = [
-            f"{name} {before[:_LONGEST]} -> {after[:_LONGEST]}"
-            for other, name, (before, after) in found
-            if other == kind
-        ]
+    for kind, group in groupby(found, key=attrgetter("kind")):
+        texts = [f"{name} {before[:_LONGEST]} -> {after[:_LONGEST]}" for _, name, (before, after) in group]
         more = f" and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
         lines.append(f"warning: other {kind}: {', '.join(texts[:_MOST_NAMED])}{more}")
     return lines
