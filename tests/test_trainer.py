@@ -360,9 +360,6 @@ MORE = {
         tracked=True,
         group="untested",
     ),
-    "metric that is logged too late": Refused(
-        [*with_callback("EarlyStopping", monitor="lr"), "--trainer.log_every_n_steps=5"], "not before its first"
-    ),
     "rate with accumulation by epoch": Works(
         [],  # those of GradientAccumulationScheduler
         lambda s: round(s.trainer.optimizers[0].param_groups[0]["lr"], 9),

@@ -9,7 +9,7 @@ from pickle import PicklingError, UnpicklingError
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, LearningRateMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.func import functional_call
@@ -59,9 +59,8 @@ def rehearse(
     accelerator: str,
     *,
     logger: bool,
-    often: bool,
     blamed: str,
-) -> tuple[set[str], set[str]]:
+) -> set[str]:
     """Train and validate one batch on one device, without files, checkpoints or a run.
 
     Args:
@@ -70,24 +69,22 @@ def rehearse(
         callbacks: Callbacks that are used only here.
         accelerator: The trainer's accelerator.
         logger: Whether the trainer has a logger.
-        often: Whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
         blamed: The option that an error of the step is attributed to.
 
     Returns:
-        Names of the metrics that a fit logs, and of those that it has logged at a validation within the first epoch.
+        Names of the metrics that a fit logs.
 
     Raises:
         ValueError: The step fails, or a callback's state cannot be read from a checkpoint.
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
-    first = _LoggedAtValidation()
-    own: list[Callback] = [first, Throughput(), *([LearningRateMonitor()] if logger else [])]
+    own: list[Callback] = [Throughput(), *([LearningRateMonitor()] if logger else [])]
     with _attributed(blamed, "one training step"):
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
             fast_dev_run=1,
-            log_every_n_steps=1 if often else 2,  # one step is done
+            log_every_n_steps=1,
             logger=[CSVLogger("")] if logger else False,  # fast_dev_run replaces it by one that writes nothing
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -104,7 +101,7 @@ def rehearse(
             torch.save(callback.state_dict(), file)
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
-    return set(trainer.callback_metrics) | _ALWAYS_LOGGED, first.names
+    return set(trainer.callback_metrics) | _ALWAYS_LOGGED
 
 
 @contextmanager
@@ -119,35 +116,18 @@ def _attributed(option: str, action: str) -> Iterator[None]:
         raise ValueError(f"{option}: {action} fails with {type(error).__name__}{place(error)}: {reason}") from error
 
 
-class _LoggedAtValidation(Callback):
-    """The metrics that are logged before the end of the first epoch."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.names = set(trainer.callback_metrics)
-
-
-def check_monitors(callbacks: Sequence[Callback], logged: set[str], early: set[str] | None) -> None:
-    """Raise ValueError for a callback that monitors a metric which no fit logs, or not in time.
+def check_monitors(callbacks: Sequence[Callback], logged: set[str]) -> None:
+    """Raise ValueError for a callback that monitors a metric which no fit logs.
 
     Args:
         callbacks: The callbacks of `--trainer.callbacks`.
         logged: Names of the metrics that a fit logs.
-        early: Names of those that a validation within the first epoch finds; None if there is no such validation.
     """
-    for callback in callbacks:
-        if isinstance(callback, EarlyStopping) and callback.strict and early and callback.monitor in logged - early:
-            raise ValueError(
-                f"--trainer.callbacks: EarlyStopping monitors {callback.monitor!r}, which is logged at the end of an "
-                "epoch, but --trainer.val_check_interval runs it earlier; monitor a metric of val"
-            )
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
             names = sorted(logged - _ALWAYS_LOGGED)
             raise ValueError(
                 f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}{question(monitor, names)}, which "
-                f"training does not log, or not before its first validation; it logs {', '.join(names)}"
+                f"training does not log; it logs {', '.join(names)}"
             )

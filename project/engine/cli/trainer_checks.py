@@ -23,7 +23,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from project.engine.loading.batches import batches_taken
 from project.engine.runtime.callbacks import callbacks_of
-from project.engine.tracking.log_interval import log_interval
 
 # Options with their allowed values, and the reason.
 _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -146,26 +145,6 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
             f"--trainer.min_steps: got {trainer.min_steps}, but --max_epochs {trainer.max_epochs} ends training after "
             f"{steps * trainer.max_epochs} steps; give more epochs"
         )
-
-
-def logs_before_validation(trainer: Trainer, every_n_steps: int | None, batches: int | None) -> bool:
-    """Return whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
-
-    Args:
-        trainer: The trainer, before its start.
-        every_n_steps: The setting; None follows the number of batches.
-        batches: Batches of one rank in train; None if they are unknown.
-    """
-    if batches is None:
-        return every_n_steps in (None, 1)
-    trained = batches_taken(trainer.limit_train_batches, batches)
-    interval = getattr(trainer, "val_check_interval", 1.0)
-    if isinstance(interval, float):
-        epochs = trainer.check_val_every_n_epoch or 1
-        interval = int(interval * trained) if interval < 1 else epochs * trained
-    if every_n_steps is None:
-        every_n_steps = log_interval(trained / trainer.accumulate_grad_batches)
-    return 0 < every_n_steps <= -(-interval // trainer.accumulate_grad_batches)
 
 
 def check_validates(trainer: Namespace, monitor: str | None) -> None:

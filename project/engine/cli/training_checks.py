@@ -5,12 +5,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from project.engine.cli.fit_cli import FitCLI, listed
 from project.engine.cli.nearest import question
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
-from project.engine.cli.trainer_checks import (
-    check_cuda_graphs,
-    check_lengths,
-    check_not_sharded,
-    logs_before_validation,
-)
+from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded
 from project.engine.data import described
 from project.engine.task import Task
 
@@ -36,9 +31,8 @@ def check_training(cli: FitCLI) -> None:
     plain = cli.data is not cli.datamodule or not isinstance(cli.model, Task)
     if trainer.fast_dev_run or not (plain or cli.callbacks):  # type: ignore[attr-defined]
         return
-    often = logs_before_validation(trainer, cli.config.trainer.log_every_n_steps, batches.get("train"))
-    logged, early = try_first_step(cli, "--model" if plain else "--trainer.callbacks", often=often)
-    check_monitors(cli.callbacks, logged, None if cli.config.trainer.val_check_interval in (None, 1.0) else early)
+    logged = try_first_step(cli, "--model" if plain else "--trainer.callbacks")
+    check_monitors(cli.callbacks, logged)
     monitor = cli.config_init.checkpoint.monitor
     if plain and monitor is not None and monitor not in logged:
         given = "--checkpoint.monitor" if cli.config.checkpoint.monitor else f"{type(cli.model).__name__}.monitor"
@@ -48,20 +42,19 @@ def check_training(cli: FitCLI) -> None:
         )
 
 
-def try_first_step(cli: FitCLI, blamed: str = "--model", *, often: bool = True) -> tuple[set[str], set[str]]:
+def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
     """Train and validate one batch with new instances of data, model and callbacks; see `rehearse`.
 
     Args:
         cli: The fit.
         blamed: The option that an error of the step is attributed to.
-        often: Whether metrics that are logged every `log_every_n_steps` steps are logged before the first validation.
     """
     with isolate_rng():
         own = cli.instantiate()
         described(own.data).share_splits(cli.data)
         return rehearse(
             own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
-            logger=bool(cli.trainer.loggers), often=often, blamed=blamed,
+            logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
 
 

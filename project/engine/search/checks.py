@@ -61,7 +61,7 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     check_training(built)
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
-    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(try_first_step(built)[0]))
+    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(try_first_step(built)))
     return built
 
 
