@@ -1,8 +1,6 @@
 """The checks of the trainer's settings, which refuse what cannot work or has no effect, before there is a run."""
 
-import re
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 from jsonargparse import Namespace
@@ -34,20 +32,8 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "model_registry": ((None,), "MLflow is the registry: its UI has the button 'Register model' at each run"),
     "reload_dataloaders_every_n_epochs": ((0,), "the splits are read once, and every epoch has a new order already"),
 }
-# Options with their smallest useful value.
-_LEAST = {
-    "accumulate_grad_batches": 1,
-    "check_val_every_n_epoch": 1,
-    "gradient_clip_val": 0,
-    "limit_train_batches": 0,
-    "log_every_n_steps": 0,
-    "max_epochs": -1,
-    "max_steps": -1,
-    "min_epochs": 0,
-    "min_steps": 0,
-    "num_sanity_val_steps": -1,
-}
-_UNITS = {"weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds"}
+# Options with their smallest useful value, if Lightning does not check it.
+_LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
     BasePredictionWriter: "project.fit does not predict",
     BatchSizeFinder: "it changes the batch size after the settings of the run are logged; give --data.batch_size",
@@ -78,12 +64,6 @@ def check_settings(trainer: Namespace) -> None:
     for option in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[option] == 0:
             raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
-    for option in ("max_time", "val_check_interval"):
-        _check_duration(option, trainer[option])
-    if re.fullmatch("[^1-9]*0[^1-9]*", str(trainer.max_time)):
-        raise ValueError(
-            f"--trainer.max_time: got {trainer.max_time}, which trains nothing; it must be a second or more"
-        )
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ValueError(
             "--max_epochs: got -1, which sets no end, but the learning-rate schedule needs one; give a number, or "
@@ -93,22 +73,8 @@ def check_settings(trainer: Namespace) -> None:
         least, most = trainer[f"min_{option}"], trainer[f"max_{option}"]
         if least is not None and most not in (None, -1) and least > most:
             raise ValueError(f"--trainer.min_{option}: got {least}, but training ends at --trainer.max_{option} {most}")
-    if trainer.profiler == "xla" and not find_spec("torch_xla"):
-        raise ValueError(
-            "--trainer.profiler: got xla, which needs the package torch_xla; use simple, advanced or pytorch"
-        )
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
         raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
-
-
-def _check_duration(option: str, given: Any) -> None:
-    """Raise ValueError for a text, or a mapping, that is not a duration."""
-    is_text = isinstance(given, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", given)
-    if is_text or (isinstance(given, dict) and not given.keys() <= _UNITS):
-        numbers = "a number of batches, a fraction of an epoch, or " if option == "val_check_interval" else ""
-        raise ValueError(
-            f"--trainer.{option}: got {str(given)!r}; expected {numbers}DD:HH:MM:SS, such as 00:12:00:00 for 12 hours"
-        )
 
 
 def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:

@@ -3,7 +3,6 @@
 import math
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +117,6 @@ def _check_matches_launcher(trainer: Namespace, count: int | None, started: Laun
 def _check_precision(precision: str, *, on_cpu: bool) -> None:
     if on_cpu and precision in ("16", "16-mixed", "16-true"):
         raise ValueError(f"--precision: got {precision}, which needs a GPU; on a CPU use bf16-mixed")
-    if precision.startswith("transformer-engine") and not find_spec("transformer_engine"):
-        raise ValueError(f"--precision: got {precision}, which needs the package transformer_engine; use bf16-mixed")
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
