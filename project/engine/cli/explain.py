@@ -1,21 +1,15 @@
 """The errors of jsonargparse, in one line each."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
-from inspect import signature
 from pkgutil import resolve_name
 from typing import NamedTuple, get_args
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
 from project.engine.cli.nearest import children, question, suggestion
-from project.engine.schedule import NOT_OPTIONS, REFUSED
-
-# Arguments of optimizers and schedules that the project passes, and those that cannot be set.
-_GIVEN = ("params", "optimizer", "total_steps", *NOT_OPTIONS)
+from project.engine.cli.parser import FitParser
+from project.engine.schedule import REFUSED
 
 
 def check_importable(text: str) -> None:
@@ -42,21 +36,21 @@ def check_importable(text: str) -> None:
             raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
-def explain(text: str, known: Iterable[str], options: Sequence[str], types: Mapping[str, object]) -> str:
+def explain(text: str, known: Iterable[str], options: Sequence[str], parser: FitParser) -> str:
     """Return in one line what jsonargparse reports in ten.
 
     Args:
         text: Its error.
         known: All options without dashes, for the nearest match.
         options: The options as they were typed, such as `--trainer.max_epochs=1e1`.
-        types: The type of each option without dashes, for the nearest class.
+        parser: The parser that reported the error.
     """
     text = innermost(text)
     # Errors of nested settings are nested, such as those of the model's net.
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
-            return answer(_Problem(match, key, text, known, options, types))
+            return answer(_Problem(match, key, text, known, options, parser))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
@@ -88,7 +82,7 @@ class _Problem(NamedTuple):
     text: str
     known: Iterable[str]
     options: Sequence[str]
-    types: Mapping[str, object]
+    parser: FitParser
 
     def typed(self, value: str) -> str:
         """Return a value as it was typed; jsonargparse reports `1e1` as 10.0, and `true` as True."""
@@ -98,7 +92,7 @@ class _Problem(NamedTuple):
 
     def nearest_class(self, name: str) -> str:
         """Return ` (did you mean NAME?)` with the nearest class that fits the setting, or an empty text."""
-        return question(name, [kind.__name__ for kind in _classes(self.types.get(self.key))])
+        return question(name, [kind.__name__ for kind in _classes(self.parser.types().get(self.key))])
 
 
 def _classes(kind: object) -> Iterator[type]:
@@ -127,7 +121,7 @@ def _unknown(problem: _Problem) -> str:
     if group := re.search(r"Group '([^']+)'", text):
         option = f"{group[1]}.{option}"
     option = option if not key or option.startswith(key) else f"{key}.{option}"
-    return f"unknown option --{option}; {_suggestion(option, text, problem.known)}"
+    return f"unknown option --{option}; {_suggestion(option, text, problem)}"
 
 
 def _refused_or_ambiguous(problem: _Problem) -> str:
@@ -224,13 +218,13 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
 )
 
 
-def _suggestion(option: str, text: str, known: Iterable[str]) -> str:
+def _suggestion(option: str, text: str, problem: _Problem) -> str:
     """Name the nearest option; if none is near, the options of the same object."""
-    names = list(known)
+    names = list(problem.known)
     parent = option.rpartition(".")[0]
     owner = re.findall(r"class_path[= ]'([\w.]+)'", text)
     if owner and parent in names:  # Otherwise, the option is in a group of options of the class.
-        siblings = _options_of_class(owner[-1], given=_given(text))
+        siblings = _options_of_class(parent, owner[-1], problem.parser, given=_given(text))
         names = [other for other in names if other.rpartition(".")[0] != parent]
     else:
         siblings = children(parent, names)
@@ -243,16 +237,7 @@ def _given(text: str) -> int:
     return called[-1].count(",") + 1 if called and called[-1] else 0
 
 
-def _options_of_class(path: str, *, given: int) -> list[str]:
-    """Return the names of the arguments of a class, without the first ones, which the project gives."""
-    names: list[str] = []
-    kind = resolve_name(path)
-    passed = _GIVEN if issubclass(kind, (Optimizer, LRScheduler)) else ()
-    hidden = {*passed, *getattr(kind, "from_data", ())}
-    for owner in kind.__mro__:
-        parameters = list(signature(owner.__init__).parameters.values())[1 + given :]
-        given = 0
-        names += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            break
-    return [name for name in dict.fromkeys(names) if name not in hidden]
+def _options_of_class(setting: str, path: str, parser: FitParser, *, given: int) -> list[str]:
+    """Return the options of a setting's class in their order, without the first ones, which the project gives."""
+    names = [name for name in parser.types_of(setting, resolve_name(path)) if name.startswith(f"{setting}.")]
+    return list(dict.fromkeys(name.removeprefix(f"{setting}.").partition(".")[0] for name in names))[given:]

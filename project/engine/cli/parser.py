@@ -94,7 +94,7 @@ class FitParser(LightningArgumentParser):
             if reason := REFUSED.get(class_type.__name__):
                 raise ValueError(f"{class_type.__name__} cannot be used, as {reason}")
             lengths = [name for name in LENGTHS if name in signature(class_type).parameters]
-            hidden |= {*NOT_OPTIONS, *lengths}
+            hidden |= {"optimizer", *NOT_OPTIONS, *lengths}
         added: list[str] = super().add_class_arguments(class_type, nested_key, skip=hidden, **options)
         for name in lengths:
             option = f"{nested_key}.{name}" if nested_key else name
@@ -150,5 +150,5 @@ def _of_described(*described: tuple[str, type]) -> FitParser:
     """Return a parser of the options of classes, each with the name of its setting."""
     parser = FitParser(usage=SUPPRESS, add_help=False)
     for name, kind in described:
-        parser.add_class_arguments(kind, name)
+        parser.add_class_arguments(kind, name, fail_untyped=False)
     return parser
