@@ -36,13 +36,12 @@ def check_importable(text: str) -> None:
             raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
-def explain(text: str, known: Iterable[str], options: Sequence[str], parser: FitParser) -> str:
+def explain(text: str, known: Iterable[str], parser: FitParser) -> str:
     """Return in one line what jsonargparse reports in ten.
 
     Args:
         text: Its error.
         known: All options without dashes, for the nearest match.
-        options: The options as they were typed, such as `--trainer.max_epochs=1e1`.
         parser: The parser that reported the error.
     """
     text = innermost(text)
@@ -50,7 +49,7 @@ def explain(text: str, known: Iterable[str], options: Sequence[str], parser: Fit
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
-            return answer(_Problem(match, key, text, known, options, parser))
+            return answer(_Problem(match, key, text, known, parser))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
@@ -81,14 +80,7 @@ class _Problem(NamedTuple):
     key: str
     text: str
     known: Iterable[str]
-    options: Sequence[str]
     parser: FitParser
-
-    def typed(self, value: str) -> str:
-        """Return a value as it was typed; jsonargparse reports `1e1` as 10.0, and `true` as True."""
-        given = [option for option in self.options if option.startswith(f"--{self.key}=")]
-        words = re.findall(r"[^\s\[\]{},=]+", " ".join(given))
-        return next((word for word in words if _is_same(word, value)), value)
 
     def nearest_class(self, name: str) -> str:
         """Return ` (did you mean NAME?)` with the nearest class that fits the setting, or an empty text."""
@@ -104,13 +96,6 @@ def _classes(kind: object) -> Iterator[type]:
             yield from _classes(subclass)
     for part in get_args(kind):  # The arguments of a Callable are a list, which has no classes here.
         yield from _classes(part)
-
-
-def _is_same(word: str, value: str) -> bool:
-    try:
-        return float(word) == float(value)
-    except ValueError:
-        return word.lower() == value.lower() or (value == "None" and word.lower() in ("null", "~"))
 
 
 def _unknown(problem: _Problem) -> str:
@@ -155,7 +140,7 @@ def _none_of_several(problem: _Problem) -> str:
         expected = re.sub(typed, yaml, expected)
     # An option of torch may also be a tensor, which cannot be typed.
     kinds = [kind for kind in expected.split(", ") if kind != "Tensor"]
-    got = problem.typed(nested[2] if nested else got)
+    got = nested[2] if nested else got
     nearest = problem.nearest_class(got)
     return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
 
@@ -192,7 +177,7 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     ),
     (
         r"(?<!- )Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
-        lambda p: f"--{p.key}: got {p.typed(p.match[2])!r}; expected {p.match[1]}",
+        lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
     ),
     (
         r"Unable to load config ['\"]([^'\"]*)['\"]",

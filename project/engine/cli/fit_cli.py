@@ -152,7 +152,7 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"{option}: got no value; give {option} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            message = explain(str(error), [*self.command.names, *settings], self.command.changes, self.parser)
+            message = explain(str(error), [*self.command.names, *settings], self.parser)
             raise ValueError(with_file(message, self.command)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:

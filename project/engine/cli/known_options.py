@@ -157,7 +157,7 @@ def _may_be(value: str, types: Sequence[str]) -> bool:
     It certainly refuses a word that is not one of the choices, and a decimal number for an integer. Any other text is
     left to the parser.
     """
-    if re.fullmatch(r"-?\d+(\.\d+|\.?\d*[eE][-+]?\d+)", value):
+    if re.fullmatch(r"-?\d+\.\d+", value):
         return not {*types} <= {"int", "NoneType"}
     is_word = re.fullmatch("[A-Za-z][A-Za-z_]*", value) and value.lower() not in _YAML_WORDS
     return not is_word or repr(value) in types

@@ -91,7 +91,7 @@ def test_a_value_of_the_wrong_type_has_the_same_error_as_later(learned: str) -> 
     known = KnownOptions.load(CommandLine.parse([]).defaults)
     assert known is not None
     assert len(known.types) > 40
-    values = cycle(("many", "0.5", "1e1"))
+    values = cycle(("many", "0.5", "10.0"))
     for name, types in known.types.items():
         value = next(values) if {*types} <= {"int", "NoneType"} else "many"
         command = CommandLine.parse([f"--{name}={value}"])
