@@ -68,21 +68,13 @@ class FitParser(LightningArgumentParser):
         return option_types(self if kind is None else _of_described((name, kind)))
 
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
-        """Parse the options of the chosen groups, again only if one of their files has changed.
-
-        Files outside of the project's `configs/`, and classes given by their path, are parsed for each command line.
-        """
-        key = []
-        for option in options:
-            if Path(option).resolve().is_relative_to(config_groups.CONFIGS):
-                key.append(Path(option).read_text(encoding="utf-8"))
-            elif option.startswith(("--config", "--groups.")):
-                key.append(option)
-            else:
-                return self.parse_args(options)
-        if (known := tuple(key)) not in self._parsed:
-            self._parsed[known] = self.parse_args(options)
-        return self._parsed[known].clone()
+        """Parse the options of the chosen groups, again only if one of their files has changed."""
+        key = tuple(
+            Path(option).read_text(encoding="utf-8") if option.endswith(".yaml") else option for option in options
+        )
+        if key not in self._parsed:
+            self._parsed[key] = self.parse_args(options)
+        return self._parsed[key].clone()
 
     @override
     def add_class_arguments(
