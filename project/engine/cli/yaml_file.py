@@ -1,9 +1,11 @@
 """YAML files of settings. YAML's own reader keeps the last of two equal keys, and loses the first without a word."""
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import override
 from yaml.constructor import ConstructorError
 
 
@@ -15,11 +17,11 @@ def read(path: Path, option: str) -> dict[str, Any]:
         option: The option that names it, such as `--config`; errors begin with it.
 
     Raises:
-        ValueError: The file is malformed, has no settings or a key twice, or a value contains itself.
+        ValueError: The file is malformed, has no settings or a key twice.
         OSError: The file cannot be read.
     """
     try:
-        content = _content(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # It is a SafeLoader.
     except OSError as error:
         raise OSError(f"{option}: cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -32,37 +34,16 @@ def read(path: Path, option: str) -> dict[str, Any]:
     return content
 
 
-def _content(text: str) -> Any:
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check(node, (), "", set())
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
+class _Loader(yaml.SafeLoader):
+    """A loader that refuses a key that is given twice."""
 
-
-def _check(node: yaml.Node, owners: tuple[yaml.Node, ...], prefix: str, found: set[str]) -> None:
-    """Raise an error for a setting that is given twice, also as `a.b: 1` and `a: {b: 2}`, and for recursion."""
-    if node in owners:
-        raise ConstructorError(problem="a value contains itself", problem_mark=node.start_mark)
-    if isinstance(node, yaml.MappingNode):
-        names = set[str]()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConstructorError(problem="a key must be a name", problem_mark=key.start_mark)
-            name = f"{prefix}{key.value}"
-            if key.value in names or name in found:
-                raise ConstructorError(problem=f"the key {name} is given twice", problem_mark=key.start_mark)
-            names.add(key.value)
-            if not isinstance(value, yaml.MappingNode):
-                found.add(name)
-            _check(value, (*owners, node), f"{name}.", found)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _check(value, (*owners, node), "", set())
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in names[:place]:
+                raise ConstructorError(problem=f"the key {key.value} is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _brief(error: yaml.YAMLError) -> str:
