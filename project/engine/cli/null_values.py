@@ -1,11 +1,9 @@
 """Options that were given `null` although their type does not allow it, which jsonargparse does not check."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
-
-from torch import Tensor
+from types import NoneType
+from typing import Any, get_args
 
 from project.engine.cli.parser import FitParser
 
@@ -21,17 +19,14 @@ def check_null(settings: Mapping[str, Any], defaults: Mapping[str, Any], parser:
     Raises:
         ValueError: A setting is null that must not be.
     """
-    for name, value in settings.items():
-        if value is not None:
-            continue
+    for name in [name for name, value in settings.items() if value is None]:
         is_section = any(other.startswith(f"{name}.") for other in defaults)
         if defaults.get(name) is None and not is_section:
             continue
         kind = _type_of(name, settings, parser)
-        if kind is None and is_section:
-            raise ValueError(f"--{name}: got null; expected settings, each with its name")
-        if kind not in (None, Any) and NoneType not in get_args(kind):
-            raise ValueError(f"--{name}: got null; expected {_text(kind)}")
+        may_be_null = not is_section if kind is None else kind is Any or NoneType in get_args(kind)
+        if not may_be_null:
+            raise ValueError(f"--{name}: got null, but it needs a value; leave it out for the default")
 
 
 def _type_of(name: str, settings: Mapping[str, Any], parser: FitParser) -> object:
@@ -40,12 +35,3 @@ def _type_of(name: str, settings: Mapping[str, Any], parser: FitParser) -> objec
     while owner and not isinstance(settings.get(owner), str):
         owner = owner.rpartition(".")[0]
     return parser.types_of(owner, resolve_name(settings[owner]) if owner else None).get(name)
-
-
-def _text(kind: object) -> str:
-    if get_origin(kind) is Callable:
-        return "the path of a class"
-    parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    # An option of torch may also be a tensor, which cannot be typed.
-    names = [part.__name__ if isinstance(part, type) else str(part) for part in parts if part is not Tensor]
-    return " or ".join(name.replace("collections.abc.", "") for name in names)
