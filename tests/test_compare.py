@@ -158,7 +158,7 @@ def test_bad_input_is_refused_in_one_line(workplace: Path, capsys: pytest.Captur
         ([runs[0], "latest"], "has no finished run of project.fit"),
         ([*runs, "--output", "x.pdf"], "got x.pdf; it must end in .md, .csv, .png"),
         ([*runs, "--output", "nowhere/x.md"], "the folder nowhere does not exist"),
-        ([*runs, "--split", "train"], "--split: got 'train'; expected one of"),
+        ([*runs, "--split", "train"], "--split: invalid choice: 'train' (choose from"),
     ]:
         with pytest.raises(SystemExit, match="2"):
             main(argv)

@@ -266,7 +266,7 @@ def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixtur
         (["best:tin"], "did you mean best:tiny?"),
         ([], "RUN"),
         (["--split", "val"], "give RUN before all options"),
-        (["latest", "--split", "train"], "--split: got 'train'; expected one of"),
+        (["latest", "--split", "train"], "--split: invalid choice: 'train' (choose from"),
         (["latest", "--splt", "val"], "did you mean --split?"),
         (["latest", "--data.batch_siz", "3"], "did you mean --data.batch_size?"),
         (["latest", "--model.label_smoothing", "0"], "an evaluation has the model of its run"),

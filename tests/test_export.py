@@ -192,7 +192,7 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
     Path("text.jpg").write_text("text")
     for argv, message in [
         (["unknown"], "got run 'unknown'"),
-        (["latest", "--format=tflite"], "--format: got 'tflite'; expected one of"),
+        (["latest", "--format=tflite"], "--format: invalid choice: 'tflite' (choose from"),
         (["latest", "--output=a.onnx"], "--output: got a.onnx; its suffix must be absent"),
         (["latest", "--format=pt2", "--output=a"], "its suffix must be .pt2"),
         (["latest", "--format=pt2", "--output=there.pt2"], "there.pt2 exists"),

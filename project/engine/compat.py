@@ -19,9 +19,10 @@ from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Union, get_args
 
 if TYPE_CHECKING:  # a command that needs one of these functions does not need all of these libraries
+    from argparse import ArgumentParser
+
     import optuna
     import torch
-    from jsonargparse import ArgumentParser
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import LearningRateMonitor
     from mlflow.entities import Metric as StoredMetric

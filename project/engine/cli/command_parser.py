@@ -8,6 +8,7 @@ from typing import NoReturn
 from typing_extensions import override
 
 from project.engine.cli.errors import exit_on_bad_input
+from project.engine.compat import option_texts
 
 
 class CommandParser(ArgumentParser):
@@ -20,17 +21,12 @@ class CommandParser(ArgumentParser):
             raise ValueError(self._brief(message))
 
     def _brief(self, message: str) -> str:
-        if match := re.fullmatch("unrecognized arguments: (-[^ =]*).*", message, re.DOTALL):
-            options = re.findall(r"^ +(?:-\w, )?(--\w+)", self.format_help(), re.MULTILINE)
+        if match := re.match("unrecognized arguments: (-[^ =]*)", message):
+            options = list(option_texts(self))
             # With their dashes, short names look alike.
-            nearest = get_close_matches(match[1].lstrip("-"), [option.lstrip("-") for option in options], n=1)
-            hint = f"did you mean --{nearest[0]}?" if nearest else f"options are {', '.join(options)}"
+            nearest = get_close_matches(match[1].lstrip("-"), options, n=1)
+            hint = f"did you mean --{nearest[0]}?" if nearest else f"options are --{', --'.join(options)}"
             return f"unknown option {match[1]}; {hint}"
-        if match := re.fullmatch("the following arguments are required: (.*)", message):
-            return f"got no {match[1]}; {self.format_usage().strip()}"
-        if match := re.fullmatch("unrecognized arguments: (.*)", message, re.DOTALL):
-            return f"unexpected {match[1]}; {self.format_usage().strip()}"
-        message = re.sub(r"argument (\S+): expected .*one argument", r"\1: got no value; give \1 VALUE", message)
-        message = re.sub(r"invalid choice: (.+) \(choose from (.+)\)", r"got \1; expected one of \2", message)
-        message = re.sub(r"invalid (\w+) value: (.+)", r"got \2; expected \1", message)
+        if message.startswith(("unrecognized arguments", "the following arguments are required")):
+            return f"{message}; {self.format_usage().strip()}"
         return message.removeprefix("argument ")

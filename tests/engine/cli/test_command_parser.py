@@ -11,11 +11,11 @@ from project.engine.cli.command_parser import CommandParser
         ("RUN --fromat=onnx", "unknown option --fromat; did you mean --format?"),
         ("RUN --nonsense x", "unknown option --nonsense; options are --help, --format, --top_k"),
         ("RUN --al", "unknown option --al; options are --help, --format, --top_k"),
-        ("RUN another", "unexpected another; usage: "),
-        ("RUN --format=tflite", "--format: got 'tflite'; expected one of "),
-        ("RUN --top_k=many", "--top_k: got 'many'; expected int"),
-        ("RUN --top_k", "--top_k: got no value; give --top_k VALUE"),
-        ("", "got no RUN; usage: export RUN [--format F]"),
+        ("RUN another", "unrecognized arguments: another; usage: "),
+        ("RUN --format=tflite", "--format: invalid choice: 'tflite' (choose from "),
+        ("RUN --top_k=many", "--top_k: invalid int value: 'many'"),
+        ("RUN --top_k", "--top_k: expected one argument"),
+        ("", "the following arguments are required: RUN; usage: export RUN [--format F]"),
     ],
 )
 def test_an_error_is_one_line(argv: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
