@@ -1,7 +1,7 @@
 """The errors of jsonargparse, in one line each."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import resolve_name
@@ -51,14 +51,6 @@ def explain(text: str, known: Iterable[str], parser: FitParser) -> str:
         if match := re.search(pattern, text, re.DOTALL):
             return answer(_Problem(match, key, text, known, parser))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
-
-
-def without_value(options: Sequence[str]) -> str | None:
-    """Return the first option that no value follows; jsonargparse names only the beginning of a dotted option."""
-    for option, following in zip(options, [*options[1:], "--"], strict=True):
-        if option.startswith("--") and "=" not in option and following.startswith("--"):
-            return option
-    return None
 
 
 def innermost(text: str) -> str:

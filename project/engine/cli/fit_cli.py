@@ -22,7 +22,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.explain import check_importable, explain, without_value
+from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.known_options import KnownOptions, as_known, with_file
 from project.engine.cli.null_values import check_null
 from project.engine.cli.parser import FitParser
@@ -148,8 +148,10 @@ class FitCLI(LightningCLI):
         try:
             self.config = self._parse(self.parser)
         except ArgumentError as error:
-            if "expected one argument" in str(error) and (option := without_value(self.command.changes)):
-                raise ValueError(f"{option}: got no value; give {option} VALUE") from error
+            # jsonargparse names only the beginning of a dotted option.
+            empty = [option for option, value in self.command.pairs if value is None and option.startswith("--")]
+            if empty and "expected one argument" in str(error):
+                raise ValueError(f"{empty[0]}: got no value; give {empty[0]} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
             message = explain(str(error), [*self.command.names, *settings], self.parser)
