@@ -36,12 +36,6 @@ USAGE = f"""{PROGRAM} [--data NAME] [--model NAME] [--strategy NAME] [--experime
            [--register NAME] [--SETTING VALUE]..."""
 
 
-def description() -> str:
-    """Describe the groups and their choices for `--help`."""
-    lines = [f"--{group} NAME: {', '.join(choices(group))}" for group in GROUPS]
-    return "--GROUP NAME is short for --config configs/GROUP/NAME.yaml. " + "; ".join(lines) + ". All settings:"
-
-
 def base(chosen: Mapping[str, str]) -> list[str]:
     """Return the options that a choice of groups stands for, without changes."""
     arguments = ["--config", str(CONFIGS / "default.yaml")]

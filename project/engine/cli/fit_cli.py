@@ -92,12 +92,12 @@ class FitCLI(LightningCLI):
 
     @override
     def setup_parser(self, *options: Any) -> None:
-        """Set up the parser once per process; only its help depends on the command line."""
+        """Set up the parser once per process."""
         if FitCLI._shared_parser is None:
             super().setup_parser(*options)
             FitCLI._shared_parser = self.parser
+            self.parser.description = "All settings. python -m project.fit --help lists the choices of --GROUP NAME."
         self.parser = FitCLI._shared_parser
-        self.parser.description = config_groups.description()
         self.parser.settings, self.parser.described = {}, {}
 
     @override
