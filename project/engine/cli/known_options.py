@@ -87,7 +87,7 @@ class KnownOptions(NamedTuple):
 
     def _wrong(self, command: CommandLine) -> Iterator[tuple[str, str]]:
         chosen = _chosen(command)
-        for name, value in _given(command):
+        for name, value in _typed(command):
             owners = {name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1)}
             if name in self.types and not owners & chosen and not _may_be(value, self.types[name]):
                 yield name, value
@@ -95,7 +95,7 @@ class KnownOptions(NamedTuple):
     def _unknown(self, command: CommandLine) -> Iterator[str]:
         names = [*command.names, *self.texts, *self.settings, *self.earlier]
         chosen = _chosen(command)
-        for name, _ in _given(command):
+        for name, _ in _typed(command):
             parts = name.removesuffix("+").split(".")
             for depth, part in enumerate(parts[:3]):
                 owner = ".".join(parts[:depth])
@@ -105,12 +105,6 @@ class KnownOptions(NamedTuple):
                 if part not in options and (not owner or part not in _OF_CLASSES):
                     yield name
                     break
-
-
-def _given(command: CommandLine) -> list[tuple[str, str]]:
-    """Return the settings of the files of `--config`, and then those of the command line."""
-    files = [Path(value) for option, value in command.pairs if option == "--config" and value]
-    return [pair for file in files for pair in _settings(file)] + _typed(command)
 
 
 def _settings(file: Path) -> Iterator[tuple[str, str]]:
@@ -148,7 +142,7 @@ def _flat(settings: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, s
 
 def _chosen(command: CommandLine) -> set[str]:
     """Return the settings whose class the command line may choose, so that its options are not known."""
-    return {name.removesuffix(".class_path") for name, _ in _given(command)}
+    return {name.removesuffix(".class_path") for name, _ in _typed(command)}
 
 
 def _may_be(value: str, types: Sequence[str]) -> bool:
@@ -183,14 +177,15 @@ def simple_types(kind: object) -> list[str]:
 
 
 def check_early(command: CommandLine) -> KnownOptions | None:
-    """Return the options of the chosen groups; None if they are not known.
+    """Return the options of the chosen groups; None if they are not known, or a file of the user changes them.
 
     Raises:
         ValueError: The parser will certainly refuse an option.
     """
-    known = None if command.resume or command.rerun else KnownOptions.load(command.defaults)
+    has_file = command.resume or command.rerun or any(option == "--config" for option, _ in command.pairs)
+    known = None if has_file else KnownOptions.load(command.defaults)
     if known and (refusal := known.refusal(command)):
-        raise ValueError(with_file(refusal, command))
+        raise ValueError(refusal)
     return known
 
 
