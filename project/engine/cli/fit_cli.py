@@ -23,7 +23,7 @@ from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
-from project.engine.cli.known_options import KnownOptions, as_known, with_file
+from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.null_values import check_null
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
@@ -154,8 +154,7 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"{empty[0]}: got no value; give {empty[0]} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            message = explain(str(error), [*self.command.names, *settings], self.parser)
-            raise ValueError(with_file(message, self.command)) from error
+            raise ValueError(explain(str(error), [*self.command.names, *settings], self.parser)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""

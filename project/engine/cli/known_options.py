@@ -7,15 +7,12 @@ of settings. The file is valid as long as the project's files and the versions o
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
-
-import yaml
 
 from project.engine.atomic import replace_file
 from project.engine.cli import config_groups
@@ -107,37 +104,9 @@ class KnownOptions(NamedTuple):
                     break
 
 
-def _settings(file: Path) -> Iterator[tuple[str, str]]:
-    return _flat(yaml.safe_load(file.read_text(encoding="utf-8")))
-
-
 def _typed(command: CommandLine) -> list[tuple[str, str]]:
     pairs = (option.removeprefix("--").partition("=") for option in command.changes if option.startswith("--"))
     return [(name, value) for name, _, value in pairs]
-
-
-def with_file(message: str, command: CommandLine) -> str:
-    """Put the name of a file before an error, if its option is in this file and not on the command line."""
-
-    def concerns(settings: Iterable[tuple[str, str]]) -> bool:
-        names = [f"{name.removesuffix('+')}." for name, _ in settings]
-        return any(name.startswith(option) or option.startswith(name) for name in names)
-
-    option = "".join(re.findall(r"--([\w.]+)", message)[:1]) + "."
-    typed = CommandLine.parse(command.argv)  # Without the stored settings of a run.
-    files = [Path(file) for before, file in pairwise(typed.changes) if before == "--config"]
-    named = [file for file in files if file.is_file() and concerns(_settings(file))]
-    return f"{named[-1]}: {message}" if named and not concerns(_typed(typed)) else message
-
-
-def _flat(settings: Mapping[str, Any], owner: str = "") -> Iterator[tuple[str, str]]:
-    """Return the settings of a YAML file by their dotted names; values that are not simple are empty."""
-    for key, value in settings.items():
-        name = f"{owner}.{key}" if owner and key != "init_args" else owner or str(key)
-        if isinstance(value, dict):
-            yield from _flat(value, name)
-        else:
-            yield name, str(value) if isinstance(value, str | float) else ""
 
 
 def _chosen(command: CommandLine) -> set[str]:

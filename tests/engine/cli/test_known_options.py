@@ -10,7 +10,7 @@ from conftest import clean_environment
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
-from project.engine.cli.known_options import KnownOptions, as_known, check_early, with_file
+from project.engine.cli.known_options import KnownOptions, as_known, check_early
 from project.engine.training.callbacks import build_fit
 from project.fit import main
 from project.sweep import main as sweep
@@ -98,24 +98,6 @@ def test_a_value_of_the_wrong_type_has_the_same_error_as_later(learned: str) -> 
         with pytest.raises(ValueError, match="expected") as late:
             build_fit(command)
         assert known.refusal(command) == str(late.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "prefix"),
-    [
-        ("--config=a.yaml --config=b.yaml", "a.yaml: "),
-        ("--config=b.yaml", ""),
-        ("--config=a.yaml --trainer.max_epoch=3", ""),
-        ("--experiment=mine", "configs/experiment/mine.yaml: "),
-    ],
-)
-def test_the_file_of_an_option_is_named_unless_it_is_typed(options: str, prefix: str, workplace: Path) -> None:
-    Path("configs/experiment").mkdir(parents=True)
-    for name in ("a.yaml", "configs/experiment/mine.yaml"):
-        Path(name).write_text("trainer: {max_epoch: 3}")
-    Path("b.yaml").write_text("trainer: {max_epochs: 3}")
-    error = "unknown option --trainer.max_epoch"
-    assert with_file(error, CommandLine.parse(options.split())) == prefix + error
 
 
 def test_a_file_of_settings_is_left_to_the_parser(learned: str) -> None:
