@@ -108,17 +108,16 @@ BAD_OPTIONS = [
 ]
 # If no option is similar enough, the message lists the options of that class.
 UNKNOWN_OPTIONS = [
-    (["--trainer.max_ep", "3"], "did you mean --trainer.max_epochs?"),
-    (["--trainer.epochs", "3"], "did you mean one of --trainer.max_epochs, --trainer.min_epochs"),
+    (["--trainer.epochs", "3"], "did you mean --trainer.max_epochs?"),
     (["--model.lr", "0.1"], "did you mean --model.optimizer.lr?"),
-    (["--data.size", "32"], "did you mean one of --data.batch_size, --data.image_size?"),
+    (["--data.size", "32"], "options of data are batch_size, val_fraction"),
     (["--model.net.pretrained", "true"], "options of model.net are widths, kernel_size, padding"),
     (["--model", "resnet18", "--model.net.pretrained", "true"], "options of model.net are name, dropout"),
     (["--data.weighted", "true"], "options of data are batch_size, val_fraction"),
     (["--model.optimizer", "SGD", "--model.optimizer.momentom", "0.9"], "did you mean --model.optimizer.momentum?"),
     (["--model.optimizer", "SGD", "--model.optimizer.betas", "0.9"], "options of model.optimizer are lr, momentum"),
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
-    (["--checkpoint.every", "3"], "did you mean --checkpoint.every_n_epochs?"),
+    (["--checkpoint.every", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
     (["--checkpoint.interval", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
     (["--trainer.grapes", "1"], "options of trainer are accelerator"),
     (["--batch_size", "3"], "did you mean --data.batch_size?"),

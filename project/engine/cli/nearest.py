@@ -6,13 +6,11 @@ from difflib import get_close_matches
 # Likeness of two names, in [0, 1]: `dropot` and `dropout` have 0.92, `pretrained` and `padding` 0.47.
 _NEAR = 0.75
 _NEAR_ELSEWHERE = 0.88
-_MOST = 5
-"""The longest list of options that contain an unknown one."""
 OTHER_NAMES = {
-    "amp": "precision", "bs": "batch_size", "ckpt_path": "resume", "fp16": "precision", "gpus": "devices",
-    "grad_clip": "gradient_clip_val", "learning_rate": "lr", "n_gpus": "devices", "num_workers": "workers.num",
-    "scheduler": "lr_schedule", "seed": "seed_everything", "steps": "max_steps", "val_split": "val_fraction",
-    "wd": "weight_decay", "workers": "workers.num",
+    "amp": "precision", "bs": "batch_size", "ckpt_path": "resume", "epochs": "max_epochs", "fp16": "precision",
+    "gpus": "devices", "grad_clip": "gradient_clip_val", "learning_rate": "lr", "n_gpus": "devices",
+    "num_workers": "workers.num", "scheduler": "lr_schedule", "seed": "seed_everything", "steps": "max_steps",
+    "val_split": "val_fraction", "wd": "weight_decay", "workers": "workers.num",
 }  # fmt: skip
 """The last part of an option, by the name that other projects have for it."""
 
@@ -38,10 +36,6 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     if end and (found := [other for other in names if f".{other}".endswith(f".{end}")]):
         return f"did you mean --{min(found, key=lambda one: (not one.startswith(f'{parent}.'), len(one)))}?"
     siblings = [sibling for sibling in siblings if sibling != name]
-    inner = [other for other in names if other.startswith(f"{parent}.") and other.endswith(f".{name}")]
-    longer = [f"{parent}{dot}{one}" for one in siblings if one.startswith(name) or f"_{name}_" in f"_{one}_"]
-    if parent and (found := inner or longer) and len(found) <= _MOST:
-        return f"did you mean {'one of ' if len(found) > 1 else ''}{', '.join(f'--{one}' for one in found)}?"
     if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
         return f"did you mean --{parent}{dot}{nearest[0]}?"
     last = {other.rpartition(".")[2]: other for other in reversed(names) if other != option}
