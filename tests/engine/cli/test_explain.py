@@ -36,8 +36,6 @@ LINES = [
     ("--model.net.kernel_size=wide", "--model.net.kernel_size: got 'wide'; expected int"),
     ("--data.workers=2", "--data.workers: got '2'; expected settings, each with its name"),
     ("--config=empty.yaml", "--model.optimizer.init_args: got nothing; list its settings, or leave it out"),
-    ("--config=number.yaml", "--model.net.class_path: got a value of the type int; expected the path of a "
-     "class"),
     ("--data.image_size=abc", "--data.image_size: got 'abc'; expected one of int, null"),
     ("--model.optimizer=Adamm", "--model.optimizer: got 'Adamm' (did you mean Adam?), which is neither a class known "
      "here nor the path of one, such as torch.optim.SGD"),
@@ -59,7 +57,6 @@ class Net(nn.Module):
 def test_each_text_of_jsonargparse_is_explained_by_its_entry(entry: int, argv: str, line: str, workplace: Path) -> None:
     Path("misspelt.yaml").write_text("trainer:\n  max_epoch: 3\n")
     Path("empty.yaml").write_text("model:\n  optimizer:\n    init_args:\n")
-    Path("number.yaml").write_text("model:\n  net:\n    class_path: 5\n")
     configure_process()
     with pytest.raises(ValueError, match=f"^{re.escape(line)}$") as refused:
         build_fit(CommandLine.parse(argv.split()))
