@@ -132,14 +132,9 @@ def usable_cores(cgroups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _cpu_quota(cgroups: Path) -> float:
-    """Return the quota of a control group, version 2 or 1, in CPU cores; infinite without a quota."""
+    """Return the quota of the control group in CPU cores; infinite without a quota, or before version 2."""
     try:
-        if (file := cgroups / "cpu.max").exists():
-            quota, period = file.read_text().split()
-        else:
-            quota, period = (
-                (cgroups / "cpu" / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
-            )
-        return math.inf if quota in ("max", "-1") else int(quota) / int(period)
-    except (OSError, ValueError):  # no control group, or one of another kind
+        quota, period = (cgroups / "cpu.max").read_text().split()
+    except OSError:
         return math.inf
+    return math.inf if quota == "max" else int(quota) / int(period)
