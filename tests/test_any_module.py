@@ -175,7 +175,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Slope, WithoutFile), "): there is no file lines.csv"),
     (of(Unlogged), "Unlogged.monitor: got val_loss (did you mean train_loss?), which training does not log; it logs "),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
-    (of(Raising), "--model: making Raising fails with ValueError: no such thing (test_any_module.py, line "),
+    (of(Raising), f"--model: making Raising fails with ValueError: no such thing ({__file__}, line "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),
 ])  # fmt: skip
 def test_a_module_that_cannot_train_starts_no_run(

@@ -1,13 +1,10 @@
 """LightningCLI with groups of settings, and errors in one line."""
 
-import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from inspect import signature
-from pathlib import Path
 from pkgutil import resolve_name
-from traceback import extract_tb
 from typing import Any, ClassVar, Self
 
 from jsonargparse import Namespace
@@ -31,6 +28,7 @@ from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
+from project.engine.runtime.failure import place
 from project.engine.runtime.step_overhead import reduce_step_overhead
 from project.engine.task import Task
 from project.engine.tracking import experiments, names
@@ -306,12 +304,9 @@ def _made(option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
     try:
         return kind(*args, **kwargs)
     except ValueError as error:
-        place = extract_tb(error.__traceback__)[-1]
-        file = getattr(sys.modules[kind.__module__], "__file__", None)  # A notebook has none.
-        if place.filename != file or kind.__module__.startswith("project."):
+        if not (where := place(error)) or kind.__module__.startswith("project."):
             raise
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error} ({where})") from error
+        raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error}{where}") from error
 
 
 def listed(value: Any) -> list[Any]:
