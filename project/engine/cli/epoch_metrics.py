@@ -7,7 +7,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
-from project.engine.cli.epoch_table import OPTIONAL, Cell, number
+from project.engine.cli.epoch_table import Cell, number
 from project.engine.task import Task
 
 _STAGE = re.compile(r"(train|val)(?:id|idation|ing)?[/_](.+)")
@@ -96,4 +96,4 @@ def _of_epochs(names: Iterable[str]) -> list[str]:
 def _rank(group: str, name: str, is_monitored: bool) -> int:
     if is_monitored:
         return 0
-    return 1 if name == _LOSS else OPTIONAL if group == "train" else 2
+    return 1 if name == _LOSS else 6 if group == "train" else 2  # Lines have the ranks 3 to 5 for the speed.

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-_LAYOUTS = ((14, "  "), (9, "  "), (9, " "))
-"""The longest name of a column, and what is between columns; the first layout that fits is used."""
-OPTIONAL = 6
-"""The rank of values that are left out before columns are packed."""
+_LONGEST_NAME = 12
+_BETWEEN = "  "
 _NO_VALUE = "-"
 
 
@@ -18,7 +16,7 @@ class Cell(NamedTuple):
         group: What the value belongs to, such as `val`; empty for none.
         name: Its name, such as `loss`.
         text: The value; empty for none.
-        rank: Which values a narrow terminal shows: 0 for always; the highest, `OPTIONAL`, is left out first.
+        rank: Which values a narrow terminal shows: 0 for always; the highest is left out first.
         least: Least width of its column.
     """
 
@@ -42,7 +40,7 @@ class EpochTable:
     """
 
     def __init__(self, width: int) -> None:
-        self._width, self._between = width, ""
+        self._width = width
         self._known: set[tuple[str, str]] = set()
         self._shown: dict[tuple[str, str], int] = {}  # Their widths.
 
@@ -64,22 +62,17 @@ class EpochTable:
         return self._line(texts.get(column, _NO_VALUE).rjust(width) for column, width in self._shown.items())
 
     def _line(self, parts: Iterable[str]) -> str:
-        return self._between.join(parts)[: self._width]
+        return _BETWEEN.join(parts)[: self._width]
 
     def _fit(self, cells: Sequence[Cell]) -> list[str]:
-        """Choose the columns and their widths; return their names, shortened if that is needed."""
+        """Choose the columns and their widths; return their names, of which long ones are shortened."""
         kept = sorted(range(len(cells)), key=lambda place: cells[place].rank)
         while True:
-            is_packed = cells[kept[-1]].rank < OPTIONAL
-            for longest, between in _LAYOUTS if is_packed else _LAYOUTS[:-1]:
-                chosen = [cells[place] for place in sorted(kept)]
-                names = [_shortened(cell.name, longest) for cell in chosen]
-                widths = [max(len(n), len(c.text), c.least) for n, c in zip(names, chosen, strict=True)]
-                self._between = between
-                self._shown = {cell.column: width for cell, width in zip(chosen, widths, strict=True)}
-                if sum(widths) + len(between) * (len(widths) - 1) <= self._width:
-                    return names
-            if not cells[kept.pop()].rank:
+            chosen = [cells[place] for place in sorted(kept)]
+            names = [_shortened(cell.name) for cell in chosen]
+            widths = [max(len(n), len(c.text), c.least) for n, c in zip(names, chosen, strict=True)]
+            self._shown = {cell.column: width for cell, width in zip(chosen, widths, strict=True)}
+            if sum(widths) + len(_BETWEEN) * (len(widths) - 1) <= self._width or not cells[kept.pop()].rank:
                 return names
 
 
@@ -96,8 +89,8 @@ def number(value: float) -> str:
     return f"{value:.{4 if size < 10 else max(0, 5 - len(f'{size:.0f}'))}f}"
 
 
-def _shortened(name: str, longest: int) -> str:
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def clock(seconds: float) -> str:
