@@ -7,7 +7,6 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
-from torch import Tensor
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_metrics import EpochMetrics
@@ -33,7 +32,6 @@ class EpochLines(LightningProgressBar):
         self.console = console
         self._table = EpochTable(console.width) if console.is_terminal else None
         self._metrics = EpochMetrics()
-        self._before_validation: dict[str, Tensor] = {}
         self._enabled = True
         self._start = self._seconds = 0.0
         self._lr: float | None = None
@@ -62,15 +60,12 @@ class EpochLines(LightningProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._has_batches = True
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before_validation = dict(trainer.callback_metrics)
-
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         self._has_batches = self._has_batches or not trainer.sanity_checking
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == TrainerFn.FITTING:
-            self._metrics.add_validation(trainer, self._before_validation)
+            self._metrics.add_validation(trainer)
         self.reset_dataloader_idx_tracker()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 
 from lightning import Trainer
-from torch import Tensor
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_table import Cell, number
@@ -18,23 +17,15 @@ _ORDER = {"train": 0, "val": 1}
 class EpochMetrics:
     """The losses, the monitored metric, and the metrics that the model shows in the progress bar.
 
-    A metric of the validation has no value in an epoch without validation.
+    A metric whose name begins with `val` has no value in an epoch without validation.
     """
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}  # In the order in which they were found.
-        self._of_validation: set[str] = set()
         self._is_validated = False
 
-    def add_validation(self, trainer: Trainer, before: Mapping[str, Tensor]) -> None:
-        """Read the names that a validation logs.
-
-        Args:
-            trainer: The trainer, at the end of the validation.
-            before: Its `callback_metrics` at the start; a metric that was logged since then is another tensor.
-        """
-        after = trainer.callback_metrics
-        self._of_validation |= {name for name, value in after.items() if before.get(name) is not value}
+    def add_validation(self, trainer: Trainer) -> None:
+        """Read the names that a validation has logged."""
         self._is_validated = not trainer.sanity_checking
         self._find(trainer)
 
@@ -48,8 +39,8 @@ class EpochMetrics:
         self._find(trainer)
         checkpoint = RunCheckpoint.of(trainer)
         monitor = checkpoint.monitor if checkpoint else None
-        absent = set() if self._is_validated else self._of_validation
-        values = {name: value.item() for name, value in trainer.callback_metrics.items() if name not in absent}
+        logged = trainer.callback_metrics.items()
+        values = {name: value.item() for name, value in logged if self._is_validated or _parted(name)[0] != "val"}
         values.update(best)
         self._is_validated = False
         named = [(*_parted(name), name) for name in _of_epochs(self._names)]
@@ -61,10 +52,9 @@ class EpochMetrics:
 
     def of_steps(self, trainer: Trainer) -> dict[str, float]:
         """Return the metrics of the current step: those of the progress bar, and the training loss."""
-        of_epochs = set(self._of_validation)
-        if isinstance(trainer.lightning_module, Task):
-            of_epochs |= trainer.lightning_module.logged_metrics()
-        names = [name for name in trainer.progress_bar_metrics if name not in of_epochs]
+        model = trainer.lightning_module
+        of_epochs = model.logged_metrics() if isinstance(model, Task) else set()
+        names = [name for name in trainer.progress_bar_metrics if name not in of_epochs and _parted(name)[0] != "val"]
         names = names or [name for name in trainer.callback_metrics if _parted(name) == ("train", _LOSS)][:1]
         return {name: trainer.callback_metrics[name].item() for name in names if name in trainer.callback_metrics}
 

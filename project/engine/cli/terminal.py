@@ -134,7 +134,6 @@ class ProgressLines(EpochLines):
         self._print_position(trainer, "validation, ", args[2], self.total_val_batches)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_validation_start(trainer, pl_module)
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.print_line(f"validating the {_tested(trainer)} checkpoint")
 
