@@ -5,7 +5,6 @@ a file changes, only this file is decoded again.
 """
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,14 +18,11 @@ from torch import Tensor
 from project.engine.atomic import replace_file
 from project.engine.loading.decode import UNREADABLE, read_rgb
 from project.engine.loading.file_list import FileList
-from project.engine.loading.pillow_warnings import PillowWarnings
 from project.engine.loading.threads import Threads, wait_for
 from project.engine.runtime.progress import with_progress_bar
 
 _AS_SMALL_AS_CAN_BE = 8
 _FILES_A_CALL = 16
-
-_log = logging.getLogger(__name__)
 
 _Key = tuple[str, int, int]
 """Path relative to the folder, size and modification time of a file."""
@@ -69,17 +65,11 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
         keys = [(files.name(place), *stat) for place, stat in enumerate(stats.tolist())]
         unknown = [place for place, key in enumerate(keys) if key not in known]
         if unknown:
-            with log.open("a", encoding="ascii") as file, PillowWarnings() as odd:
-                for place, found in _decode_all(files, unknown, threads, timeout_s, odd):
+            with log.open("a", encoding="ascii") as file:
+                for place, found in _decode_all(files, unknown, threads, timeout_s):
                     known[keys[place]] = found
                     file.write(_line(keys[place], found))
                     file.flush()
-            if odd.found:
-                name, reason = min(odd.found.items())
-                _log.warning(
-                    "%d of %s files have damaged metadata, which is ignored, such as %s: %s",
-                    len(odd.found), f"{len(files):,}", name, reason,
-                )  # fmt: skip
         if lines > 2 * len(files):  # Most lines belong to files that no longer exist.
             _write_log(log, keys, known)
     sizes, bad, peak = np.zeros((len(files), 2), np.int32), {}, 0
@@ -127,15 +117,13 @@ def _write_log(log: Path, keys: Sequence[_Key], known: dict[_Key, _Found]) -> No
     replace_file(log, lambda unfinished: unfinished.write_text(text, encoding="ascii"), flush=False)
 
 
-def _decode_all(
-    files: FileList, places: Sequence[int], count: int, timeout_s: int, odd: PillowWarnings
-) -> Iterator[tuple[int, _Found]]:
+def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:
     found: dict[int, _Found] = {}
     denied: list[OSError] = []
     threads = Threads(max(1, count))  # At least one thread, so that the progress bar is updated.
     try:
         parts = [places[first : first + _FILES_A_CALL] for first in range(0, len(places), _FILES_A_CALL)]
-        calls = [threads.submit(partial(_check, files, part, found, denied, odd)) for part in parts]
+        calls = [threads.submit(partial(_check, files, part, found, denied)) for part in parts]
         for part, call in zip(parts, with_progress_bar(calls, len(calls), "checking images"), strict=True):
             wait_for(call, timeout_s)
             yield from ((place, found.pop(place)) for place in part if place in found)
@@ -148,12 +136,9 @@ def _decode_all(
         )
 
 
-def _check(
-    files: FileList, places: Sequence[int], found: dict[int, _Found], denied: list[OSError], odd: PillowWarnings
-) -> None:
+def _check(files: FileList, places: Sequence[int], found: dict[int, _Found], denied: list[OSError]) -> None:
     for place in places:
         path = files[place]
-        odd.are_about(files.name(place))
         if not path.is_file():  # A folder, a broken link, or a pipe, which would block the reader forever.
             found[place] = "no file"
             continue

@@ -49,7 +49,7 @@ def configure_process() -> None:
         os.environ.setdefault(name, value)
     # `--trainer.overfit_batches`: this project's loader repeats its batches in their order.
     warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
-    # The check of the files has counted them, in one line.
+    # Pillow warns about the damaged metadata of each file, such as a tag that is too long. It is not needed.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # A newer torch deprecates what Lightning calls.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)

@@ -1,6 +1,5 @@
 import io
 import os
-import struct
 import tempfile
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from pictures import image_folder, picture
 from PIL import Image
 
 from project.data import ImageFolder
-from project.engine.runtime.process import configure_process
 
 BAD = ("truncated.jpg", "truncated.png", "empty.jpg", "text.jpg", "bomb.png", "nowhere.jpg", "pipe.jpg")
 
@@ -89,26 +87,3 @@ def test_skipped_images_are_counted_and_not_loaded(tmp_path: Path) -> None:
     assert data.skipped == {"train": 7}
     assert len(data.splits["train"]) == 80
     assert data.fetch("train", torch.arange(80))[0].shape == (80, 3, 64, 64)
-
-
-def with_odd_exif(jpeg: bytes, tag: int) -> bytes:
-    """Return an upright JPEG with a tag whose value is longer than the file."""
-    entries = struct.pack("<HHII", 0x0112, 3, 1, 1) + struct.pack("<HHII", tag, 2, 0x7FFF, 0xF000)
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4)
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
-
-
-def test_odd_metadata_is_one_line_for_all_files(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
-) -> None:
-    configure_process()
-    image_folder(tmp_path, 8)
-    for tag in range(4):
-        file = tmp_path / f"train/a/{2 * tag}.jpg"
-        file.write_bytes(with_odd_exif(file.read_bytes(), 0x010E + tag))
-    ImageFolder(root=str(tmp_path)).setup("fit")
-    assert [record.getMessage() for record in caplog.records] == [
-        "4 of 8 files have damaged metadata, which is ignored, such as train/a/0.jpg: Tag data larger than file. "
-        "Skipping tag 270"
-    ]
-    assert not recwarn.list
