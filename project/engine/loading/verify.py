@@ -6,6 +6,7 @@ a file changes, only this file is decoded again.
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from project.engine.atomic import replace_file
 from project.engine.loading.decode import UNREADABLE, read_rgb
 from project.engine.loading.file_list import FileList
 from project.engine.loading.threads import Threads, wait_for
@@ -27,7 +27,7 @@ _FILES_A_CALL = 16
 _Key = tuple[str, int, int]
 """Path relative to the folder, size and modification time of a file."""
 
-_Found = tuple[int, int, int] | str
+_Found = Sequence[int] | str
 """Height, width and largest 16-bit value of a file, or the reason why it cannot be decoded."""
 
 
@@ -61,60 +61,34 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(log.with_name(f".{log.name}.lock")):
-        known, lines = _read_log(log)
+        known = _read_log(log)
         keys = [(files.name(place), *stat) for place, stat in enumerate(stats.tolist())]
         unknown = [place for place, key in enumerate(keys) if key not in known]
         if unknown:
             with log.open("a", encoding="ascii") as file:
                 for place, found in _decode_all(files, unknown, threads, timeout_s):
                     known[keys[place]] = found
-                    file.write(_line(keys[place], found))
+                    file.write(f"\n{json.dumps([*keys[place], found])}")  # The last line may have no end.
                     file.flush()
-        if lines > 2 * len(files):  # Most lines belong to files that no longer exist.
-            _write_log(log, keys, known)
     sizes, bad, peak = np.zeros((len(files), 2), np.int32), {}, 0
     for place, key in enumerate(keys):
         result = known[key]
         if isinstance(result, str):
             bad[place] = result
         else:
-            sizes[place] = result[:2]
-            peak = max(peak, result[2])
+            height, width, value = result
+            sizes[place] = height, width
+            peak = max(peak, value)
     return Checked(torch.from_numpy(sizes), bad, peak)
 
 
-def _read_log(log: Path) -> tuple[dict[_Key, _Found], int]:
-    """Return the known results, and the number of lines in the log."""
-    if not log.exists():
-        return {}, 0
-    data = log.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):  # The process that wrote the last line was killed.
-        with log.open("rb+") as file:
-            file.truncate(whole)
-    lines = data[:whole].splitlines()
-    return dict(filter(None, map(_parsed, lines))), len(lines)
-
-
-def _parsed(line: bytes) -> tuple[_Key, _Found] | None:
-    """Parse a line of the log; None if it is damaged, so that its file is decoded again."""
-    try:
-        name, size, changed, *found = json.loads(line)
-        if not isinstance(name, str):
-            return None
-        result = found[0] if isinstance(found[0], str) else (int(found[0]), int(found[1]), int(found[2]))
-        return (name, int(size), int(changed)), result
-    except (ValueError, TypeError, IndexError):
-        return None
-
-
-def _line(key: _Key, found: _Found) -> str:
-    return json.dumps([*key, *([found] if isinstance(found, str) else found)]) + "\n"
-
-
-def _write_log(log: Path, keys: Sequence[_Key], known: dict[_Key, _Found]) -> None:
-    text = "".join(_line(key, known[key]) for key in keys)
-    replace_file(log, lambda unfinished: unfinished.write_text(text, encoding="ascii"), flush=False)
+def _read_log(log: Path) -> dict[_Key, _Found]:
+    known: dict[_Key, _Found] = {}
+    for line in log.read_bytes().splitlines() if log.exists() else ():
+        with suppress(ValueError):  # The process that wrote this line was killed.
+            name, size, changed, found = json.loads(line)
+            known[name, size, changed] = found
+    return known
 
 
 def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:
