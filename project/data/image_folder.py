@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from project.data.splits import LAYOUT, class_folders, display_name, find_splits
 from project.engine.loading import (
     NO_IMAGE,
     Crop,
-    FileTable,
+    FileList,
     ImageArray,
     ImageFiles,
     Split,
@@ -26,15 +27,28 @@ from project.engine.loading import (
     cached,
     check_files,
     check_range,
-    make_once,
-    open_table,
     remove_least_used,
     remove_outdated,
-    save_table,
 )
 
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per value of cameras and scanners that write 16-bit files."""
+
+
+class CheckedSplit(NamedTuple):
+    """N image files of a split that can be decoded.
+
+    labels: (N,) int64.
+    sizes: (N, 2) int32, height and width of the upright images.
+    peak: Largest value in all 16-bit files; 0 without such files.
+    digest: 16 hexadecimal digits that change with the files, their sizes, times and labels.
+    """
+
+    files: FileList
+    labels: torch.Tensor
+    sizes: torch.Tensor
+    peak: int
+    digest: str
 
 
 class ImageFolder(LabelledImages):
@@ -103,63 +117,52 @@ class ImageFolder(LabelledImages):
         self._caches: list[Path] = []
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
         self.left_out = LeftOut()
-        self._peak = 0
-        self._tables: dict[Split, Path] = {}
-        self._rows: dict[Split, torch.Tensor | None] = {}
+        self._files: dict[Split, CheckedSplit] = {}
 
     def setup(self, stage: str) -> None:
-        """Check and open the splits; one process of a run lists the files, the others map its list."""
+        """Check and open the splits; one process of a run lists the files, the others receive its list."""
         trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            super().setup(stage)
-            return
-        if trainer.is_global_zero:
-            super().setup(stage)
-        names = trainer.strategy.broadcast({split: path.name for split, path in self._tables.items()})
-        self._tables = {split: cache_path(self.root, name) for split, name in names.items()}
+        if trainer is not None and trainer.world_size > 1:
+            if trainer.is_global_zero:
+                super().setup(stage)
+            self._files = trainer.strategy.broadcast(self._files)
         super().setup(stage)
 
     def load(self, split: Split) -> ImageFiles | ImageArray | None:
         """List and check the files of all splits; decode the files of this split if it is cached."""
         if split not in self._folders:
             return None
-        if not all(split in self._tables and self._tables[split].exists() for split in self._folders):
-            self._tables = self._checked()
-        tables = {split: open_table(path, self.root) for split, path in self._tables.items()}
-        self._peak = max(table.peak for table in tables.values())
-        depth = self._value_bits()
-        table = tables[split]
-        good, digest = self._good(split, table)
-        files = ImageFiles(table.files, table.labels, table.sizes, depth, good)
-        self._rows[split] = good
+        if not self._files:
+            self._files = self._checked()
+        checked, depth = self._files[split], self._value_bits()
+        files = ImageFiles(checked.files, checked.labels, checked.sizes, depth)
         # Only training cuts random parts; val and test are stored as the model receives them.
         crop = self.crop if split == "train" else Crop(self.image_size)
         side = crop.cached_size
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
-        kind = f"{side}px-{'chw' if crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if table.peak else "")
-        return self._cached(split, files, cache_path(self.root, f"{split}-{kind}-{digest}.npy"), digest, crop)
+        kind = f"{side}px-{'chw' if crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if checked.peak else "")
+        kept = cache_path(self.root, f"{split}-{kind}-{checked.digest}.npy")
+        return self._cached(split, files, kept, checked.digest, crop)
 
     def sample_names(self, split: str) -> Sequence[str]:
         """Return the paths of a split's images; known after `setup`."""
-        table, rows = self._rows_of(split)
-        return [str(table.files[index]) for index in rows.tolist()]
+        checked, rows = self._rows_of(split)
+        return [str(checked.files[index]) for index in rows.tolist()]
 
-    def _rows_of(self, split: str) -> tuple[FileTable, torch.Tensor]:
-        """Return the table that contains a split's images, and their rows, (N,) int64."""
+    def _rows_of(self, split: str) -> tuple[CheckedSplit, torch.Tensor]:
+        """Return the files that contain a split's images, and their rows, (N,) int64."""
         is_part = split != "test" and self.val_is_from_train
         owner: Split = "train" if is_part else split  # type: ignore[assignment]
-        table, rows = open_table(self._tables[owner], self.root), self._rows[owner]
-        rows = torch.arange(len(table.files)) if rows is None else rows
-        if is_part:
-            rows = rows[self.split_off(table.labels[rows])[split == "val"]]
-        return table, rows
+        checked = self._files[owner]
+        rows = self.split_off(checked.labels)[split == "val"] if is_part else torch.arange(len(checked.files))
+        return checked, rows
 
     def original_sizes(self, split: str) -> torch.Tensor:
         """Return height and width of the files of a split, (N, 2) int32; known after `setup`."""
-        table, rows = self._rows_of(split)
-        return table.sizes[rows]
+        checked, rows = self._rows_of(split)
+        return checked.sizes[rows]
 
     def decoding(self) -> dict[str, Any]:
         """Return the number of bits of the values in 16-bit files; known after `setup`."""
@@ -181,64 +184,64 @@ class ImageFolder(LabelledImages):
     def found(self) -> list[str]:
         """Return lines on the images found, and on the files left out with the reasons."""
         lines = super().found()
-        if self._peak:
-            lines[-1] += f"; 16-bit files hold {self._value_bits()} bits (largest value {self._peak:,})"
+        if peak := self._peak():
+            lines[-1] += f"; 16-bit files hold {self._value_bits()} bits (largest value {peak:,})"
         return [*lines, f"left out: {display_name(str(self.left_out))}"] if self.left_out else lines
 
-    def _checked(self) -> dict[Split, Path]:
-        """Return the tables of all splits; make them if they do not exist."""
-        self.left_out, tables, listed = LeftOut(), {}, dict[Split, Listing]()
+    def _checked(self) -> dict[Split, CheckedSplit]:
+        """List and check the files of all splits."""
+        self.left_out, listed = LeftOut(), dict[Split, Listing]()
         for split, folder in self._folders.items():
             listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)
-            tables[split] = self._table(split, listed[split])
+        checked = {split: self._check(split, listing) for split, listing in listed.items()}
         train = listed["train"].identities
         for split, listing in listed.items():
             if split != "train" and (shared := int(np.isin(listing.identities, train).sum())):
                 self.left_out.notes.append(f"{shared:,} files of {split} are also in train, through a link")
         self.left_out.folders.update(f"{name} beside train" for name in self._others)
-        return tables
+        return checked
 
-    def _table(self, split: Split, listing: Listing) -> Path:
-        def make(unfinished: Path) -> None:
-            log = cache_folder(self.root) / f"{split}-checked.jsonl"
-            checked = check_files(listing.files, listing.stats, log, self.workers.count(), self.workers.timeout_s)
-            save_table(unfinished, listing.files, listing.labels, checked)
-
-        path = make_once(cache_path(self.root, f"{split}-files-{listing.digest}.pt"), make)
-        remove_outdated(path.parent, f"{split}-files-*.pt", listing.digest)
-        return path
+    def _peak(self) -> int:
+        """Return the largest value in all 16-bit files; 0 without such files."""
+        return max(checked.peak for checked in self._files.values())
 
     def _value_bits(self) -> int:
         """Return the number of bits of the values in 16-bit files; the upper eight are kept."""
-        least = next(depth for depth in _BIT_DEPTHS if self._peak < 2**depth)
-        if self.bit_depth is not None and self._peak >= 2**self.bit_depth:
+        peak = self._peak()
+        least = next(depth for depth in _BIT_DEPTHS if peak < 2**depth)
+        if self.bit_depth is not None and peak >= 2**self.bit_depth:
             raise ValueError(
-                f"data.bit_depth: got {self.bit_depth}, but values go up to {self._peak:,}; it must be {least} or more"
+                f"data.bit_depth: got {self.bit_depth}, but values go up to {peak:,}; it must be {least} or more"
             )
         return self.bit_depth or least
 
-    def _good(self, split: Split, table: FileTable) -> tuple[torch.Tensor | None, str]:
-        """Return the indices of the files that can be decoded, None for all, and the digest of their list."""
-        digest = self._tables[split].stem.rpartition("-")[2]
+    def _check(self, split: Split, listing: Listing) -> CheckedSplit:
+        """Leave out the files of a split that cannot be decoded."""
+        files, workers = listing.files, self.workers
+        found = check_files(files, listing.stats, f"{split}-checked.log", workers.count(), workers.timeout_s)
         named = cache_folder(self.root) / f"{split}-bad.txt"
-        foreign = {place for place, why in table.bad.items() if why in NO_IMAGE and not table.files[place].suffix}
+        foreign = {place for place, why in found.bad.items() if why in NO_IMAGE and not files[place].suffix}
         if foreign:
             self.left_out.files["no image without a suffix"] += len(foreign)
-        bad = {place: why for place, why in table.bad.items() if place not in foreign}
+        bad = {place: why for place, why in found.bad.items() if place not in foreign}
         if bad:
-            lines = [f"{table.files[place]}: {why}" for place, why in bad.items()]
-            count = len(table.files) - len(foreign)
+            lines = [f"{files[place]}: {why}" for place, why in bad.items()]
+            count = len(files) - len(foreign)
             refuse_bad_images(self._folders[split], lines, count, named, self.on_bad_image, self.max_bad_percent)
             self.skipped[split] = len(bad)
             self.left_out.files["damaged"] += len(bad)
         else:
-            remove_outdated(named.parent, named.name, digest)
-        if not table.bad:
-            return None, digest
-        kept = torch.ones(len(table.files), dtype=torch.bool)
-        kept[list(table.bad)] = False
-        counts = table.labels[kept].bincount(minlength=self.num_classes)
+            remove_outdated(named.parent, named.name, listing.digest)
+        kept = torch.ones(len(files), dtype=torch.bool)
+        kept[list(found.bad)] = False
+        counts = listing.labels[kept].bincount(minlength=self.num_classes)
         if not kept.any() or (split == "train" and not counts.all()):
             empty = self._folders[split] / self.class_names[int(counts.argmin())]
             raise ValueError(f"data.root: no image in {empty} can be decoded; add some, or remove the folder")
-        return kept.nonzero().squeeze(1), hashlib.sha256(digest.encode() + kept.numpy().tobytes()).hexdigest()[:16]
+        return CheckedSplit(
+            FileList(files.root, list(compress(files.names, kept))),
+            listing.labels[kept],
+            found.sizes[kept],
+            found.peak,
+            hashlib.sha256(listing.digest.encode() + kept.numpy().tobytes()).hexdigest()[:16],
+        )

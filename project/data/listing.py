@@ -64,8 +64,8 @@ def list_split(
     """
     classes = class_folders(split)
     visited = _own_folders(root, splits)
-    encoded, ends, labels = bytearray(), array("q"), array("q")
-    stats, identities = array("q"), array("Q")
+    names: list[str] = []
+    labels, stats, identities = array("q"), array("q"), array("Q")
     _count_outside(split, classes, left_out)
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in classes:
@@ -80,12 +80,11 @@ def list_split(
                 f"data.root: no image in {split / name}" + (f"; left out: {left_out}" if left_out else "; add some")
             )
         for entry in entries:
-            encoded += os.fsencode(entry.name)
-            ends.append(len(encoded))
+            names.append(entry.name)
             stats.extend(entry.stat)
-            identities.append(_hashed(entry.identity, len(ends)))
+            identities.append(_hashed(entry.identity, len(names)))
         labels.extend([label] * len(entries))
-    files = FileList(root, torch.from_numpy(np.frombuffer(encoded, np.uint8)), _tensor(ends))
+    files = FileList(root, names)
     return _without_links(files, _tensor(labels), _tensor(stats).view(-1, 2), np.array(identities), left_out)
 
 
@@ -173,14 +172,14 @@ def _without_links(
         for place in again.tolist():
             if labels[place] != labels[int(first[of[place]])]:
                 _check_one_class(files.root, files[place], files[int(first[of[place]])])
-        left_out.add(_LINKED_FILE, [files.name(place) for place in again.tolist()])
+        left_out.add(_LINKED_FILE, [files.names[place] for place in again.tolist()])
         kept = np.ones(len(files), bool)
         kept[again] = False
         first_only = torch.from_numpy(kept)
-        files = FileList.of(files.root, compress(map(files.name, range(len(files))), kept.tolist()))
+        files = FileList(files.root, list(compress(files.names, kept)))
         labels, stats, identities = labels[first_only], stats[first_only], identities[kept]
-    hashed = hashlib.sha256()
-    for tensor in (files.names, files.ends, stats, labels):
+    hashed = hashlib.sha256(os.fsencode("\0".join(files.names)))
+    for tensor in (stats, labels):
         hashed.update(tensor.numpy().data)
     return Listing(files, labels, stats, identities, hashed.hexdigest()[:16])
 

@@ -39,7 +39,6 @@ from project.engine.loading.durable import (
 )
 from project.engine.loading.errors import LoadingError
 from project.engine.loading.file_list import FileList
-from project.engine.loading.file_table import FileTable, open_table, save_table
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
@@ -60,7 +59,6 @@ __all__ = [
     "Crop",
     "EpochBatches",
     "FileList",
-    "FileTable",
     "ImageArray",
     "ImageDataModule",
     "ImageFiles",
@@ -87,13 +85,11 @@ __all__ = [
     "make_once",
     "mapped",
     "mixup",
-    "open_table",
     "random_crop",
     "random_flip",
     "remove_least_used",
     "remove_outdated",
     "sample_keys",
-    "save_table",
     "split_off",
     "uniform",
 ]

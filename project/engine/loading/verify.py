@@ -1,31 +1,27 @@
 """The check of files that were not decoded before: it finds damaged files and the sizes of the others.
 
-The result of each file is appended to a log, one JSON line per file. An interrupted check therefore continues, and if
+The result of each file is appended to a log, one line per file. An interrupted check therefore continues, and if
 a file changes, only this file is decoded again.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
 from project.engine.loading.decode import UNREADABLE, read_rgb
+from project.engine.loading.durable import cache_folder
 from project.engine.loading.file_list import FileList
 from project.engine.loading.threads import Threads, wait_for
 from project.engine.runtime.progress import with_progress_bar
 
 _AS_SMALL_AS_CAN_BE = 8
 _FILES_A_CALL = 16
-
-_Key = tuple[str, int, int]
-"""Path relative to the folder, size and modification time of a file."""
 
 _Found = Sequence[int] | str
 """Height, width and largest 16-bit value of a file, or the reason why it cannot be decoded."""
@@ -44,14 +40,14 @@ class Checked(NamedTuple):
     peak: int
 
 
-def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout_s: int = 120) -> Checked:
+def check_files(files: FileList, stats: Tensor, log_name: str, threads: int, timeout_s: int = 120) -> Checked:
     """Decode every file once, to find truncated, empty, foreign and absurdly large images.
 
     Args:
         files: N files.
         stats: (N, 2) int64, size in bytes and modification time in nanoseconds of each file.
-        log: File of the results. Files in it with the same name, size and time are not decoded again. Processes that
-            use it at the same time wait for each other.
+        log_name: Name of the log of the results, in `cache_folder(files.root)`. Files in it with the same name, size
+            and time are not decoded again. Processes that check files at the same time wait for each other.
         threads: Threads that decode.
         timeout_s: Longest time for a few files, in seconds.
 
@@ -59,35 +55,32 @@ def check_files(files: FileList, stats: Tensor, log: Path, threads: int, timeout
         OSError: Files cannot be read, because permission is missing or the disk failed.
         LoadingError: A read hangs.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(log.with_name(f".{log.name}.lock")):
-        known = _read_log(log)
-        keys = [(files.name(place), *stat) for place, stat in enumerate(stats.tolist())]
-        unknown = [place for place, key in enumerate(keys) if key not in known]
-        if unknown:
-            with log.open("a", encoding="ascii") as file:
-                for place, found in _decode_all(files, unknown, threads, timeout_s):
-                    known[keys[place]] = found
-                    file.write(f"\n{json.dumps([*keys[place], found])}")  # The last line may have no end.
-                    file.flush()
-    sizes, bad, peak = np.zeros((len(files), 2), np.int32), {}, 0
-    for place, key in enumerate(keys):
-        result = known[key]
-        if isinstance(result, str):
-            bad[place] = result
-        else:
-            height, width, value = result
-            sizes[place] = height, width
-            peak = max(peak, value)
-    return Checked(torch.from_numpy(sizes), bad, peak)
+    log = cache_folder(files.root) / log_name
+    logs = {files.root / ".cache" / log_name, log}  # The first one may be read-only.
+    keys = [f"{name!r} {size} {changed}" for name, (size, changed) in zip(files.names, stats.tolist(), strict=True)]
+    known = _read_logs(logs)
+    if any(key not in known for key in keys):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(log.with_name(f".{log.name}.lock")), log.open("a", encoding="utf-8") as file:
+            known = _read_logs(logs)  # Another process may have checked the files.
+            unknown = [place for place, key in enumerate(keys) if key not in known]
+            for place, found in _decode_all(files, unknown, threads, timeout_s):
+                known[keys[place]] = json.dumps(found)
+                file.write(f"\n{known[keys[place]]}\t{keys[place]}")  # A process that was killed may have cut a line.
+                file.flush()
+    results: list[_Found] = [json.loads(known[key]) for key in keys]
+    bad = {place: result for place, result in enumerate(results) if isinstance(result, str)}
+    values = torch.tensor([(0, 0, 0) if isinstance(result, str) else result for result in results], dtype=torch.int32)
+    return Checked(values[:, :2], bad, int(values[:, 2].max()))
 
 
-def _read_log(log: Path) -> dict[_Key, _Found]:
-    known: dict[_Key, _Found] = {}
-    for line in log.read_bytes().splitlines() if log.exists() else ():
-        with suppress(ValueError):  # The process that wrote this line was killed.
-            name, size, changed, found = json.loads(line)
-            known[name, size, changed] = found
+def _read_logs(logs: Iterable[Path]) -> dict[str, str]:
+    """Return the results in JSON by name, size and time of the files."""
+    known = {}
+    for log in logs:
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
+            found, _, key = line.partition("\t")
+            known[key] = found
     return known
 
 
