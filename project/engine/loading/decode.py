@@ -8,7 +8,7 @@ Models that MLflow serves contain a copy of this file, which therefore imports n
 import io
 import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,10 +38,7 @@ _OWN_RANGE = ("PPM", "JPEG2000")  # These files state their range, and Pillow sc
 _SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow, except `BGR;16`.
 _PNG_BIT_DEPTH = 24  # Offset of the byte that holds it.
 _SCALES = (8, 4, 2)
-_UPRIGHT = 1
-_FIRST_MARKER, _SCAN, _APP1, _FILLED = 0xFF01, 0xFFDA, 0xFFE1, 0xFFFF
-
-_Segment = tuple[int, int]  # marker and offset
+_EXIF, _UPRIGHT = b"Exif\0\0", 1
 
 
 class Decoded(NamedTuple):
@@ -144,8 +141,7 @@ def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int
 def _decode_jpeg(data: bytes, enough: int | Callable[[int, int], int], scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
-    segments = list(_segments(data))
-    if colours in ("CMYK", "YCCK") or (_has_exif(data, segments) and _orientation(data) != _UPRIGHT):
+    if colours in ("CMYK", "YCCK") or (_EXIF in data and _orientation(data) != _UPRIGHT):
         raise ValueError("simplejpeg cannot decode it")
     factor = enough if isinstance(enough, int) else enough(height, width)
     scale = next((scale for scale in _SCALES if scale <= factor), 1)
@@ -197,23 +193,6 @@ def _to_rgb(values: NDArray[Any], bit_depth: int) -> tuple[Pixels, int]:
 def _check_pixels(count: int) -> None:
     if count > MOST_PIXELS:
         raise ValueError(f"{count:,} pixels, a possible decompression bomb; the limit is {MOST_PIXELS:,}")
-
-
-def _has_exif(data: bytes, segments: Sequence[_Segment]) -> bool:
-    return any(marker == _APP1 and data.startswith(b"Exif\0\0", place + 2) for marker, place in segments)
-
-
-def _segments(data: bytes) -> Iterator[_Segment]:
-    """Yield the segments before the pixels."""
-    place = 2
-    while (marker := int.from_bytes(data[place : place + 2])) != _SCAN:
-        if marker == _FILLED:
-            place += 1
-            continue
-        if marker < _FIRST_MARKER:
-            raise ValueError("unexpected bytes between JPEG segments")
-        yield marker, place + 2
-        place += 2 + int.from_bytes(data[place + 2 : place + 4])
 
 
 def _orientation(data: bytes) -> int:
