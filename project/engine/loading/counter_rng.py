@@ -8,11 +8,8 @@ Splittable Pseudorandom Number Generators, OOPSLA 2014 (the hash, splitmix64).
 """
 
 import os
-from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -42,9 +39,9 @@ def sample_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     Returns:
         (N,) int64, on the CPU.
     """
-    first, keys = (_hashed(_stream(seed, number) + indices.numpy().view(np.uint64)) for number in (0, epoch))
-    lowest = (first ^ np.uint64(epoch)) & np.uint64(1)
-    return torch.from_numpy((keys & ~np.uint64(1) | lowest).view(np.int64))
+    streams = (_hashed_number(_hashed_number(seed) + number) for number in (0, epoch))
+    first, keys = (_hashed(indices + _signed(stream)) for stream in streams)
+    return keys & ~1 | (first ^ epoch) & 1
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -70,8 +67,7 @@ def independent_keys(keys: Tensor, number: int) -> Tensor:
     Returns:
         (N,) int64, on the device of `keys`.
     """
-    bits = _bits(keys, _FIRST_OF_KEYS + number, 1).squeeze(1)
-    return torch.from_numpy(bits.view(np.int64)) if isinstance(bits, np.ndarray) else bits
+    return _bits(keys, _FIRST_OF_KEYS + number, 1).squeeze(1)
 
 
 def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
@@ -86,10 +82,7 @@ def uniform(keys: Tensor, first: int, count: int | None = None) -> Tensor:
         (N,) or (N, count) float32 in [0, 1), on the device of `keys`.
     """
     bits = _bits(keys, first + 1, count or 1)
-    if isinstance(bits, Tensor):
-        numbers: Tensor = (bits >> (64 - _BITS) & (2**_BITS - 1)).float() / 2**_BITS
-    else:
-        numbers = torch.from_numpy((bits >> np.uint64(64 - _BITS)).astype(np.float32) / np.float32(2**_BITS))
+    numbers: Tensor = (bits >> (64 - _BITS) & (2**_BITS - 1)).float() / 2**_BITS
     return numbers if count else numbers.squeeze(1)
 
 
@@ -98,41 +91,27 @@ def integers(keys: Tensor, first: int, end: int | Tensor, count: int | None = No
     return (uniform(keys, first, count) * end).long()
 
 
-@lru_cache
-def _stream(seed: int, epoch: int) -> NDArray[np.uint64]:
-    return _hashed(_hashed(np.array([seed], np.uint64)) + np.uint64(epoch))
-
-
-def _bits(keys: Tensor, first: int, count: int) -> NDArray[np.uint64] | Tensor:
-    # (N, count): on the CPU uint64 of numpy, which takes half of torch's time; on other devices int64.
-    if keys.device.type != "cpu":
-        draws = torch.arange(first, first + count, device=keys.device)
-        return _hashed_by_torch(keys.unsqueeze(1) + (_GOLDEN - _WORD) * draws)
-    numbers = np.arange(first, first + count, dtype=np.uint64)
-    return _hashed(keys.numpy().view(np.uint64)[:, None] + np.uint64(_GOLDEN) * numbers)
+def _bits(keys: Tensor, first: int, count: int) -> Tensor:
+    # (N, count) int64.
+    return _hashed(keys.unsqueeze(1) + _signed(_GOLDEN) * torch.arange(first, first + count, device=keys.device))
 
 
 def _hashed_number(x: int) -> int:
-    """Return the hash of `_hashed` for one number, without the cost of an array."""
+    """Return the hash of `_hashed` for one number in [0, 2**64), without the cost of a tensor."""
     x = (x + _GOLDEN) % _WORD
     x = (x ^ x >> 30) * _FACTORS[0] % _WORD
     x = (x ^ x >> 27) * _FACTORS[1] % _WORD
     return x ^ x >> 31
 
 
-def _hashed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = x + np.uint64(_GOLDEN)
-    x ^= x >> np.uint64(30)
-    x *= np.uint64(_FACTORS[0])
-    x ^= x >> np.uint64(27)
-    x *= np.uint64(_FACTORS[1])
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def _hashed_by_torch(x: Tensor) -> Tensor:
-    # torch has no arithmetic of uint64 on GPUs. The factors are therefore signed, and masks remove copies of the sign.
-    x = x + (_GOLDEN - _WORD)
-    x = (x ^ (x >> 30 & (2**34 - 1))) * (_FACTORS[0] - _WORD)
-    x = (x ^ (x >> 27 & (2**37 - 1))) * (_FACTORS[1] - _WORD)
+def _hashed(x: Tensor) -> Tensor:
+    # torch has no arithmetic of uint64. The factors are therefore signed, and masks remove copies of the sign.
+    x = x + _signed(_GOLDEN)
+    x = (x ^ (x >> 30 & (2**34 - 1))) * _signed(_FACTORS[0])
+    x = (x ^ (x >> 27 & (2**37 - 1))) * _signed(_FACTORS[1])
     return x ^ (x >> 31 & (2**33 - 1))
+
+
+def _signed(number: int) -> int:
+    """Return the int64 that has the bits of a number in [0, 2**64)."""
+    return number - _WORD if number >= _WORD // 2 else number
