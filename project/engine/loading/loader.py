@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any, TypedDict
+from typing import TypedDict
 from zlib import crc32
 
 import torch
@@ -14,7 +14,7 @@ from project.engine.loading.counter_rng import sample_keys
 from project.engine.loading.crop import Crop
 from project.engine.loading.images import Batch, Fetched, ImageArray, Images, Request
 from project.engine.loading.prefetch_to_device import on_device
-from project.engine.loading.wait import Clock, WaitTime, clock_of
+from project.engine.loading.wait import WaitTime
 from project.engine.loading.workers import Workers
 
 Finish = Callable[[Tensor, Tensor, Tensor | None], Batch]
@@ -56,7 +56,6 @@ class BatchLoader:
         workers: Threads or processes that fetch batches in advance.
         device: Device of the model.
         limit: Number of batches after which the trainer ends an epoch; None means all.
-        clock: Clock that measures waiting; None uses the clock of the device.
         resident: The images in the memory of the device, where order and keys of an epoch are copied at its start; None
             copies each batch.
     """
@@ -72,7 +71,6 @@ class BatchLoader:
         workers: Workers | None = None,
         device: torch.device | None = None,
         limit: int | None = None,
-        clock: Clock[Any] | None = None,
         resident: ImageArray | None = None,
     ) -> None:
         self.images, self.sampler, self.crop, self.finish, self.seed = images, sampler, crop, finish, seed
@@ -82,7 +80,7 @@ class BatchLoader:
         self.workers = replace(workers, pin_memory=pin_memory)
         self.limit = limit
         self.batch_sampler = None  # Lightning expects both attributes, because torch's DataLoader has them.
-        self._wait = WaitTime(clock or clock_of(self.device))
+        self._wait = WaitTime(self.device)
         self._checksum = _checksum(images.targets)
         self._done: LoaderState | None = None
         self._start_from: LoaderState | None = None

@@ -2,65 +2,40 @@
 
 from collections import deque
 from time import perf_counter
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
 
-Mark = TypeVar("Mark")
+
+class HostEvent:
+    """A moment of a synchronous device, such as a CPU, with the methods of `torch.cuda.Event`."""
+
+    def __init__(self) -> None:
+        self._seconds = perf_counter()
+
+    def query(self) -> bool:
+        """Return whether the device has reached the moment."""
+        return True
+
+    def elapsed_time(self, end: "HostEvent") -> float:
+        """Return the time between two moments, in milliseconds."""
+        return 1000 * (end._seconds - self._seconds)
 
 
-class Clock(Protocol[Mark]):
-    """A source of time marks in the work of a device."""
+def mark(device: torch.device) -> Any:
+    """Mark the moment at which a device finishes the work queued so far, which a CUDA device executes later.
 
-    def mark(self) -> Mark:
-        """Mark the moment at which the device finishes the work queued so far."""
-        ...
-
-    def seconds(self, start: Mark, end: Mark) -> float | None:
-        """Return the time between two marks; None if the device has not reached the later one."""
-        ...
-
-
-class HostClock:
-    """Clock of a synchronous device, such as a CPU."""
-
-    def mark(self) -> float:
-        """Return the current time in seconds."""
-        return perf_counter()
-
-    def seconds(self, start: float, end: float) -> float:
-        """Return the time between two marks."""
-        return end - start
-
-
-class CudaClock:
-    """Clock of a CUDA device, which executes queued work later; its marks are events on the current stream.
-
-    Args:
-        device: The CUDA device.
+    Returns:
+        A `torch.cuda.Event` or a `HostEvent`.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def mark(self) -> torch.cuda.Event:
-        """Record an event after all queued work."""
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float | None:
-        """Return the time between two events on the device."""
-        reached: bool = end.query()  # type: ignore[no-untyped-call]
-        return start.elapsed_time(end) / 1000 if reached else None
+    if device.type != "cuda":
+        return HostEvent()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
-def clock_of(device: torch.device) -> "CudaClock | HostClock":
-    """Return the clock of a device."""
-    return CudaClock(device) if device.type == "cuda" else HostClock()
-
-
-class WaitTime(Generic[Mark]):
+class WaitTime:
     """Total time that a device waits for batches.
 
     A batch has two marks: the device finishes the work queued before the batch was requested, and the device receives
@@ -68,23 +43,21 @@ class WaitTime(Generic[Mark]):
     however long the batch took.
 
     Args:
-        clock: Clock of the device.
+        device: The device.
     """
 
-    def __init__(self, clock: Clock[Mark]) -> None:
-        self._clock = clock
-        self._asked: Mark | None = None
-        self._open: deque[tuple[Mark, Mark]] = deque()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._open: deque[tuple[Any, Any]] = deque()
         self._seconds = 0.0
 
     def asked(self) -> None:
         """Mark the request for the next batch."""
-        self._asked = self._clock.mark()
+        self._asked = mark(self._device)
 
     def handed_over(self) -> None:
         """Mark the arrival of the batch; the next step can be queued."""
-        assert self._asked is not None
-        self._open.append((self._asked, self._clock.mark()))
+        self._open.append((self._asked, mark(self._device)))
         self._add_reached()
 
     @property
@@ -94,6 +67,6 @@ class WaitTime(Generic[Mark]):
         return self._seconds
 
     def _add_reached(self) -> None:
-        while self._open and (waited := self._clock.seconds(*self._open[0])) is not None:
-            self._seconds += waited
-            self._open.popleft()
+        while self._open and self._open[0][1].query():
+            start, end = self._open.popleft()
+            self._seconds += start.elapsed_time(end) / 1000

@@ -60,13 +60,20 @@ class Device:
         """Queue a step."""
         self.idle_from = max(self.now, self.idle_from) + seconds
 
-    def mark(self) -> float:
-        """Return the time at which all queued steps are done."""
-        return max(self.now, self.idle_from)
 
-    def seconds(self, start: float, end: float) -> float | None:
-        """Return the time between two moments, if the later one is reached."""
-        return end - start if end <= self.now else None
+class Event:
+    """The moment at which all steps of a device that are queued now are done."""
+
+    def __init__(self, device: Device) -> None:
+        self.device, self.time = device, max(device.now, device.idle_from)
+
+    def query(self) -> bool:
+        """Return whether the device has reached the moment."""
+        return self.time <= self.device.now
+
+    def elapsed_time(self, end: "Event") -> float:
+        """Return the time between two moments, in milliseconds."""
+        return 1000 * (end.time - self.time)
 
 
 class Gathered(ImageArray):
@@ -90,10 +97,13 @@ class Gathered(ImageArray):
         (5.0, 6.0, 6.0 + 19 * 1.0),
     ],
 )
-def test_a_device_that_is_busy_does_not_wait(step_s: float, gather_s: float, waited_s: float) -> None:
+def test_a_device_that_is_busy_does_not_wait(
+    step_s: float, gather_s: float, waited_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, device = Gathered(torch.zeros((20, 1, 2, 2), dtype=torch.uint8), torch.zeros(20)), Device()
     images.device, images.gather_s = device, gather_s
-    loader = BatchLoader(images, EpochBatches(20, 1), Crop(2), lambda *batch: batch[:2], clock=device)
+    loader = BatchLoader(images, EpochBatches(20, 1), Crop(2), lambda *batch: batch[:2])
+    monkeypatch.setattr("project.engine.loading.wait.mark", lambda _: Event(device))
     for _ in loader:
         device.step(step_s)
     device.now = device.idle_from
