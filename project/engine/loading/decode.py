@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,13 +82,13 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
 
 
-def read_rgb(
-    path: Path, enough: int | Callable[[int, int], int] = 1, scratch: Scratch | None = None, bit_depth: int = 16
+def decode_rgb(
+    data: bytes, enough: int | Callable[[int, int], int] = 1, scratch: Scratch | None = None, bit_depth: int = 16
 ) -> Decoded:
-    """Decode a file as upright RGB: 8 bits, without transparency, the first frame of an animation.
+    """Decode the content of a file as upright RGB: 8 bits, without transparency, the first frame of an animation.
 
     Args:
-        path: The file.
+        data: The content.
         enough: Factor by which the image may be smaller in each direction, or a function of its height and width that
             returns this factor; used for JPEGs.
         scratch: Memory for the pixels; they are valid until it is used again.
@@ -98,13 +97,6 @@ def read_rgb(
     Raises:
         UNREADABLE: The file is not an image, is damaged, or has more than `MOST_PIXELS`.
     """
-    return decode_rgb(path.read_bytes(), enough, scratch, bit_depth)
-
-
-def decode_rgb(
-    data: bytes, enough: int | Callable[[int, int], int] = 1, scratch: Scratch | None = None, bit_depth: int = 16
-) -> Decoded:
-    """Decode the content of a file; see `read_rgb`."""
     if data.startswith(b"\xff\xd8"):
         try:
             return _decode_jpeg(data, enough, scratch or Scratch())

@@ -17,7 +17,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from project.engine.loading.crop import Crop, are_masks
-from project.engine.loading.decode import UNREADABLE, Pixels, Scratch, read_rgb, scale_box, write_resized
+from project.engine.loading.decode import UNREADABLE, Pixels, Scratch, decode_rgb, scale_box, write_resized
 from project.engine.loading.errors import LoadingError
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.threads import Buffers, Threads, wait_for
@@ -121,7 +121,7 @@ def _decode(
     for (path, box), target in zip(places, out[first:], strict=False):
         try:
             if isinstance(path, Path):
-                image = read_rgb(path, min(box[2:]) // len(target), scratch, bit_depth)
+                image = decode_rgb(path.read_bytes(), min(box[2:]) // len(target), scratch, bit_depth)
                 write_resized(image.pixels, scale_box(box, image.scale), target)
             else:
                 write_resized(path, box, target)

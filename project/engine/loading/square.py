@@ -31,7 +31,7 @@ def write_square(image: bytes | Pixels, out: Pixels, scratch: Scratch | None = N
     Args:
         image: The content of a file, or decoded pixels (H, W, C) uint8.
         out: (size, size, C) uint8; C is 3 for a file.
-        scratch: See `read_rgb`.
+        scratch: See `decode_rgb`.
         bit_depth: Number of bits of the values in 16-bit files.
 
     Raises:

@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from project.engine.loading.decode import UNREADABLE, read_rgb
+from project.engine.loading.decode import UNREADABLE, decode_rgb
 from project.engine.loading.durable import cache_folder
 from project.engine.loading.file_list import FileList
 from project.engine.loading.threads import Threads, wait_for
@@ -110,7 +110,7 @@ def _check(files: FileList, places: Sequence[int], found: dict[int, _Found], den
             found[place] = "no file"
             continue
         try:
-            image = read_rgb(path, _AS_SMALL_AS_CAN_BE)
+            image = decode_rgb(path.read_bytes(), _AS_SMALL_AS_CAN_BE)
             found[place] = (*image.size, image.peak)
         except UNREADABLE as error:
             if isinstance(error, OSError) and error.errno is not None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pictures import picture
 from PIL import Image
 
-from project.engine.loading.decode import read_rgb
+from project.engine.loading.decode import decode_rgb
 
 
 def write(folder: Path) -> dict[str, Path]:
@@ -42,7 +42,7 @@ def write(folder: Path) -> dict[str, Path]:
 def test_every_file_format_is_decoded_correctly(tmp_path: Path) -> None:
     expected = np.asarray(picture()).astype(int)
     for kind, path in write(tmp_path).items():
-        pixels = read_rgb(path).pixels
+        pixels = decode_rgb(path.read_bytes()).pixels
         right = (
             np.asarray(picture().convert("L").convert("RGB")).astype(int)
             if kind in ("grey jpeg", "grey png", "16 bits")
@@ -72,7 +72,7 @@ def deep_colours(path: Path, values: NDArray[np.int64]) -> None:
 def test_colours_of_sixteen_bits_keep_their_upper_eight_bits(bits: int, tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 2**bits, (20, 30, 3))
     deep_colours(tmp_path / "a.png", values)
-    image = read_rgb(tmp_path / "a.png", bit_depth=bits)
+    image = decode_rgb((tmp_path / "a.png").read_bytes(), bit_depth=bits)
     assert np.array_equal(image.pixels, values >> (bits - 8))
     assert image.peak == values.max()
 
@@ -85,13 +85,17 @@ def test_a_jpeg_is_rotated_whichever_segments_precede_its_exif(stray: bytes, tmp
     data = (tmp_path / "plain.jpg").read_bytes()
     place = data.index(b"\xff\xe1")
     (tmp_path / "stray.jpg").write_bytes(data[:place] + stray + data[place:])
-    assert read_rgb(tmp_path / "plain.jpg").size == read_rgb(tmp_path / "stray.jpg").size == (60, 40)
+    assert (
+        decode_rgb((tmp_path / "plain.jpg").read_bytes()).size
+        == decode_rgb((tmp_path / "stray.jpg").read_bytes()).size
+        == (60, 40)
+    )
 
 
 @pytest.mark.parametrize("enough", [1, 2, 5, 30])
 def test_a_large_jpeg_is_decoded_no_larger_than_needed(enough: int, tmp_path: Path) -> None:
     picture(403, 601).save(tmp_path / "large.jpg", quality=95)
-    image = read_rgb(tmp_path / "large.jpg", enough)
+    image = decode_rgb((tmp_path / "large.jpg").read_bytes(), enough)
     assert image.scale == {1: 1, 2: 2, 5: 4, 30: 8}[enough]
     assert image.size == (403, 601)
     assert image.pixels.shape == (-(-403 // image.scale), -(-601 // image.scale), 3)
@@ -102,4 +106,4 @@ def test_a_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: len(data) * 9 // 10])
     with pytest.raises(OSError, match="truncated"):
-        read_rgb(tmp_path / "a.jpg")
+        decode_rgb((tmp_path / "a.jpg").read_bytes())
