@@ -8,7 +8,7 @@ Models that MLflow serves contain a copy of this file, which therefore imports n
 import io
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -106,7 +106,7 @@ def decode_rgb(
     return Decoded(pixels, 1, pixels.shape[:2], peak)
 
 
-def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -> None:
+def write_resized(pixels: Pixels, box: Sequence[int], out: Pixels) -> None:
     """Resize a part of an image with antialiasing, as torchvision's `resized_crop` does.
 
     Args:
@@ -122,7 +122,7 @@ def write_resized(pixels: Pixels, box: tuple[int, int, int, int], out: Pixels) -
     out[:] = resized.numpy()[0].transpose(1, 2, 0)  # Unlike a copy by torch, a copy by numpy starts no threads.
 
 
-def scale_box(box: tuple[int, int, int, int], scale: int) -> tuple[int, int, int, int]:
+def scale_box(box: Sequence[int], scale: int) -> Sequence[int]:
     """Return the box in an image that was decoded `scale` times smaller."""
     top, left, height, width = box
     if scale == 1:

@@ -23,7 +23,7 @@ from project.engine.loading.images import Fetched, Request
 from project.engine.loading.threads import Buffers, Threads, wait_for
 from project.engine.loading.workers import Workers
 
-IMAGES_A_CALL = 8
+_IMAGES_A_CALL = 8
 
 
 class Sources(Protocol):
@@ -105,26 +105,28 @@ class ImageFiles:
         array, images = buffers.take(len(indices))
         rows = indices if self._rows is None else self._rows[indices]
         boxes = crop.boxes(self.sizes[rows].long(), request.keys)
-        places = [(self.paths[index], tuple(box)) for index, box in zip(rows.tolist(), boxes.tolist(), strict=True)]
+        places = list(zip(rows.tolist(), boxes.tolist(), strict=True))
         # Each call holds the whole array: memory is not reused while a call may still write to it.
         calls = [
-            threads.submit(partial(_decode, places[first : first + IMAGES_A_CALL], array, first, self.bit_depth))
-            for first in range(0, len(places), IMAGES_A_CALL)
+            threads.submit(partial(self._decode, places[first : first + _IMAGES_A_CALL], array, first))
+            for first in range(0, len(places), _IMAGES_A_CALL)
         ]
         return Fetched(images.permute(0, 3, 1, 2), self.targets[indices], request.keys), calls
 
+    def _decode(self, places: Sequence[tuple[int, Sequence[int]]], out: Pixels, first: int) -> None:
+        scratch = Scratch()
+        for (index, box), target in zip(places, out[first:], strict=False):
+            self._write(index, box, target, scratch)
 
-def _decode(
-    places: Sequence[tuple[Path | Pixels, tuple[int, int, int, int]]], out: Pixels, first: int, bit_depth: int
-) -> None:
-    scratch = Scratch()
-    for (path, box), target in zip(places, out[first:], strict=False):
+    def _write(self, index: int, box: Sequence[int], out: Pixels, scratch: Scratch) -> None:
+        """Write a part of the file at an index, resized, to `out`, (size, size, 3)."""
+        path = self.paths[index]
         try:
             if isinstance(path, Path):
-                image = decode_rgb(path.read_bytes(), min(box[2:]) // len(target), scratch, bit_depth)
-                write_resized(image.pixels, scale_box(box, image.scale), target)
+                image = decode_rgb(path.read_bytes(), min(box[2:]) // len(out), scratch, self.bit_depth)
+                write_resized(image.pixels, scale_box(box, image.scale), out)
             else:
-                write_resized(path, box, target)
+                write_resized(path, box, out)
         except (*UNREADABLE, RuntimeError) as error:
             # RuntimeError: the file has changed, and the box is outside of it.
             raise LoadingError(f"cannot read {path}, which could be read when it was checked: {error}") from error

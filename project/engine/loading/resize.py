@@ -73,5 +73,5 @@ def _resized_by_image(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     out = torch.empty((len(images), size, size, images.shape[1]), dtype=torch.uint8)
     sources, targets = images.permute(0, 2, 3, 1).numpy(), out.numpy()
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=one_core_a_thread) as threads:
-        list(threads.map(write_resized, sources, map(tuple, boxes.tolist()), targets))
+        list(threads.map(write_resized, sources, boxes.tolist(), targets))
     return out.permute(0, 3, 1, 2)

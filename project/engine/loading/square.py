@@ -51,6 +51,6 @@ def to_grey(images: Tensor) -> Tensor:
     return (luma >> 16).to(torch.uint8)
 
 
-def _center(size: tuple[int, ...]) -> tuple[int, int, int, int]:
-    top, left, height, width = center_squares(torch.tensor([size]))[0].tolist()
-    return top, left, height, width
+def _center(size: tuple[int, ...]) -> list[int]:
+    box: list[int] = center_squares(torch.tensor([size]))[0].tolist()
+    return box
