@@ -18,7 +18,6 @@ from runs import ExampleRuns, Runs
 from tiny import Many
 
 from project.engine.inference.inputs import named_files
-from project.engine.inference.prediction_job import speed
 from project.engine.loading.square import to_grey
 from project.evaluate import main as evaluate
 from project.fit import main as fit
@@ -151,12 +150,6 @@ def test_three_bad_files_among_ten_thousand_are_named(place: Path, capsys: pytes
     assert sum(probability is not None for probability in table["probability"]) == 9_997
     assert "3 of 10,000 files cannot be read: many/0017.jpg: " in capsys.readouterr().err
     shutil.rmtree("many")
-
-
-def test_a_speed_is_printed_if_it_is_one_image_per_second_or_more() -> None:
-    assert [speed(*one) for one in ((100, 2.0), (3, 3.0), (3, 4.0), (0, 0.0))] == [
-        "; 50 images per second", "; 1 images per second", "", ""
-    ]  # fmt: skip
 
 
 def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import torch
@@ -87,20 +86,13 @@ class PredictionJob:
         if self.output is None:
             sys.stdout.flush()
             self.lost = lost_output()
-        done, seconds = len(self.paths) - len(self.bad), self._predictions.seconds
-        rate = speed(len(self.paths), seconds) if done else ""
         if not self.lost:
-            where = self.output or "standard output"
-            print(f"{_counted(done, 'prediction')} in {where}{rate}", file=sys.stderr, flush=True)
+            done, where = len(self.paths) - len(self.bad), self.output or "standard output"
+            print(f"{_counted(done, 'prediction')} in {where}", file=sys.stderr, flush=True)
         if self.bad:
             shown = "; ".join(f"{path}: {reason}" for path, reason in list(self.bad.items())[:_NAMED])
             total = _counted(len(self.paths), "file")
             print(f"error: {len(self.bad):,} of {total} cannot be read: {shown}", file=sys.stderr)
-
-
-def speed(images: int, seconds: float) -> str:
-    """Return `; 50 images per second`; an empty text below one, as a few images take mostly the time of the start."""
-    return f"; {images / seconds:,.0f} images per second" if 0 < seconds <= images else ""
 
 
 class Predictions(Callback):
@@ -111,7 +103,6 @@ class Predictions(Callback):
 
     Attributes:
         show: Called with the number of files that have a prediction.
-        seconds: Time from the request of the first batch to the last prediction.
     """
 
     show: Callable[[float], None]
@@ -119,10 +110,6 @@ class Predictions(Callback):
     def __init__(self, top_k: int) -> None:
         self._top_k, self._done = top_k, 0
         self._batches: list[dict[str, Any]] = []
-        self.seconds = 0.0
-
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = monotonic()
 
     def on_predict_batch_end(
         self,
@@ -140,9 +127,6 @@ class Predictions(Callback):
         self._batches.append(pl_module.predictions(outputs.float().cpu(), self._top_k))
         self._done += len(batch[1])
         self.show(self._done)
-
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = monotonic() - self._began
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the columns of all batches."""
