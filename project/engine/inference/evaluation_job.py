@@ -17,7 +17,6 @@ from mlflow.entities import Run
 from torch import Tensor
 
 from project.engine.cli.errors import exit_on_bad_input
-from project.engine.cli.fit_cli import flatten
 from project.engine.comparison.champion import register_challenger
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
@@ -33,8 +32,7 @@ from project.engine.tracking import store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.registered import check_name, logged_model
-from project.engine.tracking.secrets import redact_options, redact_setting
-from project.engine.tracking.tags import current_settings
+from project.engine.tracking.secrets import redact_options
 from project.engine.training.job import check_can_shard
 from project.engine.training.scoring import merged
 from project.engine.training.stop import interruptible_command
@@ -171,16 +169,11 @@ class EvaluationJob:
         self.cli.logger.prefix = prefix
 
     def _is_own_data(self, run: Run) -> bool:
-        """Return whether the data are those of the run's training: by their digest, or else by their settings."""
+        """Return whether the data are those of the run's training: by their digest, or else by the options."""
         digests = {one.dataset.digest for one in run.inputs.dataset_inputs} if run.inputs else set()
         if digest := self.data.digest():
             return digest in digests
-        now = {key: redact_setting(key, str(value)) for key, value in flatten(self.cli.config).items()}
-        return all(
-            now.get(key) == value
-            for key, value in current_settings(run).items()
-            if key == "data" or key.startswith("data.")
-        )
+        return not any(option == "--data" or option.startswith("--data.") for option, _ in self.cli.command.pairs)
 
 
 @contextmanager
