@@ -39,8 +39,6 @@ class PredictionImages(LightningDataModule):
         tta: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"--batch_size: got {batch_size}; it must be 1 or more")
         self.image_size, self.in_channels, self.batch_size = image_size, in_channels, batch_size
         self.workers, self.bit_depth, self.tta = workers, bit_depth, tta
         self.files = UncheckedFiles([], bit_depth)
