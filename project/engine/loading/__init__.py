@@ -25,7 +25,7 @@ from project.engine.loading.augment import cutout, random_crop, random_flip
 from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.cache import cached, mapped
-from project.engine.loading.counter_rng import global_seed, integers, sample_keys, uniform
+from project.engine.loading.counter_rng import integers, sample_keys, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
@@ -33,7 +33,6 @@ from project.engine.loading.durable import (
     cache_folder,
     cache_path,
     files_digest,
-    make_once,
     remove_least_used,
     remove_outdated,
 )
@@ -42,7 +41,7 @@ from project.engine.loading.file_list import FileList
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
-from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
+from project.engine.loading.loader import BatchLoader, check_same_batches
 from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.ranges import check_range
 from project.engine.loading.step_seed import StepSeed
@@ -63,7 +62,6 @@ __all__ = [
     "ImageDataModule",
     "ImageFiles",
     "Images",
-    "LoaderState",
     "LoadingError",
     "Split",
     "StepSeed",
@@ -79,10 +77,8 @@ __all__ = [
     "cutmix",
     "cutout",
     "files_digest",
-    "global_seed",
     "image_suffixes",
     "integers",
-    "make_once",
     "mapped",
     "mixup",
     "random_crop",
