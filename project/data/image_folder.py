@@ -6,7 +6,6 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 
 from project.data.bad_images import refuse_bad_images
@@ -196,7 +195,7 @@ class ImageFolder(LabelledImages):
         checked = {split: self._check(split, listing) for split, listing in listed.items()}
         train = listed["train"].identities
         for split, listing in listed.items():
-            if split != "train" and (shared := int(np.isin(listing.identities, train).sum())):
+            if split != "train" and (shared := len(listing.identities & train)):
                 self.left_out.notes.append(f"{shared:,} files of {split} are also in train, through a link")
         self.left_out.folders.update(f"{name} beside train" for name in self._others)
         return checked

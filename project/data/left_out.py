@@ -24,11 +24,10 @@ class LeftOut:
     def __bool__(self) -> bool:
         return bool(self.files or self.folders or self.notes)
 
-    def add(self, reason: str, names: Sequence[str]) -> None:
-        """Count files that are left out for a reason, and keep the name of the first one."""
-        if names:
-            self.files[reason] += len(names)
-            self.first.setdefault(reason, names[0])
+    def add(self, reason: str, name: str) -> None:
+        """Count a file that is left out for a reason, and keep the name of the first one."""
+        self.files[reason] += 1
+        self.first.setdefault(reason, name)
 
     def __str__(self) -> str:
         """List reasons and names, the most frequent first."""

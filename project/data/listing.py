@@ -3,16 +3,14 @@
 import hashlib
 import os
 import stat
-from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
+from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from project.data.left_out import LeftOut
@@ -27,15 +25,15 @@ class Listing(NamedTuple):
     """N image files of a split.
 
     labels: (N,) int64.
-    stats: (N, 2) int64, size in bytes and modification time in nanoseconds; -1 for a broken link.
-    identities: (N,) uint64, equal for two links to one file.
+    stats: Size in bytes and modification time in nanoseconds of each file; -1 for a broken link.
+    identities: Device and inode of each file that has them, which are equal for all links to a file.
     digest: 16 hexadecimal digits that change with the files, their sizes, times and labels.
     """
 
     files: FileList
     labels: Tensor
-    stats: Tensor
-    identities: NDArray[np.uint64]
+    stats: Sequence[tuple[int, int]]
+    identities: Set[tuple[int, int]]
     digest: str
 
 
@@ -64,8 +62,8 @@ def list_split(
     """
     classes = class_folders(split)
     visited = _own_folders(root, splits)
-    names: list[str] = []
-    labels, stats, identities = array("q"), array("q"), array("Q")
+    names, labels, stats = list[str](), list[int](), list[tuple[int, int]]()
+    place_of: dict[tuple[int, int], int] = {}
     _count_outside(split, classes, left_out)
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in classes:
@@ -80,12 +78,18 @@ def list_split(
                 f"data.root: no image in {split / name}" + (f"; left out: {left_out}" if left_out else "; add some")
             )
         for entry in entries:
+            has_identity = entry.identity[1] > 0  # A broken link has none, nor a file on a file system without inodes.
+            first = place_of.setdefault(entry.identity, len(names)) if has_identity else len(names)
+            if first < len(names):
+                if labels[first] != label:
+                    _check_one_class(root, root / entry.name, root / names[first])
+                left_out.add(_LINKED_FILE, entry.name)
+                continue
             names.append(entry.name)
-            stats.extend(entry.stat)
-            identities.append(_hashed(entry.identity, len(names)))
-        labels.extend([label] * len(entries))
-    files = FileList(root, names)
-    return _without_links(files, _tensor(labels), _tensor(stats).view(-1, 2), np.array(identities), left_out)
+            labels.append(label)
+            stats.append(entry.stat)
+    digest = hashlib.sha256(os.fsencode("\0".join(names)) + np.array([*labels, *chain(*stats)]).tobytes()).hexdigest()
+    return Listing(FileList(root, names), torch.tensor(labels), stats, place_of.keys(), digest[:16])
 
 
 def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_out: LeftOut) -> Iterator[_Entry]:
@@ -150,7 +154,7 @@ def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> No
             if entry.name not in classes:
                 left_out.folders[f"{entry.name} (a link)" if not is_junk(entry.name) else entry.name] += 1
         elif not entry.name.startswith("."):
-            left_out.add("outside of the classes", [f"{split.name}/{entry.name}"])
+            left_out.add("outside of the classes", f"{split.name}/{entry.name}")
 
 
 def _check_one_class(root: Path, second: Path, first: Path) -> None:
@@ -161,35 +165,3 @@ def _check_one_class(root: Path, second: Path, first: Path) -> None:
             f"data.root: {first} and {second} are the same file or folder, through a link; an image has one class, so "
             "remove one of them"
         )
-
-
-def _without_links(
-    files: FileList, labels: Tensor, stats: Tensor, identities: NDArray[np.uint64], left_out: LeftOut
-) -> Listing:
-    unique, first, of = np.unique(identities, return_index=True, return_inverse=True)
-    if len(unique) < len(files):
-        again = np.flatnonzero(first[of] != np.arange(len(files)))
-        for place in again.tolist():
-            if labels[place] != labels[int(first[of[place]])]:
-                _check_one_class(files.root, files[place], files[int(first[of[place]])])
-        left_out.add(_LINKED_FILE, [files.names[place] for place in again.tolist()])
-        kept = np.ones(len(files), bool)
-        kept[again] = False
-        first_only = torch.from_numpy(kept)
-        files = FileList(files.root, list(compress(files.names, kept)))
-        labels, stats, identities = labels[first_only], stats[first_only], identities[kept]
-    hashed = hashlib.sha256(os.fsencode("\0".join(files.names)))
-    for tensor in (stats, labels):
-        hashed.update(tensor.numpy().data)
-    return Listing(files, labels, stats, identities, hashed.hexdigest()[:16])
-
-
-def _hashed(found: tuple[int, int], place: int) -> int:
-    device, inode = found
-    if inode <= 0:  # A broken link, or a file system without inodes: a unique number.
-        return 2**63 + place
-    return (inode + device * 0x9E3779B97F4A7C15) % 2**63
-
-
-def _tensor(numbers: "array[int]") -> Tensor:
-    return torch.from_numpy(np.frombuffer(numbers, np.int64))

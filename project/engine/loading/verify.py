@@ -40,12 +40,14 @@ class Checked(NamedTuple):
     peak: int
 
 
-def check_files(files: FileList, stats: Tensor, log_name: str, threads: int, timeout_s: int = 120) -> Checked:
+def check_files(
+    files: FileList, stats: Sequence[tuple[int, int]], log_name: str, threads: int, timeout_s: int = 120
+) -> Checked:
     """Decode every file once, to find truncated, empty, foreign and absurdly large images.
 
     Args:
         files: N files.
-        stats: (N, 2) int64, size in bytes and modification time in nanoseconds of each file.
+        stats: Size in bytes and modification time in nanoseconds of each file.
         log_name: Name of the log of the results, in `cache_folder(files.root)`. Files in it with the same name, size
             and time are not decoded again. Processes that check files at the same time wait for each other.
         threads: Threads that decode.
@@ -57,7 +59,7 @@ def check_files(files: FileList, stats: Tensor, log_name: str, threads: int, tim
     """
     log = cache_folder(files.root) / log_name
     logs = {files.root / ".cache" / log_name, log}  # The first one may be read-only.
-    keys = [f"{name!r} {size} {changed}" for name, (size, changed) in zip(files.names, stats.tolist(), strict=True)]
+    keys = [f"{name!r} {size} {changed}" for name, (size, changed) in zip(files.names, stats, strict=True)]
     known = _read_logs(logs)
     if any(key not in known for key in keys):
         log.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def files(folder: Path, count: int = 30) -> ImageFiles:
         height, width = random.integers(30, 200, 2)
         picture(int(height), int(width)).save(folder / f"{index}.jpg")
     paths = FileList(folder, [f"{index}.jpg" for index in range(count)])
-    sizes = check_files(paths, torch.zeros((count, 2), dtype=torch.int64), "checked.log", 2).sizes
+    sizes = check_files(paths, [(0, 0)] * count, "checked.log", 2).sizes
     return ImageFiles(paths, torch.arange(count), sizes)
 
 
