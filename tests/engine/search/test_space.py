@@ -179,7 +179,7 @@ def test_an_error_in_the_file_is_found_before_torch_is_imported(tmp_path: Path) 
     ("options", "answer"),
     [
         (["--max_epochs", "3"], "--search: got nothing; configs/search has cnn"),
-        (["--search", "ccn"], "--search: got 'ccn'; expected one of 'cnn'"),
+        (["--search", "ccn"], "--search: invalid choice: 'ccn'"),
         (["--search", "cnn", "--metric=val/loss"], "--metric: is a key of the search space; set metric in configs"),
         (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
         (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),

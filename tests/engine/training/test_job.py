@@ -140,9 +140,10 @@ def test_a_signal_in_training_ends_in_one_line(
     with all_released(), pytest.raises(SystemExit) as end:
         main([*OPTIONS, *options, "--trainer.enable_progress_bar=false"], [callback])
     assert end.value.code == 143
-    assert [run.info.status for run in Fit(workplace, 143, "").runs] == ([] if options else ["KILLED"])
-    run = next(path.name for path in (workplace / "mlruns/checkpoints").iterdir())
-    assert capsys.readouterr().err == f"interrupted; {outcome.replace('RUN', run)}\n"
+    runs = Fit(workplace, 143, "").runs
+    assert [run.info.status for run in runs] == ([] if options else ["KILLED"])
+    expected = outcome.replace("RUN", "".join(run.info.run_id for run in runs))
+    assert capsys.readouterr().err == f"interrupted; {expected}\n"
 
 
 @pytest.mark.parametrize("callbacks", [[], [Fails()]])
