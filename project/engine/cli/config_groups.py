@@ -51,7 +51,7 @@ def without_classes(chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_class(group: str, name: str) -> bool:
-    return group in CLASSES and "." in name and not name.endswith(".yaml")
+    return group in CLASSES and "." in name and not name.endswith(yaml_file.SUFFIXES)
 
 
 def choice(group: str, name: str) -> list[str]:
@@ -63,7 +63,7 @@ def choice(group: str, name: str) -> list[str]:
     if group in CLASSES and name.endswith(".py"):
         path = ".".join(Path(name).with_suffix("").parts)
         raise ValueError(f"--{group}: got the file {name}; give a class in it, such as --{group} {path}.CLASS")
-    if name.endswith(".yaml"):
+    if name.endswith(yaml_file.SUFFIXES):
         return ["--config", name, f"--groups.{group}={Path(name).stem}"]
     if _is_class(group, name):
         return [f"--{group}={name}", f"--groups.{group}={name.rpartition('.')[2]}"]

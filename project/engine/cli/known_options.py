@@ -15,7 +15,7 @@ from types import UnionType
 from typing import Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from project.engine.atomic import replace_file
-from project.engine.cli import config_groups
+from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.help import page
@@ -185,7 +185,9 @@ def _file(defaults: Sequence[str]) -> Path:
 
 def _fingerprint(defaults: Sequence[str]) -> str:
     """Return a text that changes with the project's files, the chosen settings and the libraries."""
-    files = sorted([*_PROJECT.rglob("*.py"), *(Path(option) for option in defaults if option.endswith(".yaml"))])
+    files = sorted(
+        [*_PROJECT.rglob("*.py"), *(Path(option) for option in defaults if option.endswith(yaml_file.SUFFIXES))]
+    )
     parts = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
     parts += [f"{library} {version(library)}" for library in _LIBRARIES]
     return sha256("\n".join([sys.version, *parts]).encode()).hexdigest()

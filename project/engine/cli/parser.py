@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import override
 
-from project.engine.cli import config_groups
+from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.help import page
 from project.engine.compat import option_texts, option_types
 from project.engine.data import DescribedDataModule
@@ -70,7 +70,8 @@ class FitParser(LightningArgumentParser):
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
         """Parse the options of the chosen groups, again only if one of their files has changed."""
         key = tuple(
-            Path(option).read_text(encoding="utf-8") if option.endswith(".yaml") else option for option in options
+            Path(option).read_text(encoding="utf-8") if option.endswith(yaml_file.SUFFIXES) else option
+            for option in options
         )
         if key not in self._parsed:
             self._parsed[key] = self.parse_args(options)

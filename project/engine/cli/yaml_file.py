@@ -8,6 +8,8 @@ import yaml
 from typing_extensions import override
 from yaml.constructor import ConstructorError
 
+SUFFIXES = (".yaml", ".yml")
+
 
 def read(path: Path, option: str) -> dict[str, Any]:
     """Return the settings of a YAML file.

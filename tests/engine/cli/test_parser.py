@@ -53,12 +53,15 @@ def test_the_files_of_the_project_are_parsed_again_only_if_they_change(
     assert len(defaults) == 2
 
 
-def test_a_file_of_the_user_is_read_for_each_command_line(workplace: Path) -> None:
-    file = Path("configs", "data", "mine.yaml")
+@pytest.mark.parametrize(
+    ("path", "option"), [("configs/data/mine.yaml", "--data=mine"), ("configs/mine.yml", "--config=configs/mine.yml")]
+)
+def test_a_file_of_the_user_is_read_for_each_command_line(path: str, option: str, workplace: Path) -> None:
+    file = Path(path)
     file.parent.mkdir(parents=True)
     for size in (7, 8):
         file.write_text(f"data:\n  class_path: project.data.Digits\n  init_args:\n    batch_size: {size}\n")
-        assert built("--data=mine").datamodule.batch_size == size
+        assert built(option).datamodule.batch_size == size
 
 
 @pytest.mark.parametrize(
