@@ -73,6 +73,8 @@ def open_run(
             _left_to_first_rank(cli.trainer, interrupts),
         ):
             first_process.compute("run", run.start)
+            if run.logger and run.logger.version:
+                interrupts.outcome = f"continue with: python -m project.fit --resume {run.logger.version}"
             yield
             if run.logger and (reason := lost_output()):
                 run.logger.set_tags({"output.error": reason})

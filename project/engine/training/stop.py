@@ -54,10 +54,8 @@ class Interrupts(Callback):
     several ranks, they stop one batch later, so that no batch waits for the agreement. Between the loops of the
     trainer, a signal stops this process immediately. A second Ctrl-C always stops it immediately.
 
-    Args:
-        outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
-
     Attributes:
+        outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
         signum: The signal that arrived; 0 before.
         agreed: Whether all ranks stop because of it.
         on_stuck: Called in a thread with a signal that Python cannot handle for seconds between the loops, because the
@@ -65,7 +63,7 @@ class Interrupts(Callback):
     """
 
     def __init__(self, outcome: str = "") -> None:
-        self._outcome = outcome
+        self.outcome = outcome
         self.on_stuck: Callable[[int], None] | None = None
         self.signum = 0
         self.agreed = False
@@ -146,7 +144,7 @@ class Interrupts(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            end = f"; {self._outcome}" if self._outcome else ""
+            end = f"; {self.outcome}" if self.outcome else ""
             os.write(2, f"\nexited immediately{end}\n".encode())
             os._exit(exit_code(signum))
         self.signum = signum

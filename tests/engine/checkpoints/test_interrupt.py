@@ -51,6 +51,27 @@ def test_a_second_ctrl_c_exits_immediately_and_names_what_is_left(outcome: str, 
     assert (command.wait(), output) == (130, f"\nexited immediately{end}\n")
 
 
+def test_a_second_ctrl_c_in_a_fit_names_its_run(tmp_path: Path) -> None:
+    code = f"""if True:
+        import signal
+        from lightning import Callback
+        from project.fit import main
+        class CtrlCTwice(Callback):
+            def on_train_batch_end(self, *args):
+                for _ in range(2):
+                    signal.raise_signal(signal.SIGINT)
+        main({FEW}, [CtrlCTwice()])
+    """
+    paths = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = Command("-c", code, folder=tmp_path, environment=clean_environment() | paths)
+    output, _ = command.communicate()
+    run = Fit(tmp_path, command.wait(), output).run.info.run_id
+    assert (command.wait(), output.splitlines()[-1]) == (
+        130,
+        f"exited immediately; continue with: python -m project.fit --resume {run}",
+    )
+
+
 def remove_and_wait() -> None:
     SignalInItsEnd()
     time.sleep(5)
