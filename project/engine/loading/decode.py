@@ -38,6 +38,7 @@ _SIXTEEN_BITS = re.compile(r";16[BLNS]")  # In the name of a raw mode of Pillow,
 _PNG_BIT_DEPTH = 24  # Offset of the byte that holds it.
 _SCALES = (8, 4, 2)
 _EXIF, _UPRIGHT = b"Exif\0\0", 1
+_START_OF_SCAN, _NO_MARKERS = b"\xda", (b"\x00", b"\xff")
 
 
 class Decoded(NamedTuple):
@@ -133,7 +134,7 @@ def scale_box(box: Sequence[int], scale: int) -> Sequence[int]:
 def _decode_jpeg(data: bytes, enough: int | Callable[[int, int], int], scratch: Scratch) -> Decoded:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     _check_pixels(height * width)
-    if colours in ("CMYK", "YCCK") or (_EXIF in data and _orientation(data) != _UPRIGHT):
+    if colours in ("CMYK", "YCCK") or (_has_exif(data) and _orientation(data) != _UPRIGHT):
         raise ValueError("simplejpeg cannot decode it")
     factor = enough if isinstance(enough, int) else enough(height, width)
     scale = next((scale for scale in _SCALES if scale <= factor), 1)
@@ -142,6 +143,16 @@ def _decode_jpeg(data: bytes, enough: int | Callable[[int, int], int], scratch: 
         data, min_height=rows, min_width=columns, buffer=scratch.take(rows * columns * 3)
     )
     return Decoded(pixels, scale, (height, width))
+
+
+def _has_exif(data: bytes) -> bool:
+    """Return whether a segment before the pixels is EXIF. A search of all bytes would take 5 % of the decoding time."""
+    place = 2
+    while (place := data.find(b"\xff", place)) >= 0 and (marker := data[place + 1 : place + 2]) != _START_OF_SCAN:
+        if data.startswith(_EXIF, place + 4):
+            return True
+        place += 1 if marker in _NO_MARKERS else 2 + int.from_bytes(data[place + 2 : place + 4])
+    return False
 
 
 def _decode_any(data: bytes, bit_depth: int) -> tuple[Pixels, int]:
