@@ -119,7 +119,7 @@ def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
 
 def _resumption_facts(changed: Sequence[str]) -> Facts:
     """Return the settings that changed when the run was resumed; its earlier steps had other values."""
-    return {"changed settings": ", ".join(sorted(changed)) or "none"}
+    return {"settings changed by --resume": ", ".join(sorted(changed)) or "none"}
 
 
 def _code_facts(tags: Facts, diff: str) -> Facts:

@@ -76,6 +76,6 @@ def name_what_has_changed(workplace: Path, first: str, capsys: pytest.CaptureFix
     assert "samples of" not in output
     assert "warning: other packages: torch 1.0 -> " in output
     assert "warning: other devices: devices 8 CUDA -> 1 CPU" in output
-    assert "warning: other resumption: changed settings trainer.max_epochs -> none" in output
+    assert "warning: other resumption: settings changed by --resume trainer.max_epochs -> none" in output
     assert client.get_run(second).data.params["model.optimizer.lr"] == "0.03"  # An option changes the settings.
     assert client.get_run(second).data.params["trainer.max_epochs"] == "2"
