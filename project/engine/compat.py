@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from importlib import import_module
@@ -478,13 +478,15 @@ def validate(trainer: Trainer) -> None:
         loop._batches_that_stepped += 1
 
 
-def merge_into(metric: Metric, state: dict[str, Tensor]) -> None:
-    """Add a state to that of a metric, which then counts as updated.
+def restore_state(metric: Metric, state: Mapping[str, Tensor | list[Tensor]]) -> None:
+    """Set the state of a metric, which then counts as updated.
 
-    torchmetrics counts calls of `update` alone, and warns that a metric was computed before its first update.
-    https://github.com/Lightning-AI/torchmetrics/blob/v1.8.2/src/torchmetrics/metric.py#L410
+    torchmetrics counts calls of `update` alone, and warns that a metric was computed before its first update. Its
+    `merge_state` refuses metrics that do not set `full_state_update` to false, the default of which is None.
+    https://github.com/Lightning-AI/torchmetrics/blob/v1.8.2/src/torchmetrics/metric.py#L404
     """
-    metric.merge_state(state)
+    for name, value in state.items():
+        setattr(metric, name, value)
     metric._update_count = max(1, metric.update_count)
 
 

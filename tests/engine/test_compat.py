@@ -40,7 +40,7 @@ from project.engine.compat import (
     MLFLOW_LOCATIONS,
     cached_storage,
     latest_metrics,
-    merge_into,
+    restore_state,
     save_note,
     set_system_attr,
     suggest,
@@ -70,9 +70,9 @@ def test_connections_of_mlflow_are_closed_and_opened_again(workplace: Path) -> N
     assert MlflowClient().search_experiments()
 
 
-def test_a_state_that_is_merged_into_a_metric_counts_as_an_update() -> None:
+def test_a_restored_state_of_a_metric_counts_as_an_update() -> None:
     metric = MeanMetric()
-    merge_into(metric, {"mean_value": torch.tensor(6.0), "weight": torch.tensor(2.0)})
+    restore_state(metric, {"mean_value": torch.tensor(6.0), "weight": torch.tensor(2.0)})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert metric.compute() == 3

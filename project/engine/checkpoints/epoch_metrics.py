@@ -1,4 +1,4 @@
-"""Sums of an epoch in a checkpoint, so that its metrics cover all of it if it is resumed."""
+"""States of metrics in a checkpoint within an epoch, so that they cover all of it if it is resumed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,9 +7,12 @@ from lightning import Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-from project.engine.compat import merge_into
+from project.engine.compat import restore_state
 
 _KEY = "epoch_metrics"
+
+State = dict[str, Tensor | list[Tensor]]
+"""The parts of a metric's state: sums, and lists of the values of batches."""
 
 
 def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:
@@ -17,7 +20,7 @@ def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[
 
     Args:
         trainer: The trainer, which saves a checkpoint on all processes.
-        metrics: Metrics that are updated in each training step, and whose states are sums.
+        metrics: Metrics that are updated in each training step, and whose states are sums or lists.
         checkpoint: The checkpoint.
     """
     loop = trainer.fit_loop
@@ -32,23 +35,39 @@ def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[
 
 
 def restore_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Continue from the sums of a checkpoint in the first process, because they are sums of all processes.
+    """Continue from the states of a checkpoint, which are those of all processes.
 
     Returns:
-        Whether the checkpoint has sums, and whether they have been logged.
+        Whether the checkpoint has states, and whether they have been logged.
     """
     saved = checkpoint.get(_KEY, {"sums": {}, "logged": False})
-    sums: dict[str, dict[str, Tensor]] = saved["sums"]
+    sums: dict[str, State] = saved["sums"]
     for metric in metrics.values():
         metric.reset()
-    if trainer.is_global_zero:
-        for name, states in sums.items():
-            merge_into(metrics[name], {state: value.to(metrics[name].device) for state, value in states.items()})
+    for name, states in sums.items():
+        restore_state(metrics[name], _share(trainer, metrics[name], states))
     return bool(sums), saved["logged"]
 
 
-def _summed(metric: Metric) -> dict[str, Tensor]:
+def _summed(metric: Metric) -> State:
     with metric.sync_context():
         return {
-            name: value.detach().clone() for name, value in metric.metric_state.items() if isinstance(value, Tensor)
+            name: [one.detach().clone() for one in value] if isinstance(value, list) else value.detach().clone()
+            for name, value in metric.metric_state.items()
         }
+
+
+def _share(trainer: Trainer, metric: Metric, states: State) -> State:
+    """Return the part of this process: sums in the first one, and lists divided among all.
+
+    torchmetrics cannot gather the lists of all processes if one of them is empty.
+    """
+    part, found = slice(trainer.global_rank, None, trainer.world_size), State()
+    for name, value in states.items():
+        if isinstance(value, list):
+            found[name] = [one.to(metric.device) for one in value[part]]
+        elif isinstance(metric.metric_state[name], list):  # The lists of several processes were joined.
+            found[name] = [value[part].to(metric.device)]
+        elif trainer.is_global_zero:
+            found[name] = value.to(metric.device)
+    return found

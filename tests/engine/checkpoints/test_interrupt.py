@@ -14,6 +14,8 @@ from commands import Command
 from conftest import ROOT, Fit, clean_environment, fit
 from lightning import Callback, LightningModule, Trainer
 from tiny import TINY
+from torch import Tensor
+from torchmetrics import Metric
 
 from project.engine.training.stop import Interrupted, Interrupts
 from project.fit import main
@@ -131,6 +133,29 @@ class SignalAt(Callback):
         self._act("test", batch_idx)
 
 
+class Share(Metric):
+    """The share of right predictions, by a class that leaves torchmetrics' settings at their defaults."""
+
+    right: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        for name in ("right", "count"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.right += (outputs.argmax(1) == targets).sum()
+        self.count += len(targets)
+
+    def compute(self) -> Tensor:
+        return self.right / self.count
+
+
+# A metric with lists of the values of all batches, and one of a user.
+METRICS = ["--model.metrics={auroc: torchmetrics.classification.MulticlassAUROC, share: test_interrupt.Share}"]
+
+
 class Validations(Callback):
     """A count of the batches of each validation of a fit."""
 
@@ -193,7 +218,7 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accu
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",
                "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1", *TINY, "--data.batch_size=2",
                "--data.augmentation.crop_padding=1", "--trainer.log_every_n_steps=1",
-               "--model.lr_schedule=OneCycleLR", "--model.lr_schedule.max_lr=0.01"]  # fmt: skip
+               "--model.lr_schedule=OneCycleLR", "--model.lr_schedule.max_lr=0.01", *METRICS]  # fmt: skip
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
           "--trainer.callbacks.batch=1"]  # fmt: skip
     main(options)
@@ -207,7 +232,8 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accu
     assert one["global_step"] == two["global_step"] == 6 // accumulate
     whole, resumed = Fit(workplace, 0, "").runs
     assert whole.info.status == resumed.info.status == "FINISHED"
-    for name in ("train/accuracy", "train/loss", "train/loss_epoch", "val/accuracy", "val/loss", "lr"):
+    of_epoch = [f"train/{name}" for name in ("accuracy", "auroc", "share", "loss_epoch")]
+    for name in (*of_epoch, "train/loss", "val/accuracy", "val/loss", "lr"):
         points = [
             [(point.step, point.value) for point in Fit(workplace, 0, "").client.get_metric_history(run_id, name)]
             for run_id in (whole.info.run_id, resumed.info.run_id)
@@ -222,14 +248,14 @@ def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accu
 def test_an_interrupted_epoch_of_two_processes_ends_with_the_same_weights(
     accumulate: int, strategy: str, tmp_path: Path
 ) -> None:
-    options = ["--max_epochs=2", f"--strategy={strategy}", "--trainer.limit_train_batches=6"]
+    options = ["--max_epochs=2", f"--strategy={strategy}", "--trainer.limit_train_batches=6", *METRICS]
     at = ["--trainer.callbacks+=test_interrupt.SignalAt", "--trainer.callbacks.hook=train",
           "--trainer.callbacks.batch=3"]  # fmt: skip
     if accumulate > 1:  # The validation is between accumulated batches.
         options += [f"--trainer.accumulate_grad_batches={accumulate}", "--trainer.val_check_interval=4"]
         at[1:] = ["--trainer.callbacks.hook=validation", "--trainer.callbacks.batch=1"]
-    environment = {"PYTHONPATH": f"{ROOT / 'tests'}:{Path(__file__).parent}"}
-    assert fit(tmp_path, *options).code == 0
+    environment = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"}
+    assert fit(tmp_path, *options, environment=environment).code == 0
     stopped = fit(tmp_path, *options, *at, environment=environment)
     assert stopped.code == 130, stopped.output
     run_id = next(run for run in stopped.runs if run.info.status == "KILLED").info.run_id
@@ -239,7 +265,7 @@ def test_an_interrupted_epoch_of_two_processes_ends_with_the_same_weights(
     one, two = (torch.load(path, weights_only=True) for path in tmp_path.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 12 // accumulate
     whole, resumed = (run.data.metrics for run in stopped.runs)
-    for name in ("train/accuracy", "train/loss_epoch", "val/accuracy", "val/loss"):
+    for name in ("train/accuracy", "train/auroc", "train/share", "train/loss_epoch", "val/accuracy", "val/loss"):
         assert whole[name] == pytest.approx(resumed[name]), name
     for name, weight in one["state_dict"].items():
         # The mean of the accumulated gradients is taken before the later batches, which rounds differently.
