@@ -9,10 +9,13 @@ import tiny
 import torch
 from commands import free_port
 from conftest import ROOT, Fit, at, at_copy, copy_store, made_once, run_ranks
+from lightning import LightningDataModule, LightningModule
 from mlflow import MlflowClient
 from pyarrow import parquet
 from runs import ExampleRuns, fitted
 from tiny import COMPLETE, TINY
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from project.engine.checkpoints.retention import strip_optimizer_state
 from project.engine.evaluation import Evaluation
@@ -66,6 +69,38 @@ class Coloured(tiny.Tiny):
     def load(self, split: Split) -> ImageArray:
         grey = super().load(split)
         return ImageArray(grey.images.expand(-1, 3, -1, -1), grey.targets)
+
+
+class Dictionaries(LightningDataModule):
+    """y = 2x, in batches that are dictionaries."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader([{"x": torch.tensor([n / 9]), "y": torch.tensor([2 * n / 9])} for n in range(9)], 4)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+class Slope(LightningModule):
+    """A plain module whose steps return the outputs."""
+
+    monitor, mode = "val_loss", "min"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return (self.linear(batch["x"]) - batch["y"]).square().mean()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        self.log("val_loss", self.training_step(batch, 0), batch_size=len(batch["x"]))
+        outputs: Tensor = self.linear(batch["x"])
+        return outputs
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
 
 
 class WithoutTest(tiny.Tiny):
@@ -173,6 +208,12 @@ def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
     found = client.get_run(example_runs.tabular).data.metrics
     assert found["eval/val_accuracy"] == found["best/val_accuracy"]
     assert "the evaluation lacks what the model does not declare: intervals" in capsys.readouterr().out
+
+
+def test_a_plain_module_may_have_batches_of_any_form(workplace: Path) -> None:
+    fit([f"--data={__name__}.Dictionaries", f"--model={__name__}.Slope", "--max_epochs=1"])
+    evaluate(["latest"])
+    assert metrics()["eval/val_loss"] == metrics()["val_loss"]
 
 
 @pytest.mark.faults

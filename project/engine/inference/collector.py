@@ -6,6 +6,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from project.engine.task import Task
+
 MOST_NUMBERS = 200_000_000
 """Largest number of outputs that are kept, 800 MB."""
 
@@ -13,8 +15,9 @@ MOST_NUMBERS = 200_000_000
 class OutputCollector(Callback):
     """A callback that keeps the outputs and targets of `trainer.test` or `trainer.validate`.
 
-    A step must return the outputs for its batch of inputs and targets, as a `Task` does. Rank r of R gets the samples
-    r, r + R, r + 2R and so on, as the loaders of this project and the samplers of torch and Lightning divide them.
+    The steps of a `Task` return the outputs for a batch of inputs and targets; other modules are left out. Rank r of R
+    gets the samples r, r + R, r + 2R and so on, as the loaders of this project and the samplers of torch and Lightning
+    divide them.
 
     Attributes:
         absent: Why there are no outputs; empty if there are.
@@ -35,6 +38,9 @@ class OutputCollector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if self.absent:
+            return
+        if not isinstance(pl_module, Task):  # Its batches may have any form.
+            self._give_up("it is not a Task")
             return
         if dataloader_idx or not isinstance(outputs, Tensor) or not outputs.ndim:
             self._give_up("its step returns no outputs of one dataloader")
