@@ -97,6 +97,15 @@ def test_the_served_model_gives_the_same_probabilities(place: Path) -> None:
     np.testing.assert_allclose([answer["probability"] for answer in served], expected["probability"], rtol=1e-5)
 
 
+def test_a_file_of_16_bits_is_predicted_like_its_copy_of_8_bits(place: Path) -> None:
+    Path("depths").mkdir(exist_ok=True)
+    with Image.open("data/test/red/1.png") as image:
+        image.save("depths/8.png")
+        Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save("depths/16.png")
+    eight, sixteen = predicted("latest", "depths")["probability"]
+    assert eight == pytest.approx(sixteen, rel=1e-5)
+
+
 def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("data/test", "mixed")
     good = Path("mixed/red/0.jpg").read_bytes()

@@ -73,7 +73,7 @@ class ImageFolder(LabelledImages):
         cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The least
             recently used caches are removed; those of this run are kept.
         bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
-            of 8, 10, 12, 14 and 16 that holds the values of all splits.
+            of 8, 10, 12, 14 and 16 that holds the values of all splits, or 16 if there are no such files.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
         max_bad_percent: Largest percentage of skipped files in a split.
         options: See `LabelledImages`.
@@ -207,7 +207,7 @@ class ImageFolder(LabelledImages):
     def _value_bits(self) -> int:
         """Return the number of bits of the values in 16-bit files; the upper eight are kept."""
         peak = self._peak()
-        least = next(depth for depth in _BIT_DEPTHS if peak < 2**depth)
+        least = next(depth for depth in _BIT_DEPTHS if peak < 2**depth) if peak else _BIT_DEPTHS[-1]
         if self.bit_depth is not None and peak >= 2**self.bit_depth:
             raise ValueError(
                 f"data.bit_depth: got {self.bit_depth}, but values go up to {peak:,}; it must be {least} or more"
