@@ -1,6 +1,7 @@
 import io
 import os
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,21 @@ def test_a_file_of_16_bits_is_predicted_like_its_copy_of_8_bits(place: Path) -> 
         Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save("depths/16.png")
     eight, sixteen = predicted("latest", "depths")["probability"]
     assert eight == pytest.approx(sixteen, rel=1e-5)
+
+
+def test_darker_data_of_16_bits_are_evaluated_like_predicted(workplace: Path) -> None:
+    draw = np.random.default_rng(0)
+    for root, most in (("bright", 4096), ("dark", 1024)):
+        for split, label, number in product(("train", "test"), ("blue", "red"), range(4)):
+            file = Path(root, split, label, f"{number}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw.integers(0, most, (32, 32)).astype(np.uint16)).save(file)
+    fit([*FOLDER, "--data.root=bright", "--model.class_path=tiny.TinyTask", "--data.batch_size=2"])
+    evaluate(["latest", "--data=image_folder", "--data.root=dark"])
+    run_id = Fit(workplace, 0, "").run.info.run_id
+    path = mlflow.MlflowClient().download_artifacts(run_id, "eval/dark/test/predictions.parquet")
+    expected = predicted("latest", "dark/test")["probability"]
+    assert parquet.read_table(path)["probability"].to_pylist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_bad_file_is_a_row_and_the_exit_code(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

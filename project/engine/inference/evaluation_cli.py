@@ -40,7 +40,7 @@ class EvaluationCLI(FitCLI):
     """The run's settings with the changes of a command line.
 
     The model is built from the arguments that its data gave it in training, and other data must suit them. If
-    the command line selects other data, its images get the size and the channels of the run.
+    the command line selects other data, its images get the size, the channels and the decoding of the run.
 
     Args:
         trained: The run.
@@ -72,9 +72,10 @@ class EvaluationCLI(FitCLI):
     def before_instantiate_classes(self) -> None:
         given = {option for option, _ in self.command.pairs}
         options = self.config.data.get("init_args", {})
-        for name, source in _FOLLOWS.items():
-            if name in options and source in self._trained.given_by_data and f"--data.{name}" not in given:
-                options[name] = self._trained.given_by_data[source]
+        from_run = {name: self._trained.given_by_data.get(source) for name, source in _FOLLOWS.items()}
+        for name, value in (from_run | self._trained.decoding).items():
+            if name in options and value is not None and f"--data.{name}" not in given:
+                options[name] = value
         super().before_instantiate_classes()
 
     @override
