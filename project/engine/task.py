@@ -232,7 +232,7 @@ class Task(LightningModule):
         }
         for metric in kept.values():
             metric.sync_on_compute = False  # Only the first rank computes intervals.
-        metrics = MetricCollection(kept).cpu()
+        metrics = MetricCollection(kept, compute_groups=False).cpu()
         loss = copy.deepcopy(self.loss).cpu() if isinstance(self.loss, nn.Module) else self.loss
 
         def scores(rows: NDArray[np.int64]) -> dict[str, float]:

@@ -57,7 +57,9 @@ class ImageClassifier(ImageTask):
             raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
         made: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
         made |= {name: make(num_classes) for name, make in (metrics or {}).items()}
-        super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=MetricCollection(made), **options)
+        # A group of metrics is computed as one if their states are equal after the first batch, perhaps by chance.
+        collection = MetricCollection(made, compute_groups=False)
+        super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=collection, **options)
         self._counts_images = "accuracy" not in (metrics or {})
         self.num_classes, self.class_names, self.label_smoothing = num_classes, tuple(class_names), label_smoothing
 

@@ -10,7 +10,7 @@ from conftest import Fit
 from tiny import TINY
 from torch import nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from project.engine.monitor import monitored
 from project.engine.task import Task
@@ -63,6 +63,15 @@ def test_a_required_argument_of_a_model_can_be_an_option(workplace: Path) -> Non
     data = ["--data=tiny.Tiny", "--data.batch_size=4"]
     main([*data, "--model=tiny.TinyTask", "--model.net=tiny.TinyNet", "--max_epochs=1"])
     assert Fit(workplace, 0, "").run.info.run_name.startswith("TinyNet ")
+
+
+def test_metrics_that_agree_on_the_first_batch_stay_apart() -> None:
+    task = classifier(metrics={"f1": MulticlassF1Score, "top2": partial(MulticlassAccuracy, top_k=2)})
+    logits = torch.tensor([[3.0, 2.0, 1.0]])
+    for label in (2, 1):  # The first one is in neither, the second one in the first two.
+        task.update_metrics(task.val_metrics, logits, torch.tensor([label]))
+    assert task.val_metrics.compute()["val/f1"] == 0
+    assert task.val_metrics.compute()["val/top2"] == 0.5
 
 
 class TwoGroups(Task):
