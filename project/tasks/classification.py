@@ -105,9 +105,10 @@ class ImageClassifier(ImageTask):
     def predictions(self, outputs: Tensor, top_k: int = 1) -> dict[str, Any]:
         """Return the classes with the largest probabilities, and these probabilities."""
         names = self.serving_names()
-        probabilities, labels = outputs.double().softmax(1).float().topk(min(top_k, self.num_classes))
+        # Of equal logits, which are frequent in bfloat16, the first is the prediction, as in the accuracy.
+        probabilities, labels = outputs.double().softmax(1).float().sort(dim=1, descending=True, stable=True)
         columns: dict[str, Any] = {}
-        for place, (label, probability) in enumerate(zip(labels.T, probabilities.T, strict=True), 1):
+        for place, (label, probability) in enumerate(zip(labels.T[:top_k], probabilities.T[:top_k], strict=True), 1):
             suffix = "" if place == 1 else f"_{place}"
             columns[f"class{suffix}"] = [names[number] for number in label]
             columns[f"probability{suffix}"] = probability.numpy()

@@ -20,11 +20,11 @@ from project.tasks import ImageClassifier
 F1 = "--model.metrics={f1: torchmetrics.classification.MulticlassF1Score}"
 
 
-def classifier(**options: Any) -> ImageClassifier:
+def classifier(classes: int = 3, **options: Any) -> ImageClassifier:
     def net(classes: int, channels: int, size: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, classes))
 
-    return ImageClassifier(net, 3, in_channels=1, image_size=2, mean=[0.0], std=[1.0], **options)
+    return ImageClassifier(net, classes, in_channels=1, image_size=2, mean=[0.0], std=[1.0], **options)
 
 
 def test_label_smoothing_equals_torchs() -> None:
@@ -72,6 +72,14 @@ def test_metrics_that_agree_on_the_first_batch_stay_apart() -> None:
         task.update_metrics(task.val_metrics, logits, torch.tensor([label]))
     assert task.val_metrics.compute()["val/f1"] == 0
     assert task.val_metrics.compute()["val/top2"] == 0.5
+
+
+def test_of_equal_logits_the_first_is_predicted_as_in_the_accuracy() -> None:
+    logits = torch.randint(9, (500, 20), generator=torch.Generator().manual_seed(0)).float()
+    task, labels = classifier(20), logits.argmax(1)
+    assert [int(name) for name in task.predictions(logits)["class"]] == labels.tolist()
+    task.update_metrics(task.val_metrics, logits, labels)
+    assert task.val_metrics.compute()["val/accuracy"] == 1
 
 
 class TwoGroups(Task):
