@@ -60,7 +60,7 @@ class ImageClassifier(ImageTask):
         # A group of metrics is computed as one if their states are equal after the first batch, perhaps by chance.
         collection = MetricCollection(made, compute_groups=False)
         super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=collection, **options)
-        self._counts_images = "accuracy" not in (metrics or {})
+        self._chosen_metrics = frozenset(metrics or {})
         self.num_classes, self.class_names, self.label_smoothing = num_classes, tuple(class_names), label_smoothing
 
     def training_targets(self, targets: Tensor) -> Tensor:
@@ -81,13 +81,14 @@ class ImageClassifier(ImageTask):
         """Return the scores of `ClassificationScores`, and the probabilities of each image."""
         labels, probabilities = targets if targets.ndim == 1 else targets.argmax(1), outputs.double().softmax(1)
         scores = ClassificationScores(probabilities.numpy(), labels.numpy())
-        names, own = self.serving_names(), scores.draws()
-        # The metric `accuracy` of the settings may differ from the share of right predictions.
-        hits = {name: each for name, each in scores.hits().items() if name != "accuracy" or self._counts_images}
+        names, chosen = self.serving_names(), self._chosen_metrics
+        # A metric of the settings may differ from the score of the same name.
+        own = {name: values for name, values in scores.draws().items() if name not in chosen}
+        hits = {name: each for name, each in scores.hits().items() if name not in chosen}
         draws = self.metric_draws(outputs, targets, without=[name for name in hits if name == "accuracy"]) | own
         modes: dict[str, Mode] = {name: "min" if name in SMALL_IS_BETTER else "max" for name in own}
         return Evaluation(
-            scores=scores.scores(),
+            scores={name: value for name, value in scores.scores().items() if name not in chosen},
             intervals=percentile_intervals(draws)
             | {name: wilson(int(each.sum()), len(each)) for name, each in hits.items()},
             hits=hits,
@@ -120,7 +121,7 @@ class ImageClassifier(ImageTask):
 
     def baseline(self, targets: Tensor) -> Baseline | None:
         """Return the accuracy of predicting the most frequent class for every image."""
-        if not self._counts_images or targets.ndim > 1 or not len(targets):
+        if "accuracy" in self._chosen_metrics or targets.ndim > 1 or not len(targets):
             return None
         counts = targets.bincount()
         return Baseline("accuracy", int(counts.max()) / len(targets), "always guessing the commonest class")

@@ -82,6 +82,17 @@ def test_of_equal_logits_the_first_is_predicted_as_in_the_accuracy() -> None:
     assert task.val_metrics.compute()["val/accuracy"] == 1
 
 
+def test_a_metric_of_the_settings_replaces_the_score_of_its_name() -> None:
+    labels = torch.tensor([0] * 9 + [1])
+    logits = torch.tensor([[1.0, 0.0, 0.0]]).expand(10, 3)
+    plain = classifier().evaluation(logits, labels)
+    task = classifier(metrics={"macro_f1": partial(MulticlassF1Score, average="weighted")})
+    found = task.evaluation(logits, labels)
+    assert plain.scores.keys() - found.scores.keys() == {"macro_f1"}
+    ends = found.intervals["macro_f1"]
+    assert plain.scores["macro_f1"] < ends.low < 0.9 * 18 / 19 < ends.high  # the weighted mean
+
+
 class TwoGroups(Task):
     def parameter_groups(self) -> list[dict[str, Any]]:
         weights = [p for p in self.net.parameters() if p.ndim > 1]
