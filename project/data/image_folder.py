@@ -20,6 +20,7 @@ from project.engine.loading import (
     FileList,
     ImageArray,
     ImageFiles,
+    Images,
     Split,
     cache_folder,
     cache_path,
@@ -67,8 +68,8 @@ class ImageFolder(LabelledImages):
         image_size: Side of the images in pixels; they are resized and cropped to it.
         cache: Whether decoded images are kept on disk; they are mapped into memory. `auto` caches a split if it needs
             at most `cache_limit_mib`. Cached images are the centre squares of the files. With `random_resized_crop`
-            they are a seventh larger than `image_size`, and crops are taken from them; without a cache, crops are
-            taken from whole images.
+            they are a seventh larger than `image_size`, and crops are taken from them; if a part of train is used for
+            validation, train is also cached without this margin. Without a cache, crops are taken from whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
         cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The least
             recently used caches are removed; those of this run are kept.
@@ -133,10 +134,17 @@ class ImageFolder(LabelledImages):
             return None
         if not self._files:
             self._files = self._checked()
+        # Only training cuts random parts; val and test are stored as the model receives them.
+        return self._stored(split, self.crop if split == "train" else Crop(self.image_size))
+
+    def as_validated(self, train: Images) -> Images:
+        """Return the images of train as the model receives them, without the margin for random crops."""
+        return train if self.crop.min_area is None else self._stored("train", Crop(self.image_size))
+
+    def _stored(self, split: Split, crop: Crop) -> ImageFiles | ImageArray:
+        """Return the files of a split, or their decoded images if these are cached."""
         checked, depth = self._files[split], self._value_bits()
         files = ImageFiles(checked.files, checked.labels, checked.sizes, depth)
-        # Only training cuts random parts; val and test are stored as the model receives them.
-        crop = self.crop if split == "train" else Crop(self.image_size)
         side = crop.cached_size
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):

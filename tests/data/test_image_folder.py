@@ -17,6 +17,7 @@ from conftest import ROOT, Fit, as_nobody, fit
 from PIL import Image
 
 from project.data import ImageFolder
+from project.engine.loading import Augmentation
 
 
 def write(root: Path, counts: dict[str, int]) -> Path:
@@ -88,6 +89,13 @@ def test_images_behind_links_count_once(tmp_path: Path) -> None:
     (pool / "cats/more").symlink_to(pool / "more")
     (pool / "cats/again").symlink_to(pool / "more")
     assert sizes(opened(tmp_path / "pets", val_fraction=0.2)) == {"train": [20, 8], "val": [5, 2]}
+
+
+def test_images_of_train_are_validated_as_they_are_predicted(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 6, "train/dog": 6})
+    crops, plain = (opened(root, augmentation=Augmentation(random_resized_crop=area)) for area in (0.5, None))
+    assert sizes(crops) == sizes(plain)
+    assert torch.equal(crops.fetch("val", torch.arange(2))[0], plain.fetch("val", torch.arange(2))[0])
 
 
 def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ class ImageSplits(DescribedDataModule):
                     f"data.val_fraction: none of the {len(train):,} images can be kept for validation, because there "
                     "are too few of each kind; add images"
                 )
-            train, val = (train.subset(part) for part in places)
+            train, val = train.subset(places[0]), self.as_validated(train).subset(places[1])
         splits: dict[Split, Images] = {"train": train, "val": val}
         if test is not None:
             splits["test"] = test
@@ -153,6 +153,10 @@ class ImageSplits(DescribedDataModule):
                 f"data.on_device: got true, but {split} is not in memory: {type(images).__name__} loads each batch; it "
                 "must be false, or for an image folder without random_resized_crop add --data.cache on"
             )
+
+    def as_validated(self, train: Images) -> Images:
+        """Return all images of train in the form in which a part of them is used for validation."""
+        return train
 
     def check_targets(self, split: Split, targets: Tensor) -> None:
         """Check the targets (N, ...) of a split; a subclass may raise ValueError."""
