@@ -193,6 +193,17 @@ def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(sums, 1, atol=1e-6)
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("pool/cat/a.png", "pool/cat/deep/b.png", "pool/cat/.hidden/c.png", "pets/dog/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "pets/cat").symlink_to("../pool/cat")
+    (tmp_path / "pool/cat/deep/up").symlink_to("..")
+    (tmp_path / "pets/self").symlink_to(".")
+    found = named_files([str(tmp_path / "pets")])
+    assert [str(path.relative_to(tmp_path / "pets")) for path in found] == ["cat/a.png", "cat/deep/b.png", "dog/d.png"]
+
+
 def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path) -> None:
     Path("views").mkdir(exist_ok=True)
     with Image.open("data/test/red/3.png") as image:

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ _COLUMN = "path"
 
 def named_files(arguments: Sequence[str]) -> list[Path]:
     """Return the files that arguments name, in their order; those of a folder by name, without hidden ones.
+
+    Links to folders are followed, as in training; each folder is visited once.
 
     Files that a list names need not exist; arguments must.
 
@@ -45,10 +48,16 @@ def _files_of(argument: str) -> list[Path]:
 def _images_under(folder: Path) -> Iterator[Path]:
     from project.engine.loading import image_suffixes  # It imports torch, which `--help` does not need.
 
-    for place in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in place.relative_to(folder).parts)
-        if not hidden and place.suffix.lower() in image_suffixes() and place.is_file():
-            yield place
+    visited = set[tuple[int, int]]()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        found = Path(place).stat()
+        if (identity := (found.st_dev, found.st_ino)) in visited:  # A link leads to it.
+            folders.clear()
+            continue
+        visited.add(identity)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (Path(place, name) for name in files if not name.startswith("."))
+        yield from (path for path in paths if path.suffix.lower() in image_suffixes() and path.is_file())
 
 
 def _of_csv(table: Path) -> list[Path]:
