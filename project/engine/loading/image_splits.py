@@ -129,6 +129,11 @@ class ImageSplits(DescribedDataModule):
             return
         train, val, test = self.load("train"), self.load("val"), self.load("test")
         assert train is not None
+        for name, loaded in (("train", train), ("val", val), ("test", test)):
+            if loaded is not None and not len(loaded):
+                raise ValueError(
+                    f"--data: {type(self).__name__} has no images in {name}; without it, load returns None"
+                )
         self.check_targets("train", train.targets)
         self.val_is_from_train = val is None
         if val is None:

@@ -115,6 +115,15 @@ def test_validation_is_a_random_part_of_any_targets_and_the_digest_changes_with_
     assert data.digest() != other.digest()
 
 
+def test_a_split_without_images_is_refused() -> None:
+    class Empty(Shapes):
+        def load(self, split: Split) -> ImageArray | None:
+            return ImageArray(blobs().unsqueeze(1)[:0], blobs()[:0]) if split == "test" else super().load(split)
+
+    with pytest.raises(ValueError, match="--data: Empty has no images in test; without it, load returns None"):
+        Empty().setup("fit")
+
+
 def test_masks_of_a_torch_dataset_follow_their_images_too() -> None:
     pairs = list(zip(blobs().unsqueeze(1) * 255, blobs(), strict=True))
 
