@@ -25,7 +25,7 @@ class DigitScenes(ImageDataModule):
 
     name = "digit_scenes"
     native_size, native_channels = 32, 1
-    native_mean, native_std = (0.19,), (0.31,)
+    native_mean, native_std = (0.184,), (0.328,)
 
     def load(self, split: Split) -> ImageArray | None:
         """Compose 3,000 images of train or 500 of test; they are the same each time."""

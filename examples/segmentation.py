@@ -28,7 +28,7 @@ class DigitMasks(ImageDataModule):
 
     name = "digit_masks"
     native_size, native_channels = 32, 1
-    native_mean, native_std = (0.25,), (0.33,)
+    native_mean, native_std = (0.198,), (0.232,)
 
     def load(self, split: Split) -> ImageArray | None:
         """Compose an image for each digit of train or test; they are the same each time."""
