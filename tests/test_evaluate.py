@@ -179,6 +179,11 @@ def test_other_data_keep_the_preprocessing_of_the_run(name: str, kind: type, run
     assert "eval/test/loss" not in found
 
 
+def test_the_samples_that_are_scored_are_counted(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate([run, "--trainer.limit_test_batches=1"])
+    assert "eval/test: 4 samples" in capsys.readouterr().out
+
+
 def test_a_trial_that_kept_only_its_weights_can_be_evaluated(run: str) -> None:
     strip_optimizer_state(store.checkpoint_folder(run))
     evaluate([run])

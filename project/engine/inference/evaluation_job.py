@@ -62,12 +62,13 @@ class EvaluationJob:
         self.logger = cli.logger if self.trainer.loggers else None
         self.split: Stage = "test"
         self.prefix = self._digest = ""
+        self._scored = 0
 
     def complete(self) -> None:
         """Score, print the scores, store them, and register the model if `--register` is given."""
         metrics, added = self.score()
         if self.trainer.is_global_zero:
-            print_scores(metrics, added, self.split, self.prefix, self.samples)
+            print_scores(metrics, added, self.split, self.prefix, self._scored or self.samples)
         self.store(added)
         self.register()
 
@@ -85,6 +86,7 @@ class EvaluationJob:
         reason = f" ({self._collector.absent})" if self._collector.absent else ""
         added = Evaluation(absent=(f"intervals, further scores and predictions of each sample{reason}",))
         if self.trainer.is_global_zero and gathered is not None and isinstance(self.model, Task):
+            self._scored = len(gathered[1])
             self._digest = _digest_of(self.data.split_digest(self.split), gathered[1])
             with best_effort(self.logger, "evaluation", "the evaluation has only the metrics of the model"):
                 added = self.model.evaluation(*gathered)
