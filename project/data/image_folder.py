@@ -141,6 +141,13 @@ class ImageFolder(LabelledImages):
         """Return the images of train as the model receives them, without the margin for random crops."""
         return train if self.crop.min_area is None else self._stored("train", Crop(self.image_size))
 
+    def as_identified(self, split: Split) -> Images:
+        """Return the images of a split; of train its files, because cached ones may have a margin for random crops."""
+        if split != "train" or self.crop.min_area is None:
+            return super().as_identified(split)
+        checked, rows = self._rows_of(split)
+        return ImageFiles(checked.files, checked.labels, checked.sizes, self._value_bits(), rows)
+
     def _stored(self, split: Split, crop: Crop) -> ImageFiles | ImageArray:
         """Return the files of a split, or their decoded images if these are cached."""
         checked, depth = self._files[split], self._value_bits()

@@ -98,6 +98,13 @@ def test_images_of_train_are_validated_as_they_are_predicted(tmp_path: Path) -> 
     assert torch.equal(crops.fetch("val", torch.arange(2))[0], plain.fetch("val", torch.arange(2))[0])
 
 
+def test_the_digest_does_not_depend_on_random_crops_and_the_cache(tmp_path: Path) -> None:
+    root = write(tmp_path, {"train/cat": 6, "train/dog": 6})
+    options = [{"cache": cache, "augmentation": Augmentation(random_resized_crop=area)}
+               for cache in ("on", "off") for area in (0.5, None)]  # fmt: skip
+    assert len({opened(root, **each).digest() for each in options}) == 1
+
+
 def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {"train/cat": 3, "train/dog": 3})
     (root / "train/dog/cat.png").hardlink_to(root / "train/cat/01.png")

@@ -222,12 +222,16 @@ class ImageSplits(DescribedDataModule):
     def digest(self) -> str:
         """Return 8 hexadecimal digits that change with image size, targets, and pixels sampled from each split."""
         header = f"{self.name} {self.image_size} {self.channels}"
-        return images_digest(header, self.splits.values(), self.crop) if self.splits else ""
+        return images_digest(header, map(self.as_identified, self.splits), self.crop) if self.splits else ""
 
     @override
     def split_digest(self, split: str) -> str:
         """Return 8 hexadecimal digits that change with image size, targets and sampled pixels of a split."""
-        return images_digest("", [images for name, images in self.splits.items() if name == split], self.crop)
+        return images_digest("", [self.as_identified(name) for name in self.splits if name == split], self.crop)
+
+    def as_identified(self, split: Split) -> Images:
+        """Return the images of a split in the form from which its digest is computed."""
+        return self.splits[split]
 
     def batches(self, split: Split, ranks: int) -> EpochBatches:
         """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""
