@@ -60,7 +60,7 @@ class Driver:
                 if not self.running:
                     if reason := self._results.hopeless():
                         raise HopelessError(reason)
-                    if self.finishing or self._results.exhausted or self._queue.has_enough():
+                    if self.finishing or self._queue.has_enough():
                         return
                 self._receive(_WAIT_S)
                 self._send_heartbeats()
@@ -69,9 +69,7 @@ class Driver:
             self._stop()
 
     def _start_trials(self) -> None:
-        while self._launcher.devices.free and not (
-            self.finishing or self._results.exhausted or self._results.hopeless()
-        ):
+        while self._launcher.devices.free and not (self.finishing or self._results.hopeless()):
             trial = self._queue.take({one.trial.number for one in self.running})
             if trial is None:
                 return

@@ -18,7 +18,7 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, GridSampler
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 
 from project.engine.cli import yaml_file
 from project.engine.cli.nearest import question
@@ -56,10 +56,12 @@ class SearchSpace:
 
     @property
     def most_trials(self) -> int:
-        """Number of points of a grid; unlimited for other samplers."""
-        if not isinstance(self.sampler, GridSampler):
-            return sys.maxsize
-        return prod(map(len, yaml.safe_load(self.text)["sampler"]["search_space"].values()))
+        """Number of points of a sampler that returns each point once; unlimited for other samplers."""
+        if isinstance(self.sampler, GridSampler):
+            return prod(map(len, yaml.safe_load(self.text)["sampler"]["search_space"].values()))
+        if isinstance(self.sampler, BruteForceSampler):
+            return prod(map(_number_of_values, self.distributions.values()))
+        return sys.maxsize
 
     @property
     def metrics(self) -> list[str]:
@@ -252,6 +254,15 @@ def _check_with_trivial_trials(path: Path, space: SearchSpace) -> None:
         raise ValueError(f"--search: {path}: {named} needs a package that is not installed: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"--search: {path}: the arguments of {named} are not valid: {error}") from error
+
+
+def _number_of_values(distribution: BaseDistribution) -> int:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if distribution.step is None:
+        return sys.maxsize
+    return round((distribution.high - distribution.low) / distribution.step) + 1
 
 
 def _extremes(distribution: BaseDistribution) -> list[object]:

@@ -1,15 +1,15 @@
 """The order of trials: abandoned ones first, then new ones, until the study has enough."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import optuna
 from filelock import FileLock
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.compat import suggest, take_over
 from project.engine.search.ownership import AbandonmentCheck, claim
 from project.engine.search.space import SearchSpace
-from project.engine.search.study import DONE_STATES
+from project.engine.search.study import DONE_STATES, RETRY_OF
 
 
 class TrialQueue:
@@ -30,8 +30,10 @@ class TrialQueue:
         self._abandonment = AbandonmentCheck()
 
     def has_enough(self) -> bool:
-        """Return whether the study has `n_trials` complete or pruned trials."""
-        return len(self._study.get_trials(deepcopy=False, states=DONE_STATES)) >= self.n_trials
+        """Return whether the study has `n_trials` complete or pruned trials, or no point is left to try."""
+        trials = self._study.get_trials(deepcopy=False)
+        done = sum(trial.state in DONE_STATES for trial in trials)
+        return done >= self.n_trials or (self._is_exhausted(trials) and all(t.state.is_finished() for t in trials))
 
     def take(self, ours: Collection[int]) -> optuna.Trial | None:
         """Claim a trial whose sweep has died, else a new one.
@@ -59,4 +61,10 @@ class TrialQueue:
                 return take_over(self._study, trial)
         if sum(trial.state in DONE_STATES for trial in trials) + len(running) >= self.n_trials:
             return None
+        if self._is_exhausted(trials) and not any(trial.state == TrialState.WAITING for trial in trials):
+            return None
         return self._study.ask()
+
+    def _is_exhausted(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether each point of a grid has a trial. Optuna's sampler would return a point again."""
+        return sum(RETRY_OF not in trial.user_attrs for trial in trials) >= self._space.most_trials

@@ -31,14 +31,10 @@ class TrialResults:
         metrics: Its metrics.
         runs: The trials' MLflow runs.
         max_retries: How often a failed trial is run again with the same parameters.
-
-    Attributes:
-        exhausted: Whether the sampler has returned all its parameters.
     """
 
     def __init__(self, study: optuna.Study, metrics: Sequence[str], runs: TrialRuns, max_retries: int) -> None:
         self._study, self._metrics, self._runs, self._max_retries = study, metrics, runs, max_retries
-        self.exhausted = False
         self._failures: list[str] = []  # reasons of the failures in a row, without those that were retried
 
     def hopeless(self) -> str | None:
@@ -133,5 +129,4 @@ class TrialResults:
         except RuntimeError:  # These samplers raise it after their last parameters.
             if not isinstance(self._study.sampler, GridSampler | BruteForceSampler):
                 raise
-            self.exhausted = True
         self._runs.after_end()

@@ -12,7 +12,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import GridSampler
+from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import TrialState
 
 from project.engine.search.device_pool import Devices
@@ -180,6 +180,18 @@ def test_ten_failures_after_a_success_end_the_sweep(bench: Bench) -> None:
 
 def test_a_grid_is_searched_only_once(workplace: Path) -> None:
     grid = Bench(workplace, {"y": IntDistribution(1, 3)}, GridSampler({"y": [1, 2, 3]}))
+    grid.ends = {0: "out of memory", 1: "slow"}  # The point of the slow trial is the only one left to complete.
     grid.run(8)
     grid.run(8)
     assert sorted(trial.params["y"] for trial in grid.study.trials) == [1, 2, 3]
+    assert grid.states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+@pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
+def test_the_last_point_of_a_whole_space_is_repeated_if_it_fails(workplace: Path) -> None:
+    space = Bench(workplace, {"y": IntDistribution(1, 3)}, BruteForceSampler())
+    space.ends = {2: "out of memory"}
+    for _ in range(2):
+        space.run(8, n_jobs=1, max_retries=1)
+        assert space.states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert sorted(trial.params["y"] for trial in space.study.get_trials(states=[TrialState.COMPLETE])) == [1, 2, 3]
