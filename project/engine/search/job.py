@@ -102,7 +102,8 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         max_retries = 0 if isinstance(space.sampler, GridSampler) else options.max_retries
         queue = TrialQueue(study, space, options.n_trials, lock)
         launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs)
-        driver = Driver(study, queue, launcher, TrialResults(study, space.metrics, runs, max_retries))
+        results = TrialResults(study, space.metrics, runs, max_retries, space.most_trials)
+        driver = Driver(study, queue, launcher, results)
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
         train = partial(training_command, redact_options(built.command.argv))

@@ -1,5 +1,6 @@
 """The results of trials, in the study and in their MLflow runs."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,21 +32,32 @@ class TrialResults:
         metrics: Its metrics.
         runs: The trials' MLflow runs.
         max_retries: How often a failed trial is run again with the same parameters.
+        most_trials: Number of points that the sampler can return.
     """
 
-    def __init__(self, study: optuna.Study, metrics: Sequence[str], runs: TrialRuns, max_retries: int) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        metrics: Sequence[str],
+        runs: TrialRuns,
+        max_retries: int,
+        most_trials: int = sys.maxsize,
+    ) -> None:
         self._study, self._metrics, self._runs, self._max_retries = study, metrics, runs, max_retries
+        self._most_at_first = min(most_trials, _MOST_FAILURES_AT_FIRST)
         self._failures: list[str] = []  # reasons of the failures in a row, without those that were retried
 
     def hopeless(self) -> str | None:
         """Return the reason to start no more trials, or None. Running trials continue.
 
-        The reason is that three trials in a row failed before one was complete or pruned, or ten after that.
+        The reason is that three trials in a row, or all points of a smaller grid, failed before one was complete or
+        pruned, or that ten failed after that.
         """
         successful = self._study.get_trials(deepcopy=False, states=DONE_STATES)
-        if len(self._failures) < (_MOST_FAILURES_LATER if successful else _MOST_FAILURES_AT_FIRST):
+        count = len(self._failures)
+        if count < (_MOST_FAILURES_LATER if successful else self._most_at_first):
             return None
-        return f"{len(self._failures)} trials in a row failed; the last: {self._failures[-1]}"
+        return f"{count} trial{'s' * (count != 1)} in a row failed; the last: {self._failures[-1]}"
 
     def run_of(self, trial: optuna.Trial) -> str | None:
         """Return the run of a trial; if its process died before it reported the run, look it up in the store."""

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
@@ -51,7 +52,9 @@ class Bench:
         argv = [f"--ends={json.dumps(self.ends)}"]
         launcher = TrialLauncher("objective", argv, metrics, devices or Devices(n_jobs, 1, 2, []), runs, self.folder)
         queue = TrialQueue(self.study, self.space, n_trials, FileLock(self.folder / "lock"))
-        driver = Driver(self.study, queue, launcher, TrialResults(self.study, metrics, runs, max_retries))
+        driver = Driver(
+            self.study, queue, launcher, TrialResults(self.study, metrics, runs, max_retries, self.space.most_trials)
+        )
         counts = [0]
 
         def show_progress() -> None:
@@ -185,6 +188,14 @@ def test_a_grid_is_searched_only_once(workplace: Path) -> None:
     grid.run(8)
     assert sorted(trial.params["y"] for trial in grid.study.trials) == [1, 2, 3]
     assert grid.states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def test_a_grid_whose_points_all_fail_ends_the_sweep(workplace: Path) -> None:
+    grid = Bench(workplace, {"y": IntDistribution(1, 3)}, GridSampler({"y": [1, 2]}))
+    grid.space = replace(grid.space, text="sampler: {search_space: {y: [1, 2]}}")
+    grid.ends = {-1: "out of memory"}
+    with pytest.raises(HopelessError, match=r"2 trials in a row failed; the last: ValueError: out of memory"):
+        grid.run(8)
 
 
 @pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
