@@ -169,7 +169,7 @@ def _in_url(host: str) -> str:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Exit at a signal with one line and the signal's exit code."""
+    """Exit at a signal with one line and the signal's exit code; nohup makes a process ignore SIGHUP."""
 
     def stop(number: int, _frame: object) -> None:
         for each in numbers:  # A second signal must not interrupt the end of the server.
@@ -177,7 +177,8 @@ def _ended_by_signals() -> Iterator[None]:
         print("\nthe MLflow UI has ended" if number == signal.SIGINT else "the MLflow UI has ended", flush=True)
         sys.exit(128 + number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    numbers = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -69,6 +69,15 @@ def test_ctrl_c_ends_the_server_in_one_line(workplace: Path) -> None:
         command.kill()
 
 
+def test_a_server_under_nohup_outlives_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ui._ended_by_signals():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.faults
 def test_the_page_of_a_server_is_printed(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
