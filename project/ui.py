@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from socket import AF_INET, AF_INET6, SO_REUSEADDR, SOL_SOCKET, socket
 from typing import IO
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from project.engine.runtime.startup import begin_command, end_activity, update_activity
 
@@ -141,9 +141,10 @@ def _server(options: Namespace, port: int, others: Sequence[str], log: IO[str]) 
 
 def _answers(server: subprocess.Popen[bytes], address: str) -> bool:
     """Wait until the server answers. Return False if it ends."""
+    direct = build_opener(ProxyHandler({}))  # A proxy of the environment does not reach this machine.
     while server.poll() is None:
         try:
-            with urlopen(address, timeout=10):
+            with direct.open(address, timeout=10):
                 return True
         except HTTPError:  # such as a request for a password
             return True

@@ -5,11 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
 import pytest
+from commands import free_port
 from conftest import clean_environment
 from servers import serving
 
@@ -67,6 +70,15 @@ def test_ctrl_c_ends_the_server_in_one_line(workplace: Path) -> None:
         assert server and not any(process.is_running() for process in server)
     finally:
         command.kill()
+
+
+def test_the_server_answers_without_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as answering:
+        threading.Thread(target=answering.handle_request, daemon=True).start()
+        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(5)"]) as server:
+            assert ui._answers(server, f"http://127.0.0.1:{answering.server_port}")
+            server.kill()
 
 
 def test_a_server_under_nohup_outlives_its_terminal() -> None:
