@@ -114,9 +114,18 @@ def move_to(schedule: LRScheduler, step: int) -> None:
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Return the steps of a whole training: those that are done, and those that remain with its settings."""
+    """Return the steps of a whole training: those that are done, and those that remain with its settings.
+
+    Raises:
+        ValueError: The number of batches is unknown, and `max_steps` is not set.
+    """
     planned = int(trainer.estimated_stepping_batches)  # It loads the data if they are not loaded.
-    if trainer.max_epochs is None or trainer.max_epochs < 0:
+    if planned < 0:
+        raise ValueError(
+            "--trainer.max_steps: got -1, but the data do not declare the number of their batches, and the "
+            "learning-rate schedule needs the length of the training; give a number"
+        )
+    if trainer.max_epochs is None or trainer.max_epochs < 0 or math.isinf(trainer.num_training_batches):
         return planned
     loop = trainer.fit_loop
     epochs, batches = loop.epoch_progress.state_dict()["current"], loop.epoch_loop.batch_progress

@@ -1,8 +1,8 @@
 """The learning rate that is logged in every step, of any schedule, and of runs that are resumed with other settings."""
 
 import csv
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tiny import TINY
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim import lr_scheduler as schedules
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.checkpoints.resume import CurrentSettings
@@ -284,3 +284,22 @@ def test_the_learning_rate_in_mlflow_is_that_of_the_chosen_schedule(workplace: P
     after = Fit(workplace, 0, "")
     history = after.client.get_metric_history(after.run.info.run_id, "lr")
     assert [metric.value for metric in history] == [0.008, 0.008, 0.004, 0.004, 0.002]
+
+
+class Stream(IterableDataset[tuple[Tensor, int]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        yield from [(torch.zeros(3, 4, 4), 0)] * 9
+
+
+@pytest.mark.parametrize(("limit", "steps"), [({"max_steps": 5}, 5), ({"max_epochs": 2}, None)])
+def test_data_of_unknown_length_need_a_number_of_steps(
+    limit: dict[str, int], steps: int | None, tmp_path: Path
+) -> None:
+    trainer = Trainer(
+        **{"max_epochs": 10} | limit, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    net = Net(schedules.LinearLR)
+    with nullcontext() if steps else pytest.raises(ValueError, match=r"--trainer\.max_steps: got -1"):
+        trainer.fit(net, DataLoader(Stream(), 3))
+        assert trainer.lr_scheduler_configs[0].scheduler.total_iters == trainer.global_step == steps  # type: ignore[attr-defined]
