@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from math import ceil, inf
 from multiprocessing.connection import Connection
 
 from lightning import Callback, LightningModule, Trainer
@@ -79,8 +80,13 @@ class Reporter(Callback):
 
 
 def _validation_number(trainer: Trainer) -> int:
-    """Return the number of this validation, from 0; it is the epoch if each epoch has one validation."""
-    batches, interval = trainer.num_training_batches, trainer.val_check_batch
-    if interval is None or interval >= batches:
+    """Return the number of this validation, from 0; it is the epoch if each epoch has one validation.
+
+    The last step of a training is validated before its interval ends.
+    """
+    loop, batches, interval = trainer.fit_loop, trainer.num_training_batches, trainer.val_check_batch
+    if interval is None or interval == inf:  # It is a time, or each epoch of unknown length has one validation.
         return trainer.current_epoch
-    return int(trainer.current_epoch * (batches // interval) + (trainer.fit_loop.batch_idx + 1) // interval - 1)
+    if trainer.check_val_every_n_epoch is None or batches == inf:
+        return ceil((loop.total_batch_idx + 1) / interval) - 1
+    return int(trainer.current_epoch * (batches // interval)) + ceil((loop.batch_idx + 1) / interval) - 1
