@@ -45,6 +45,7 @@ def run_trial(connection: Connection, assignment: Assignment) -> None:
     _redirect_output(assignment.log)
     configure_process()
     os.environ.update(assignment.environment, OMP_NUM_THREADS=str(assignment.threads))
+    os.environ.pop("MASTER_PORT", None)  # Only one trial could use it; the processes of each choose a free port.
     torch.set_num_threads(assignment.threads)
     _set_command_line(assignment.module, assignment.argv)
     reporter = Reporter(connection, assignment.metrics)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
         print("shares", torch.get_num_threads(), usable_cores(), Digits().workers.count(devices=2))
         time.sleep(0.3)
     elif end == "environment":
-        print("environment", os.environ.get("OF_THE_SWEEP"))
+        print("environment", os.environ.get("OF_THE_SWEEP"), os.environ.get("MASTER_PORT"))
     elif end:
         raise ValueError(end)
     callbacks[0].record({"val/accuracy": float(given.get("x", 0))})
