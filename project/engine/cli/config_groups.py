@@ -51,7 +51,8 @@ def without_classes(chosen: Mapping[str, str]) -> dict[str, str]:
 
 
 def _is_class(group: str, name: str) -> bool:
-    return group in CLASSES and "." in name and not name.endswith(yaml_file.SUFFIXES)
+    is_path = "." in name and not name.endswith(yaml_file.SUFFIXES)
+    return group in CLASSES and is_path and not file_of(group, name).is_file()
 
 
 def choice(group: str, name: str) -> list[str]:
