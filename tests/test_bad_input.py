@@ -269,6 +269,12 @@ def test_a_bad_file_of_a_group_is_refused_by_its_option(refused: Callable[..., s
     assert "--model: configs/model/mine.yaml has model: without settings" in refused("--model", "mine")
 
 
+def test_a_choice_that_a_later_file_contradicts_is_refused(refused: Callable[..., str]) -> None:
+    Path("mine.yaml").write_text("groups: {model: resnet18}\n")
+    message = "mine.yaml names the model resnet18, but --model cnn comes before it; give --model after --config"
+    assert message in refused("--model", "cnn", "--config", "mine.yaml", "--trainer.fast_dev_run", "1")
+
+
 def _empty(root: Path) -> None:
     (root / "train/green").mkdir()
 

@@ -1,6 +1,6 @@
 """The command line of `fit`, which is parsed once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -76,7 +76,8 @@ class CommandLine:
         """Replace groups and short names.
 
         Raises:
-            ValueError: A group has no such choice, an option lacks its value, or a YAML file is malformed.
+            ValueError: A group has no such choice, or another one in a later file; an option lacks its value, or a
+                YAML file is malformed.
             OSError: A YAML file cannot be read.
         """
         groups, named, changes = dict(DEFAULTS), dict[str, str](), list[str]()
@@ -87,12 +88,12 @@ class CommandLine:
                 named[group] = name
                 changes += config_groups.choice(group, name)
                 if group == "experiment":
-                    groups |= config_groups.choices_of(config_groups.file_of(group, name), option)
+                    groups |= _choices_of(config_groups.file_of(group, name), option, named)
             elif option.startswith("--groups."):
                 raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
             elif option == "--config":
                 path = _value(option, value, "a YAML file")
-                groups |= config_groups.choices_of(Path(path), option)
+                groups |= _choices_of(Path(path), option, named)
                 changes += [option, path]
             else:
                 changes += [config_groups.SHORT.get(option, option) + ("" if value is None else f"={value}")]
@@ -112,6 +113,22 @@ def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:
             # A negative number is a value; what begins with two dashes is the next option.
             pairs.append((option, rest.pop(0) if rest and not rest[0].startswith("--") else None))
     return pairs
+
+
+def _choices_of(path: Path, option: str, named: Mapping[str, str]) -> dict[str, str]:
+    """Return the groups that a YAML file names; see `config_groups.choices_of`.
+
+    Raises:
+        ValueError: It names another choice of a group than an earlier option.
+    """
+    choices = config_groups.choices_of(path, option)
+    for group, name in choices.items():
+        if group in named and name not in (named[group], str(path)):
+            raise ValueError(
+                f"{option}: {path} names the {group} {name}, but --{group} {named[group]} comes before it; give "
+                f"--{group} after {option}"
+            )
+    return choices
 
 
 def _value(option: str, value: str | None, expected: str) -> str:
