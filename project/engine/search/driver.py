@@ -70,6 +70,8 @@ class Driver:
 
     def _start_trials(self) -> None:
         while self._launcher.devices.free and not (self.finishing or self._results.hopeless()):
+            if not self._launcher.runs.can_be_created():
+                return
             trial = self._queue.take({one.trial.number for one in self.running})
             if trial is None:
                 return

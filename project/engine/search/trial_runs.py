@@ -52,6 +52,23 @@ class TrialRuns:
     ) -> None:
         self._client, self._experiment_id, self._study, self._metrics = client, experiment_id, study, metrics
         self._keep = keep
+        self._waits = False
+
+    def can_be_created(self) -> bool:
+        """Return whether the store responds. If it does not, a trial would fail, so that the sweep waits for it."""
+        try:
+            self._client.search_experiments(max_results=1)
+        except (MlflowException, OSError) as error:
+            if not self._waits:
+                _log.warning(
+                    "the MLflow store does not respond: %s; no trial starts until it does", store.reason(error)
+                )
+            self._waits = True
+            return False
+        if self._waits:
+            _log.warning("the MLflow store responds again")
+        self._waits = False
+        return True
 
     def environment(self, number: int) -> dict[str, str]:
         """Return the environment variables by which a trial's run gets its tags when it is created."""

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import TrialState
@@ -141,6 +143,28 @@ def test_a_trial_that_another_sweep_ends_does_not_end_this_one(bench: Bench, cap
     assert bench.states == [TrialState.COMPLETE] * 2
     assert bench.study.trials[0].value == 0.5
     assert "trial 0 was ended by another sweep" in caplog.text
+
+
+def test_a_trial_waits_for_a_store_that_does_not_respond(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    search, faults, states = MlflowClient.search_experiments, ["no", "no"], []
+
+    def search_later(client: MlflowClient, **options: Any) -> Any:
+        if faults:
+            raise MlflowException(faults.pop())
+        return search(client, **options)
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", search_later)
+    bench.on_progress = lambda _: states.append(bench.states)
+    with caplog.at_level(logging.WARNING, "project"):
+        bench.run(1, n_jobs=1)
+    assert states[:2] == [[], []]
+    assert bench.states == [TrialState.COMPLETE]
+    assert [record.message for record in caplog.records] == [
+        "the MLflow store does not respond: no; no trial starts until it does",
+        "the MLflow store responds again",
+    ]
 
 
 def test_n_jobs_trials_run_at_the_same_time_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
