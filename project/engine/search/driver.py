@@ -90,13 +90,14 @@ class Driver:
         for connection in wait(list(by_connection), timeout_s):
             assert isinstance(connection, Connection)
             one = by_connection[connection]
-            try:
+            message: FromTrial | None = None
+            with suppress(EOFError, OSError):  # OSError: the process died in the middle of a message
                 message = connection.recv()
-            except (EOFError, OSError):  # OSError: the process died in the middle of a message
+            if message is None:
                 self._end(one)
-            else:
-                with self._unless_ended_elsewhere(one):
-                    self._handle(one, message)
+                continue
+            with self._unless_ended_elsewhere(one):
+                self._handle(one, message)
 
     def _handle(self, one: TrialProcess, message: FromTrial) -> None:
         match message:

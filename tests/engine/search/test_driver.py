@@ -167,6 +167,19 @@ def test_a_trial_waits_for_a_store_that_does_not_respond(
     ]
 
 
+def test_the_error_of_the_store_at_the_end_of_a_trial_is_named(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise MlflowException("the disk is full")
+
+    monkeypatch.setattr(MlflowClient, "create_run", refuse)
+    bench.ends = {0: "out of memory"}
+    with caplog.at_level(logging.WARNING, "project"):
+        bench.run(1, n_jobs=1)
+    assert caplog.messages == ["the MLflow store does not respond: the disk is full"]
+
+
 def test_n_jobs_trials_run_at_the_same_time_and_each_has_its_share_of_the_cores(bench: Bench) -> None:
     bench.ends = {0: "shares", 1: "killed", -1: "shares"}
     devices = Devices(n_jobs=2, per_trial=2, cores=12, gpus=[str(gpu) for gpu in range(8)])
