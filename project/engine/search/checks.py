@@ -15,21 +15,26 @@ from project.engine.training.callbacks import build_fit
 
 _VALIDATION = ("val/", "val_")
 _OF_THE_ENGINE = {SAMPLES_PER_SECOND, IMAGES_PER_SECOND, WAIT_FRACTION}
-_OF_THE_SWEEP = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes")
+_OF_THE_SWEEP = ("accelerator", "devices", "num_nodes")
 
 
 def check_no_overlap(space: SearchSpace, fit_options: Sequence[str]) -> None:
     """Raise ValueError for a setting that is given and varied, or that no trial can have for itself."""
-    given = {option.partition("=")[0].removeprefix("--").removeprefix("trainer.") for option in fit_options}
+    given = {_plain_name(option.partition("=")[0].removeprefix("--")) for option in fit_options}
     if "resume" in given:
         raise ValueError("--resume: a sweep is continued by its own command; --study names the study")
     if "rerun" in given:
         raise ValueError("--rerun: a sweep has settings of its own; give --config FILE with those of the run")
     for key in space.distributions:
-        if key.removeprefix("trainer.") in given:
+        if _plain_name(key) in given:
             raise ValueError(f"--{key}: got a value for it, but --search varies it; leave one of them out")
-        if key in _OF_THE_SWEEP:
+        if _plain_name(key) in _OF_THE_SWEEP:
             raise ValueError(f"--search: {key} cannot be varied, because all trials get the same share of the machine")
+
+
+def _plain_name(setting: str) -> str:
+    """Return the shortest name of a setting: `devices` for `trainer.devices`, without the `init_args` of YAML."""
+    return setting.replace(".init_args", "").removeprefix("trainer.")
 
 
 def check_one_metric(space: SearchSpace) -> None:

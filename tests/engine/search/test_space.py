@@ -128,6 +128,10 @@ REFUSED = [
         "metric: val/accuracy\ndirection: maximize\nspace: {trainer.devices: {type: int, low: 1, high: 2}}",
         "trainer.devices cannot be varied",
     ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {devices: {type: int, low: 1, high: 2}}",
+        "devices cannot be varied",
+    ),
 ]
 
 
@@ -185,6 +189,7 @@ def test_an_error_in_the_file_is_found_before_torch_is_imported(tmp_path: Path) 
         (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),
         (["--search", "cnn", "--n_trial", "3"], "unknown option --n_trial; did you mean --n_trials?"),
         (["--search", "cnn", "--model.optimizer.lr", "0.1"], "--search varies it; leave one of them out"),
+        (["--search", "cnn", "--model.net.init_args.dropout", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "optimizer", *TINY, "--storage", "nonsense"], "--storage: cannot open nonsense"),
         (["--search", "optimizer", *TINY, "--study", "../mine"], "--study: got '../mine'"),
