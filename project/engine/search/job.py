@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -58,9 +59,13 @@ def run(options: SweepOptions, space: SearchSpace) -> int:
         with exit_on_bad_input():
             sweep = stack.enter_context(open_sweep(options, space))
         code = sweep.run()
-        best = best_trials(sweep.study) if code == 0 and options.register is not None else []
-    if best and options.register is not None:
-        register_trained(best[0].user_attrs[RUN_ID], options.register, ONE_DEVICE)
+        if code != 0 or options.register is None:
+            return code
+        best = best_trials(sweep.study)
+    if not best:
+        print("error: --register: no trial is complete, so that no model can be registered", file=sys.stderr)
+        return 1
+    register_trained(best[0].user_attrs[RUN_ID], options.register, ONE_DEVICE)
     return code
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import psutil
 import pytest
-from tiny import TINY
+from tiny import SERVED, TINY
 
 from project.engine.compat import set_system_attr
 from project.engine.tracking import store
@@ -46,3 +46,17 @@ def test_bad_input_leaves_no_handler_thread_file_or_process(
     assert message in capsys.readouterr().err
     left = {kind: now - before[kind] for kind, now in state().items()}
     assert not any(left.values()), left
+
+
+@pytest.mark.faults
+def test_a_model_cannot_be_registered_if_all_trials_are_pruned(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := Path("configs/search/pruned.yaml")).parent.mkdir(parents=True)
+    file.write_text(
+        "metric: val/accuracy\ndirection: maximize\npruner: {type: ThresholdPruner, lower: 2}\n"
+        "space:\n  model.optimizer.lr: {type: float, low: 0.01, high: 0.1}\n"
+    )
+    with pytest.raises(SystemExit, match="1"):
+        main(["--search", "pruned", "--n_trials=1", "--register=mine", *SERVED, "--max_epochs=5000"])
+    assert "--register: no trial is complete" in capsys.readouterr().err
