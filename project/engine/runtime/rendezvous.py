@@ -52,8 +52,10 @@ class FirstProcess:
         )
         self._first, self._others = environment.global_rank() == 0, started.processes - 1
         self._prints_reason = environment.local_rank() == 0
-        if started.name == "SLURM" and started.nodes == 1:
-            os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM sets the host's name
+        if started.name == "SLURM":
+            os.environ.setdefault("MASTER_PORT", str(_port_of_step()))
+            if started.nodes == 1:
+                os.environ["MASTER_ADDR"] = _LOOPBACK  # SLURM sets the host's name
         if self._first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             self._store = _serve(_LOOPBACK if started.nodes == 1 else "", environment.main_port)
         else:
@@ -106,6 +108,12 @@ class FirstProcess:
         deadline = monotonic() + _OTHERS_READ_WITHIN_S
         while store.add(f"{key}, read", 0) < self._others and monotonic() < deadline:
             sleep(_POLL_EVERY_S)
+
+
+def _port_of_step() -> int:
+    """Return a port that each process of a step of SLURM knows; Lightning's is the same for all steps of a job."""
+    job, step = int(os.environ.get("SLURM_JOB_ID", "0")[-4:]), int(os.environ.get("SLURM_STEP_ID", 0))
+    return 15_000 + job + 10_000 * (step % 5)
 
 
 def prepare_rendezvous(trainer: Trainer) -> TCPStore | None:

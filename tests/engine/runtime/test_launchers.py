@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from commands import Command, free_port
@@ -12,6 +13,7 @@ from conftest import Fit, clean_environment, new_store
 from jsonargparse import Namespace
 
 from project.engine.runtime.devices import CPU_CORES, devices_for, usable_cores
+from project.engine.runtime.rendezvous import FirstProcess
 
 ONE_TASK = {"SLURM_NTASKS": "1"}
 TWO_TASKS = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}
@@ -130,6 +132,14 @@ def tasks_of_slurm(folder: Path, *command: str) -> list[Command]:
         )
         for rank in "01"
     ]  # fmt: skip
+
+
+def test_two_steps_of_a_job_on_one_node_do_not_meet() -> None:
+    job = TWO_TASKS | {"SLURM_JOB_ID": "1234567", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    first = []
+    for step in ("0", "1"):
+        with patch.dict(os.environ, job | {"SLURM_STEP_ID": step}):
+            first.append(FirstProcess())  # Each listens on its port.
 
 
 MEET = """
