@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from project.engine.cli import config_groups
+from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.config_groups import DEFAULTS, GROUPS, NAMES
 
 _RUNS = ("--resume", "--rerun")
@@ -88,7 +88,9 @@ class CommandLine:
                 named[group] = name
                 changes += config_groups.choice(group, name)
                 if group == "experiment":
-                    groups |= _choices_of(config_groups.file_of(group, name), option, named)
+                    is_path = name.endswith(yaml_file.SUFFIXES)
+                    path = name if is_path else str(config_groups.file_of(group, name))
+                    groups |= _choices_of(Path(path), option, named)
             elif option.startswith("--groups."):
                 raise ValueError(f"{option}: is set by its group; give --{option.rpartition('.')[2]} NAME")
             elif option == "--config":

@@ -59,6 +59,7 @@ def test_the_files_of_the_project_are_parsed_again_only_if_they_change(
         ("configs/data/mine.yaml", "--data=mine"),
         ("configs/data/mine1.5.yaml", "--data=mine1.5"),
         ("configs/mine.yml", "--config=configs/mine.yml"),
+        ("configs/mine.yaml", "--experiment=configs/mine.yaml"),
     ],
 )
 def test_a_file_of_the_user_is_read_for_each_command_line(path: str, option: str, workplace: Path) -> None:
