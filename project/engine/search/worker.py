@@ -53,7 +53,10 @@ def run_trial(connection: Connection, assignment: Assignment) -> None:
     try:
         importlib.import_module(assignment.module).main(assignment.argv, [reporter])
     except SystemExit as end:
-        send(connection, _outcome_of_exit(int(end.code or 0), reporter, assignment.log))
+        if isinstance(end.code, str):  # Python prints the text, and exits with 1.
+            print(end.code, file=sys.stderr)
+        code = 1 if isinstance(end.code, str) else end.code or 0
+        send(connection, _outcome_of_exit(code, reporter, assignment.log))
     except BaseException as error:
         print(redact(traceback.format_exc()), file=sys.stderr)
         send(connection, Failed(redact(f"{type(error).__name__}: {' '.join(str(error).split())}")))

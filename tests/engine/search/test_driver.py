@@ -104,6 +104,12 @@ def test_the_reason_of_a_failure_is_in_the_run_of_the_trial(bench: Bench) -> Non
     assert bench.states.count(TrialState.COMPLETE) == 3
 
 
+def test_the_text_of_an_exit_is_the_reason_of_a_failure(bench: Bench) -> None:
+    bench.ends = {0: "exit"}
+    bench.run(1, n_jobs=1)
+    assert bench.study.trials[0].user_attrs["error"] == "exit code 1: no data"
+
+
 def test_a_pruned_trial_can_be_told_from_a_failed_one(bench: Bench) -> None:
     attributes: set[str] = set()
 
