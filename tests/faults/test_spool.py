@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -269,3 +270,14 @@ def test_a_folder_that_becomes_read_only_ends_no_training(workplace: Path, caplo
     assert points(client, run_id, "loss") == [(0, 1.0)]
     assert "late/notes.txt cannot be written" in caplog.text
     assert "which is delivered" in caplog.text
+
+
+def test_a_spool_is_opened_again_after_its_holder_has_removed_it(workplace: Path) -> None:
+    folder = Path("mlruns/spool/run")
+    held = Spool(folder)
+    with ThreadPoolExecutor(1) as other:
+        opening = other.submit(Spool, folder, wait_s=30)
+        time.sleep(0.5)
+        held.close(remove=True)
+        assert opening.result().files.is_dir()
+        other.submit(opening.result().close, remove=True).result()

@@ -57,12 +57,15 @@ class Spool:
         self.run_id = folder.name
         self.files = folder / "files"
         log = folder / LOG
-        if new:
-            self.files.mkdir(parents=True, exist_ok=True)
-        elif not log.exists():
+        if not new and not log.exists():
             raise FileNotFoundError(log)
         self._lock = FileLock(folder / "lock")
-        self._lock.acquire(timeout=wait_s)
+        while not self._lock.is_locked:
+            try:
+                self._lock.acquire(timeout=wait_s)
+            except FileNotFoundError:  # Its holder has removed the folder during the wait.
+                if not (new and folder.parent.exists()):
+                    raise
         if not new and not log.exists():
             # Its holder has removed it, and acquiring the lock has created the folder again.
             with suppress(OSError):
@@ -71,6 +74,7 @@ class Spool:
             self._lock.release()
             raise FileNotFoundError(log)
         if new:
+            self.files.mkdir(exist_ok=True)
             self._own()
         elif not owner_is_gone and _may_be_written(folder):
             self._lock.release()
