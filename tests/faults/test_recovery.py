@@ -56,6 +56,21 @@ def test_a_running_process_keeps_its_run(workplace: Path) -> None:
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
 
 
+def test_a_resumed_run_has_nothing_of_what_an_earlier_process_left_in_the_spool(workplace: Path) -> None:
+    client = store.connect()
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(store.spool_folder(run_id))
+    spool.append({"tags": {"error": "out of memory"}})
+    spool.append({"status": "FAILED", "time_ms": 1})
+    spool.close(remove=False)
+    logger = MLflowLogger("faults", "run")
+    logger.resume(client, run_id, "python -m project.fit", {})
+    logger._courier.deliver_now()
+    run = client.get_run(run_id)
+    assert (run.info.status, run.data.tags.get("error")) == ("RUNNING", None)
+    logger.end("FINISHED")
+
+
 @pytest.mark.faults
 def test_a_run_that_is_ending_is_not_closed_as_killed(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])

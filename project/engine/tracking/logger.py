@@ -27,7 +27,7 @@ from typing_extensions import override
 from project.engine.compat import latest_metrics
 from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
-from project.engine.tracking.delivery import Courier
+from project.engine.tracking.delivery import Courier, deliver
 from project.engine.tracking.draining import drain
 from project.engine.tracking.names import parameter_text
 from project.engine.tracking.owner import owner_tags
@@ -129,12 +129,14 @@ class MLflowLogger(Logger):
         """Continue a run that has ended; changed settings become tags, because MLflow parameters are immutable."""
         # The preceding recovery may still hold the spool while a request is in flight.
         spool = Spool(store.spool_folder(run_id), wait_s=store.LONGEST_REQUEST_S)
+        for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
+            client.set_tag(run_id, tag, value)
+        spool.append({"status": "RUNNING"})
+        for _ in deliver(spool, client, ["state"]):
+            pass  # The spool may also have the status and the error of an earlier process.
         run = client.get_run(run_id)
         self.run_name = run.info.run_name or self.run_name
         self._earlier_settings, self.artifact_uri = current_settings(run), run.info.artifact_uri
-        for tag, value in owner_tags().items():  # before the run is RUNNING, or others consider its process dead
-            client.set_tag(run_id, tag, value)
-        client.update_run(run_id, status="RUNNING")
         for tag in {"error", "traceback"} & set(run.data.tags):
             client.delete_tag(run_id, tag)
         steps = [m.step for m in latest_metrics(run) if m.key.startswith("system/")]
