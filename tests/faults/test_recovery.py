@@ -71,6 +71,24 @@ def test_a_resumed_run_has_nothing_of_what_an_earlier_process_left_in_the_spool(
     logger.end("FINISHED")
 
 
+class Interrupted(MlflowClient):
+    def set_tag(self, *args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_finished_run_whose_resume_is_interrupted_stays_finished(workplace: Path) -> None:
+    client = store.connect()
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    client.set_terminated(run_id, end_time=1)
+    with pytest.raises(KeyboardInterrupt):
+        MLflowLogger("faults", "run").resume(Interrupted(), run_id, "python -m project.fit", {})
+    (store.spool_folder(run_id) / "owner").unlink()  # as if this process had ended
+    recover_all(client, within_s=60)
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 1)
+    assert not store.spool_folder(run_id).exists()
+
+
 @pytest.mark.faults
 def test_a_run_that_is_ending_is_not_closed_as_killed(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])

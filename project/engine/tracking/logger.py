@@ -115,7 +115,9 @@ class MLflowLogger(Logger):
         try:
             if monitor is not None:
                 client.log_metric(run.info.run_id, f"best/{monitor}", nan, step=0)
-            self._open(client, Spool(store.spool_folder(run.info.run_id)))
+            spool = Spool(store.spool_folder(run.info.run_id))
+            spool.append({"status": "RUNNING"})
+            self._open(client, spool)
         except BaseException as error:  # Such as a signal; `end` does not know the run yet.
             if self._run_id is None:
                 client.set_terminated(run.info.run_id, "KILLED" if isinstance(error, SystemExit) else "FAILED")

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from math import inf
-from pathlib import Path
 from socket import gethostname
 from time import monotonic, time
 
@@ -67,9 +66,11 @@ def recover(client: MlflowClient, spool: Spool, lanes: Iterable[str] = LANES, de
 
 
 def _close_as(spool: Spool, status: str) -> None:
-    last = spool.last_record() or {}
-    if last.get("status", "RUNNING") == "RUNNING":
-        spool.append({"status": status, "time_ms": int(_last_written_s(spool.folder) * 1000)})
+    """Add a status if the run has none. A process that has recorded nothing has not changed the run that it resumed."""
+    last = spool.last_record()
+    if last is not None and last.get("status", "RUNNING") == "RUNNING":
+        last_written_s = min((spool.folder / LOG).stat().st_mtime, time())
+        spool.append({"status": status, "time_ms": int(last_written_s * 1000)})
 
 
 def recover_all(client: MlflowClient, within_s: float = _LONGEST_WAIT_S) -> None:
@@ -168,8 +169,3 @@ def tag_ended_run(client: MlflowClient, run_id: str, tags: Mapping[str, str]) ->
     if "status" in last:
         spool.append(last)  # The status of an ended run is its last record.
     recover(client, spool)
-
-
-def _last_written_s(folder: Path) -> float:
-    log = folder / LOG
-    return min(log.stat().st_mtime, time()) if log.stat().st_size else time()
