@@ -24,7 +24,7 @@ from project.engine.tracking import store
 from project.engine.tracking.delivery import Courier
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, owner_tags
-from project.engine.tracking.recovery import close_without_spool, recover_all
+from project.engine.tracking.recovery import close_without_spool, recover_all, recover_run
 from project.engine.tracking.spool import Spool
 
 
@@ -87,6 +87,17 @@ def test_a_finished_run_whose_resume_is_interrupted_stays_finished(workplace: Pa
     run = client.get_run(run_id)
     assert (run.info.status, run.info.end_time) == ("FINISHED", 1)
     assert not store.spool_folder(run_id).exists()
+
+
+def test_a_process_that_dies_after_its_run_is_finished_leaves_it_finished(workplace: Path) -> None:
+    client = store.connect()
+    run_id = client.create_run(client.create_experiment("faults")).info.run_id
+    spool = Spool(store.spool_folder(run_id))
+    spool.append({"status": "FINISHED", "time_ms": 1})  # The process dies before it delivers this.
+    spool.close(remove=False)
+    recover_run(run_id, "FAILED", "its process was killed")
+    run = client.get_run(run_id)
+    assert (run.info.status, run.info.end_time, run.data.tags.get("error")) == ("FINISHED", 1, None)
 
 
 @pytest.mark.faults

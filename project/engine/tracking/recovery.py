@@ -129,7 +129,7 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
 
 
 def recover_run(run_id: str, status: str, reason: str) -> None:
-    """Close a run whose process has just died, unless the process is alive."""
+    """Close a run whose process has just died, unless the process is alive or has finished the run."""
     try:
         # Another command may be delivering it as KILLED, because it does not know the reason.
         spool = Spool(store.spool_folder(run_id), new=False, wait_s=_SHORT_WAIT_S)
@@ -142,8 +142,9 @@ def recover_run(run_id: str, status: str, reason: str) -> None:
                 client.set_tag(run_id, "error", reason)
                 client.set_terminated(run_id, status)
         return
-    spool.append({"tags": {"error": reason}})
-    _close_as(spool, status)
+    if (spool.last_record() or {}).get("status") != "FINISHED":
+        spool.append({"tags": {"error": reason}})
+        _close_as(spool, status)
     try:
         client = store.connect()
     except OSError:  # The store is unavailable too: the next command or `sync` delivers.
