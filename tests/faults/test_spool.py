@@ -136,6 +136,16 @@ def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: 
     spool.close(remove=True)
 
 
+def test_a_name_of_a_file_that_is_not_utf_8_delays_no_record(workplace: Path) -> None:
+    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    logger = MLflowLogger("faults", "run")
+    logger.start(client, {})
+    logger.set_tags({"error": "cannot read 猫\udcff.jpg"})
+    logger.end("FAILED")
+    run = client.get_run(str(logger.version))
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", "cannot read 猫?.jpg")
+
+
 def test_refused_files_do_not_delay_metrics_or_the_status(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     client.create_experiment("faults", artifact_location="ftp://127.0.0.1:9/nobody")

@@ -39,7 +39,8 @@ class RecordLog:
     def append(self, record: Record) -> None:
         """Write a record; never raises. Bytes that a full disk refuses are kept in memory and written later."""
         with self._writing:
-            self._refused += json.dumps(record).encode() + b"\n"
+            # A byte of a file's name that is not UTF-8 becomes a question mark; no store takes it.
+            self._refused += json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
             self.write_refused()
 
     def write_refused(self) -> None:
