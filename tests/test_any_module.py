@@ -88,6 +88,16 @@ class Plateau(Validated):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 
+class Halving(Validated):
+    """A module whose schedule halves the rate after each epoch, which is Lightning's default interval."""
+
+    mode = "max"
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), self.lr)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)]
+
+
 class Manual(Slope):
     """Optimizes by hand, and so returns no loss."""
 
@@ -197,7 +207,7 @@ def test_manual_optimization_trains(workplace: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
-@pytest.mark.parametrize("model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau])
+@pytest.mark.parametrize("model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, Halving])
 def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])
     whole = weights()

@@ -49,6 +49,9 @@ class CurrentSettings(Callback):
         if validation.restarted_mid_evaluation:
             # Lightning would skip the batches that were done, but their part of the metrics is not stored.
             validation.batch_progress.current.reset()
+        epoch = trainer.fit_loop.epoch_progress.state_dict()["current"]
+        # Schedules are stepped after the last batch of an epoch, before its validation.
+        epochs = epoch["started"] if self._ends_epoch else epoch["processed"]
         states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
@@ -59,7 +62,7 @@ class CurrentSettings(Callback):
                 for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
                     group["lr"] = rate
                 continue
-            position = trainer.global_step if config.interval == "step" else trainer.current_epoch
+            position = trainer.global_step if config.interval == "step" else epochs
             move_to(config.scheduler, position // config.frequency)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
