@@ -103,7 +103,7 @@ class Task(LightningModule):
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self.train_loss = MeanMetric(nan_strategy="disable")  # Reading the values would make a GPU wait.
+        self.train_loss = MeanMetric(nan_strategy="disable")  # Looking for NaN would make a GPU wait.
         self._epoch_has_sums = self._epoch_is_logged = False
 
     # Methods that a subclass may override.
@@ -311,7 +311,8 @@ class Task(LightningModule):
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.loss(outputs, self.training_targets(targets))
-        self.train_loss.update(loss.detach(), torch.full((), len(inputs), device=loss.device))  # A number is copied.
+        # Weights are ignored: https://github.com/Lightning-AI/torchmetrics/blob/v1.9.0/src/torchmetrics/aggregation.py
+        self.train_loss.update(loss.detach().expand(len(inputs)))
         self.update_metrics(self.train_metrics, outputs, targets)
         self._epoch_has_sums = True
         self.log("train/loss", loss)

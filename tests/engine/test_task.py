@@ -34,6 +34,13 @@ def test_label_smoothing_equals_torchs() -> None:
     torch.testing.assert_close(task.loss(logits, task.training_targets(labels)), expected)
 
 
+def test_each_sample_has_the_same_share_of_the_loss_of_an_epoch() -> None:
+    task, images, labels = classifier(), torch.randint(256, (4, 1, 2, 2), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    for part in (slice(0, 3), slice(3, 4)):
+        task.training_step((images[part], labels[part]), 0)
+    torch.testing.assert_close(task.train_loss.compute(), task.loss(task(images), labels).detach())
+
+
 def test_metrics_declare_their_direction() -> None:
     assert monitored(classifier(), None, None) == ("val/accuracy", "max")
     assert monitored(classifier(), "val/loss", None) == ("val/loss", "min")
