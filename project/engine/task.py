@@ -103,7 +103,8 @@ class Task(LightningModule):
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
-        self.train_loss = MeanMetric(nan_strategy="disable")  # Looking for NaN would make a GPU wait.
+        # Looking for NaN would make a GPU wait.
+        self.train_loss, self.val_loss, self.test_loss = (MeanMetric(nan_strategy="disable") for _ in range(3))
         self._epoch_has_sums = self._epoch_is_logged = False
 
     # Methods that a subclass may override.
@@ -311,46 +312,45 @@ class Task(LightningModule):
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.loss(outputs, self.training_targets(targets))
-        # Weights are ignored: https://github.com/Lightning-AI/torchmetrics/blob/v1.9.0/src/torchmetrics/aggregation.py
-        self.train_loss.update(loss.detach().expand(len(inputs)))
+        _add(self.train_loss, loss, inputs)
         self.update_metrics(self.train_metrics, outputs, targets)
         self._epoch_has_sums = True
         self.log("train/loss", loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch, "val", self.val_metrics)
+        return self._evaluate(batch, self.val_loss, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        return self._evaluate(batch, "test", self.test_metrics)
+        return self._evaluate(batch, self.test_loss, self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         outputs: Tensor = self(batch[0])
         return outputs
 
-    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> Tensor:
+    def _evaluate(self, batch: Batch, mean_loss: MeanMetric, metrics: MetricCollection) -> Tensor:
         inputs, targets = batch
         outputs: Tensor = self(inputs)
         self.update_metrics(metrics, outputs, targets)
-        name = f"{stage}/loss"
-        self.log(
-            name, self.loss(outputs, targets), sync_dist=True, prog_bar=name == self.monitor, batch_size=len(inputs)
-        )
+        _add(mean_loss, self.loss(outputs, targets), inputs)
         return outputs
 
     def on_validation_epoch_start(self) -> None:
+        self.val_loss.reset()
         self.val_metrics.reset()
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics(self.val_metrics)
+        self._log_metrics("val/loss", self.val_loss, self.val_metrics)
 
     def on_test_epoch_start(self) -> None:
+        self.test_loss.reset()
         self.test_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics(self.test_metrics)
+        self._log_metrics("test/loss", self.test_loss, self.test_metrics)
 
-    def _log_metrics(self, metrics: MetricCollection) -> None:
+    def _log_metrics(self, loss: str, mean_loss: MeanMetric, metrics: MetricCollection) -> None:
+        self.log(loss, mean_loss, prog_bar=loss == self.monitor)
         for name, metric in _named(metrics):
             self.log(name, metric, prog_bar=True)
 
@@ -399,6 +399,15 @@ def _fusable(parameters: Iterable[nn.Parameter]) -> bool:
         one.is_floating_point() and one.device.type in ("cpu", "cuda") and not isinstance(one, DTensor)
         for one in parameters  # torch cannot fuse SGD for sharded parameters
     )
+
+
+def _add(mean_loss: MeanMetric, loss: Tensor, inputs: Tensor) -> None:
+    """Add the loss of a batch for each of its samples.
+
+    Lightning's mean over ranks rounds the mean number of samples to an integer, and torchmetrics ignores weights if it
+    does not look for NaN: https://github.com/Lightning-AI/torchmetrics/blob/v1.9.0/src/torchmetrics/aggregation.py
+    """
+    mean_loss.update(loss.detach().expand(len(inputs)))
 
 
 def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:

@@ -85,6 +85,12 @@ def test_two_ranks_average_gradients_and_clip_the_norm_of_the_average(
         assert min(result["unclipped"]) > 0.2
 
 
+def test_two_ranks_of_unequal_shares_have_the_loss_of_one_process(pair: Path, one_process: Callable[..., Any]) -> None:
+    one, _ = one_process(*two_ranks.SGD, "--data.batch_size=64")
+    for strategy in ("ddp", "fsdp"):
+        assert [rank["score"] for rank in held(pair, f"plain-{strategy}")] == pytest.approx([one["score"]] * 2, 1e-4)
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_no_step_waits_for_a_broadcast(strategy: str, pair: Path) -> None:
     for rank in held(pair, f"plain-{strategy}"):

@@ -42,7 +42,7 @@ CASES = {
 
 
 class Noise(LabelledImages):
-    """Random images: four batches of training and two of validation for each of two ranks, of the same size."""
+    """Random images: four batches of training for each of two ranks, and 127 images of validation."""
 
     name = "noise"
     native_size, native_channels = 16, 1
@@ -50,7 +50,7 @@ class Noise(LabelledImages):
     class_names = tuple("0123456789")
 
     def load(self, split: Split) -> ImageArray:
-        count, draw = 256 if split == "train" else 128, torch.Generator().manual_seed(0)
+        count, draw = 256 if split == "train" else 127, torch.Generator().manual_seed(0)
         images = torch.randint(256, (count, 1, 16, 16), dtype=torch.uint8, generator=draw)
         return ImageArray(images, torch.randint(10, (count,), generator=draw))
 
