@@ -63,5 +63,7 @@ def best_checkpoint(folder: Path, *, monitored: bool) -> Path | None:
     """
     if not monitored:
         return folder / LAST if (folder / LAST).exists() else None
-    # A process that was killed between two best checkpoints leaves both.
-    return max(folder.glob(f"{BEST}*.ckpt"), key=lambda path: int(path.stem.removeprefix(BEST)), default=None)
+    # A process that was killed between two best checkpoints leaves both. A `ModelCheckpoint` with the file name
+    # `best-{epoch}` writes `best-epoch=3.ckpt`.
+    best = {path.stem.removeprefix(BEST): path for path in folder.glob(f"{BEST}*.ckpt")}
+    return best[max(numbers, key=int)] if (numbers := [epoch for epoch in best if epoch.isdigit()]) else None

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from test_checkpoint import SMALL, best_metrics, checkpoints, score
 from test_interrupt import SignalAt
 
-from project.engine.checkpoints.newest import newest_checkpoint
+from project.engine.checkpoints.newest import best_checkpoint, newest_checkpoint
 from project.fit import main
 
 EMA = ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay=0.5"]
@@ -21,17 +21,19 @@ SWA = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.sw
 
 def test_the_run_keeps_its_checkpoints_beside_those_of_the_user(workplace: Path) -> None:
     main([*SMALL, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=4",
-          "--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_last=true"])  # fmt: skip
+          "--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_last=true",
+          "--trainer.callbacks.filename=best-{epoch}"])  # fmt: skip
     fit = Fit(workplace, 0, "")
     saved = checkpoints(workplace)
-    assert set(saved) == {"best-epoch000.ckpt", "last.ckpt", "epoch=0-step=8.ckpt", "ModelCheckpoint-last.ckpt"}
+    assert set(saved) == {"best-epoch000.ckpt", "last.ckpt", "best-epoch=0.ckpt", "ModelCheckpoint-last.ckpt"}
     assert {name: "optimizer_states" in state for name, state in saved.items()} == {
-        "best-epoch000.ckpt": True, "last.ckpt": True, "epoch=0-step=8.ckpt": False, "ModelCheckpoint-last.ckpt": False
+        "best-epoch000.ckpt": True, "last.ckpt": True, "best-epoch=0.ckpt": False, "ModelCheckpoint-last.ckpt": False
     }  # fmt: skip
     assert len(list(workplace.rglob("*.ckpt"))) == len(saved)  # and none elsewhere
     (folder,) = workplace.glob("mlruns/checkpoints/*")
     assert (folder / "last.ckpt").samefile(folder / "best-epoch000.ckpt")  # written once
     assert newest_checkpoint(folder) == folder / "last.ckpt"
+    assert best_checkpoint(folder, monitored=True) == folder / "best-epoch000.ckpt"
     assert score(saved["best-epoch000.ckpt"]["state_dict"]) == pytest.approx(best_metrics(fit), abs=1e-5)
 
 
