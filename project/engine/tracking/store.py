@@ -113,10 +113,14 @@ def follow_folder() -> None:
     Raises:
         sqlite3.Error: The store cannot be written.
     """
-    database = HOME.absolute() / DATABASE
-    uri = tracking_uri()
-    if uri.startswith(_SQLITE) and Path(uri.removeprefix(_SQLITE)).absolute() == database:
+    database, file = HOME.absolute() / DATABASE, _sqlite_file(tracking_uri())
+    if file is not None and file.absolute() == database:
         keep_locations_within(HOME.absolute(), database)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite database, whose URI may have options such as `?timeout=60`; None for another one."""
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
 
 
 def _remedy(uri: str, error: Exception) -> str:
@@ -194,7 +198,7 @@ def connect_existing(reference: str | None = None) -> MlflowClient:
         OSError: The store does not respond within seconds.
     """
     uri = tracking_uri()
-    if uri.startswith(_SQLITE) and not Path(uri.removeprefix(_SQLITE)).exists():
+    if (file := _sqlite_file(uri)) is not None and not file.exists():
         of_run = "" if reference is None else f" with a run {reference!r}"
         raise ValueError(
             f"there is no store {redact(uri)}{of_run}; start from the folder of the run, or train one: "

@@ -62,6 +62,11 @@ def test_the_database_of_another_program_is_not_changed(workplace: Path, monkeyp
     assert Path("mlruns/optuna.db").read_bytes() == before
 
 
+def test_a_database_whose_uri_has_options_is_found(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{store.tracking_uri()}?timeout=60")
+    assert store.connect_existing("latest").search_experiments()
+
+
 @pytest.mark.parametrize(
     ("uri", "where"),
     [
