@@ -113,10 +113,10 @@ class MLflowLogger(Logger):
         run = client.create_run(experiment, run_name=self.run_name, tags=all_tags)
         self.artifact_uri = run.info.artifact_uri
         try:
-            if monitor is not None:
-                client.log_metric(run.info.run_id, f"best/{monitor}", nan, step=0)
             spool = Spool(store.spool_folder(run.info.run_id))
             spool.append({"status": "RUNNING"})
+            if monitor is not None:
+                spool.append({"metrics": {f"best/{monitor}": nan}, "step": 0, "time_ms": _now_ms()})
             self._open(client, spool)
         except BaseException as error:  # Such as a signal; `end` does not know the run yet.
             if self._run_id is None:
@@ -185,7 +185,7 @@ class MLflowLogger(Logger):
             # MLflow's UI pairs the points of two metrics by their order, so that each step has one epoch.
             values[_EPOCH], self._step_of_epoch = self.epochs_trained(), step
         is_final = self._logs_final_scores and all(name.startswith("test") for name in values)
-        self._append(metrics=values, step=0 if is_final else step or 0, time_ms=int(time() * 1000))
+        self._append(metrics=values, step=0 if is_final else step or 0, time_ms=_now_ms())
 
     @contextmanager
     def metrics_ignored(self) -> Iterator[None]:
@@ -277,7 +277,7 @@ class MLflowLogger(Logger):
         if self.spool is None:
             return
         self._system.stop()
-        self.spool.append({"status": status, "time_ms": int(time() * 1000)})
+        self.spool.append({"status": status, "time_ms": _now_ms()})
         self.status = status
         if drain(self._courier, self.spool, inf if status == "FINISHED" else _LONGEST_FINAL_DELIVERY_S):
             self.spool.close(remove=not self.spool.waiting)
@@ -297,6 +297,10 @@ class MLflowLogger(Logger):
         file = self.spool.files / path
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
+
+
+def _now_ms() -> int:
+    return int(time() * 1000)
 
 
 def _redacted(tags: Mapping[str, str]) -> dict[str, str]:
