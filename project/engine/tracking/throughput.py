@@ -8,6 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.data import extract_batch_size
 
+from project.engine.compat import is_step_done
 from project.engine.loading import BatchLoader
 from project.engine.tracking.names import AVERAGE_SPEED
 
@@ -73,7 +74,7 @@ class Throughput(Callback):
             window.wait_s += wait_s
         self._start, self._waited = now, waited
         every_n_steps: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every_n_steps and trainer.global_step % every_n_steps == 0:
+        if every_n_steps and trainer.global_step % every_n_steps == 0 and is_step_done(trainer):
             # On the CPU, because Lightning would copy numbers to the device, and wait for it.
             values = {name: torch.tensor(value) for name, value in self._metrics().items()}
             pl_module.log_dict(values, batch_size=1)
