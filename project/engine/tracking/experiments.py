@@ -16,6 +16,7 @@ from project.engine.tracking.secrets import redact
 
 NEWEST_FIRST = "attributes.start_time DESC"
 _MOST_RUNS = 1000
+_LONGEST_NOTE = 20_000  # MLflow's limit
 
 
 def find_run(client: MlflowClient, run_id: str) -> Run:
@@ -113,4 +114,4 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 def describe_experiment(client: MlflowClient, experiment: str, note: str) -> None:
     """Set the description of an experiment that has none; one that a person wrote is kept."""
     if note and not client.get_experiment(experiment).tags.get(MLFLOW_RUN_NOTE):
-        client.set_experiment_tag(experiment, MLFLOW_RUN_NOTE, note)
+        client.set_experiment_tag(experiment, MLFLOW_RUN_NOTE, note[:_LONGEST_NOTE])

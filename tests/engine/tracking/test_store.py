@@ -106,6 +106,13 @@ def test_a_chosen_experiment_overrides_that_of_the_environment(
         experiments.experiment_name(None, "digits")
 
 
+def test_a_long_description_of_an_experiment_is_shortened(workplace: Path) -> None:
+    client = store.connect()
+    experiment = experiments.experiment_id(client, "digits")
+    experiments.describe_experiment(client, experiment, "word " * 5000)
+    assert client.get_experiment(experiment).tags["mlflow.note.content"] == "word " * 4000
+
+
 def test_an_outage_of_the_store_is_one_line_and_so_is_its_end(
     workplace: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
