@@ -154,7 +154,7 @@ def link_durably(source: Path, path: Path) -> None:
         try:
             os.link(source, unfinished)
         except OSError:  # If the reason is another one, the copy fails for it, too.
-            shutil.copyfile(source, unfinished)
+            shutil.copy2(source, unfinished)  # with its time, by which the newest checkpoint is found
 
     _replace_durably(path, link)
 

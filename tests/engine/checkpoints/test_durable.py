@@ -138,6 +138,19 @@ def test_a_filesystem_without_hard_links_gets_a_copy(tmp_path: Path) -> None:
         assert [path.name for path in last.parent.iterdir()] == ["last.ckpt"]
 
 
+def test_a_copy_for_lack_of_hard_links_is_not_newer_than_its_original(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_durably(tmp_path / "last.ckpt", STATE)
+    write_durably(tmp_path / "best-epoch001.ckpt", STATE | {"epoch": 4})
+    link_durably(tmp_path / "last.ckpt", tmp_path / "previous.ckpt")  # A kill here leaves the best one the newest.
+    assert newest_checkpoint(tmp_path) == tmp_path / "best-epoch001.ckpt"
+
+
 def _train_until_it_fails(storage: DurableCheckpointIO) -> None:
     for _ in range(500):
         storage.raise_failure()
