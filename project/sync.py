@@ -37,12 +37,13 @@ def main(argv: Sequence[str]) -> None:
         else:
             delivered += 1
             console.print(f"run {spool.run_id}: delivered", soft_wrap=True)
-    close_without_spool(client)
     console.print(f"{delivered} delivered, {kept} kept")
     if kept:
         console.print(
             f"the store is {redact(store.tracking_uri())}; MLFLOW_TRACKING_URI names another one", soft_wrap=True
         )
+    with exit_on_bad_input():
+        close_without_spool(client)
     sys.exit(1 if kept else 0)
 
 

@@ -17,15 +17,17 @@ from commands import Command
 from conftest import clean_environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.entities import PagedList
 from stores import synced
 
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.delivery import Courier
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.owner import DEAD_AFTER_ON_THIS_KERNEL_S, owner_tags
 from project.engine.tracking.recovery import close_without_spool, recover_all, recover_run
 from project.engine.tracking.spool import Spool
+from project.sync import main as sync
 
 
 def test_a_run_that_is_interrupted_while_it_opens_is_closed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +156,7 @@ def test_a_process_that_exits_during_a_search_is_not_reported_as_killed(workplac
 
 
 PROGRAM = """
-from project.engine.tracking import store
+from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
 logger = MLflowLogger("faults", "run")
 logger.start(store.connect(), {})
@@ -228,6 +230,19 @@ def test_a_live_run_whose_lock_is_not_visible_keeps_its_spool(workplace: Path) -
         assert log.exists()
     logger.end("FINISHED")
     assert client.get_run(str(logger.version)).info.status == "FINISHED"
+
+
+def test_a_store_that_goes_away_during_sync_is_reported_in_one_line(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise MlflowException("Connection refused")
+
+    monkeypatch.setattr(experiments, "newest_runs", fail)
+    with pytest.raises(SystemExit, match="2"):
+        sync([])
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("0 delivered, 0 kept\n", "error: Connection refused\n")
 
 
 def test_recovery_delays_a_command_by_seconds_at_most(
