@@ -169,7 +169,7 @@ def trivial(folder: Path, most: int) -> None:
     client = MlflowClient(f"sqlite:///{folder}/trivial-mlflow.db")
     study.set_user_attr(MLFLOW_RUN, "none")
     runs = TrialRuns(client, "0", study, space.metrics)
-    launcher = TrialLauncher("benchmarks.trivial", [], space.metrics, Devices(2, 1, 2, []), runs, folder)
+    launcher = TrialLauncher("benchmarks.trivial", [], space.metrics, Devices(2, 1, 2, []), runs, folder, folder)
     set_forkserver_preload(["project.engine.search.job", "benchmarks.trivial"])
     part = most // 5
     for n_trials in range(part, most + 1, part):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -70,6 +71,12 @@ class CommandLine:
     def changes(self) -> list[str]:
         """The given options; they follow the defaults and contain no groups and no short names."""
         return self._expanded[1]
+
+    @property
+    def files(self) -> list[Path]:
+        """The YAML files of the settings."""
+        options = [*self.defaults, *self.changes]
+        return [Path(file) for option, file in pairwise(options) if option == "--config"]
 
     @cached_property
     def _expanded(self) -> tuple[dict[str, str], list[str]]:

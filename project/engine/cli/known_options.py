@@ -188,7 +188,7 @@ def _fingerprint(defaults: Sequence[str]) -> str:
     files = sorted(
         [*_PROJECT.rglob("*.py"), *(Path(option) for option in defaults if option.endswith(yaml_file.SUFFIXES))]
     )
-    parts = [f"{file} {(stat := file.stat()).st_size} {stat.st_mtime_ns}" for file in files]
+    parts = [f"{file} {(stat := yaml_file.current(file).stat()).st_size} {stat.st_mtime_ns}" for file in files]
     parts += [f"{library} {version(library)}" for library in _LIBRARIES]
     return sha256("\n".join([sys.version, *parts]).encode()).hexdigest()
 

@@ -70,7 +70,9 @@ class FitParser(LightningArgumentParser):
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
         """Parse the options of the chosen groups, again only if one of their files has changed."""
         key = tuple(
-            Path(option).read_text(encoding="utf-8") if option.endswith(yaml_file.SUFFIXES) else option
+            yaml_file.current(Path(option)).read_text(encoding="utf-8")
+            if option.endswith(yaml_file.SUFFIXES)
+            else option
             for option in options
         )
         if key not in self._parsed:
@@ -108,7 +110,7 @@ class FitParser(LightningArgumentParser):
         return parsed
 
     def _prepared(self, args: Sequence[str]) -> Sequence[str]:
-        """Replace options that jsonargparse does not know, such as earlier names.
+        """Replace options that jsonargparse does not know, such as earlier names, and files by their copies.
 
         `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
         """
@@ -122,6 +124,10 @@ class FitParser(LightningArgumentParser):
         else:
             # jsonargparse passes an option of a class to the parser of the class, and writes `null` as `None`.
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
+        args = [
+            str(yaml_file.current(Path(arg))) if before == "--config" else arg
+            for before, arg in zip(["", *args], args, strict=False)
+        ]
         if self._renamed:
             pairs = [arg.removeprefix("--").partition("=") for arg in args]
             args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]

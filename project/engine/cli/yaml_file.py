@@ -1,6 +1,9 @@
 """YAML files of settings. YAML's own reader keeps the last of two equal keys, and loses the first without a word."""
 
-from collections.abc import Hashable
+import os
+import shutil
+from collections.abc import Hashable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,24 @@ from typing_extensions import override
 from yaml.constructor import ConstructorError
 
 SUFFIXES = (".yaml", ".yml")
+COPIES = "PROJECT_COPIES_OF_SETTINGS"
+"""Environment variable: a folder of `copy_to`, whose copies are read instead of the files."""
+
+
+def copy_to(folder: Path, files: Iterable[Path]) -> None:
+    """Copy files for processes that get `COPIES`, so that all of them have the same settings if a file changes."""
+    for file in files:
+        shutil.copy2(file, folder / _name_of_copy(file))
+
+
+def current(file: Path) -> Path:
+    """Return the copy of a file that this process reads, or the file itself if there is none."""
+    copy = Path(os.environ[COPIES], _name_of_copy(file)) if COPIES in os.environ else file
+    return copy if copy.exists() else file
+
+
+def _name_of_copy(file: Path) -> str:
+    return sha256(os.fsencode(file.absolute())).hexdigest() + file.suffix
 
 
 def read(path: Path, option: str) -> dict[str, Any]:
@@ -23,7 +44,7 @@ def read(path: Path, option: str) -> dict[str, Any]:
         OSError: The file cannot be read.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # It is a SafeLoader.
+        content = yaml.load(current(path).read_text(encoding="utf-8"), _Loader)  # It is a SafeLoader.
     except OSError as error:
         raise OSError(f"{option}: cannot read {path}: {error.strerror}") from error
     except yaml.YAMLError as error:

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import optuna
@@ -18,6 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 
+from project.engine.cli import yaml_file
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.inference.registration import ONE_DEVICE, register_trained
@@ -106,7 +108,9 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         # Optuna's grid returns each point once, and refuses a point that it did not return.
         max_retries = 0 if isinstance(space.sampler, GridSampler) else options.max_retries
         queue = TrialQueue(study, space, options.n_trials, lock)
-        launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs)
+        copies = Path(stack.enter_context(TemporaryDirectory()))
+        yaml_file.copy_to(copies, built.command.files)
+        launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs, copies)
         results = TrialResults(study, space.metrics, runs, max_retries, space.most_trials)
         driver = Driver(study, queue, launcher, results)
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 
+from project.engine.cli import yaml_file
 from project.engine.search.device_pool import Devices
 from project.engine.search.messages import Outcome
 from project.engine.search.space import fit_options
@@ -55,6 +56,7 @@ class TrialLauncher:
         devices: The parts of the machine.
         runs: The trials' MLflow runs.
         logs: Folder for the output of trials.
+        settings: Folder with copies of the YAML files of the settings.
     """
 
     module: str
@@ -63,6 +65,7 @@ class TrialLauncher:
     devices: Devices
     runs: TrialRuns
     logs: Path
+    settings: Path
 
     def launch(self, trial: optuna.Trial, run_id: str | None) -> TrialProcess:
         """Start the process of a trial. There must be a free part of the machine.
@@ -91,6 +94,7 @@ class TrialLauncher:
         environment = {**os.environ, **self.runs.environment(trial.number), **share}
         environment["MLFLOW_TRACKING_URI"] = store.tracking_uri()
         environment[RECOVERED] = "by the sweep"
+        environment[yaml_file.COPIES] = str(self.settings)
         if run_id:
             environment[RESTART_OF] = run_id
         argv = [*self.argv, *fit_options(trial.params)]

@@ -52,7 +52,9 @@ class Bench:
         metrics = ["val/accuracy"]
         runs = TrialRuns(self.client, "0", self.study, metrics)
         argv = [f"--ends={json.dumps(self.ends)}"]
-        launcher = TrialLauncher("objective", argv, metrics, devices or Devices(n_jobs, 1, 2, []), runs, self.folder)
+        launcher = TrialLauncher(
+            "objective", argv, metrics, devices or Devices(n_jobs, 1, 2, []), runs, self.folder, self.folder
+        )
         queue = TrialQueue(self.study, self.space, n_trials, FileLock(self.folder / "lock"))
         driver = Driver(
             self.study, queue, launcher, TrialResults(self.study, metrics, runs, max_retries, self.space.most_trials)

@@ -3,15 +3,19 @@
 import multiprocessing.resource_tracker
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import psutil
 import pytest
+from conftest import Fit
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from tiny import SERVED, TINY
 
 from project.engine.compat import set_system_attr
+from project.engine.search.driver import Driver
 from project.engine.tracking import store
 from project.sweep import main
 
@@ -60,3 +64,27 @@ def test_a_model_cannot_be_registered_if_all_trials_are_pruned(
     with pytest.raises(SystemExit, match="1"):
         main(["--search", "pruned", "--n_trials=1", "--register=mine", *SERVED, "--max_epochs=5000"])
     assert "--register: no trial is complete" in capsys.readouterr().err
+
+
+def test_a_setting_that_is_edited_during_a_sweep_is_that_of_no_trial(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [Path("configs/experiment/edited.yaml"), Path("own.yaml")]
+    files[0].parent.mkdir(parents=True)
+    files[0].write_text("trainer: {max_epochs: 1}\n")
+    files[1].write_text("trainer: {limit_train_batches: 2}\n")
+    start_trials = Driver.run
+
+    def edit_first(driver: Driver, show: Callable[[], None]) -> None:
+        for file in files:
+            file.write_text("trainer: {max_epochs: 2, limit_train_batches: 1}\n")
+        start_trials(driver, show)
+
+    monkeypatch.setattr(Driver, "run", edit_first)
+    with pytest.raises(SystemExit, match="0"):
+        main(["--search", "optimizer", "--n_trials=1", "--experiment=edited", "--config=own.yaml", *TINY])
+    (trial,) = [run for run in Fit(workplace, 0, "").runs if MLFLOW_PARENT_RUN_ID in run.data.tags]
+    assert {name: trial.data.params[f"trainer.{name}"] for name in ("max_epochs", "limit_train_batches")} == {
+        "max_epochs": "1",
+        "limit_train_batches": "2",
+    }
