@@ -112,6 +112,11 @@ class Manual(Slope):
         optimizer.step()  # type: ignore[union-attr]
 
 
+class WithoutOptimizer(Slope):
+    def configure_optimizers(self) -> None:
+        return None
+
+
 class WithoutStep(LightningModule):
     def configure_optimizers(self) -> None:
         return None
@@ -207,7 +212,7 @@ def test_manual_optimization_trains(workplace: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
-@pytest.mark.parametrize("model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, Halving])
+@pytest.mark.parametrize("model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, Halving, WithoutOptimizer])
 def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])
     whole = weights()

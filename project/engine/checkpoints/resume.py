@@ -52,7 +52,8 @@ class CurrentSettings(Callback):
         epoch = trainer.fit_loop.epoch_progress.state_dict()["current"]
         # Schedules are stepped after the last batch of an epoch, before its validation.
         epochs = epoch["started"] if self._ends_epoch else epoch["processed"]
-        states = [optimizer.state_dict()["state"] for optimizer in trainer.optimizers]
+        # A module without an optimizer has one of Lightning's that does nothing and has no state.
+        states = [optimizer.state_dict().get("state", {}) for optimizer in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
