@@ -81,11 +81,23 @@ class Plateau(Validated):
     """A module whose schedule halves the rate after each epoch, because no improvement reaches its threshold."""
 
     mode = "max"
+    followed = "val_loss"
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1e9)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": self.followed}}
+
+
+class PlateauOfTraining(Plateau):
+    """A module whose schedule follows a metric of the training epoch."""
+
+    followed = "train_mean"
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_mean", loss, on_step=False, on_epoch=True)
+        return loss
 
 
 class Halving(Validated):
@@ -212,7 +224,9 @@ def test_manual_optimization_trains(workplace: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
-@pytest.mark.parametrize("model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, Halving, WithoutOptimizer])
+@pytest.mark.parametrize(
+    "model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, PlateauOfTraining, Halving, WithoutOptimizer]
+)
 def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])
     whole = weights()

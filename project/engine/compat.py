@@ -379,6 +379,14 @@ def without_signal_broadcast(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
+def metrics_of_epoch(trainer: Trainer) -> dict[str, Tensor]:
+    """Return the metrics of the training epoch so far, which `callback_metrics` has only after the epoch.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/trainer/connectors/logger_connector/result.py
+    """
+    return trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["callback"]
+
+
 def log_step(trainer: Trainer) -> None:
     """Log the metrics of the current training step, which Lightning does after `on_train_batch_end`."""
     trainer._logger_connector.update_train_step_metrics()

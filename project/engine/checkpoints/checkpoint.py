@@ -106,7 +106,8 @@ class RunCheckpoint(Checkpoint):
             _log.warning("the best checkpoint, %s, does not exist; the next one is the best", best)
             self.best_model_path, self.best_epoch, self.best_metrics = "", None, {}
         if self._validated_step == trainer.global_step:
-            # Callbacks that follow this validation, such as EarlyStopping, read its metrics; it is not repeated.
+            # Callbacks and schedules that follow this validation, such as EarlyStopping, read metrics of it and of the
+            # epoch that it ends; neither is repeated.
             trainer.callback_metrics.update({name: torch.tensor(v) for name, v in self._validated_metrics.items()})
         compat.validate_last_step(trainer, resumed_in_validation=self._continues_in_validation)
 
@@ -137,11 +138,9 @@ class RunCheckpoint(Checkpoint):
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
         self._validated_step = trainer.global_step
-        self._validated_metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if _stage(name) == _stage(self.monitor)
-        }
+        of_epoch = compat.metrics_of_epoch(trainer) if trainer.is_last_batch else {}
+        logged = {**trainer.callback_metrics, **of_epoch}
+        self._validated_metrics = {name: float(value) for name, value in logged.items()}
         if not self._ended:
             if self._is_due(trainer) or compat.is_last_step(trainer):
                 self._save(trainer)
@@ -271,7 +270,7 @@ class RunCheckpoint(Checkpoint):
             return False
         score, best = self._validated_metrics.get(self.monitor), self.best_model_score
         if score is None:
-            found = ", ".join(self._validated_metrics) or "nothing"
+            found = ", ".join(self._metrics_of_validation()) or "nothing"
             raise ValueError(f"--checkpoint.monitor: got {self.monitor}, but validation logs {found}")
         better = best is None or best != best or (score <= best if self.mode == "min" else score >= best)  # NaN
         # Ranks that differ would wait for each other for ever.
@@ -283,7 +282,7 @@ class RunCheckpoint(Checkpoint):
         # The checkpoint contains these attributes, so they are set before.
         self.best_epoch = trainer.current_epoch + (not self._ended)
         self.best_model_path = str(folder / f"{BEST}{self.best_epoch - 1:03d}.ckpt")
-        self.best_metrics = self._validated_metrics
+        self.best_metrics = self._metrics_of_validation()
         trainer.save_checkpoint(self.best_model_path)
         storage = trainer.strategy.checkpoint_io
         if not isinstance(storage, DurableCheckpointIO):
@@ -294,6 +293,10 @@ class RunCheckpoint(Checkpoint):
         self._saved_step = trainer.global_step
         if before not in ("", self.best_model_path):
             trainer.strategy.remove_checkpoint(before)
+
+    def _metrics_of_validation(self) -> dict[str, float]:
+        stage = _stage(self.monitor)
+        return {name: value for name, value in self._validated_metrics.items() if _stage(name) == stage}
 
     def _log_best(self, trainer: Trainer) -> None:
         """Log the metrics of the best checkpoint, unless they are logged for this step."""
