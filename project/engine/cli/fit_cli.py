@@ -7,7 +7,9 @@ from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Self
 
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import register_type
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -92,6 +94,7 @@ class FitCLI(LightningCLI):
     def setup_parser(self, *options: Any) -> None:
         """Set up the parser once per process."""
         if FitCLI._shared_parser is None:
+            register_type(torch.device)  # Otherwise the settings of a run would contain an error in place of a device.
             super().setup_parser(*options)
             FitCLI._shared_parser = self.parser
             self.parser.description = "All settings. python -m project.fit --help lists the choices of --GROUP NAME."

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from tiny import TINY
 
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.parser import FitParser
+from project.engine.runtime.callbacks import callbacks_of
 from project.engine.training.callbacks import build_fit
 
 
@@ -76,3 +79,10 @@ def test_a_file_of_the_user_is_read_for_each_command_line(path: str, option: str
 def test_an_option_of_a_class_may_be_null(name: str, workplace: Path) -> None:
     settings = flatten(built(f"--{name}=null").config)
     assert name in settings and settings[name] is None
+
+
+def test_the_settings_of_a_run_hold_a_device(workplace: Path) -> None:
+    options = [*TINY, "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    Path("again.yaml").write_text(built(*options).settings_without_secrets())
+    (averaging,) = callbacks_of(built("--config=again.yaml").trainer, StochasticWeightAveraging)
+    assert vars(averaging)["_device"] == torch.device("cpu")
