@@ -3,11 +3,13 @@
 import shlex
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
@@ -30,7 +32,8 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
             commands["predict"] = ["project.predict", run_id, "DIR"]
         if isinstance(cli.model, Task) and cli.model.serving_names():
             commands["export"] = ["project.export", run_id]
-        if not is_trial():  # The sweep decides whether a trial keeps the checkpoint to resume from.
+        # The sweep decides whether a trial keeps the checkpoint to resume from.
+        if not is_trial() and not callbacks_of(cli.trainer, StochasticWeightAveraging):  # It stores no averages.
             commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
         if cli.command.rerun:
             commands["compare"] = ["project.compare", cli.command.rerun, run_id]

@@ -45,6 +45,12 @@ def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     assert not {"predict", "export"} & plain.keys()
 
 
+def test_a_run_that_cannot_be_resumed_has_no_command_for_it(workplace: Path) -> None:
+    averaging = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
+    assert "resume" not in commands_of(*TINY, *averaging)
+    assert "resume" in commands_of(*TINY)
+
+
 def test_a_model_without_a_search_space_has_no_search(workplace: Path) -> None:
     assert "search" not in commands_of("--model=test_any_module.Slope", "--data=test_any_module.Line")
 
