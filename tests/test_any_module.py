@@ -124,6 +124,17 @@ class Manual(Slope):
         optimizer.step()  # type: ignore[union-attr]
 
 
+class Complete(Slope):
+    """Makes its net when training starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.linear
+
+    def configure_model(self) -> None:
+        self.linear = nn.Linear(1, 1)
+
+
 class WithoutOptimizer(Slope):
     def configure_optimizers(self) -> None:
         return None
@@ -222,6 +233,13 @@ def test_manual_optimization_trains(workplace: Path) -> None:
     assert Fit(workplace, 0, "").run.info.status == "FINISHED"
     (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
+
+
+def test_a_module_may_make_its_net_late(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*of(Complete), "--max_epochs=1"])
+    done = Fit(workplace, 0, capsys.readouterr().out)
+    assert "model   Complete, parameters known after the first batch" in done.output
+    assert " (Complete, 2 parameters), " in done.run.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.parametrize(

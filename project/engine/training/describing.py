@@ -112,8 +112,8 @@ def _trained(cli: FitCLI) -> str:
     trainer, model = cli.trainer, cli.model
     sizes = [p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter)]
     devices = f"{devices_text(trainer)}, {cli.config.groups.strategy}, {trainer.precision}"
-    size = f"{type(model).__name__}, {sum(sizes):,} parameters"
-    return f"**{cli.net_name}** ({size}), trained on **{cli.data.name}** with {devices}."
+    size = f", {sum(sizes):,} parameters" if sizes else ""  # `configure_model` may make them later.
+    return f"**{cli.net_name}** ({type(model).__name__}{size}), trained on **{cli.data.name}** with {devices}."
 
 
 def devices_text(trainer: Trainer) -> str:

@@ -58,7 +58,7 @@ def _model(cli: FitCLI) -> str:
 def _parameters(model: LightningModule) -> str:
     """Return the number of parameters as text, and how many of them are trained if some are not."""
     parameters = list(model.parameters())
-    if any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+    if not parameters or any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
         return "parameters known after the first batch"
     count, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
     return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
