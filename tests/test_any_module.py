@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
-from lightning import LightningDataModule, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -125,7 +126,7 @@ class Manual(Slope):
 
 
 class Complete(Slope):
-    """Makes its net when training starts."""
+    """Makes its net when training starts, and has a callback that keeps checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,6 +134,9 @@ class Complete(Slope):
 
     def configure_model(self) -> None:
         self.linear = nn.Linear(1, 1)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [ModelCheckpoint(filename="own")]
 
 
 class WithoutOptimizer(Slope):
@@ -235,11 +239,15 @@ def test_manual_optimization_trains(workplace: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STEPS
 
 
-def test_a_module_may_make_its_net_late(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([*of(Complete), "--max_epochs=1"])
     done = Fit(workplace, 0, capsys.readouterr().out)
     assert "model   Complete, parameters known after the first batch" in done.output
     assert " (Complete, 2 parameters), " in done.run.data.tags["mlflow.note.content"]
+    assert Path("mlruns/checkpoints", done.run.info.run_id, "own.ckpt").exists()
+    assert not list(Path.cwd().glob("LineWithVal*"))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.strategy.broadcast(self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints"))
+        use_folder(trainer, Path(self.dirpath))  # The callbacks of the module are known only now.
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
