@@ -144,6 +144,26 @@ class WithoutOptimizer(Slope):
         return None
 
 
+class Alternating(Slope):
+    """Optimizes weight and bias by turns, as the two nets of a GAN, each with a schedule that it steps by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:  # type: ignore[override]
+        number = batch_idx % 2
+        optimizer, schedule = self.optimizers()[number], self.lr_schedulers()[number]  # type: ignore[index]
+        optimizer.zero_grad()
+        self.manual_backward((self.linear(batch[0]) - batch[1]).square().mean())
+        optimizer.step()
+        schedule.step()  # type: ignore[call-arg]
+
+    def configure_optimizers(self) -> Any:
+        optimizers = [torch.optim.SGD([parameter], self.lr) for parameter in self.parameters()]
+        return optimizers, [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) for optimizer in optimizers]
+
+
 class WithoutStep(LightningModule):
     def configure_optimizers(self) -> None:
         return None
@@ -251,7 +271,8 @@ def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
 
 
 @pytest.mark.parametrize(
-    "model", [pytest.param(Slope, marks=pytest.mark.faults), Plateau, PlateauOfTraining, Halving, WithoutOptimizer]
+    "model",
+    [pytest.param(Slope, marks=pytest.mark.faults), Plateau, PlateauOfTraining, Halving, Alternating, WithoutOptimizer],
 )
 def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])

@@ -63,17 +63,19 @@ class CurrentSettings(Callback):
                 for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
                     group["lr"] = rate
                 continue
-            position = trainer.global_step if config.interval == "step" else epochs
-            move_to(config.scheduler, position // config.frequency)
+            position = (trainer.global_step if config.interval == "step" else epochs) // config.frequency
+            if not pl_module.automatic_optimization:  # Its interval has no effect, because the module steps it.
+                position = saved["last_epoch"]
+            move_to(config.scheduler, position)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedules that follow a metric; Lightning does not, because it stores no metrics."""
-        if self._ends_epoch:
-            self._ends_epoch = False
+        if self._ends_epoch and pl_module.automatic_optimization:
             for config in trainer.lr_scheduler_configs:
                 metric = trainer.callback_metrics.get(config.monitor or "")
                 if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
                     config.scheduler.step(metric)
+        self._ends_epoch = False
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
