@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BasePredictionWriter,
@@ -119,6 +119,22 @@ def check_validates(trainer: Namespace, monitor: str | None) -> None:
         raise ValueError(
             f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
         )
+
+
+def check_optimization(trainer: Trainer, model: LightningModule) -> None:
+    """Refuse settings that Lightning does not apply if a module optimizes by hand.
+
+    Raises:
+        ValueError: A setting is refused.
+    """
+    if model.automatic_optimization:
+        return
+    for option, unset in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
+        if (value := getattr(trainer, option)) != unset:
+            raise ValueError(
+                f"--trainer.{option}: got {value}, but {type(model).__name__} optimizes by hand, which leaves this to "
+                "the module; leave it out"
+            )
 
 
 def check_not_sharded(trainer: Trainer) -> None:

@@ -5,7 +5,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from project.engine.cli.fit_cli import FitCLI, listed
 from project.engine.cli.nearest import question
 from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
-from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded
+from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded, check_optimization
 from project.engine.data import described
 from project.engine.task import Task
 
@@ -22,6 +22,7 @@ def check_training(cli: FitCLI) -> None:
         cli.data.setup("fit")
         cli.data.check_batch_size(trainer.world_size)
     check_not_sharded(trainer)
+    check_optimization(trainer, cli.model)
     if isinstance(cli.model, Task) and cli.model.replays_cuda_graphs:
         check_cuda_graphs(trainer, str(cli.model.compile_net))
     batches = {split: count.batches for split, count in cli.data.batch_counts(trainer.world_size).items()}
