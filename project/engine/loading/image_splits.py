@@ -160,7 +160,10 @@ class ImageSplits(DescribedDataModule):
             )
 
     def as_validated(self, train: Images) -> Images:
-        """Return all images of train in the form in which a part of them is used for validation."""
+        """Return all images of train in the form in which a part of them is used for validation.
+
+        A dataset that transforms its samples at random overrides it.
+        """
         return train
 
     def check_targets(self, split: Split, targets: Tensor) -> None:

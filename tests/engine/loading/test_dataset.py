@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import Tiny
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from project.engine.loading import Crop, LoadingError, TorchDataset, Workers
-from project.engine.loading.images import Request, fetch
+from project.engine.loading import Crop, LoadingError, Split, TorchDataset, Workers
+from project.engine.loading.images import Images, Request, fetch
 
 CROP = Crop(4)
 
@@ -107,3 +108,31 @@ def test_an_epoch_that_ends_early_leaves_no_batch_to_the_next(tmp_path: Path) ->
 def test_a_subset_has_its_samples_and_labels() -> None:
     part = TorchDataset(Faulty("none"), torch.arange(8)).subset(torch.tensor([7, 4, 0])).subset(torch.tensor([2, 1]))
     assert fetch(part, torch.arange(2), CROP).targets.tolist() == part.targets.tolist() == [0, 4]
+
+
+class Shifted(Dataset[tuple[Tensor, int]]):
+    """40 samples of noise, shifted at random or not."""
+
+    def __init__(self, *, at_random: bool) -> None:
+        self.pixels = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        self.at_random = at_random
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        shift = int(torch.randint(8, ())) if self.at_random else 0
+        return self.pixels[index].roll(shift, 2), index % 2
+
+
+class ShiftedInTraining(Tiny):
+    def load(self, split: Split) -> TorchDataset | None:  # type: ignore[override]
+        return TorchDataset(Shifted(at_random=True), torch.arange(40) % 2) if split == "train" else None
+
+    def as_validated(self, train: Images) -> TorchDataset:
+        return TorchDataset(Shifted(at_random=False), train.targets)
+
+
+def test_a_part_of_train_is_validated_without_the_random_transforms_of_training() -> None:
+    data = ShiftedInTraining(val_fraction=0.5)
+    data.setup("fit")
+    first, second = (data.fetch("val", torch.arange(20)) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.equal(data.fetch("train", torch.arange(20))[0], data.fetch("train", torch.arange(20))[0])
