@@ -111,6 +111,14 @@ class Halving(Validated):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)]
 
 
+class Noted(Slope):
+    """A module that was written for Lightning's MLFlowLogger."""
+
+    def on_train_end(self) -> None:
+        assert self.logger is not None
+        self.logger.experiment.log_text(self.logger.run_id, "y = 2x", "note.txt")
+
+
 class Manual(Slope):
     """Optimizes by hand, and so returns no loss."""
 
@@ -252,6 +260,11 @@ def test_a_module_that_cannot_train_starts_no_run(
     assert answer in errors
     assert len(errors.splitlines()) <= 3
     assert count_runs(workplace) == 0
+
+
+def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:
+    main([*of(Noted, Line), "--max_epochs=1"])
+    assert Fit(workplace, 0, "").text("note.txt") == "y = 2x"
 
 
 def test_manual_optimization_trains(workplace: Path) -> None:

@@ -16,6 +16,7 @@ from time import time
 from typing import TYPE_CHECKING, Any, Self
 
 from lightning import Trainer
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
@@ -80,6 +81,7 @@ class MLflowLogger(Logger):
         self._dataset: tuple[str, str] | None = None
         self._earlier_settings: Mapping[str, str] = {}
         self._run_id: str | None = None
+        self._client: MlflowClient | None = None
 
     @classmethod
     def of(cls, trainer: Trainer) -> Self | None:
@@ -95,6 +97,20 @@ class MLflowLogger(Logger):
     @override
     def version(self) -> str | None:
         return self._run_id
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run, as Lightning's MLFlowLogger names it; None on ranks other than the first."""
+        return self._run_id
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MlflowClient:
+        """A client of the store, as in Lightning's MLFlowLogger, for code that is written for it.
+
+        Unlike the methods of this logger, its methods wait for the store, and raise if it does not respond.
+        """
+        return self._client or store.connect()
 
     @rank_zero_only
     def start(
@@ -148,7 +164,7 @@ class MLflowLogger(Logger):
 
     def _open(self, client: MlflowClient, spool: Spool, first_step: int = 0) -> None:
         # A signal may arrive between any two of these lines; `end` must then close what exists.
-        self._courier = Courier(spool, client)
+        self._client, self._courier = client, Courier(spool, client)
         unwanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.is_set() and not MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()
         self._system = SystemMetrics(spool.beat, self.log_metrics, first_step, kinds=() if unwanted else None)
         self._run_id, self.spool = spool.run_id, spool
