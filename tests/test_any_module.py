@@ -321,13 +321,12 @@ def test_a_sweep_follows_the_direction_of_its_search(workplace: Path, capsys: py
     with pytest.raises(SystemExit) as end:
         sweep(["--search", "slope", "--n_trials=1", "--max_epochs=2", *of(Validated)])
     assert end.value.code == 0
-    ending = capsys.readouterr().out.partition("train with the parameters of the best trial\n  ")[2].splitlines()
-    assert ending[0].startswith("python -m project.fit ")
-    assert f" --max_epochs=2 {' '.join(of(Validated))} --model.lr=" in ending[0]
+    ending = capsys.readouterr().out.partition("train with the settings of the best trial\n  ")[2].splitlines()
     for log in Path("mlruns/sweeps").glob("*/trial-*.log"):
         assert "best epoch " in log.read_text()
         assert "python -m project.fit" not in log.read_text()  # Hints are for a person.
     (run,) = [run for run in Fit(workplace, 0, "").runs if "trial" in run.data.tags]
+    assert ending[0] == f"python -m project.fit --rerun {run.info.run_id}"
     assert run.data.params["checkpoint.mode"] == "max"
     points = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val_score")
     assert run.data.metrics["best/val_score"] == max(point.value for point in points)

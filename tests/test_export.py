@@ -23,6 +23,7 @@ from test_predict import predicted
 from tiny import TinyNet
 from torch import Tensor
 
+import project
 from project.engine.inference.export_job import open_export
 from project.export import main as export
 
@@ -98,7 +99,8 @@ def model(trained: Path) -> Path:
 def test_a_served_model_contains_no_code_of_this_project_and_no_pickle(model: Path) -> None:
     sources = {path.name: path.read_text() for path in model.rglob("*.py")}
     assert set(sources) == {"decode.py", "square.py", "served_images.py"}
-    assert not [name for name, text in sources.items() if re.search(r"^\s*(from|import) project", text, re.M)]
+    imports = re.compile(rf"^\s*(from|import) {project.__name__}\b", re.MULTILINE)
+    assert not [name for name, text in sources.items() if imports.search(text)]
     assert not list(model.rglob("*.pkl"))
 
 

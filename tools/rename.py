@@ -85,7 +85,8 @@ def lint() -> None:
 def main() -> None:
     """Rename the package, or exit with 2 if it cannot have this name."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python tools/rename.py NAME")
+        print("usage: python tools/rename.py NAME", file=sys.stderr)
+        sys.exit(2)
     old, new = current_name(), sys.argv[1]
     try:
         check(new)

@@ -75,7 +75,8 @@ def list_split(
         entries = sorted(_walk(root, split / name, visited, left_out), key=lambda entry: (entry.is_link, entry.name))
         if not entries:
             raise ValueError(
-                f"data.root: no image in {split / name}" + (f"; left out: {left_out}" if left_out else "; add some")
+                f"data.root: no image in {split / name}; add some, or remove the folder"
+                + (f" (left out in {split}: {left_out})" if left_out else "")
             )
         for entry in entries:
             has_identity = entry.identity[1] > 0  # A broken link has none, nor a file on a file system without inodes.

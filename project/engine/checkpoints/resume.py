@@ -106,8 +106,8 @@ def check_version(path: Path) -> None:
     """
     if "validated_metrics" not in _read(path).get("callbacks", {}).get(RunCheckpoint.__qualname__, {}):
         raise ValueError(
-            f"--resume: {path} was saved by another version of project, which stored the best checkpoint in another "
-            "way; resume the run with the code that saved it, or start again without --resume"
+            f"--resume: {path} was saved by another version of this package, which stored the best checkpoint in "
+            "another way; resume the run with the code that saved it, or start again without --resume"
         )
 
 

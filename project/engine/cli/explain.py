@@ -163,7 +163,7 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     ),
     (
         r"Expected a <class '[\w.]*?(?:Sequence|list)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
-        lambda p: f"--{p.key}: got {p.match[1]!r}; expected a list, such as [{p.match[1]}]",
+        lambda p: f"--{p.key}: got {p.match[1]!r}; expected a list, such as [{p.match[1].strip('[]')}]",
     ),
     (
         r"(?<!- )Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",

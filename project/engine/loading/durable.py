@@ -25,7 +25,12 @@ def make_once(path: Path, make: Callable[[Path], None]) -> Path:
     """
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"cannot write in {path.parent.absolute()} ({error.strerror}); start from a folder where you may write"
+        ) from error
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             replace_file(path, make)

@@ -3,10 +3,9 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
@@ -30,7 +29,7 @@ from project.engine.search.checks import check_no_overlap, check_one_metric, che
 from project.engine.search.device_pool import Devices, gpu_ids
 from project.engine.search.driver import Driver
 from project.engine.search.signals import SweepSignals
-from project.engine.search.space import SearchSpace, fit_options
+from project.engine.search.space import SearchSpace
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
 from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
 from project.engine.search.study_run import StudyRun
@@ -115,8 +114,7 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         driver = Driver(study, queue, launcher, results)
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
-        train = partial(training_command, redact_options(built.command.argv))
-        study_run = StudyRun(client, logger, study, space, lock, command, settings, train)
+        study_run = StudyRun(client, logger, study, space, lock, command, settings, training_command)
         yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
 
 
@@ -197,7 +195,7 @@ class Sweep:
             shown = {
                 f"run of {which}": best[0].user_attrs[RUN_ID],
                 "view": "python -m project.ui",
-                f"train with the parameters of {which}": training_command(self.launcher.argv, best[0]),
+                f"train with the settings of {which}": training_command(best[0]),
             }
             for label, text in shown.items():
                 console.print(f"{label}\n  {text}", soft_wrap=True)
@@ -207,9 +205,9 @@ class Sweep:
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
 
 
-def training_command(argv: Sequence[str], trial: FrozenTrial) -> str:
-    """Return the command that trains with the options that all trials share and the parameters of one."""
-    return shlex.join(["python", "-m", _MODULE, *argv, *fit_options(trial.params)])
+def training_command(trial: FrozenTrial) -> str:
+    """Return the command that trains with the settings of a trial, also if YAML files have changed since then."""
+    return f"python -m {_MODULE} --rerun {trial.user_attrs[RUN_ID]}"
 
 
 def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:

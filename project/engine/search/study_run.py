@@ -100,7 +100,7 @@ class StudyRun:
         wanted = " and ".join(f"{direction} `{metric}`" for metric, direction in self._space.directions.items())
         what = f"Study **{self._study.study_name}**: {wanted} over `{'`, `'.join(self._space.distributions)}`."
         best = best_trials(self._study)
-        commands = {f"train with the parameters of trial {one.number}": self._train(one) for one in best[:1]}
+        commands = {f"train with the settings of trial {one.number}": self._train(one) for one in best[:1]}
         table = markdown_table(self._study, self._space.metrics, self._link)
         commands["continue the study"] = self._command
         counts = Counter(state_word(trial.state) for trial in trials)

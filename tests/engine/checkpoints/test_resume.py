@@ -106,7 +106,7 @@ def test_a_run_that_cannot_resume_is_refused(
     state["callbacks"]["RunCheckpoint{'monitor': 'val/accuracy'}"] = state["callbacks"].pop("RunCheckpoint")
     last.unlink()
     torch.save(state, last)
-    assert "was saved by another version of project" in refusal("--max_epochs", "3")
+    assert "was saved by another version of this package" in refusal("--max_epochs", "3")
     assert Fit(workplace, 2, "").run.info.status == "FINISHED"
     Fit(workplace, 2, "").client.delete_run(run_id)
     assert "is deleted" in refusal("--max_epochs", "3")

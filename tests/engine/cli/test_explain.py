@@ -32,7 +32,7 @@ LINES = [
     ("--model.net=os.system", "--model.net: Importing 'os.system' is not allowed in a setting, as it can run commands"),
     ("--model.net=test_explain.Net --model.net.norm=group", "--model.net.norm: got 'group'; expected one of 'batch', "
      "'layer'"),
-    ("--model.net.widths=3", "--model.net.widths: got '3'; expected a list, such as [3]"),
+    ("--model.net.widths=[8,8", "--model.net.widths: got '[8,8'; expected a list, such as [8,8]"),
     ("--model.net.kernel_size=wide", "--model.net.kernel_size: got 'wide'; expected int"),
     ("--data.workers=2", "--data.workers: got '2'; expected settings, each with its name"),
     ("--config=empty.yaml", "--model.optimizer.init_args: got nothing; list its settings, or leave it out"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from project.data import ImageFolder
 from project.engine.loading import Augmentation, ImageFiles, Workers
+from project.engine.loading.durable import make_once
 
 
 def use_cache(root: Path, results: "Queue[tuple[str, int]] | None" = None) -> None:
@@ -187,3 +188,9 @@ def test_a_cache_above_the_limit_is_not_created(tmp_path: Path) -> None:
     data.setup("fit")
     assert isinstance(data.splits["train"], ImageFiles)
     assert caches(root) == []
+
+
+def test_a_folder_for_caches_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlruns").touch()
+    with pytest.raises(OSError, match=r"cannot write in /.*/mlruns \(.*\); start from a folder where you may write"):
+        make_once(tmp_path / "mlruns/cache.npy", Path.touch)
