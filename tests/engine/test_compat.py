@@ -306,6 +306,32 @@ def test_the_project_handles_signals_and_the_last_step_is_logged(tmp_path: Path)
     assert "loss" in (Path(trainer.logger.log_dir) / "metrics.csv").read_text()  # type: ignore[union-attr,arg-type]
 
 
+class Means(Sums):
+    """A module that logs the mean of an epoch."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.log("mean", float(batch_idx), on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+class AtValidation(Callback):
+    """A record of the means of the epoch and of Lightning's metrics when the last validation of an epoch ends."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.means, self.of_lightning = compat.metrics_of_epoch(trainer), set(trainer.callback_metrics)
+
+
+def test_the_means_of_an_epoch_are_known_before_lightning_publishes_them() -> None:
+    at_validation = AtValidation()
+    trainer = Trainer(
+        max_epochs=1, logger=False, callbacks=[at_validation], accelerator="cpu", num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Means())
+    assert "mean" not in at_validation.of_lightning
+    assert float(at_validation.means["mean"]) == float(trainer.callback_metrics["mean"]) == 1.5
+
+
 def test_a_preloaded_forkserver_exits_with_its_block_and_an_earlier_one_keeps_running() -> None:
     code = """
 import multiprocessing, psutil
