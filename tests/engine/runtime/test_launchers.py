@@ -136,10 +136,12 @@ def tasks_of_slurm(folder: Path, *command: str) -> list[Command]:
 
 def test_two_steps_of_a_job_on_one_node_do_not_meet() -> None:
     job = TWO_TASKS | {"SLURM_JOB_ID": "1234567", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-    first = []
+    listening, ports = [], set()
     for step in ("0", "1"):
         with patch.dict(os.environ, job | {"SLURM_STEP_ID": step}):
-            first.append(FirstProcess())  # Each listens on its port.
+            listening.append(FirstProcess())
+            ports.add(os.environ["MASTER_PORT"])
+    assert len(ports) == 2
 
 
 MEET = """
