@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from project.engine.checkpoints.epoch_metrics import restore_sums, save_sums
+from project.engine.checkpoints.epoch_metrics import restore_states, save_states
 from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
 from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
@@ -371,11 +371,11 @@ class Task(LightningModule):
         self._epoch_has_sums = self._epoch_is_logged = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        save_sums(self.trainer, self._epoch_metrics(), checkpoint)
+        save_states(self.trainer, self._epoch_metrics(), checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn == TrainerFn.FITTING:
-            restored = restore_sums(self.trainer, self._epoch_metrics(), checkpoint)
+            restored = restore_states(self.trainer, self._epoch_metrics(), checkpoint)
             self._epoch_has_sums, self._epoch_is_logged = restored
 
     # The net and its optimizer, for every strategy.

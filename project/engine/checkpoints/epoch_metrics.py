@@ -15,8 +15,8 @@ State = dict[str, Tensor | list[Tensor]]
 """The parts of a metric's state: sums, and lists of the values of batches."""
 
 
-def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:
-    """Add the sums of all processes to a checkpoint within an epoch.
+def save_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:
+    """Add the states of all processes to a checkpoint within an epoch.
 
     Args:
         trainer: The trainer, which saves a checkpoint on all processes.
@@ -34,7 +34,7 @@ def save_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[
         }
 
 
-def restore_sums(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> tuple[bool, bool]:
+def restore_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: Mapping[str, Any]) -> tuple[bool, bool]:
     """Continue from the states of a checkpoint, which are those of all processes.
 
     Returns:
