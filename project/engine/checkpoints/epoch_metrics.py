@@ -28,7 +28,7 @@ def save_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dic
     if epoch["processed"] < epoch["started"]:
         validated = trainer.validating and validation.completed == validation.ready
         checkpoint[_KEY] = {
-            "sums": {name: _summed(metric) for name, metric in metrics.items()},
+            "sums": {name: _of_all_processes(metric) for name, metric in metrics.items()},
             # The epoch ends immediately after this.
             "logged": validated and loop.epoch_loop.batch_progress.is_last_batch,
         }
@@ -41,15 +41,15 @@ def restore_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: 
         Whether the checkpoint has states, and whether they have been logged.
     """
     saved = checkpoint.get(_KEY, {"sums": {}, "logged": False})
-    sums: dict[str, State] = saved["sums"]
+    of_metrics: dict[str, State] = saved["sums"]  # An earlier name, which older checkpoints have.
     for metric in metrics.values():
         metric.reset()
-    for name, states in sums.items():
+    for name, states in of_metrics.items():
         restore_state(metrics[name], _share(trainer, metrics[name], states))
-    return bool(sums), saved["logged"]
+    return bool(of_metrics), saved["logged"]
 
 
-def _summed(metric: Metric) -> State:
+def _of_all_processes(metric: Metric) -> State:
     with metric.sync_context():
         return {
             name: [one.detach().clone() for one in value] if isinstance(value, list) else value.detach().clone()
