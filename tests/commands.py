@@ -27,7 +27,8 @@ LIBRARIES = (
     "lightning.pytorch.cli", "matplotlib.figure", "matplotlib.backends.backend_agg", "mlflow.pyfunc", "mlflow.pytorch",
     "mlflow.store.tracking.sqlalchemy_workspace_store", "mlflow.system_metrics.metrics.gpu_monitor", "optuna",
     "optuna.visualization.matplotlib", "psutil", "rich.progress", "scipy.special", "simplejpeg", "sklearn.datasets",
-    "sklearn.model_selection", "sqlalchemy.dialects.sqlite", "torch.distributed.fsdp", "torch.export._trace",
+    "sklearn.model_selection", "sqlalchemy.dialects.sqlite", "torch._inductor.ir",
+    "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "torch.export._trace",
     "torchmetrics.classification", "torchvision.datasets", "torchvision.models", "torchvision.transforms.v2",
 )  # fmt: skip
 _HERE = Path(__file__).parent
@@ -162,6 +163,7 @@ def _run(
     module: str, argv: Sequence[str], folder: str, environment: dict[str, str], fifo: str, new_session: bool, ready: Any
 ) -> None:
     gc.freeze()  # The libraries' objects are left out of each garbage collection.
+    gc.enable()  # The server was forked before pytest's process enabled it.
     output = os.open(fifo, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(output, stream)
