@@ -14,18 +14,20 @@ def metrics_at_best(points: Points, best: Mapping[str, float]) -> dict[str, floa
 
     Metrics of the test are those of the best checkpoint. Other metrics, such as those of training, have the value
     that was logged last when the best checkpoint was validated. A metric that was logged only later has its first
-    value.
+    value. Without a best checkpoint, the model is the last one, and each metric has its last value.
 
     Args:
         points: Step and value of each point, by metric.
-        best: All metrics of the best checkpoint's validation.
+        best: All metrics of the best checkpoint's validation; empty without one.
 
     Returns:
         The metrics by name. Those of training are missing if the validation is not among the points.
     """
+    if not best:
+        return {name: values[-1][1] for name, values in points.items()}
     steps = [{step for step, value in points.get(name, ()) if value == score} for name, score in best.items()]
     found = {name: values[-1][1] for name, values in points.items() if name.startswith((_OF_THE_BEST, _BEST))}
-    if steps and (common := set.intersection(*steps)):
+    if common := set.intersection(*steps):
         at = max(common)  # the latest of equal values
         for name, values in points.items():
             earlier = [value for step, value in values if step <= at]

@@ -16,7 +16,9 @@ from project.engine.tracking.logger import MLflowLogger
 
 
 class Reporter(Callback):
-    """A reporter of the first metric after each validation. Training does not wait for the answer.
+    """A reporter of the first metric after each validation, or after each epoch without one.
+
+    Training does not wait for the answer.
 
     A thread receives `Prune`, `Stop` or the end of the sweep's process, and sends SIGTERM to this process: all ranks of
     the trial then stop together at the end of a batch.
@@ -58,20 +60,32 @@ class Reporter(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = trainer.state.fn == TrainerFn.VALIDATING  # the last stage of a fit without test data
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._report(trainer, _validation_number(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.enable_validation:
+            self._report(trainer, trainer.current_epoch)
+
+    def _report(self, trainer: Trainer, number: int) -> None:
         value = trainer.callback_metrics.get(self._metrics[0])
-        if value is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            send(self._connection, Report(_validation_number(trainer), float(value)))
+        if value is not None:
+            send(self._connection, Report(number, float(value)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._checkpoint is None or not self._checkpoint.best_metrics:  # The model of the trial is the last one.
+            self.record({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = True  # Nothing is left that could be stopped.
         self.record({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def record(self, values: Mapping[str, float]) -> None:
-        """Add values of metrics of the best checkpoint."""
+        """Add values of metrics of the trial's model."""
         self._values |= values
 
     def values(self) -> list[float | None]:
-        """Return the study's metrics, all of the best checkpoint.
+        """Return the study's metrics, all of the best checkpoint, or of the last one if no metric selects the best.
 
         A metric that is not of its validation or its test is None; the sweep reads it from the run.
         """

@@ -35,6 +35,11 @@ def test_a_validation_of_an_earlier_process_has_no_metrics_of_training_here() ->
     assert metrics_at_best(POINTS, {"val/loss": 0.2}) == {"val/loss": 0.2, "test/accuracy": 0.85}
 
 
+def test_without_a_best_checkpoint_metrics_are_the_last() -> None:
+    last = {"val/accuracy": 0.8, "val/loss": 0.3, "train/loss": 0.1, "late": 7.0, "test/accuracy": 0.85}
+    assert metrics_at_best(POINTS, {}) == last
+
+
 @pytest.mark.parametrize("monitor", ["val/accuracy", pytest.param("val/loss", marks=pytest.mark.faults)])
 def test_a_trial_reports_points_of_one_step_of_its_run(monitor: str, workplace: Path) -> None:
     """The rate makes the metrics get worse after their best, each at its own epoch."""
