@@ -42,10 +42,7 @@ class DescribedDataModule(LightningDataModule):
         source: Where the data is, such as a folder.
         skipped: Number of samples left out, by split.
         tensor_names: Names of the inputs and of the targets.
-        earlier_names: Current names of arguments by their earlier names, which settings may still use.
     """
-
-    earlier_names: ClassVar[Mapping[str, str]] = {}
 
     name: str
     source: str = ""

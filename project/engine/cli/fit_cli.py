@@ -171,7 +171,7 @@ class FitCLI(LightningCLI):
             parser.settings = self.default_settings
             parser.described = {name: resolve_name(defaults[name].class_path) for name in config_groups.CLASSES}
             if KnownOptions.load(command.defaults) is None:
-                known = as_known(parser.texts(), self.default_settings, parser.earlier_names, parser.types())
+                known = as_known(parser.texts(), self.default_settings, parser.types())
                 known.save(command.defaults)
             options = command.changes
         settings: Namespace = parser.parse_args(options, namespace=defaults)

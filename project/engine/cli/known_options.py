@@ -39,13 +39,11 @@ class KnownOptions(NamedTuple):
     Attributes:
         texts: The help of each option, by its dotted name.
         settings: The value of each setting without changes, by its dotted name.
-        earlier: Earlier names of options of the data, which are still accepted.
         types: The types of each option that has only types of `_SIMPLE` and choices, such as `["'zeros'", "NoneType"]`.
     """
 
     texts: dict[str, str]
     settings: dict[str, Any]
-    earlier: list[str]
     types: dict[str, list[str]]
 
     @classmethod
@@ -90,7 +88,7 @@ class KnownOptions(NamedTuple):
                 yield name, value
 
     def _unknown(self, command: CommandLine) -> Iterator[str]:
-        names = [*command.names, *self.texts, *self.settings, *self.earlier]
+        names = [*command.names, *self.texts, *self.settings]
         chosen = _chosen(command)
         for name, _ in _typed(command):
             parts = name.removesuffix("+").split(".")
@@ -193,11 +191,9 @@ def _fingerprint(defaults: Sequence[str]) -> str:
     return sha256("\n".join([sys.version, *parts]).encode()).hexdigest()
 
 
-def as_known(
-    texts: Mapping[str, str], settings: Mapping[str, Any], earlier: Sequence[str], types: Mapping[str, object]
-) -> KnownOptions:
+def as_known(texts: Mapping[str, str], settings: Mapping[str, Any], types: Mapping[str, object]) -> KnownOptions:
     """Return options whose values JSON can hold."""
     plain = {name: value if isinstance(value, str | int | float | None) else short(value)
              for name, value in settings.items()}  # fmt: skip
     simple = {name: names for name, kind in types.items() if (names := simple_types(kind))}
-    return KnownOptions(dict(texts), plain, list(earlier), simple)
+    return KnownOptions(dict(texts), plain, simple)

@@ -16,15 +16,13 @@ from typing_extensions import override
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.help import page
 from project.engine.compat import option_texts, option_types
-from project.engine.data import DescribedDataModule
 from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
 
 class FitParser(LightningArgumentParser):
     """A parser without the arguments of a model that come from the data.
 
-    The length of a schedule is optional; its default is the length of the training. Arguments of a datamodule may have
-    their earlier names.
+    The length of a schedule is optional; its default is the length of the training.
 
     Raises:
         ValueError: A schedule cannot work here.
@@ -35,7 +33,6 @@ class FitParser(LightningArgumentParser):
     settings: Mapping[str, Any] = {}
     """The settings without the changes of the command line; if there are any, the help is a page."""
     _all_options = False
-    _renamed: Mapping[str, str] = {}
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"prog": config_groups.PROGRAM} | options)
@@ -49,11 +46,6 @@ class FitParser(LightningArgumentParser):
         described_help = _of_described(*self.described.items()).format_help() if self.described else ""
         # The lists of all classes that fit a setting are long.
         return re.sub(r",\s+known\s+subclasses:\s[^)]*", "", f"{super().format_help(formatter)}\n{described_help}")
-
-    @property
-    def earlier_names(self) -> list[str]:
-        """Earlier names of options of `described`, by their dotted names."""
-        return [f"{name}.{old}" for name, kind in self.described.items() for old in getattr(kind, "earlier_names", ())]
 
     def texts(self) -> dict[str, str]:
         """Return the help of each option by its dotted name, also of those of `described`."""
@@ -97,8 +89,6 @@ class FitParser(LightningArgumentParser):
                 f"--{option}", type=int | None, default=None, help="Steps; null is the length of the training."
             )
             added.append(option)
-        if isinstance(class_type, type) and issubclass(class_type, DescribedDataModule):
-            self._renamed = {old: new for old, new in class_type.earlier_names.items() if old not in added}
         return added
 
     @override
@@ -110,7 +100,7 @@ class FitParser(LightningArgumentParser):
         return parsed
 
     def _prepared(self, args: Sequence[str]) -> Sequence[str]:
-        """Replace options that jsonargparse does not know, such as earlier names, and files by their copies.
+        """Replace options that jsonargparse does not know, and files by their copies.
 
         `--help=all` shows all options. `--NAME.help` without a class shows the options of the class that is chosen.
         """
@@ -124,24 +114,10 @@ class FitParser(LightningArgumentParser):
         else:
             # jsonargparse passes an option of a class to the parser of the class, and writes `null` as `None`.
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]
-        args = [
+        return [
             str(yaml_file.current(Path(arg))) if before == "--config" else arg
             for before, arg in zip(["", *args], args, strict=False)
         ]
-        if self._renamed:
-            pairs = [arg.removeprefix("--").partition("=") for arg in args]
-            args = [f"--{self._renamed.get(name, name)}{equals}{value}" for name, equals, value in pairs]
-        return args
-
-    @override
-    def parse_object(self, obj: Namespace | dict[str, Any], *more: Any, **options: Any) -> Namespace:
-        """Parse settings such as `{cutout: 8}`, also those of a class inside of `data`."""
-        if self._renamed:
-            obj = Namespace(obj)  # type: ignore[no-untyped-call]
-            for old in self._renamed.keys() & vars(obj).keys():
-                obj[self._renamed[old]] = obj.pop(old)
-        parsed: Namespace = super().parse_object(obj, *more, **options)
-        return parsed
 
 
 @cache

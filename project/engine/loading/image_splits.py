@@ -14,7 +14,6 @@ from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
 from project.engine.loading.digest import images_digest
-from project.engine.loading.earlier_names import EARLIER_NAMES
 from project.engine.loading.images import Batch, ImageArray, Images, Request, fetch
 from project.engine.loading.ranges import check_range
 from project.engine.loading.square import to_grey
@@ -43,7 +42,6 @@ class ImageSplits(DescribedDataModule):
     """
 
     declared: ClassVar[tuple[str, ...]] = ("name", "native_size", "native_channels", "native_mean", "native_std")
-    earlier_names = EARLIER_NAMES
     native_size: int
     native_channels: int
     native_mean: tuple[float, ...]

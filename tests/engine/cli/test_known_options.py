@@ -21,7 +21,7 @@ TYPOS = (
 )  # fmt: skip
 VALID = (
     "--data.help", "--trainer.callbacks+=EarlyStopping", "--trainer.logger.save_dir=x", "--model.optimizer.fused=1",
-    "--model.metrics.f1=torchmetrics.F1Score", "--data.cutout=4", "--model.net.class_path=x.Y", "--print_config",
+    "--model.metrics.f1=torchmetrics.F1Score", "--model.net.class_path=x.Y", "--print_config",
     "--max_epochs=null", "--data.batch_size=1_000", "--trainer.gradient_clip_val=inf", "--data.on_device=TRUE",
 )  # fmt: skip
 RUN = """if True:
@@ -120,9 +120,9 @@ def test_what_is_known_counts_until_a_file_changes(learned: str) -> None:
     defaults = CommandLine.parse(["--data=mine"]).defaults
     settings = {"data": "project.data.Digits", "data.batch_size": 32}
     types = {"data.batch_size": int, "data.root": Path | None}
-    as_known({"data.batch_size": "samples"}, settings, (), types).save(defaults)
-    assert KnownOptions.load(defaults) == ({"data.batch_size": "samples"}, settings, [], {"data.batch_size": ["int"]})
+    as_known({"data.batch_size": "samples"}, settings, types).save(defaults)
+    assert KnownOptions.load(defaults) == ({"data.batch_size": "samples"}, settings, {"data.batch_size": ["int"]})
     file.write_text("data: project.data.MNIST\n")
     assert KnownOptions.load(defaults) is None
-    as_known({}, settings | {"data": "elsewhere.Data"}, (), {}).save(defaults)  # Its files may change unseen.
+    as_known({}, settings | {"data": "elsewhere.Data"}, {}).save(defaults)  # Its files may change unseen.
     assert KnownOptions.load(defaults) is None

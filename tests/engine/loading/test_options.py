@@ -1,4 +1,4 @@
-"""The options of image datamodules, in groups and under their earlier names."""
+"""The options of image datamodules, in groups."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from project.fit import main
 
 WRITTEN = """
 data:
-  init_args: {cutout: 3, num_workers: 1, augmentation: {mixup: 0.5}}
+  init_args: {workers: {num: 1}, augmentation: {cutout: 3, mixup: 0.5}}
 """
 
 
@@ -31,14 +31,3 @@ def test_an_option_of_a_group_keeps_the_others(capsys: pytest.CaptureFixture[str
     expected = Augmentation(2, cutout=3, mixup=0.5, horizontal_flip=True, extra=[])
     assert Augmentation(**found["augmentation"]) == expected
     assert Workers(**found["workers"]) == Workers(num=1)
-
-
-def test_earlier_names_of_options_are_accepted(capsys: pytest.CaptureFixture[str]) -> None:
-    earlier = {
-        "crop_padding": "1", "horizontal_flip": "true", "random_resized_crop": "0.5", "cutout": "4", "mixup": "0.2",
-        "cutmix": "0.3", "num_workers": "1", "prefetch_factor": "3", "persistent_workers": "false",
-        "pin_memory": "false", "worker_timeout_s": "7",
-    }  # fmt: skip
-    found = settings(capsys, *(f"--data.{name}={value}" for name, value in earlier.items()))
-    assert Augmentation(**found["augmentation"]) == Augmentation(1, True, 0.5, 4, 0.2, 0.3, [])
-    assert Workers(**found["workers"]) == Workers(1, 3, False, False, 7)
