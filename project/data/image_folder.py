@@ -1,6 +1,7 @@
 """A folder of images with one subfolder per class."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from itertools import compress
 from pathlib import Path
@@ -8,11 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from project.data.bad_images import refuse_bad_images
 from project.data.labelled import LabelledImages
 from project.data.left_out import LeftOut
 from project.data.listing import Listing, list_split
-from project.data.root import data_root
 from project.data.splits import LAYOUT, class_folders, display_name, find_splits
 from project.engine.loading import (
     NO_IMAGE,
@@ -31,6 +30,7 @@ from project.engine.loading import (
     remove_outdated,
 )
 
+_SHOWN = 3
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per value of cameras and scanners that write 16-bit files."""
 
@@ -100,7 +100,7 @@ class ImageFolder(LabelledImages):
         max_bad_percent: float = 1.0,
         **options: Any,
     ) -> None:
-        self.root = data_root(root)
+        self.root = Path(os.path.expanduser(root))  # noqa: PTH111  # pathlib raises for an unknown user
         self.name = display_name(self.root.resolve().name)
         self._folders, self._others = find_splits(self.root)
         self.class_names = tuple(map(display_name, class_folders(self._folders["train"])))
@@ -149,16 +149,23 @@ class ImageFolder(LabelledImages):
         return ImageFiles(checked.files, checked.labels, checked.sizes, self._value_bits(), rows)
 
     def _stored(self, split: Split, crop: Crop) -> ImageFiles | ImageArray:
-        """Return the files of a split, or their decoded images if these are cached."""
+        """Return the files of a split, or their decoded images if these are cached; decode them if they are not yet."""
         checked, depth = self._files[split], self._value_bits()
         files = ImageFiles(checked.files, checked.labels, checked.sizes, depth)
-        side = crop.cached_size
+        side, is_cropped = crop.cached_size, crop.min_area is None
         fits = 3 * side**2 * len(files) <= self.cache_limit_mib * 2**20
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
-        kind = f"{side}px-{'chw' if crop.min_area is None else 'hwc'}" + (f"-{depth}bit" if checked.peak else "")
-        kept = cache_path(self.root, f"{split}-{kind}-{checked.digest}.npy")
-        return self._cached(split, files, kept, checked.digest, crop)
+        kind = f"{side}px-{'chw' if is_cropped else 'hwc'}" + (f"-{depth}bit" if checked.peak else "")
+        path = cache_path(self.root, f"{split}-{kind}-{checked.digest}.npy")
+        images = cached(files, path, side, self.workers, channels_last=not is_cropped)
+        for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
+            remove_outdated(path.parent, pattern, checked.digest)
+        self._caches.append(path)
+        remove_least_used(path.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
+        if is_cropped:
+            return ImageArray(images, files.targets)
+        return ImageFiles(images.numpy(), files.targets, torch.tensor([[side, side]]).expand(len(files), 2))
 
     def sample_names(self, split: str) -> Sequence[str]:
         """Return the paths of a split's images; known after `setup`."""
@@ -181,19 +188,6 @@ class ImageFolder(LabelledImages):
     def decoding(self) -> dict[str, Any]:
         """Return the number of bits of the values in 16-bit files; known after `setup`."""
         return {"bit_depth": self._value_bits()}
-
-    def _cached(self, split: Split, files: ImageFiles, kept: Path, digest: str, crop: Crop) -> ImageFiles | ImageArray:
-        """Open the decoded images of a split; decode them if they do not exist."""
-        side = crop.cached_size
-        is_cropped = crop.min_area is None
-        images = cached(files, kept, side, self.workers, channels_last=not is_cropped)
-        for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
-            remove_outdated(kept.parent, pattern, digest)
-        self._caches.append(kept)
-        remove_least_used(kept.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
-        if is_cropped:
-            return ImageArray(images, files.targets)
-        return ImageFiles(images.numpy(), files.targets, torch.tensor([[side, side]]).expand(len(files), 2))
 
     def found(self) -> list[str]:
         """Return lines on the images found, and on the files left out with the reasons."""
@@ -231,21 +225,21 @@ class ImageFolder(LabelledImages):
 
     def _check(self, split: Split, listing: Listing) -> CheckedSplit:
         """Leave out the files of a split that cannot be decoded."""
-        files, workers = listing.files, self.workers
-        found = check_files(files, listing.stats, f"{split}-checked.log", workers.count(), workers.timeout_s)
-        named = cache_folder(self.root) / f"{split}-bad.txt"
+        files = listing.files
+        found = check_files(files, listing.stats, f"{split}-checked.log", self.workers.count(), self.workers.timeout_s)
         foreign = {place for place, why in found.bad.items() if why in NO_IMAGE and not files[place].suffix}
         if foreign:
             self.left_out.files["no image without a suffix"] += len(foreign)
-        bad = {place: why for place, why in found.bad.items() if place not in foreign}
+        bad = [f"{files[place]}: {why}" for place, why in found.bad.items() if place not in foreign]
+        listed = cache_folder(self.root) / f"{split}-bad.txt"
         if bad:
-            lines = [f"{files[place]}: {why}" for place, why in bad.items()]
-            count = len(files) - len(foreign)
-            refuse_bad_images(self._folders[split], lines, count, named, self.on_bad_image, self.max_bad_percent)
+            listed.parent.mkdir(parents=True, exist_ok=True)
+            listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
+            self._refuse(bad, len(files) - len(foreign), f"files in {self._folders[split]}", listed)
             self.skipped[split] = len(bad)
             self.left_out.files["damaged"] += len(bad)
         else:
-            remove_outdated(named.parent, named.name, listing.digest)
+            remove_outdated(listed.parent, listed.name, listing.digest)
         kept = torch.ones(len(files), dtype=torch.bool)
         kept[list(found.bad)] = False
         counts = listing.labels[kept].bincount(minlength=self.num_classes)
@@ -259,3 +253,17 @@ class ImageFolder(LabelledImages):
             found.peak,
             hashlib.sha256(listing.digest.encode() + kept.numpy().tobytes()).hexdigest()[:16],
         )
+
+    def _refuse(self, bad: Sequence[str], count: int, files: str, listed: Path) -> None:
+        """Raise ValueError unless these bad files, of `count`, may be skipped and are few."""
+        found = f"{len(bad)} of {count:,} {files} cannot be decoded (listed in {listed})"
+        shown = "; ".join(bad[:_SHOWN])
+        if self.on_bad_image == "fail":
+            percent = -(-100 * len(bad) // count)
+            raise ValueError(
+                f"data.on_bad_image: {found}; repair them, or use skip with --data.max_bad_percent {percent}: {shown}"
+            )
+        if 100 * len(bad) > self.max_bad_percent * count or len(bad) == count:
+            raise ValueError(
+                f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; repair them, or allow more: {shown}"
+            )

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from project.engine.loading import ImageArray, cache_path, files_digest, mapped, remove_outdated
+from project.engine.loading import ImageArray, cache_path, mapped, remove_outdated
 
 
 def shared(
@@ -24,7 +25,8 @@ def shared(
     Raises:
         OSError: The disk has no space for the files.
     """
-    digest = files_digest(folder, sorted(folder.glob("[!.]*")))
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("[!.]*"))]
+    digest = sha256(repr(stats).encode()).hexdigest()[:16]
     names = {kind: f"{name}-{kind}-{digest}.npy" for kind in ("images", "labels")}
     kept = {kind: cache_folder / file if cache_folder else cache_path(folder, file) for kind, file in names.items()}
     arrays = cache(read)

@@ -12,29 +12,19 @@ class LeftOut:
     Args:
         files: Number of files by reason.
         folders: Number of folders by name; links are counted by path.
-        first: First file of a reason, if its name helps.
         notes: Other remarks.
     """
 
     files: Counter[str] = field(default_factory=Counter)
     folders: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.files or self.folders or self.notes)
 
-    def add(self, reason: str, name: str) -> None:
-        """Count a file that is left out for a reason, and keep the name of the first one."""
-        self.files[reason] += 1
-        self.first.setdefault(reason, name)
-
     def __str__(self) -> str:
         """List reasons and names, the most frequent first."""
-        files = [
-            f"{reason} {count:,}" + (f" ({self.first[reason]})" if reason in self.first else "")
-            for reason, count in self.files.most_common()
-        ]
+        files = [f"{reason} {count:,}" for reason, count in self.files.most_common()]
         folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
         count = self.files.total()
         parts = [f"{count:,} file{'s' if count > 1 else ''}: {', '.join(_few(files))}"] if files else []

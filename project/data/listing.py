@@ -5,7 +5,6 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +13,8 @@ import torch
 from torch import Tensor
 
 from project.data.left_out import LeftOut
-from project.data.splits import class_folders, display_name, identity, is_junk, subfolders
+from project.data.splits import Identity, class_folders, display_name, identity, is_junk, subfolders
 from project.engine.loading import FileList, image_suffixes
-
-_LINKED_FILE = "second links to a file"
-_NOWHERE = (-1, -1)
 
 
 class Listing(NamedTuple):
@@ -26,22 +22,21 @@ class Listing(NamedTuple):
 
     labels: (N,) int64.
     stats: Size in bytes and modification time in nanoseconds of each file; -1 for a broken link.
-    identities: Device and inode of each file that has them, which are equal for all links to a file.
+    identities: Those of the files that have one.
     digest: 16 hexadecimal digits that change with the files, their sizes, times and labels.
     """
 
     files: FileList
     labels: Tensor
     stats: Sequence[tuple[int, int]]
-    identities: Set[tuple[int, int]]
+    identities: Set[Identity]
     digest: str
 
 
-class _Entry(NamedTuple):
+class _File(NamedTuple):
     name: str
-    is_link: bool
     stat: tuple[int, int]
-    identity: tuple[int, int]
+    identity: Identity | None
 
 
 def list_split(
@@ -62,8 +57,7 @@ def list_split(
     """
     classes = class_folders(split)
     visited = _own_folders(root, splits)
-    names, labels, stats = list[str](), list[int](), list[tuple[int, int]]()
-    place_of: dict[tuple[int, int], int] = {}
+    files, labels = list[_File](), list[int]()
     _count_outside(split, classes, left_out)
     label_of = {name: label for label, name in enumerate(class_names)}
     for name in classes:
@@ -72,40 +66,32 @@ def list_split(
                 f"data.root: {split} has a class {display_name(name)!r} that is not in train; train has "
                 f"{', '.join(class_names)}"
             )
-        entries = sorted(_walk(root, split / name, visited, left_out), key=lambda entry: (entry.is_link, entry.name))
-        if not entries:
+        found = sorted(_walk(root, split / name, visited, left_out))
+        if not found:
             raise ValueError(
                 f"data.root: no image in {split / name}; add some, or remove the folder"
                 + (f" (left out in {split}: {left_out})" if left_out else "")
             )
-        for entry in entries:
-            has_identity = entry.identity[1] > 0  # A broken link has none, nor a file on a file system without inodes.
-            first = place_of.setdefault(entry.identity, len(names)) if has_identity else len(names)
-            if first < len(names):
-                if labels[first] != label:
-                    _check_one_class(root, root / entry.name, root / names[first])
-                left_out.add(_LINKED_FILE, entry.name)
-                continue
-            names.append(entry.name)
-            labels.append(label)
-            stats.append(entry.stat)
-    digest = hashlib.sha256(os.fsencode("\0".join(names)) + np.array([*labels, *chain(*stats)]).tobytes()).hexdigest()
-    return Listing(FileList(root, names), torch.tensor(labels), stats, place_of.keys(), digest[:16])
+        files += found
+        labels += [label] * len(found)
+    names, stats = [file.name for file in files], [file.stat for file in files]
+    digest = hashlib.sha256(os.fsencode("\0".join(names)))
+    digest.update(np.array([(label, *stat) for label, stat in zip(labels, stats, strict=True)]).tobytes())
+    identities = {file.identity for file in files if file.identity}
+    return Listing(FileList(root, names), torch.tensor(labels), stats, identities, digest.hexdigest()[:16])
 
 
-def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_out: LeftOut) -> Iterator[_Entry]:
+def _walk(root: Path, folder: Path, visited: dict[Identity, str], left_out: LeftOut) -> Iterator[_File]:
     """Yield the image files in a folder and below it; folders are visited before links to folders."""
     folders, links = deque([folder]), deque[Path]()
     while folders or links:
         place = folders.popleft() if folders else links.popleft()
-        if place != folder:
-            first = visited.setdefault(identity(place), place)
-            if first != place:
-                _check_one_class(root, place, first)
-                left_out.folders[f"{place.relative_to(root)} (a link)"] += 1
-                continue
-        inside = place.relative_to(root)
+        inside = str(place.relative_to(root))
+        if place != folder and _is_repeated(root, inside, identity(place.stat()), visited):
+            left_out.folders[f"{inside} (a link)"] += 1
+            continue
         for entry in _entries(place):
+            name = f"{inside}/{entry.name}"
             try:
                 found = entry.stat()
             except OSError:  # For example a broken link; the check of the files reports it.
@@ -115,15 +101,31 @@ def _walk(root: Path, folder: Path, visited: dict[tuple[int, int], Path], left_o
                     left_out.folders[entry.name] += 1
                 else:
                     (links if entry.is_symlink() else folders).append(Path(entry.path))
-            elif (reason := _no_image(entry.name)) is not None:
+                continue
+            if (reason := _no_image(entry.name)) is not None:
                 left_out.files[reason] += 1
+                continue
+            key = identity(found) if found and found.st_ino else None  # Some file systems have no inodes.
+            if key and _is_repeated(root, name, key, visited):
+                left_out.files["second links to a file"] += 1
             else:
-                yield _Entry(
-                    f"{inside}/{entry.name}",
-                    entry.is_symlink(),
-                    (found.st_size, found.st_mtime_ns) if found else _NOWHERE,
-                    (found.st_dev, found.st_ino) if found else _NOWHERE,
-                )
+                yield _File(name, (found.st_size, found.st_mtime_ns) if found else (-1, -1), key)
+
+
+def _is_repeated(root: Path, name: str, key: Identity, visited: dict[Identity, str]) -> bool:
+    """Return whether a file or folder has been visited under another name.
+
+    Raises:
+        ValueError: That name is in another class.
+    """
+    first = visited.setdefault(key, name)
+    is_own_folder = first.count("/") < 2  # the folder of a class or of a split, or the root
+    if name.split("/")[:2] != first.split("/")[:2] and not is_own_folder:
+        raise ValueError(
+            f"data.root: {root / first} and {root / name} are the same file or folder, through a link; an image has "
+            "one class, so remove one of them"
+        )
+    return first != name
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -143,10 +145,10 @@ def _no_image(name: str) -> str | None:
     return None if suffix in ("", ".") or suffix in image_suffixes() else suffix
 
 
-def _own_folders(root: Path, splits: Iterable[Path]) -> dict[tuple[int, int], Path]:
-    """Return the folders that are visited anyway: a link to one of them would repeat its images."""
+def _own_folders(root: Path, splits: Iterable[Path]) -> dict[Identity, str]:
+    """Return the folders that are visited anyway, by name: a link to one of them would repeat its images."""
     own = [folder for split in splits for folder in (split, *(split / name for name in subfolders(split)))]
-    return {identity(folder): folder for folder in (*reversed(own), root)}
+    return {identity(folder.stat()): str(folder.relative_to(root)) for folder in (*reversed(own), root)}
 
 
 def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> None:
@@ -155,14 +157,4 @@ def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> No
             if entry.name not in classes:
                 left_out.folders[f"{entry.name} (a link)" if not is_junk(entry.name) else entry.name] += 1
         elif not entry.name.startswith("."):
-            left_out.add("outside of the classes", f"{split.name}/{entry.name}")
-
-
-def _check_one_class(root: Path, second: Path, first: Path) -> None:
-    classes = [path.relative_to(root).parts[:2] for path in (first, second)]
-    alone = len(first.relative_to(root).parts) <= 2  # the folder of a class or of a split, or the root
-    if classes[0] != classes[1] and not alone:
-        raise ValueError(
-            f"data.root: {first} and {second} are the same file or folder, through a link; an image has one class, so "
-            "remove one of them"
-        )
+            left_out.files["outside of the classes"] += 1

@@ -6,6 +6,9 @@ from unicodedata import category
 
 from project.engine.loading import Split
 
+Identity = tuple[int, int]
+"""Device and inode."""
+
 LAYOUT = "expected ROOT/train/CLASS/*.jpg, and if you have them ROOT/val/CLASS/* and ROOT/test/CLASS/*"
 
 _NAMES: dict[str, Split] = {
@@ -76,10 +79,10 @@ def class_folders(split: Path) -> list[str]:
     Raises:
         ValueError: The folder has no classes, or a link makes two of them the same folder.
     """
-    above = {identity(split), identity(split.parent)}
-    by_identity: dict[tuple[int, int], str] = {}
+    above = {identity(split.stat()), identity(split.parent.stat())}
+    by_identity: dict[Identity, str] = {}
     for name in subfolders(split):
-        here = identity(split / name)
+        here = identity((split / name).stat())
         if is_junk(name) or here in above:
             continue
         if here in by_identity:
@@ -93,7 +96,6 @@ def class_folders(split: Path) -> list[str]:
     return sorted(by_identity.values())
 
 
-def identity(path: Path) -> tuple[int, int]:
-    """Return device and inode, which are equal for all links to a file or folder."""
-    found = path.stat()
+def identity(found: os.stat_result) -> Identity:
+    """Return what is equal for all links to a file or folder."""
     return found.st_dev, found.st_ino

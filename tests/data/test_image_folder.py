@@ -70,7 +70,7 @@ def linked_files(root: Path) -> None:
         (loop, "folders train/cat/self (a link)"),
         (loop_from_above, "folders all (a link), train/cat/up (a link), train/dog/root (a link)"),
         (other_class, "folders train/cat/more (a link)"),
-        (linked_files, "2 files: second links to a file 2 (train/cat/z.png)"),
+        (linked_files, "2 files: second links to a file 2"),
     ],
 )
 def test_links_add_no_images(add: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
@@ -160,8 +160,7 @@ def test_each_file_that_the_decoder_reads_is_an_image(tmp_path: Path) -> None:
     assert data.found() == [
         f"{tmp_path.name}: 2 classes, 12x12 pixels; train 8, val 3, no test (scored on val)",
         "train cat 6, dog 2; val (from train) cat 2, dog 1",
-        "left out: 7 files: .txt 2, outside of the classes 1 (train/labels.csv), hidden 1, .mp4 1, .eps 1, "
-        "no image without a suffix 1",
+        "left out: 7 files: .txt 2, outside of the classes 1, hidden 1, .mp4 1, .eps 1, no image without a suffix 1",
     ]
 
 

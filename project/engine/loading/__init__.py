@@ -29,13 +29,7 @@ from project.engine.loading.counter_rng import integers, sample_keys, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
-from project.engine.loading.durable import (
-    cache_folder,
-    cache_path,
-    files_digest,
-    remove_least_used,
-    remove_outdated,
-)
+from project.engine.loading.durable import cache_folder, cache_path, remove_least_used, remove_outdated
 from project.engine.loading.errors import LoadingError
 from project.engine.loading.file_list import FileList
 from project.engine.loading.image_files import ImageFiles
@@ -76,7 +70,6 @@ __all__ = [
     "check_same_batches",
     "cutmix",
     "cutout",
-    "files_digest",
     "image_suffixes",
     "integers",
     "mapped",

@@ -1,9 +1,8 @@
 """Files that are complete or absent; one process makes each of them while the others wait."""
 
-import hashlib
 import os
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,19 +34,6 @@ def make_once(path: Path, make: Callable[[Path], None]) -> Path:
         if not path.exists():
             replace_file(path, make)
     return path
-
-
-def files_digest(root: Path, paths: Iterable[Path]) -> str:
-    """Return 16 hexadecimal digits that change with the paths, sizes and modification times of files under `root`."""
-    hashed = hashlib.sha256()
-    for path in paths:
-        try:
-            found = path.stat()
-            size, changed = found.st_size, found.st_mtime_ns
-        except OSError:  # For example a broken link; the check of the files reports it.
-            size = changed = -1
-        hashed.update(os.fsencode(f"{path.relative_to(root)}\0{size}\0{changed}\0"))
-    return hashed.hexdigest()[:16]
 
 
 def cache_folder(root: Path) -> Path:
