@@ -117,7 +117,7 @@ class ImageFolder(LabelledImages):
         self._caches: list[Path] = []
         self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
         self.left_out = LeftOut()
-        self._files: dict[Split, CheckedSplit] = {}
+        self._files: dict[str, CheckedSplit] = {}
 
     def setup(self, stage: str) -> None:
         """Check and open the splits; one process of a run lists the files, the others receive its list."""
@@ -141,14 +141,14 @@ class ImageFolder(LabelledImages):
         """Return the images of train as the model receives them, without the margin for random crops."""
         return train if self.crop.min_area is None else self._stored("train", Crop(self.image_size))
 
-    def as_identified(self, split: Split) -> Images:
+    def as_identified(self, split: str) -> Images:
         """Return the images of a split; of train its files, because cached ones may have a margin for random crops."""
         if split != "train" or self.crop.min_area is None:
             return super().as_identified(split)
         checked, rows = self._rows_of(split)
         return ImageFiles(checked.files, checked.labels, checked.sizes, self._value_bits(), rows)
 
-    def _stored(self, split: Split, crop: Crop) -> ImageFiles | ImageArray:
+    def _stored(self, split: str, crop: Crop) -> ImageFiles | ImageArray:
         """Return the files of a split, or their decoded images if these are cached; decode them if they are not yet."""
         checked, depth = self._files[split], self._value_bits()
         files = ImageFiles(checked.files, checked.labels, checked.sizes, depth)
@@ -175,8 +175,7 @@ class ImageFolder(LabelledImages):
     def _rows_of(self, split: str) -> tuple[CheckedSplit, torch.Tensor]:
         """Return the files that contain a split's images, and their rows, (N,) int64."""
         is_part = split != "test" and self.val_is_from_train
-        owner: Split = "train" if is_part else split  # type: ignore[assignment]
-        checked = self._files[owner]
+        checked = self._files["train" if is_part else split]
         rows = self.split_off(checked.labels)[split == "val"] if is_part else torch.arange(len(checked.files))
         return checked, rows
 
@@ -196,9 +195,9 @@ class ImageFolder(LabelledImages):
             lines[-1] += f"; 16-bit files hold {self._value_bits()} bits (largest value {peak:,})"
         return [*lines, f"left out: {display_name(str(self.left_out))}"] if self.left_out else lines
 
-    def _checked(self) -> dict[Split, CheckedSplit]:
+    def _checked(self) -> dict[str, CheckedSplit]:
         """List and check the files of all splits."""
-        self.left_out, listed = LeftOut(), dict[Split, Listing]()
+        self.left_out, listed = LeftOut(), dict[str, Listing]()
         for split, folder in self._folders.items():
             listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)
         checked = {split: self._check(split, listing) for split, listing in listed.items()}
@@ -223,7 +222,7 @@ class ImageFolder(LabelledImages):
             )
         return self.bit_depth or least
 
-    def _check(self, split: Split, listing: Listing) -> CheckedSplit:
+    def _check(self, split: str, listing: Listing) -> CheckedSplit:
         """Leave out the files of a split that cannot be decoded."""
         files = listing.files
         found = check_files(files, listing.stats, f"{split}-checked.log", self.workers.count(), self.workers.timeout_s)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from project.engine.loading import ImageDataModule, Split, split_off
+from project.engine.loading import ImageDataModule, split_off
 
 _LONGEST = 72  # It fits in 80 columns, after a label.
 
@@ -28,7 +28,7 @@ class LabelledImages(ImageDataModule):
         return len(self.class_names)
 
     @override
-    def check_targets(self, split: Split, targets: Tensor) -> None:
+    def check_targets(self, split: str, targets: Tensor) -> None:
         least, most = targets.aminmax()
         if least < 0 or most >= self.num_classes:
             raise ValueError(
@@ -64,7 +64,7 @@ class LabelledImages(ImageDataModule):
         line = f"{self.name}: {self.num_classes:,} classes, {self.size_text}; {sizes}{self.without_test}"
         return [line, by_name if len(by_name) <= _LONGEST else f"per class: {ranges}"]
 
-    def _class_counts(self) -> Mapping[Split, Tensor]:
+    def _class_counts(self) -> Mapping[str, Tensor]:
         """Return the number of images of each class (num_classes,) by split."""
         return {split: images.targets.bincount(minlength=self.num_classes) for split, images in self.splits.items()}
 

@@ -4,14 +4,12 @@ import os
 from pathlib import Path
 from unicodedata import category
 
-from project.engine.loading import Split
-
 Identity = tuple[int, int]
 """Device and inode."""
 
 LAYOUT = "expected ROOT/train/CLASS/*.jpg, and if you have them ROOT/val/CLASS/* and ROOT/test/CLASS/*"
 
-_NAMES: dict[str, Split] = {
+_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -45,7 +43,7 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
 
 
-def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
+def find_splits(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the folder of each split, found by its usual names in any case, and the names of other folders.
 
     Raises:
@@ -53,7 +51,7 @@ def find_splits(root: Path) -> tuple[dict[Split, Path], list[str]]:
         ValueError: Two folders are the same split, or another folder has classes of train.
     """
     names = [name for name in subfolders(root) if not is_junk(name)] if root.is_dir() else []
-    found: dict[Split, Path] = {}
+    found: dict[str, Path] = {}
     for name in names:
         split = _NAMES.get(name.lower())
         if split in found:

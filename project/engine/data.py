@@ -47,7 +47,7 @@ class DescribedDataModule(LightningDataModule):
     name: str
     source: str = ""
     tensor_names: ClassVar[tuple[str, str]] = ("inputs", "targets")
-    skipped: Mapping[Any, int] = MappingProxyType({})
+    skipped: Mapping[str, int] = MappingProxyType({})
 
     @property
     def has_test(self) -> bool:

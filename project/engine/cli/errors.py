@@ -10,7 +10,7 @@ BAD_INPUT = 2
 _OF_LIBRARIES = {
     "mlflow.exceptions": "MlflowException",
     "lightning.fabric.utilities.exceptions": "MisconfigurationException",
-    "project.engine.loading.errors": "LoadingError",
+    "project.engine.loading.workers": "LoadingError",
 }
 
 

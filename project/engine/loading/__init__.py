@@ -21,22 +21,18 @@ BatchLoader          the trainer iterates over it: measures waiting, and resumes
 Before the first training on a folder of files, `check_files` finds damaged ones, and `cached` decodes what fits.
 """
 
-from project.engine.loading.augment import cutout, random_crop, random_flip
 from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches
 from project.engine.loading.cache import cached, mapped
-from project.engine.loading.counter_rng import integers, sample_keys, uniform
+from project.engine.loading.counter_rng import integers, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
 from project.engine.loading.durable import cache_folder, cache_path, remove_least_used, remove_outdated
-from project.engine.loading.errors import LoadingError
-from project.engine.loading.file_list import FileList
-from project.engine.loading.image_files import ImageFiles
+from project.engine.loading.image_files import FileList, ImageFiles
 from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
-from project.engine.loading.loader import BatchLoader, check_same_batches
-from project.engine.loading.mixup import cutmix, mixup
+from project.engine.loading.loader import BatchLoader
 from project.engine.loading.ranges import check_range
 from project.engine.loading.step_seed import StepSeed
 from project.engine.loading.unchecked_files import UncheckedFiles
@@ -56,7 +52,6 @@ __all__ = [
     "ImageDataModule",
     "ImageFiles",
     "Images",
-    "LoadingError",
     "Split",
     "StepSeed",
     "TorchDataset",
@@ -67,18 +62,11 @@ __all__ = [
     "cached",
     "check_files",
     "check_range",
-    "check_same_batches",
-    "cutmix",
-    "cutout",
     "image_suffixes",
     "integers",
     "mapped",
-    "mixup",
-    "random_crop",
-    "random_flip",
     "remove_least_used",
     "remove_outdated",
-    "sample_keys",
     "split_off",
     "uniform",
 ]

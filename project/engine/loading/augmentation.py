@@ -57,16 +57,6 @@ class Augmentation:
         """Whether images and targets are mixed."""
         return bool(self.mixup or self.cutmix)
 
-    def check_mixable(self, targets: Tensor) -> None:
-        """Raise ValueError if targets (N, ...) are masks or integers, which have no mean."""
-        if targets.ndim > 2 or not targets.is_floating_point():
-            option = "mixup" if self.mixup else "cutmix"
-            shape = ", ".join(["N", *map(str, targets.shape[1:])])
-            raise ValueError(
-                f"data.augmentation.{option}: got {getattr(self, option)}, but the targets are {targets.dtype} of "
-                f"shape ({shape}), and only float targets (N,) or (N, K) can be mixed; it must be 0"
-            )
-
     def __call__(self, images: Tensor, targets: Tensor, keys: Tensor) -> Batch:
         """Augment a batch on its device. A random resized crop is applied before, when images are cropped to squares.
 

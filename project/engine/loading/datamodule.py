@@ -11,7 +11,7 @@ from typing_extensions import override
 from project.engine.compat import batches_done
 from project.engine.loading.batches import EpochBatches, batches_taken
 from project.engine.loading.counter_rng import global_seed
-from project.engine.loading.image_splits import ImageSplits, Split
+from project.engine.loading.image_splits import ImageSplits
 from project.engine.loading.images import Batch, ImageArray
 from project.engine.loading.loader import BatchLoader, LoaderState, check_same_batches
 
@@ -35,12 +35,18 @@ class ImageDataModule(ImageSplits):
             self.to_mixable(self.fetch("train", torch.tensor([0]))[1])
 
     def to_mixable(self, targets: Tensor) -> Tensor:
-        """Return targets as floats that mixup and CutMix can mix.
+        """Return targets (N, ...) as floats that mixup and CutMix can mix.
 
         Raises:
-            ValueError: They are masks or integers.
+            ValueError: They are masks or integers, which have no mean.
         """
-        self.augmentation.check_mixable(targets)
+        if targets.ndim > 2 or not targets.is_floating_point():
+            option = "mixup" if self.augmentation.mixup else "cutmix"
+            shape = ", ".join(["N", *map(str, targets.shape[1:])])
+            raise ValueError(
+                f"data.augmentation.{option}: got {getattr(self.augmentation, option)}, but the targets are "
+                f"{targets.dtype} of shape ({shape}), and only float targets (N,) or (N, K) can be mixed; it must be 0"
+            )
         return targets
 
     def augment(self, images: Tensor, targets: Tensor, keys: Tensor) -> Batch:
@@ -103,7 +109,7 @@ class ImageDataModule(ImageSplits):
             images, targets = self.augment(images, targets, keys)
         return self.with_channels(images), targets
 
-    def _loader(self, split: Split, *, train: bool = False) -> BatchLoader:
+    def _loader(self, split: str, *, train: bool = False) -> BatchLoader:
         images, trainer = self.splits[split], self.trainer
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         sampler = EpochBatches(

@@ -9,6 +9,7 @@ request -> boxes, drawn from keys      a random part of each image, or the centr
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -18,12 +19,30 @@ from torch import Tensor
 
 from project.engine.loading.crop import Crop, are_masks
 from project.engine.loading.decode import UNREADABLE, Pixels, Scratch, decode_rgb, scale_box, write_resized
-from project.engine.loading.errors import LoadingError
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.threads import Buffers, Threads, wait_for
-from project.engine.loading.workers import Workers
+from project.engine.loading.workers import LoadingError, Workers
 
 _IMAGES_A_CALL = 8
+
+
+@dataclass(frozen=True)
+class FileList:
+    """Files under a folder; each `Path` is created when it is accessed, because a million of them take 400 MB.
+
+    Args:
+        root: The folder.
+        names: Paths relative to `root`.
+    """
+
+    root: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.root / self.names[index]
 
 
 class Sources(Protocol):

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,13 +14,14 @@ from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
 from project.engine.loading.digest import images_digest
-from project.engine.loading.images import Batch, ImageArray, Images, Request, fetch
+from project.engine.loading.images import Batch, Fetched, ImageArray, Images, Request, fetch
 from project.engine.loading.ranges import check_range
 from project.engine.loading.square import to_grey
 from project.engine.loading.validation import split_off
 from project.engine.loading.workers import Workers
 
 Split = Literal["train", "val", "test"]
+_SPLITS: tuple[Split, ...] = get_args(Split)
 _LARGEST_SIDE = 4096
 _DEFAULT_AUGMENTATION, _DEFAULT_WORKERS = Augmentation(), Workers()
 
@@ -69,8 +70,8 @@ class ImageSplits(DescribedDataModule):
         self._check_options()
         self.crop = Crop(self.image_size, augmentation.random_resized_crop)
         self.source = self.source or self.name
-        self.splits: dict[Split, Images] = {}
-        self.skipped: dict[Split, int] = {}
+        self.splits: dict[str, Images] = {}
+        self.skipped: dict[str, int] = {}
         self.val_is_from_train = False
 
     def _check_options(self) -> None:
@@ -125,32 +126,28 @@ class ImageSplits(DescribedDataModule):
         """Load the splits once, for all stages; if the dataset has no validation split, take it from train."""
         if self.splits:
             return
-        train, val, test = self.load("train"), self.load("val"), self.load("test")
-        assert train is not None
-        for name, loaded in (("train", train), ("val", val), ("test", test)):
-            if loaded is not None and not len(loaded):
+        loaded = {split: self.load(split) for split in _SPLITS}
+        found: dict[str, Images] = {split: images for split, images in loaded.items() if images is not None}
+        for split, images in found.items():
+            if not len(images):
                 raise ValueError(
-                    f"--data: {type(self).__name__} has no images in {name}; without it, load returns None"
+                    f"--data: {type(self).__name__} has no images in {split}; without it, load returns None"
                 )
-        self.check_targets("train", train.targets)
-        self.val_is_from_train = val is None
-        if val is None:
+            self.check_targets(split, images.targets)
+            self._check_on_device(split, images)
+        self.val_is_from_train = "val" not in found
+        if self.val_is_from_train:
+            train = found["train"]
             places = self.split_off(train.targets)
             if not len(places[1]):
                 raise ValueError(
                     f"data.val_fraction: none of the {len(train):,} images can be kept for validation, because there "
                     "are too few of each kind; add images"
                 )
-            train, val = train.subset(places[0]), self.as_validated(train).subset(places[1])
-        splits: dict[Split, Images] = {"train": train, "val": val}
-        if test is not None:
-            splits["test"] = test
-        for name, images in splits.items():
-            self.check_targets(name, images.targets)
-            self._check_on_device(name, images)
-        self.splits = splits
+            found |= {"train": train.subset(places[0]), "val": self.as_validated(train).subset(places[1])}
+        self.splits = {split: found[split] for split in _SPLITS if split in found}
 
-    def _check_on_device(self, split: Split, images: Images) -> None:
+    def _check_on_device(self, split: str, images: Images) -> None:
         if self.on_device and not isinstance(images, ImageArray):
             raise ValueError(
                 f"data.on_device: got true, but {split} is not in memory: {type(images).__name__} loads each batch; it "
@@ -164,26 +161,27 @@ class ImageSplits(DescribedDataModule):
         """
         return train
 
-    def check_targets(self, split: Split, targets: Tensor) -> None:
+    def check_targets(self, split: str, targets: Tensor) -> None:
         """Check the targets (N, ...) of a split; a subclass may raise ValueError."""
 
     def split_off(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Choose the images of train and of val at random; returns their indices, int64."""
         return split_off(torch.zeros(len(targets), dtype=torch.int64), self.val_fraction, self.split_seed)
 
-    def fetch(self, split: Split, indices: Tensor) -> Batch:
+    def fetch(self, split: str, indices: Tensor) -> Batch:
         """Return images of a split as the model receives them, and their targets, without augmentation."""
-        images, targets = fetch(self.splits[split], indices, self.crop).cropped()
+        return self._received(fetch(self.splits[split], indices, self.crop))
+
+    def _received(self, fetched: Fetched) -> Batch:
+        images, targets = fetched.cropped()
         return self.with_channels(images), targets
 
     @override
     def samples(self, split: str) -> Iterator[Batch]:
-        images = next(images for name, images in self.splits.items() if name == split)
+        images = self.splits[split]
         requests = (Request(indices, None) for indices in torch.split(torch.arange(len(images)), self.batch_size))
         workers = replace(self.workers.per_device(1), pin_memory=False)
-        for fetched in images.stream(requests, workers, Crop(self.image_size)):
-            batch, targets = fetched.cropped()
-            yield self.with_channels(batch), targets
+        return map(self._received, images.stream(requests, workers, Crop(self.image_size)))
 
     @override
     def sizes(self) -> dict[str, int]:
@@ -205,13 +203,14 @@ class ImageSplits(DescribedDataModule):
         """A remark if there is no test split; known after `setup`."""
         return "" if self.has_test else ", no test (scored on val)"
 
-    def origin(self, split: Split) -> str:
+    def origin(self, split: str) -> str:
         """Return the name of a split, and where its images come from; known after `setup`."""
         return "val (from train)" if split == "val" and self.val_is_from_train else split
 
     @override
     def all_targets(self, split: str) -> Tensor | None:
-        return next((images.targets for name, images in self.splits.items() if name == split), None)
+        images = self.splits.get(split)
+        return None if images is None else images.targets
 
     @override
     def examples(self) -> Batch:
@@ -228,13 +227,13 @@ class ImageSplits(DescribedDataModule):
     @override
     def split_digest(self, split: str) -> str:
         """Return 8 hexadecimal digits that change with image size, targets and sampled pixels of a split."""
-        return images_digest("", [self.as_identified(name) for name in self.splits if name == split], self.crop)
+        return images_digest("", [self.as_identified(split)], self.crop)
 
-    def as_identified(self, split: Split) -> Images:
+    def as_identified(self, split: str) -> Images:
         """Return the images of a split in the form from which its digest is computed."""
         return self.splits[split]
 
-    def batches(self, split: Split, ranks: int) -> EpochBatches:
+    def batches(self, split: str, ranks: int) -> EpochBatches:
         """Return the batches of one of `ranks` processes in an epoch; known after `setup`."""
         return EpochBatches(len(self.splits[split]), self.batch_size, seed=self.split_seed, ranks=ranks)
 

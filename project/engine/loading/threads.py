@@ -6,13 +6,16 @@ from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from project.engine.loading.errors import LoadingError
+from project.engine.loading.workers import LoadingError
+
+T = TypeVar("T")
 
 
 class Threads:
@@ -26,13 +29,13 @@ class Threads:
         self._count = count
         # Fixes this thread's thread count; otherwise it would inherit the workers' count of 1.
         torch.get_num_threads()
-        self._tasks: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         for _ in range(count):
             Thread(target=_work, args=(self._tasks,), daemon=True, name="loading").start()
 
-    def submit(self, call: Callable[[], None]) -> Future[None]:
-        """Schedule a call; its future re-raises the call's exception."""
-        future: Future[None] = Future()
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Schedule a call; its future has the result, or re-raises the exception."""
+        future: Future[T] = Future()
         if self._count:
             self._tasks.put((future, call))
         else:
@@ -53,21 +56,21 @@ def one_core_a_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _work(tasks: "SimpleQueue[tuple[Future[None], Callable[[], None]] | None]") -> None:
+def _work(tasks: "SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]") -> None:
     one_core_a_thread()
     while (task := tasks.get()) is not None:
         _run(*task)
         del task  # This releases the memory that it wrote to.
 
 
-def wait_for(call: Future[None], timeout_s: float) -> None:
-    """Wait for a call, and re-raise its exception.
+def wait_for(call: Future[T], timeout_s: float) -> T:
+    """Wait for a call; return its result, or re-raise its exception.
 
     Raises:
         LoadingError: It takes longer than `timeout_s`.
     """
     try:
-        call.result(timeout_s)
+        return call.result(timeout_s)
     except TimeoutError as error:
         raise LoadingError(
             "a thread hangs in reading files or is overloaded; check the disk, or allow more with "
@@ -75,13 +78,13 @@ def wait_for(call: Future[None], timeout_s: float) -> None:
         ) from error
 
 
-def _run(future: Future[None], call: Callable[[], None]) -> None:
+def _run(future: Future[T], call: Callable[[], T]) -> None:
     try:
-        call()
+        result = call()
     except Exception as error:  # noqa: BLE001  # The future passes it to its reader.
         future.set_exception(error)
     else:
-        future.set_result(None)
+        future.set_result(result)
 
 
 class Buffers:

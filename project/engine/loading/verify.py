@@ -16,7 +16,7 @@ from torch import Tensor
 
 from project.engine.loading.decode import UNREADABLE, decode_rgb
 from project.engine.loading.durable import cache_folder
-from project.engine.loading.file_list import FileList
+from project.engine.loading.image_files import FileList
 from project.engine.loading.threads import Threads, wait_for
 from project.engine.runtime.progress import with_progress_bar
 
@@ -87,36 +87,39 @@ def _read_logs(logs: Iterable[Path]) -> dict[str, str]:
 
 
 def _decode_all(files: FileList, places: Sequence[int], count: int, timeout_s: int) -> Iterator[tuple[int, _Found]]:
-    found: dict[int, _Found] = {}
     denied: list[OSError] = []
     threads = Threads(max(1, count))  # At least one thread, so that the progress bar is updated.
     try:
         parts = [places[first : first + _FILES_A_CALL] for first in range(0, len(places), _FILES_A_CALL)]
-        calls = [threads.submit(partial(_check, files, part, found, denied)) for part in parts]
+        calls = [threads.submit(partial(_check_all, files, part)) for part in parts]
         for part, call in zip(parts, with_progress_bar(calls, len(calls), "checking images"), strict=True):
-            wait_for(call, timeout_s)
-            yield from ((place, found.pop(place)) for place in part if place in found)
+            results = wait_for(call, timeout_s)
+            for place, found in zip(part, results, strict=True):
+                if isinstance(found, OSError):
+                    denied.append(found)
+                else:
+                    yield place, found
     finally:
         threads.close()
-    if denied:  # Possibly temporary, so it is not recorded.
+    if denied:
         raise OSError(
             f"data.root: {len(denied)} of {len(files):,} files cannot be read; give this user the right to read them, "
             f"or check the disk; the first: {denied[0]}"
         )
 
 
-def _check(files: FileList, places: Sequence[int], found: dict[int, _Found], denied: list[OSError]) -> None:
-    for place in places:
-        path = files[place]
-        if not path.is_file():  # A folder, a broken link, or a pipe, which would block the reader forever.
-            found[place] = "no file"
-            continue
-        try:
-            image = decode_rgb(path.read_bytes(), _AS_SMALL_AS_CAN_BE)
-            found[place] = (*image.size, image.peak)
-        except UNREADABLE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                # Errors of the system have a number, those of decoders do not.
-                denied.append(error)
-            else:
-                found[place] = " ".join(str(error).split()) or type(error).__name__
+def _check_all(files: FileList, places: Sequence[int]) -> list[_Found | OSError]:
+    return [_check(files[place]) for place in places]
+
+
+def _check(path: Path) -> _Found | OSError:
+    """Decode a file; return an error of the system instead of its result, because it may be temporary."""
+    if not path.is_file():  # A folder, a broken link, or a pipe, which would block the reader forever.
+        return "no file"
+    try:
+        image = decode_rgb(path.read_bytes(), _AS_SMALL_AS_CAN_BE)
+        return *image.size, image.peak
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            return error  # Errors of the system have a number, those of decoders do not.
+        return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from project.engine.loading.crop import Crop
-from project.engine.loading.errors import LoadingError
 from project.engine.loading.images import Fetched, Request
-from project.engine.loading.workers import Workers
+from project.engine.loading.workers import LoadingError, Workers
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SEEDS = 2**63

@@ -7,6 +7,10 @@ from project.engine.loading.ranges import check_range
 from project.engine.runtime.devices import usable_cores
 
 
+class LoadingError(RuntimeError):
+    """Batches cannot be fetched; the message names the cause and the option that helps."""
+
+
 @dataclass(frozen=True)
 class Workers:
     """Threads that decode files, or processes that load a torch dataset; images in memory need none.

@@ -14,8 +14,9 @@ from tiny import Tiny
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from project.engine.loading import Crop, LoadingError, Split, TorchDataset, Workers
+from project.engine.loading import Crop, Split, TorchDataset, Workers
 from project.engine.loading.images import Images, Request, fetch
+from project.engine.loading.workers import LoadingError
 
 CROP = Crop(4)
 

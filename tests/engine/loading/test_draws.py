@@ -2,12 +2,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from project.engine.loading import sample_keys
 from project.engine.loading.counter_rng import (
     _hashed,
     alternating,
     independent_keys,
     integers,
+    sample_keys,
     step_seed,
     uniform,
 )

@@ -25,10 +25,9 @@ from project.engine.loading import (
     StepSeed,
     TorchDataset,
     Workers,
-    check_same_batches,
-    random_crop,
-    random_flip,
 )
+from project.engine.loading.augment import random_crop, random_flip
+from project.engine.loading.loader import check_same_batches
 
 COUNT, BATCH, EPOCHS = 50, 8, 2
 

@@ -11,10 +11,12 @@ from conftest import ROOT, clean_environment
 from pictures import picture
 from torch import Tensor
 
-from project.engine.loading import Crop, FileList, ImageFiles, LoadingError, Workers, check_files, sample_keys
+from project.engine.loading import Crop, FileList, ImageFiles, Workers, check_files
+from project.engine.loading.counter_rng import sample_keys
 from project.engine.loading.decode import Pixels, write_resized
 from project.engine.loading.images import Request, fetch
 from project.engine.loading.threads import Buffers
+from project.engine.loading.workers import LoadingError
 
 CROP = Crop(24, min_area=0.3)
 HERE = Workers(num=0, pin_memory=False)
