@@ -14,7 +14,7 @@ from project.engine.runtime.startup import begin_command
 if __name__ == "__main__":
     begin_command("evaluate", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
-    from project.engine.inference.evaluation_options import parse_evaluation
+    from project.engine.inference.options import parse_evaluation
 
     check_run(parse_evaluation(sys.argv[1:])[0].run)
 

@@ -13,7 +13,7 @@ from project.engine.runtime.startup import begin_command
 if __name__ == "__main__":
     begin_command("export", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
-    from project.engine.inference.export_options import parse_export
+    from project.engine.inference.options import parse_export
 
     check_run(parse_export(sys.argv[1:]).run)
 

@@ -13,7 +13,7 @@ from project.engine.runtime.startup import begin_command
 if __name__ == "__main__":
     begin_command("predict", "loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
-    from project.engine.inference.prediction_options import parse_prediction
+    from project.engine.inference.options import parse_prediction
 
     check_run(parse_prediction(sys.argv[1:]).run)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any, Self
+from typing import Any
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.loggers import Logger
@@ -15,7 +15,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.terminal import progress
 from project.engine.data import plain
-from project.engine.inference.evaluation_options import OPTIONS
+from project.engine.inference.options import OF_EVALUATION
 from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
@@ -44,29 +44,25 @@ class EvaluationCLI(FitCLI):
 
     Args:
         trained: The run.
-        command: The options.
+        argv: The options.
         callbacks: The callbacks, in addition to those of the run's settings.
 
     Raises:
         ValueError, OSError, MisconfigurationException: The input is invalid.
     """
 
-    def __init__(self, trained: TrainedRun, command: CommandLine, callbacks: Sequence[Callback]) -> None:
+    def __init__(self, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> None:
         self._trained = trained
         self.logger = EvaluationLogger(trained.run_id, trained.step)
-        super().__init__(command, lambda settings, given: [*progress(settings, given), *callbacks])
-
-    @classmethod
-    def of(cls, trained: TrainedRun, argv: Sequence[str], callbacks: Sequence[Callback]) -> Self:
-        """Build it from the run's settings and options; see the class."""
         command = CommandLine.parse(argv, _NAMES)
         runs = {"--resume": command.resume, "--rerun": command.rerun}
         for option in (*(name for name, run in runs.items() if run), *(option for option, _ in command.pairs)):
             if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
-                raise ValueError(f"{option}: an evaluation has the model of its run; its options are {OPTIONS}")
+                raise ValueError(f"{option}: an evaluation has the model of its run; its options are {OF_EVALUATION}")
         with TemporaryDirectory() as folder:
             (settings := Path(folder) / store.CONFIG_FILE).write_text(trained.settings, encoding="utf-8")
-            return cls(trained, command.with_settings(settings), callbacks)
+            command = command.with_settings(settings)
+            super().__init__(command, lambda settings, given: [*progress(settings, given), *callbacks])
 
     @override
     def before_instantiate_classes(self) -> None:

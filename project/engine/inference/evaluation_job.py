@@ -21,7 +21,7 @@ from project.engine.comparison.champion import register_challenger
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
 from project.engine.inference.evaluation_cli import EvaluationCLI
-from project.engine.inference.evaluation_options import parse_evaluation
+from project.engine.inference.options import parse_evaluation
 from project.engine.inference.report import print_scores
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, write_resamples, write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
@@ -196,7 +196,7 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
             run = TrainedRun(*first_process.compute("trained run", lambda: find_trained_run(own.run)))
             collector = OutputCollector()
             job = EvaluationJob(
-                argv, run, EvaluationCLI.of(run, options, [interrupts, collector]), collector, own.register
+                argv, run, EvaluationCLI(run, options, [interrupts, collector]), collector, own.register
             )
             check_can_shard(job.trainer, job.model)
             if (known := os.environ.get(_CHILDREN_USE)) is None:

@@ -17,8 +17,8 @@ from torch import Tensor
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.export_formats import FORMATS, Program, TrainedModel, missing_packages
-from project.engine.inference.export_options import SUFFIXES, output_of, parse_export
 from project.engine.inference.inputs import named_files
+from project.engine.inference.options import parse_export
 from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.loading import Crop
@@ -41,9 +41,9 @@ class ExportJob:
                 f"--format: got {self._format}, without {', '.join(missing)}; install the extra: "
                 "uv sync --extra onnx, or pip install '.[onnx]'"
             )
-        self.output = output_of(options.output, SUFFIXES[self._format])
+        self.output: Path = options.output
         try:
-            cli = EvaluationCLI.of(_on_cpu(run, options.images), [], [])
+            cli = EvaluationCLI(_on_cpu(run, options.images), [], [])
         except OSError as error:
             raise OSError(f"{error}; if the data of the run are absent, give --images PATH...") from error
         task = _trained(cli, run)

@@ -15,8 +15,8 @@ from torch import Tensor
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.inputs import named_files
+from project.engine.inference.options import PREDICTIONS, parse_prediction
 from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
-from project.engine.inference.prediction_options import output_of, parse_prediction
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
 from project.engine.runtime.output import lost_output
@@ -41,10 +41,10 @@ class PredictionJob:
 
     def __init__(self, run: TrainedRun, options: Namespace, interrupts: Interrupts) -> None:
         self._options = options
-        self.output: Path | None = output_of(options.output)
+        self.output: Path | None = options.output or (PREDICTIONS if sys.stdout.isatty() else None)
         self.paths = named_files(options.paths)
         self._predictions = Predictions(options.top_k)
-        cli = EvaluationCLI.of(_for_files(run, options), [], [interrupts, self._predictions])
+        cli = EvaluationCLI(_for_files(run, options), [], [interrupts, self._predictions])
         assert isinstance(cli.datamodule, PredictionImages)
         self._trainer, self._model, self._data = cli.trainer, cli.model, cli.datamodule
         self._checkpoint = run.checkpoint
