@@ -1,6 +1,9 @@
 """The commands that a person may need after a fit, with the run's own id and settings."""
 
 import shlex
+from collections.abc import Mapping
+from math import inf
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
@@ -14,6 +17,7 @@ from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
 _REPEATED = ("config", "data", "experiment", "model")
+_BATCH_SIZE = "data.batch_size"
 _TRIALS = ("--n_trials", "8", "--n_jobs", "2")
 
 
@@ -69,7 +73,7 @@ def _search(cli: FitCLI) -> list[str]:
     general = set(config_groups.choices("search")) - set(config_groups.choices("model"))
     for name in (str(cli.config.groups.model), *sorted(general)):
         varied, metrics = _space(name)
-        if varied and varied <= settings.keys() and metrics <= logged:
+        if varied and varied.keys() <= settings.keys() and metrics <= logged and _has_batches(cli, varied):
             options = [(option.removeprefix("--"), option, value) for option, value in command.pairs]
             kept = [pair for key, *pair in options if key not in varied and key.partition(".")[0] in _REPEATED]
             words = [word for pair in kept for word in pair if word is not None]
@@ -77,12 +81,19 @@ def _search(cli: FitCLI) -> list[str]:
     return []
 
 
-def _space(name: str) -> tuple[set[str], set[str]]:
+def _has_batches(cli: FitCLI, varied: Mapping[str, Any]) -> bool:
+    """Return whether train has enough samples for the largest batches of a search space."""
+    values = varied.get(_BATCH_SIZE) or {}
+    sizes = [size for size in (*values.get("choices", ()), values.get("high")) if isinstance(size, int)]
+    return max(sizes, default=0) * cli.trainer.world_size <= cli.data.sizes().get("train", inf)
+
+
+def _space(name: str) -> tuple[dict[str, Any], set[str]]:
     """Return the settings and the metrics of a search space; none if it is not valid, which only a sweep reports."""
     try:
         content = yaml_file.read(config_groups.file_of("search", name), "--search")
     except (OSError, ValueError):
-        return set(), set()
+        return {}, set()
     space, metrics = content.get("space"), content.get("metric")
     metrics = metrics if isinstance(metrics, list) else [metrics]
-    return set(space) if isinstance(space, dict) else set(), set(map(str, metrics))
+    return space if isinstance(space, dict) else {}, set(map(str, metrics))

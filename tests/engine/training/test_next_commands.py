@@ -35,6 +35,12 @@ def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: 
     assert expected in commands_of(*options)["search"]
 
 
+def test_the_search_has_no_batches_that_are_larger_than_train(workplace: Path) -> None:
+    write_folder(Path("photos"), count=20)
+    options = ["--data=image_folder", "--data.root=photos", "--data.batch_size=4"]
+    assert "--search optimizer" in commands_of(*options)["search"]
+
+
 def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     commands = commands_of(*TINY)
     assert commands["evaluate"] == "python -m project.evaluate 1234"
