@@ -148,12 +148,6 @@ def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:
     return state
 
 
-def is_within_epoch(path: Path) -> bool:
-    """Return whether a run that resumes from a checkpoint completes an epoch, so that it needs the same batches."""
-    batches = _read(path)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-    return batches["current"]["processed"] > 0 and not batches["is_last_batch"]
-
-
 def check_not_complete(path: Path, finished: bool, max_epochs: int | None, max_steps: int) -> None:
     """Refuse to resume a run that is complete.
 

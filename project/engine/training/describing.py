@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch.nn.parameter import UninitializedParameter
@@ -110,10 +110,18 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
 
 def _trained(cli: FitCLI) -> str:
     trainer, model = cli.trainer, cli.model
-    sizes = [p.numel() for p in model.parameters() if not isinstance(p, UninitializedParameter)]
     devices = f"{devices_text(trainer)}, {cli.config.groups.strategy}, {trainer.precision}"
-    size = f", {sum(sizes):,} parameters" if sizes else ""  # `configure_model` may make them later.
-    return f"**{cli.net_name}** ({type(model).__name__}{size}), trained on **{cli.data.name}** with {devices}."
+    task = f"{type(model).__name__}, {parameters_text(model)}"
+    return f"**{cli.net_name}** ({task}), trained on **{cli.data.name}** with {devices}."
+
+
+def parameters_text(model: LightningModule) -> str:
+    """Return the number of parameters, and how many of them are trained if some are not."""
+    parameters = list(model.parameters())
+    if not parameters or any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
+        return "parameters known after the first batch"  # `configure_model` may make them later.
+    count, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
 
 
 def devices_text(trainer: Trainer) -> str:

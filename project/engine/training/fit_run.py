@@ -16,7 +16,6 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.engine.checkpoints.newest import newest_checkpoint
-from project.engine.checkpoints.resume import is_within_epoch
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.launcher import TORCHRUN
@@ -38,11 +37,8 @@ _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LAST_LINES = 20
 _TRACEBACK = "traceback.txt"
 _LESS_MEMORY = (
-    "use less memory: a smaller --data.batch_size with --trainer.accumulate_grad_batches, or --precision bf16-mixed"
-)
-_LESS_MEMORY_WITHIN_EPOCH = (
-    "use less memory: --precision bf16-mixed; or a new run with a smaller --data.batch_size, which cannot change here, "
-    "because the checkpoint is within an epoch"
+    "use less memory: --precision bf16-mixed; or a smaller --data.batch_size with --trainer.accumulate_grad_batches, "
+    "in a new run if the checkpoint is within an epoch"
 )
 _SAME_ERROR_WITHIN_S = 1.0
 
@@ -210,6 +206,5 @@ class _FitRun:
             lines.append(f"traceback\n  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
             lines.append(self.how_to_resume())
         if isinstance(error, torch.OutOfMemoryError):
-            found = newest_checkpoint(store.checkpoint_folder(run_id), required=False) if run_id else None
-            lines.append(_LESS_MEMORY_WITHIN_EPOCH if found and is_within_epoch(found) else _LESS_MEMORY)
+            lines.append(_LESS_MEMORY)
         return RunNote("\n".join(lines))

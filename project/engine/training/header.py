@@ -5,12 +5,11 @@ from shutil import get_terminal_size
 from textwrap import fill
 
 import torch
-from lightning import LightningModule
-from torch.nn.parameter import UninitializedParameter
 
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.runtime.devices import usable_cores
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.training.describing import parameters_text
 
 _COLUMNS, _LABEL_WIDTH = 80, 8
 
@@ -52,16 +51,7 @@ def print_line(label: str, text: str) -> None:
 
 def _model(cli: FitCLI) -> str:
     name, kind = cli.net_name, type(cli.model).__name__
-    return f"{name if name == kind else f'{name} ({kind})'}, {_parameters(cli.model)}"
-
-
-def _parameters(model: LightningModule) -> str:
-    """Return the number of parameters as text, and how many of them are trained if some are not."""
-    parameters = list(model.parameters())
-    if not parameters or any(isinstance(parameter, UninitializedParameter) for parameter in parameters):
-        return "parameters known after the first batch"
-    count, trained = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
-    return f"{count:,} parameters" + (f", {trained:,} of them trained" if trained < count else "")
+    return f"{name if name == kind else f'{name} ({kind})'}, {parameters_text(cli.model)}"
 
 
 def _devices(cli: FitCLI) -> str:

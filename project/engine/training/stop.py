@@ -188,17 +188,7 @@ class Interrupts(Callback):
         if not (in_training and 0 <= trainer.max_steps <= trainer.global_step) and self._is_interrupted():
             self._stop(trainer, save=in_training and trainer.global_step > 0)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._is_interrupted():
-            self._stop(trainer, save=False)
+    on_test_batch_end = on_validation_batch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._is_interrupted() or self._is_interrupted(ask=False):  # after the last batch, whose checkpoint is saved

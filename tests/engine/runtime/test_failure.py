@@ -115,7 +115,7 @@ def test_a_remedy_that_is_named_if_memory_is_not_enough_is_accepted(
         assert (f"continue with: python -m project.fit --resume {run_id}" in notes) == resumes
         (line,) = (line for line in notes if line.startswith("use less memory: "))
         assert "--precision bf16-mixed" in line
-        assert ("a new run with a smaller --data.batch_size" in line) == bool(refused)
+        assert "a smaller --data.batch_size" in line
         if refused:
             with pytest.raises(SystemExit, match="2"):
                 main(["--resume", run_id, *refused])
