@@ -17,7 +17,7 @@ if __name__ == "__main__":
     from project.engine.inspection.options import parse_description
 
     with exit_on_bad_input():
-        check_early(parse_description(sys.argv[1:]).command)
+        check_early(parse_description(sys.argv[1:])[0])
 
 from project.engine.inspection.job import open_data
 from project.engine.inspection.report import print_contents, print_copies, write_copies

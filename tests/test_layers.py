@@ -15,7 +15,7 @@ LAYERS = [
     ("engine.training",),
     ("engine.cli",),
     ("tasks", "data"),
-    ("engine.monitor", "engine.task"),
+    ("engine.monitor", "engine.task", "engine.task_checks"),
     ("engine.loading", "engine.tracking", "engine.checkpoints"),
     (
         "models",

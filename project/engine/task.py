@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 from project.engine.checkpoints.epoch_metrics import restore_states, save_states
 from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
-from project.engine.schedule import ScheduleCallable, WarmupCosine, check_schedule, make_schedule, total_steps
+from project.engine.schedule import ScheduleCallable, WarmupCosine, make_schedule, total_steps
 
 Batch = tuple[Tensor, Tensor]
 """Inputs (N, ...) and targets (N, ...)."""
@@ -245,48 +244,6 @@ class Task(LightningModule):
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A draw may lack samples that a metric needs.
             return bootstrap_draws(scores, len(outputs), outputs[0].numel())
-
-    def check(self) -> None:
-        """Raise ValueError if the optimizer or the schedule does not accept its settings."""
-        try:
-            unused = self.make_optimizer()
-        except ValueError as error:
-            raise ValueError(f"model.optimizer: {error}") from error
-        check_schedule(self.lr_schedule, unused)
-
-    def check_batch(self, inputs: Tensor, targets: Tensor) -> None:
-        """Raise ValueError if the loss or a metric does not fit the net and the data; the model is not changed.
-
-        Args:
-            inputs: Two or more samples, (N, ...).
-            targets: Their targets, (N, ...).
-        """
-        was_training = self.training
-        self.eval()
-        name = "model.loss"
-        try:
-            with torch.no_grad(), isolate_rng(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Two samples are few for some metrics.
-                try:
-                    outputs = self(inputs)
-                except RuntimeError:  # A net may need a GPU.
-                    return
-                for wanted in (self.training_targets(targets), targets):
-                    if (loss := self.loss(outputs, wanted)).ndim:
-                        raise ValueError(f"the loss has the shape {tuple(loss.shape)}; it must be a scalar")
-                name, metrics = "model.metrics", self.val_metrics.clone()
-                self.update_metrics(metrics, outputs, targets)
-                for metric, value in metrics.compute().items():
-                    if not isinstance(value, Tensor) or value.numel() != 1:
-                        raise ValueError(f"{metric} is not a single number")
-        except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                f"--{name}: does not fit the outputs {tuple(outputs.shape)} of the net and the targets "
-                f"{tuple(targets.shape)} of the data: {reason}"
-            ) from error
-        finally:
-            self.train(was_training)
 
     def make_optimizer(self) -> Optimizer:
         """Return a new optimizer of the net's parameters; Adam and SGD are fused, unless the settings exclude it."""

@@ -33,6 +33,7 @@ from project.engine.runtime.devices import devices_for
 from project.engine.runtime.failure import place
 from project.engine.runtime.step_overhead import reduce_step_overhead
 from project.engine.task import Task
+from project.engine.task_checks import check_optimizer
 from project.engine.tracking import experiments, names
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.secrets import HIDDEN, storable
@@ -218,7 +219,7 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.data = described(self.datamodule)
         if isinstance(self.model, Task):
-            self.model.check()
+            check_optimizer(self.model)
         settings, given, logger = self.config.trainer, self.callbacks, self._mlflow_logger()
         checkpoint = self.config_init.checkpoint
         checkpoint.monitor, checkpoint.mode = monitored(self.model, checkpoint.monitor, checkpoint.mode)

@@ -8,6 +8,7 @@ from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
 from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded, check_optimization
 from project.engine.data import described
 from project.engine.task import Task
+from project.engine.task_checks import check_batch
 
 
 def check_training(cli: FitCLI) -> None:
@@ -69,4 +70,4 @@ def _check_smallest_batch(cli: FitCLI) -> None:
             f"--data.batch_size: got {cli.config.data.init_args.batch_size}, which makes batches of {size} of the "
             f"{cli.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: {reason}"
         )
-    cli.model.check_batch(*examples)
+    check_batch(cli.model, *examples)

@@ -51,7 +51,6 @@ class EvaluationJob:
         run: The evaluated run.
         cli: Data, model and trainer.
         split: The split; known after the checks.
-        prefix: Start of the names of its metrics in the run, such as `eval/`.
     """
 
     def __init__(
@@ -61,14 +60,14 @@ class EvaluationJob:
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.data
         self.logger = cli.logger if self.trainer.loggers else None
         self.split: Stage = "test"
-        self.prefix = self._digest = ""
+        self._digest = ""
         self._scored = 0
 
     def complete(self) -> None:
         """Score, print the scores, store them, and register the model if `--register` is given."""
         metrics, added = self.score()
         if self.trainer.is_global_zero:
-            print_scores(metrics, added, self.split, self.prefix, self._scored or self.samples)
+            print_scores(metrics, added, self.split, self.cli.logger.prefix, self._scored or self.samples)
         self.store(added)
         self.register()
 
@@ -167,8 +166,7 @@ class EvaluationJob:
 
     def use(self, split: str, prefix: str) -> None:
         """Set the result of `check`, also on other ranks."""
-        self.split, self.prefix = ("test" if split == "test" else "val"), prefix
-        self.cli.logger.prefix = prefix
+        self.split, self.cli.logger.prefix = ("test" if split == "test" else "val"), prefix
 
     def _is_own_data(self, run: Run) -> bool:
         """Return whether the data are those of the run's training: by their digest, or else by the options."""

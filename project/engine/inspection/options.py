@@ -2,32 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.nearest import question
 from project.engine.cli.output_file import output_file
 
-_SUFFIXES = (".csv", ".parquet")
 _OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
 _NAMES = ("data", "experiment", "config", "output")
 
 
-class DescribeOptions(NamedTuple):
-    """The options of `project.describe`.
-
-    Attributes:
-        command: The options that choose the data.
-        output: The file of `--output`; None without it.
-    """
-
-    command: CommandLine
-    output: Path | None
-
-
-def parse_description(argv: Sequence[str]) -> DescribeOptions:
-    """Divide the options of the command from those of the data.
+def parse_description(argv: Sequence[str]) -> tuple[CommandLine, Path | None]:
+    """Return the options that choose the data, and the file of `--output`.
 
     Raises:
         SystemExit: 2 if an option is malformed, or does not choose data; 0 after `--help`.
@@ -44,16 +30,13 @@ def parse_description(argv: Sequence[str]) -> DescribeOptions:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        type=output_file(_SUFFIXES),
-        help="write a row for each sample that occurs more than once",
-    )
+    parser.add_argument("--output", metavar="FILE", type=output_file((".csv", ".parquet")), help=(
+        "write a row for each sample that occurs more than once"
+    ))  # fmt: skip
     own, options = parser.parse_known_args(argv)
     for option in options:
         name = option.partition("=")[0]
         if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
             hint = question(name[2:], _NAMES)
             parser.error(f"{name}{hint}: only data are described; the options are {_OPTIONS}, --output FILE")
-    return DescribeOptions(CommandLine.parse(options, _NAMES), own.output)
+    return CommandLine.parse(options, _NAMES), own.output
