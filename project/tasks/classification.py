@@ -85,7 +85,7 @@ class ImageClassifier(ImageTask):
         # A metric of the settings may differ from the score of the same name.
         own = {name: values for name, values in scores.draws().items() if name not in chosen}
         hits = {name: each for name, each in scores.hits().items() if name not in chosen}
-        draws = self.metric_draws(outputs, targets, without=[name for name in hits if name == "accuracy"]) | own
+        draws = self.metric_draws(outputs, targets, without=hits) | own
         modes: dict[str, Mode] = {name: "min" if name in SMALL_IS_BETTER else "max" for name in own}
         return Evaluation(
             scores={name: value for name, value in scores.scores().items() if name not in chosen},

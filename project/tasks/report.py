@@ -85,7 +85,7 @@ class ClassificationReport(Callback):
                     raise RuntimeError("the report failed on another rank")
                 confusion = sum(one[0] for one in found)
                 worst = _most_confident([one[1:] for one in found])
-                self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, *worst)  # type: ignore[index]
+                self._log(self._logger, _FOLDERS[trainer.state.fn], confusion, worst)  # type: ignore[index]
 
     on_validation_epoch_start = on_test_epoch_start
     on_validation_batch_end = on_test_batch_end
@@ -94,27 +94,14 @@ class ClassificationReport(Callback):
     def _best_effort(self) -> AbstractContextManager[None]:
         return best_effort(self._logger, "report", "the run has no complete report of its mistakes")
 
-    def _log(
-        self,
-        logger: MLflowLogger,
-        folder: str,
-        confusion: Tensor,
-        probability: Tensor,
-        images: Tensor,
-        labels: Tensor,
-        guess: Tensor,
-    ) -> None:
+    def _log(self, logger: MLflowLogger, folder: str, confusion: Tensor, worst: Mistakes) -> None:
         logger.log_text(_per_class(confusion, self._class_names), f"{folder}/per_class_accuracy.csv", "report")
         names = drawable(self._class_names)
         logger.log_figure(lambda: confusion_figure(confusion, names), f"{folder}/confusion_matrix.png", "report")
-        wrong = guess != labels
-        mistakes = partial(
-            mistakes_figure,
-            images[wrong],
-            [names[label] for label in labels[wrong]],
-            [names[label] for label in guess[wrong]],
-            probability[wrong].tolist(),
-        )
+        wrong = worst[2] != worst[3]
+        probability, images, labels, guess = (part[wrong] for part in worst)
+        true, guessed = ([names[label] for label in each] for each in (labels, guess))
+        mistakes = partial(mistakes_figure, images, true, guessed, probability.tolist())
         logger.log_figure(mistakes, f"{folder}/worst_mistakes.png", "report")
 
 
