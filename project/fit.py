@@ -23,10 +23,9 @@ from lightning import Callback
 
 from project.engine.runtime.exit import exit_without_teardown
 from project.engine.tracking.best_effort import best_effort
-from project.engine.training.baseline import log_baseline
 from project.engine.training.describing import describe_result
 from project.engine.training.job import open_job
-from project.engine.training.scoring import log_model, score
+from project.engine.training.scoring import log_baseline, log_model, score
 from project.engine.training.summary import print_summary
 
 

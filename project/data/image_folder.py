@@ -10,8 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from project.data.labelled import LabelledImages
-from project.data.left_out import LeftOut
-from project.data.listing import Listing, list_split
+from project.data.listing import LeftOut, Listing, list_split
 from project.data.splits import LAYOUT, class_folders, display_name, find_splits
 from project.engine.loading import (
     NO_IMAGE,

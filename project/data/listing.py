@@ -3,8 +3,9 @@
 import hashlib
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.data.left_out import LeftOut
 from project.data.splits import Identity, class_folders, display_name, identity, is_junk, subfolders
 from project.engine.loading import FileList, image_suffixes
+
+
+@dataclass
+class LeftOut:
+    """Files and folders that are not used.
+
+    Args:
+        files: Number of files by reason.
+        folders: Number of folders by name; links are counted by path.
+        notes: Other remarks.
+    """
+
+    files: Counter[str] = field(default_factory=Counter)
+    folders: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.folders or self.notes)
+
+    def __str__(self) -> str:
+        """List reasons and names, the most frequent first."""
+        files = [f"{reason} {count:,}" for reason, count in self.files.most_common()]
+        folders = [f"{name} ({count:,})" if count > 1 else name for name, count in self.folders.most_common()]
+        count = self.files.total()
+        parts = [f"{count:,} file{'s' if count > 1 else ''}: {', '.join(_few(files))}"] if files else []
+        parts += [f"folders {', '.join(_few(folders))}"] if folders else []
+        return "; ".join(parts + self.notes)
 
 
 class Listing(NamedTuple):
@@ -158,3 +185,7 @@ def _count_outside(split: Path, classes: Sequence[str], left_out: LeftOut) -> No
                 left_out.folders[f"{entry.name} (a link)" if not is_junk(entry.name) else entry.name] += 1
         elif not entry.name.startswith("."):
             left_out.files["outside of the classes"] += 1
+
+
+def _few(texts: Sequence[str], most: int = 8) -> list[str]:
+    return [*texts[:most], f"{len(texts) - most} more"] if len(texts) > most else list(texts)

@@ -1,4 +1,4 @@
-"""The scores and the served model of the best checkpoint."""
+"""The scores of the best checkpoint, the baseline that they are compared with, and its served model."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from lightning import Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
-from project.engine.task import Task
+from project.engine.task import Baseline, Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import model_name
 from project.engine.training.describing import model_tags
@@ -43,6 +43,27 @@ def score(job: Job) -> Mapping[str, float]:
             return merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
         finally:
             trainer.loggers = loggers
+
+
+def log_baseline(job: Job, scores: Mapping[str, float]) -> Baseline | None:
+    """Compute the baseline on the split that scored the model, and log it as the tag `baseline`.
+
+    Returns:
+        The baseline, whose metric has its stage; None if the task or the data declares none, and on ranks other than
+        the first.
+    """
+    stage = next(iter(scores), "").partition("/")[0]
+    if not job.trainer.is_global_zero or not isinstance(job.model, Task):
+        return None
+    with best_effort(job.logger, "baseline", "the score has no baseline"):
+        targets = job.data.all_targets(stage)
+        found = None if targets is None else job.model.baseline(targets.cpu())
+        if found is None or (metric := f"{stage}/{found.metric}") not in scores:
+            return None
+        if job.logger is not None:
+            job.logger.set_tags({"baseline": f"{metric} {found.value:.4f} ({found.sentence})"})
+        return found._replace(metric=metric)
+    return None
 
 
 def log_model(job: Job, scores: Mapping[str, float]) -> None:

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 from project.engine.loading import Augmentation, Crop, uniform
 from project.engine.loading.augment import cutout, random_crop, random_flip
 from project.engine.loading.counter_rng import sample_keys
-from project.engine.loading.crop_boxes import random_boxes
+from project.engine.loading.crop import random_boxes
 from project.engine.loading.mixup import cutmix, mixup
 from project.engine.loading.resize import resized_by_matrix
 from project.engine.loading.square import center_squares
