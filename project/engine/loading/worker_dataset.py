@@ -1,10 +1,8 @@
 """Map-style torch datasets, loaded by the worker processes of torch's DataLoader."""
 
-import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sized
-from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -16,12 +14,15 @@ from project.engine.loading.crop import Crop
 from project.engine.loading.images import Fetched, Request
 from project.engine.loading.workers import LoadingError, Workers
 
-_SHARED_MEMORY = Path("/dev/shm")
 _SEEDS = 2**63
 _POLL_S = 1
-_MOMENT_S = 0.1
-_TIMED_OUT = "DataLoader timed out"
-_OUT_OF_SHARED_MEMORY = ("shared memory", "No space left", "file </torch_", "ENOSPC")
+_SHARED = "</torch_"
+"""Start of the names of torch's files in shared memory, in errors about them."""
+_REMEDIES = (
+    "for less memory use a smaller --data.workers.num, --data.workers.prefetch_factor or --data.batch_size, or in a "
+    "container a larger --shm-size; for a slow dataset a larger --data.workers.timeout_s; --data.workers.num 0 shows "
+    "what the dataset does"
+)
 
 
 class TorchDataset:
@@ -163,41 +164,10 @@ def _next(batches: Iterator[Fetched], workers: Workers) -> Fetched | None:
         try:
             return next(batches, None)
         except (RuntimeError, OSError, EOFError) as error:  # EOFError: a process died while it sent a batch.
-            if not str(error).startswith(_TIMED_OUT) or monotonic() >= deadline:
-                if (told := _explained(error, _exit_codes(batches), workers)) is None:
-                    raise
-                raise LoadingError(told) from error
-
-
-def _exit_codes(batches: Iterator[Fetched]) -> set[int]:
-    processes = getattr(batches, "_workers", ())
-    for process in processes:
-        process.join(_MOMENT_S)
-    return {process.exitcode for process in processes} - {None, 0}
-
-
-def _explained(problem: Exception, exit_codes: set[int], workers: Workers) -> str | None:
-    error = str(problem)
-    no_room = any(words in error for words in _OUT_OF_SHARED_MEMORY)
-    if "in DataLoader worker process" in error and not no_room:
-        return None  # An error of the dataset, which torch re-raises.
-    if no_room or -signal.SIGBUS in exit_codes:
-        free = (
-            f"; {shutil.disk_usage(_SHARED_MEMORY).free / 2**20:,.0f} MiB are free" if _SHARED_MEMORY.is_dir() else ""
-        )
-        return (
-            f"loading processes ran out of shared memory ({_SHARED_MEMORY}{free}): use a smaller --data.workers.num, "
-            "--data.workers.prefetch_factor or --data.batch_size, or in a container a larger --shm-size"
-        )
-    if exit_codes or "exited unexpectedly" in error:
-        cause = ", ".join(signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in exit_codes)
-        return (
-            f"a loading process died ({cause}); SIGKILL usually means too little memory: use a smaller "
-            "--data.workers.num, or debug the dataset with --data.workers.num 0"
-        )
-    if error.startswith(_TIMED_OUT):
-        return (
-            f"no batch in {workers.timeout_s} s: a loading process hangs, or a batch takes longer; debug the dataset "
-            "with --data.workers.num 0, or allow more with --data.workers.timeout_s N"
-        )
-    return None
+            text = str(error)
+            if not workers.count() or ("in DataLoader worker process" in text and _SHARED not in text):
+                raise  # an error of the dataset
+            if not text.startswith("DataLoader timed out"):
+                raise LoadingError(f"a loading process died, or lacks shared memory; {_REMEDIES}") from error
+            if monotonic() >= deadline:
+                raise LoadingError(f"no batch in {workers.timeout_s} s; {_REMEDIES}") from error

@@ -56,10 +56,10 @@ class Faulty(Dataset[tuple[Tensor, int]]):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("killed", "a loading process died .SIGKILL.* a smaller --data.workers.num"),
-        ("bus error", "out of shared memory .* --shm-size"),
-        ("no space", "out of shared memory .* --data.workers.prefetch_factor"),
-        ("hangs", "no batch in 1 s: .* --data.workers.timeout_s"),
+        ("killed", "a loading process died, .* a smaller --data.workers.num"),
+        ("bus error", "lacks shared memory; .* --shm-size"),
+        ("no space", "lacks shared memory; .* --data.workers.prefetch_factor"),
+        ("hangs", "no batch in 1 s; .* --data.workers.timeout_s"),
     ],
 )
 def test_a_fault_of_a_process_is_explained(fault: str, message: str) -> None:
