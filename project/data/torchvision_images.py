@@ -17,7 +17,7 @@ class TorchvisionImages(LabelledImages):
     """Images of a class of `torchvision.datasets` that has the splits train and test.
 
     Args:
-        root: Folder of the dataset's own folder, such as `root/MNIST/`. Missing files are downloaded there.
+        root: Folder that contains the folder of the dataset, such as `root/MNIST/`. Missing files are downloaded there.
         options: See `LabelledImages`.
     """
 

@@ -122,6 +122,8 @@ class DescribedDataModule(LightningDataModule):
 
 
 class _Undeclared(DescribedDataModule):
+    """A description with only a name; its `prepare_data` and `setup` do nothing."""
+
     def __init__(self, datamodule: LightningDataModule) -> None:
         super().__init__()
         self.name = type(datamodule).__name__

@@ -18,10 +18,9 @@ def check_training(cli: FitCLI) -> None:
         ValueError: The settings do not fit the data, or the first step would end the run.
     """
     trainer = cli.trainer
-    if cli.data is cli.datamodule:
-        cli.data.prepare_data()
-        cli.data.setup("fit")
-        cli.data.check_batch_size(trainer.world_size)
+    cli.data.prepare_data()
+    cli.data.setup("fit")
+    cli.data.check_batch_size(trainer.world_size)
     check_not_sharded(trainer)
     check_optimization(trainer, cli.model)
     if isinstance(cli.model, Task) and cli.model.replays_cuda_graphs:

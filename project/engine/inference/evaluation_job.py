@@ -137,9 +137,8 @@ class EvaluationJob:
         Raises:
             ValueError: The data have no such split, or the model cannot evaluate it.
         """
-        if self.data is self.cli.datamodule:
-            self.data.prepare_data()
-            self.data.setup("test")
+        self.data.prepare_data()
+        self.data.setup("test")
         has_test = self.data.has_test and is_overridden("test_step", self.model)
         if wanted == "test" and not has_test:
             lacks = "the data have no test split" if not self.data.has_test else "the model has no test_step"

@@ -52,8 +52,7 @@ def open_data(argv: Sequence[str]) -> Iterator[tuple[DescribedDataModule, Path |
     with interruptible_command("nothing was written"), exit_on_bad_input():
         command, output = parse_description(argv)
         update_activity("reading the data")
-        cli = DataCLI(command)
-        if cli.data is cli.datamodule:
-            cli.data.prepare_data()
-            cli.data.setup("fit")
-        yield cli.data, output
+        data = DataCLI(command).data
+        data.prepare_data()
+        data.setup("fit")
+        yield data, output

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from typing_extensions import override
@@ -22,8 +21,6 @@ class UncheckedFiles(ImageFiles):
     Attributes:
         bad: The reason why a file cannot be decoded, by its index; its pixels are black.
     """
-
-    advice: ClassVar[str] = "try more threads: --workers N"
 
     def __init__(self, paths: Sequence[Path], bit_depth: int = 16) -> None:
         super().__init__(paths, torch.arange(len(paths)), torch.zeros(len(paths), 2), bit_depth)  # of unknown sizes
