@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow import MlflowClient
@@ -38,8 +38,6 @@ from project.engine.training.scoring import merged
 from project.engine.training.stop import interruptible_command
 from project.engine.training.supervision import Supervisor
 
-Stage = Literal["val", "test"]
-
 _CHILDREN_USE = "PROJECT_EVALUATION"
 """Set for the processes that Lightning starts: the result of the checks."""
 
@@ -59,8 +57,7 @@ class EvaluationJob:
         self._argv, self.run, self.cli, self._collector, self._register = argv, run, cli, collector, register
         self.trainer, self.model, self.data = cli.trainer, cli.model, cli.data
         self.logger = cli.logger if self.trainer.loggers else None
-        self.split: Stage = "test"
-        self._digest = ""
+        self.split = self._digest = ""
         self._scored = 0
 
     def complete(self) -> None:
@@ -131,8 +128,8 @@ class EvaluationJob:
         """Number of samples in the split; None if unknown."""
         return self.data.sizes().get(self.split)
 
-    def check(self, wanted: Stage | None) -> dict[str, str]:
-        """Load the data and choose the split and the prefix, in the first process.
+    def check(self, wanted: str | None) -> tuple[str, str]:
+        """Load the data, and return the split and the start of the names of its metrics in the run, such as `eval/`.
 
         Raises:
             ValueError: The data have no such split, or the model cannot evaluate it.
@@ -143,7 +140,7 @@ class EvaluationJob:
         if wanted == "test" and not has_test:
             lacks = "the data have no test split" if not self.data.has_test else "the model has no test_step"
             raise ValueError(f"--split: got test, but {lacks}; give --split val")
-        split: Stage = wanted or ("test" if has_test else "val")
+        split = wanted or ("test" if has_test else "val")
         has_val = is_overridden("val_dataloader", self.cli.datamodule)
         if split == "val" and not (has_val and is_overridden("validation_step", self.model)):
             raise ValueError("--split: the data and the model have no validation; they cannot be evaluated")
@@ -161,11 +158,7 @@ class EvaluationJob:
                 raise ValueError("--register: got --trainer.logger false too, which stores no predictions; omit it")
         for line in (self.run.line(), *self.data.found()):
             print(line, flush=True)
-        return {"split": split, "prefix": f"{EVALUATION}/{other}"}
-
-    def use(self, split: str, prefix: str) -> None:
-        """Set the result of `check`, also on other ranks."""
-        self.split, self.cli.logger.prefix = ("test" if split == "test" else "val"), prefix
+        return split, f"{EVALUATION}/{other}"
 
     def _is_own_data(self, run: Run) -> bool:
         """Return whether the data are those of the run's training: by their digest, or else by the options."""
@@ -199,7 +192,7 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
             if (known := os.environ.get(_CHILDREN_USE)) is None:
                 known = json.dumps(first_process.compute("checks", lambda: job.check(own.split)))
                 os.environ[_CHILDREN_USE] = known
-            job.use(**json.loads(known))
+            job.split, job.cli.logger.prefix = json.loads(known)
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
         with Supervisor(job.trainer, lambda *_: None):
             yield job
