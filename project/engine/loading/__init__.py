@@ -29,13 +29,12 @@ from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, image_suffixes
 from project.engine.loading.durable import cache_folder, cache_path, remove_least_used, remove_outdated
-from project.engine.loading.image_files import FileList, ImageFiles
+from project.engine.loading.image_files import FileList, ImageFiles, UncheckedFiles
 from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
 from project.engine.loading.loader import BatchLoader
 from project.engine.loading.ranges import check_range
 from project.engine.loading.step_seed import StepSeed
-from project.engine.loading.unchecked_files import UncheckedFiles
 from project.engine.loading.validation import split_off
 from project.engine.loading.verify import check_files
 from project.engine.loading.worker_dataset import TorchDataset

@@ -15,11 +15,14 @@ from pathlib import Path
 from time import monotonic
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
+from typing_extensions import override
 
 from project.engine.loading.crop import Crop, are_masks
 from project.engine.loading.decode import UNREADABLE, Pixels, Scratch, decode_rgb, scale_box, write_resized
 from project.engine.loading.images import Fetched, Request
+from project.engine.loading.square import write_square
 from project.engine.loading.threads import Buffers, Threads, wait_for
 from project.engine.loading.workers import LoadingError, Workers
 
@@ -149,6 +152,35 @@ class ImageFiles:
         except (*UNREADABLE, RuntimeError) as error:
             # RuntimeError: the file has changed, and the box is outside of it.
             raise LoadingError(f"cannot read {path}, which could be read when it was checked: {error}") from error
+
+
+class UncheckedFiles(ImageFiles):
+    """Files that were not checked: threads read their sizes, and record those that cannot be decoded.
+
+    The target of a file is its index.
+
+    Args:
+        paths: Files, some of which may not be images.
+        bit_depth: Number of bits of the values in 16-bit files, from 8 to 16.
+
+    Attributes:
+        bad: The reason why a file cannot be decoded, by its index; its pixels are black.
+    """
+
+    def __init__(self, paths: Sequence[Path], bit_depth: int = 16) -> None:
+        super().__init__(paths, torch.arange(len(paths)), torch.zeros(len(paths), 2), bit_depth)  # of unknown sizes
+        self.bad: dict[int, str] = {}
+
+    @override
+    def _write(self, index: int, box: Sequence[int], out: Pixels, scratch: Scratch) -> None:
+        path = self.paths[index]
+        assert isinstance(path, Path)
+        try:
+            write_square(path.read_bytes(), out, scratch, self.bit_depth)
+        except UNREADABLE as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.bad[index] = " ".join(reason.split()) or type(error).__name__
+            out[:] = 0
 
 
 def _finished(fetched: Fetched, calls: Sequence[Future[None]], timeout_s: float) -> Fetched:

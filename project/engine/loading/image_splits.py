@@ -13,8 +13,7 @@ from project.engine.data import BatchCount, DescribedDataModule
 from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
-from project.engine.loading.digest import images_digest
-from project.engine.loading.images import Batch, Fetched, ImageArray, Images, Request, fetch
+from project.engine.loading.images import Batch, Fetched, ImageArray, Images, Request, fetch, images_digest
 from project.engine.loading.ranges import check_range
 from project.engine.loading.square import to_grey
 from project.engine.loading.validation import split_off

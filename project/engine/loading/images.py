@@ -1,6 +1,7 @@
-"""The protocol of image stores, and the simplest store, an array in memory."""
+"""The protocol of image stores, their digest, and the simplest store, an array in memory."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
@@ -10,6 +11,9 @@ from project.engine.loading.crop import Crop, are_masks
 from project.engine.loading.workers import Workers
 
 Batch = tuple[Tensor, Tensor]
+
+_IMAGES_OF_SPLIT = 64
+"""Number of images of a split from which its digest is computed."""
 
 
 class Request(NamedTuple):
@@ -75,6 +79,17 @@ def fetch(images: Images, indices: Tensor, crop: Crop) -> Fetched:
     part = images.subset(indices)  # A subset has buffers of its own.
     (fetched,) = part.stream(iter([Request(torch.arange(len(indices)), None)]), Workers(num=0, pin_memory=False), crop)
     return fetched
+
+
+def images_digest(header: str, splits: Iterable[Images], crop: Crop) -> str:
+    """Return 8 hexadecimal digits that change with the header, all targets, and pixels sampled from each split."""
+    hashed = hashlib.sha256(header.encode())
+    with torch.random.fork_rng(devices=[]):  # A user's dataset may draw random numbers.
+        torch.manual_seed(0)
+        for split in splits:
+            fetched = fetch(split, torch.arange(0, len(split), -(-len(split) // _IMAGES_OF_SPLIT)), crop)
+            hashed.update(split.targets.numpy().tobytes() + fetched.images.numpy().tobytes())
+    return hashed.hexdigest()[:8]
 
 
 class ImageArray:
