@@ -1,53 +1,30 @@
 """A folder of images with one subfolder per class."""
 
-import hashlib
 import os
 from collections.abc import Sequence
-from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
+from project.data.checked_folder import CheckedFolder, CheckedSplit
 from project.data.labelled import LabelledImages
-from project.data.listing import LeftOut, Listing, list_split
-from project.data.splits import LAYOUT, class_folders, display_name, find_splits
+from project.data.splits import display_name
 from project.engine.loading import (
-    NO_IMAGE,
     Crop,
-    FileList,
     ImageArray,
     ImageFiles,
     Images,
     Split,
-    cache_folder,
     cache_path,
     cached,
-    check_files,
     check_range,
     remove_least_used,
     remove_outdated,
 )
 
-_SHOWN = 3
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per value of cameras and scanners that write 16-bit files."""
-
-
-class CheckedSplit(NamedTuple):
-    """N image files of a split that can be decoded.
-
-    labels: (N,) int64.
-    sizes: (N, 2) int32, height and width of the upright images.
-    peak: Largest value in all 16-bit files; 0 without such files.
-    digest: 16 hexadecimal digits that change with the files, their sizes, times and labels.
-    """
-
-    files: FileList
-    labels: torch.Tensor
-    sizes: torch.Tensor
-    peak: int
-    digest: str
 
 
 class ImageFolder(LabelledImages):
@@ -101,21 +78,16 @@ class ImageFolder(LabelledImages):
     ) -> None:
         self.root = Path(os.path.expanduser(root))  # noqa: PTH111  # pathlib raises for an unknown user
         self.name = display_name(self.root.resolve().name)
-        self._folders, self._others = find_splits(self.root)
-        self.class_names = tuple(map(display_name, class_folders(self._folders["train"])))
-        if len(self.class_names) < 2:
-            raise ValueError(f"data.root: {self._folders['train']} has one class; classification needs two; {LAYOUT}")
+        self._folder = CheckedFolder(self.root, on_bad_image, max_bad_percent)
+        self.class_names = self._folder.class_names
         super().__init__(image_size=image_size, **options)
-        self.source = str(self.root)
-        check_range("data.max_bad_percent", max_bad_percent, 0, 100)
+        self.source, self.skipped = str(self.root), self._folder.skipped
         check_range("data.cache_limit_mib", cache_limit_mib, 0)
         check_range("data.cache_total_mib", cache_total_mib, 0)
         check_range("data.bit_depth", 8 if bit_depth is None else bit_depth, 8, 16)
         self.cache, self.cache_limit_mib, self.bit_depth = cache, cache_limit_mib, bit_depth
         self.cache_total_mib = cache_total_mib
         self._caches: list[Path] = []
-        self.on_bad_image, self.max_bad_percent = on_bad_image, max_bad_percent
-        self.left_out = LeftOut()
         self._files: dict[str, CheckedSplit] = {}
 
     def setup(self, stage: str) -> None:
@@ -129,10 +101,10 @@ class ImageFolder(LabelledImages):
 
     def load(self, split: Split) -> ImageFiles | ImageArray | None:
         """List and check the files of all splits; decode the files of this split if it is cached."""
-        if split not in self._folders:
+        if split not in self._folder.folders:
             return None
         if not self._files:
-            self._files = self._checked()
+            self._files = self._folder.check(self.workers)
         # Only training cuts random parts; val and test are stored as the model receives them.
         return self._stored(split, self.crop if split == "train" else Crop(self.image_size))
 
@@ -192,20 +164,8 @@ class ImageFolder(LabelledImages):
         lines = super().found()
         if peak := self._peak():
             lines[-1] += f"; 16-bit files hold {self._value_bits()} bits (largest value {peak:,})"
-        return [*lines, f"left out: {display_name(str(self.left_out))}"] if self.left_out else lines
-
-    def _checked(self) -> dict[str, CheckedSplit]:
-        """List and check the files of all splits."""
-        self.left_out, listed = LeftOut(), dict[str, Listing]()
-        for split, folder in self._folders.items():
-            listed[split] = list_split(self.root, folder, self.class_names, self._folders.values(), self.left_out)
-        checked = {split: self._check(split, listing) for split, listing in listed.items()}
-        train = listed["train"].identities
-        for split, listing in listed.items():
-            if split != "train" and (shared := len(listing.identities & train)):
-                self.left_out.notes.append(f"{shared:,} files of {split} are also in train, through a link")
-        self.left_out.folders.update(f"{name} beside train" for name in self._others)
-        return checked
+        left_out = self._folder.left_out
+        return [*lines, f"left out: {display_name(str(left_out))}"] if left_out else lines
 
     def _peak(self) -> int:
         """Return the largest value in all 16-bit files; 0 without such files."""
@@ -220,48 +180,3 @@ class ImageFolder(LabelledImages):
                 f"data.bit_depth: got {self.bit_depth}, but values go up to {peak:,}; it must be {least} or more"
             )
         return self.bit_depth or least
-
-    def _check(self, split: str, listing: Listing) -> CheckedSplit:
-        """Leave out the files of a split that cannot be decoded."""
-        files = listing.files
-        found = check_files(files, listing.stats, f"{split}-checked.log", self.workers.count(), self.workers.timeout_s)
-        foreign = {place for place, why in found.bad.items() if why in NO_IMAGE and not files[place].suffix}
-        if foreign:
-            self.left_out.files["no image without a suffix"] += len(foreign)
-        bad = [f"{files[place]}: {why}" for place, why in found.bad.items() if place not in foreign]
-        listed = cache_folder(self.root) / f"{split}-bad.txt"
-        if bad:
-            listed.parent.mkdir(parents=True, exist_ok=True)
-            listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")
-            self._refuse(bad, len(files) - len(foreign), f"files in {self._folders[split]}", listed)
-            self.skipped[split] = len(bad)
-            self.left_out.files["damaged"] += len(bad)
-        else:
-            remove_outdated(listed.parent, listed.name, listing.digest)
-        kept = torch.ones(len(files), dtype=torch.bool)
-        kept[list(found.bad)] = False
-        counts = listing.labels[kept].bincount(minlength=self.num_classes)
-        if not kept.any() or (split == "train" and not counts.all()):
-            empty = self._folders[split] / self.class_names[int(counts.argmin())]
-            raise ValueError(f"data.root: no image in {empty} can be decoded; add some, or remove the folder")
-        return CheckedSplit(
-            FileList(files.root, list(compress(files.names, kept))),
-            listing.labels[kept],
-            found.sizes[kept],
-            found.peak,
-            hashlib.sha256(listing.digest.encode() + kept.numpy().tobytes()).hexdigest()[:16],
-        )
-
-    def _refuse(self, bad: Sequence[str], count: int, files: str, listed: Path) -> None:
-        """Raise ValueError unless these bad files, of `count`, may be skipped and are few."""
-        found = f"{len(bad)} of {count:,} {files} cannot be decoded (listed in {listed})"
-        shown = "; ".join(bad[:_SHOWN])
-        if self.on_bad_image == "fail":
-            percent = -(-100 * len(bad) // count)
-            raise ValueError(
-                f"data.on_bad_image: {found}; repair them, or use skip with --data.max_bad_percent {percent}: {shown}"
-            )
-        if 100 * len(bad) > self.max_bad_percent * count or len(bad) == count:
-            raise ValueError(
-                f"data.max_bad_percent: got {self.max_bad_percent}, but {found}; repair them, or allow more: {shown}"
-            )

@@ -226,11 +226,16 @@ def test_a_class_without_images_that_can_be_decoded_is_named(tmp_path: Path) -> 
 def test_one_process_of_a_training_lists_the_files(tmp_path: Path) -> None:
     write(tmp_path / "pets", {"train/cat": 30, "train/dog": 30, "val/cat": 4, "val/dog": 4})
     (tmp_path / "counting.py").write_text(
-        "import os\nfrom pathlib import Path\nfrom project.data import ImageFolder\n\n\n"
-        "class Counting(ImageFolder):\n"
-        "    def _checked(self):\n"
+        "import os\nfrom pathlib import Path\nfrom project.data import ImageFolder\n"
+        "from project.data.checked_folder import CheckedFolder\n\n\n"
+        "class Counted(CheckedFolder):\n"
+        "    def check(self, workers):\n"
         "        Path(f'listed-by-{os.getpid()}').touch()\n"
-        "        return super()._checked()\n"
+        "        return super().check(workers)\n\n\n"
+        "class Counting(ImageFolder):\n"
+        "    def __init__(self, **options):\n"
+        "        super().__init__(**options)\n"
+        "        self._folder.__class__ = Counted\n"
     )
     data = ["--data.class_path=counting.Counting", "--data.root=pets", "--data.image_size=16", "--data.batch_size=8"]
     done = fit(tmp_path, *data, "--strategy=ddp", "--devices=2", "--max_epochs=1", "--model.net.widths=[2,2,2,2]")
