@@ -33,7 +33,7 @@ _FIRST_STEP = """if True:
     import os, sys
     from project.engine.runtime.startup import begin_command
 
-    begin_command("fit", "loading")
+    begin_command("loading")
     from project.fit import main
     from project.engine.runtime.exit import exit_without_teardown
     from lightning import Callback

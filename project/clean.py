@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("clean", "loading mlflow")
+    begin_command("loading mlflow")
 
 from rich.console import Console
 from rich.filesize import decimal

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("compare", "loading mlflow")
+    begin_command("loading mlflow")
 
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.comparison.job import compare, write

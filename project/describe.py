@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("describe", "loading torch and lightning")
+    begin_command("loading torch and lightning")
     from project.engine.cli.errors import exit_on_bad_input
     from project.engine.cli.known_options import check_early
     from project.engine.inspection.options import parse_description

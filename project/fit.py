@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("fit", "loading torch, lightning and mlflow")
+    begin_command("loading torch, lightning and mlflow")
     from project.engine.cli.known_options import answer_early
 
     answer_early(sys.argv[1:])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("predict", "loading torch, lightning and mlflow")
+    begin_command("loading torch, lightning and mlflow")
     from project.engine.cli.run_check import check_run
     from project.engine.inference.options import parse_prediction
 

@@ -12,7 +12,7 @@ from typing import get_args
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("sweep", "loading torch, lightning and optuna")
+    begin_command("loading torch, lightning and optuna")
 
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine

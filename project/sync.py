@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from project.engine.runtime.startup import begin_command
 
 if __name__ == "__main__":
-    begin_command("sync", "loading mlflow")
+    begin_command("loading mlflow")
 
 from rich.console import Console
 

@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 from project.engine.runtime.startup import begin_command, end_activity, update_activity
 
 if __name__ == "__main__":
-    begin_command("ui", "loading mlflow")
+    begin_command("loading mlflow")
 
 import psutil
 

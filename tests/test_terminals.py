@@ -54,6 +54,6 @@ def test_the_last_line_of_a_failure_is_its_error() -> None:
 def test_a_screen_shows_what_a_terminal_shows() -> None:
     screen = Screen(10)
     screen.write(
-        "spinner\r\x1b[Kdone\r\nbar 1\r\nbar 2\x1b[1A\r\x1b[2Kfirst\r\n\x1b[2K\x1b[32mlonger than ten\x1b[0m\r\n"
+        "activity\r\x1b[Kdone\r\nbar 1\r\nbar 2\x1b[1A\r\x1b[2Kfirst\r\n\x1b[2K\x1b[32mlonger than ten\x1b[0m\r\n"
     )
     assert screen.text() == "done\nfirst\nlonger tha\nn ten\n"

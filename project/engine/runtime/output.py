@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _STDERR = 2
 
 before_output: Callable[[], None] | None = None
-"""Called before each write, so that a spinner is removed from the terminal."""
+"""Called before each write while the terminal shows an activity, to remove it."""
 
 
 class _Output(FileIO):

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,8 +14,8 @@ from conftest import ROOT, at, clean_environment
 from project.data import Digits
 from project.engine.runtime.startup import is_first_process
 
-# The first import of a large library ends this command with Ctrl-C, after time for two frames of the spinner.
-TRAP = "import os, signal, time\ntime.sleep(0.3)\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+# The first import of a large library ends this command with Ctrl-C.
+TRAP = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
 LOADING = {
     "project.fit": "fit: loading torch, lightning and mlflow",
     "project.sweep": "sweep: loading torch, lightning and optuna",
@@ -49,8 +48,7 @@ def interrupted_in_the_imports(module: str, folder: Path, term: str | None, envi
 @pytest.mark.parametrize("module", LOADING)
 def test_a_command_shows_an_activity_before_its_imports_and_removes_it(module: str, tmp_path: Path) -> None:
     printed = interrupted_in_the_imports(module, tmp_path, "xterm", {})
-    line = rf"\r\x1b\[K[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] {LOADING[module]}"
-    assert re.fullmatch(rf"({line}){{2,}}\r\x1b\[Kinterrupted\n", printed)
+    assert printed == f"\r\x1b[K{LOADING[module]}\r\x1b[Kinterrupted\n"
 
 
 def test_a_terminal_without_control_codes_gets_a_line(tmp_path: Path) -> None:
@@ -84,7 +82,7 @@ def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> 
                 print(name, end.code, "torch" in sys.modules)
         gc.enable()
         from project.engine.runtime.startup import begin_command
-        begin_command("fit", "loading")
+        begin_command("loading")
         from project.fit import main
         from lightning import Callback
         assert not gc.isenabled()
