@@ -27,8 +27,6 @@ def reduce_step_overhead(trainer: Trainer) -> None:
         trainer.profiler = NoProfiler()  # type: ignore[attr-defined]
     compat.keep_logged_values_in_place()
     compat.call_hooks_directly()
-    compat.inspect_hooks_once()
-    compat.check_log_once_per_epoch()
     if not torch.cuda.is_available():
         # Each step of an optimizer asks whether there is a GPU. With this variable, which Lightning sets, torch
         # searches NVIDIA's library each time.
