@@ -1,22 +1,14 @@
-"""The additions to a study for optuna-dashboard: names of metrics, links to MLflow, pictures."""
+"""The additions to a study for optuna-dashboard: names of metrics, and links to MLflow."""
 
-import mimetypes
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Sequence
 
 import optuna
-from mlflow import MlflowClient
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 from optuna.exceptions import ExperimentalWarning
 
 from project.engine.compat import save_note
 from project.engine.search.study import RUN_ID
 from project.engine.tracking import store
-
-PICTURES = store.HOME / "optuna_artifacts"
-"""The folder for `optuna-dashboard --artifact-dir`."""
 
 
 def run_address(run_id: str) -> str:
@@ -42,26 +34,3 @@ def set_run(trial: optuna.Trial, run_id: str) -> None:
     """Record the MLflow run of a trial, and write the trial's note, with a link to it."""
     trial.set_user_attr(RUN_ID, run_id)
     save_note(trial.study, f"[MLflow run of trial {trial.number}]({run_address(run_id)})", trial)
-
-
-def add_pictures(trial: optuna.Trial, client: MlflowClient, run_id: str) -> None:
-    """Copy the pictures of a trial's run into the folder where optuna-dashboard finds them, unless it has some.
-
-    Raises:
-        MlflowException, OSError: They cannot be read or written.
-    """
-    if get_all_artifact_meta(trial, storage=trial.storage):
-        return
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory() as folder:
-        for path in _pictures(client, run_id):
-            file = client.download_artifacts(run_id, path, folder)
-            upload_artifact(artifact_store=FileSystemArtifactStore(PICTURES), file_path=file, study_or_trial=trial)
-
-
-def _pictures(client: MlflowClient, run_id: str, folder: str | None = None) -> Iterator[str]:
-    for entry in client.list_artifacts(run_id, folder):
-        if entry.is_dir:
-            yield from _pictures(client, run_id, entry.path)
-        elif (mimetypes.guess_type(Path(entry.path).name)[0] or "").startswith("image/"):
-            yield entry.path

@@ -14,7 +14,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import TrialState
 
-from project.engine.search.dashboard import add_pictures, set_run
+from project.engine.search.dashboard import set_run
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
 from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
@@ -115,8 +115,6 @@ class TrialRuns:
         frozen = self._study.get_trials(deepcopy=False)[trial.number]
         with _tolerate_errors_of_the_store():
             tag_ended_run(self._client, run_id, state_tags(frozen, state, self._metrics))
-            if state == TrialState.COMPLETE:
-                add_pictures(trial, self._client, run_id)
         if self._keep != "all":
             release_checkpoints(run_id, state)
 

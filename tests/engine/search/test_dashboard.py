@@ -5,11 +5,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from matplotlib.figure import Figure
-from mlflow import MlflowClient
-from optuna.artifacts import get_all_artifact_meta
 
-from project.engine.search.dashboard import PICTURES, add_pictures, introduce_study, run_address, set_run
+from project.engine.search.dashboard import introduce_study, run_address, set_run
 
 
 def notes(study: optuna.Study) -> str:
@@ -29,20 +26,3 @@ def test_a_study_has_names_of_metrics_and_links_to_its_run(workplace: Path, monk
     assert run_address("abc").startswith("http://127.0.0.1:5000/#/runs/abc")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@example.org/mlflow/")
     assert run_address("abc") == "https://example.org/mlflow/#/runs/abc?workflowType=machine_learning"
-
-
-def test_the_pictures_of_a_run_are_artifacts_of_its_trial(workplace: Path) -> None:
-    client = MlflowClient()
-    run_id = client.create_run("0").info.run_id
-    for path in ("matrix.png", "test/mistakes.png"):
-        client.log_figure(run_id, Figure(figsize=(1, 1)), path)
-    client.log_text(run_id, "1,2", "test/table.csv")
-    trial = optuna.create_study().ask()
-    for _ in range(2):  # A sweep that was killed before it recorded the result repeats it.
-        add_pictures(trial, client, run_id)
-        shown = get_all_artifact_meta(trial, storage=trial.storage)
-        assert {(one.filename, one.mimetype) for one in shown} == {
-            ("matrix.png", "image/png"),
-            ("mistakes.png", "image/png"),
-        }
-        assert {path.name for path in PICTURES.iterdir()} == {one.artifact_id for one in shown}
