@@ -10,9 +10,9 @@ import optuna
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 
-from project.engine.search.dashboard import set_run
 from project.engine.search.messages import FromTrial, Prune, Report, RunStarted, Stop, Stopped, send
 from project.engine.search.ownership import HEARTBEAT_EVERY_S, claim, name_worker
+from project.engine.search.study import set_run
 from project.engine.search.trial_process import TrialLauncher, TrialProcess
 from project.engine.search.trial_queue import TrialQueue
 from project.engine.search.trial_results import HopelessError, TrialResults

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from rich.console import Console
 
 from project.engine.cli import yaml_file
@@ -31,7 +31,7 @@ from project.engine.search.driver import Driver
 from project.engine.search.signals import SweepSignals
 from project.engine.search.space import SearchSpace
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
-from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study
+from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study, training_command
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
 from project.engine.search.trial_process import TrialLauncher
@@ -47,7 +47,6 @@ from project.engine.tracking.secrets import redact_options, redact_setting
 from project.engine.training.header import print_fit
 from project.engine.training.registration_checks import check_register
 
-_MODULE = "project.fit"
 # Settings that may differ between two sweeps of one study.
 _WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 
@@ -109,12 +108,12 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         queue = TrialQueue(study, space, options.n_trials, lock)
         copies = Path(stack.enter_context(TemporaryDirectory()))
         yaml_file.copy_to(copies, built.command.files)
-        launcher = TrialLauncher(_MODULE, built.command.argv, space.metrics, devices, runs, logs, copies)
+        launcher = TrialLauncher("project.fit", built.command.argv, space.metrics, devices, runs, logs, copies)
         results = TrialResults(study, space.metrics, runs, max_retries, space.most_trials)
         driver = Driver(study, queue, launcher, results)
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
-        study_run = StudyRun(client, logger, study, space, lock, command, settings, training_command)
+        study_run = StudyRun(client, logger, study, space, lock, command, settings)
         yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
 
 
@@ -203,11 +202,6 @@ class Sweep:
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             unfinished = f"; unfinished trials: {left}" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
-
-
-def training_command(trial: FrozenTrial) -> str:
-    """Return the command that trains with the settings of a trial, also if YAML files have changed since then."""
-    return f"python -m {_MODULE} --rerun {trial.user_attrs[RUN_ID]}"
 
 
 def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:

@@ -33,8 +33,7 @@ def release_checkpoints(run_id: str, state: TrialState) -> None:
 
 def keep_best_checkpoints(study: optuna.Study) -> None:
     """Remove the checkpoints of complete trials, except for those of the best one, or of the Pareto front."""
-    best = best_trials(study)
-    kept = {trial.number for trial in (best if len(study.directions) > 1 else best[:1])}
+    kept = {trial.number for trial in best_trials(study)}
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         if trial.number not in kept and (run_id := trial.user_attrs.get(RUN_ID)):
             release_checkpoints(run_id, TrialState.PRUNED)

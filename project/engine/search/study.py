@@ -1,13 +1,16 @@
-"""A study in its storage, and the names of what it holds."""
+"""A study in its storage, the names of what it holds, and its links to MLflow for optuna-dashboard."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from project.engine.compat import set_system_attr, system_attrs
+from project.engine.compat import save_note, set_system_attr, system_attrs
 from project.engine.search.space import SearchSpace
+from project.engine.tracking import store
 
 # The trials that count; failed ones are run again or replaced by others.
 DONE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -56,3 +59,33 @@ def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
         f"has {first} {old}, but this sweep has {new}; name another study with --study, or keep the options and "
         "the version of this project"
     )
+
+
+def training_command(trial: FrozenTrial) -> str:
+    """Return the command that trains with the settings of a trial, also if YAML files have changed since then."""
+    return f"python -m project.fit --rerun {trial.user_attrs[RUN_ID]}"
+
+
+def run_address(run_id: str) -> str:
+    """Return the address of a run's page: on the MLflow server, or where `project.ui` usually serves it."""
+    return f"{store.server_address() or store.UI}/#/runs/{run_id}?workflowType=machine_learning"
+
+
+def introduce_study(study: optuna.Study, metrics: Sequence[str], run_id: str, command: str) -> None:
+    """Name the metrics of a study, and write its note, with a link to its MLflow run."""
+    if study.metric_names != list(metrics):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(metrics))
+    goals = (f"{way.name.lower()} {metric}" for metric, way in zip(metrics, study.directions, strict=True))
+    save_note(study, (
+        f"Goal: {', '.join(goals)}.\n\n"
+        f"[MLflow run of the study]({run_address(run_id)}) (`python -m project.ui` serves it)\n\n"
+        f"Continue the study with\n\n```\n{command}\n```\n"
+    ))  # fmt: skip
+
+
+def set_run(trial: optuna.Trial, run_id: str) -> None:
+    """Record the MLflow run of a trial, and write the trial's note, with a link to it."""
+    trial.set_user_attr(RUN_ID, run_id)
+    save_note(trial.study, f"[MLflow run of trial {trial.number}]({run_address(run_id)})", trial)

@@ -1,7 +1,7 @@
 """The MLflow run of a study: parent of its trials' runs, with the best trial, the plots and the table."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,11 +10,10 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from optuna.trial import FrozenTrial, TrialState
 
-from project.engine.search.dashboard import introduce_study
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.plots import plots
 from project.engine.search.space import SearchSpace
-from project.engine.search.study import MLFLOW_RUN, RUN_ID
+from project.engine.search.study import MLFLOW_RUN, RUN_ID, introduce_study, training_command
 from project.engine.search.trials_table import markdown_table, state_word
 from project.engine.search.view import best_trials
 from project.engine.tracking import experiments
@@ -38,15 +37,14 @@ class StudyRun:
         lock: The lock of the sweeps that share the study.
         command: The command that continues the study.
         settings: Settings that all trials share.
-        train: Returns the command that trains with the parameters of a trial.
     """
 
     def __init__(
         self, client: MlflowClient, logger: MLflowLogger, study: optuna.Study, space: SearchSpace, lock: FileLock,
-        command: str, settings: Mapping[str, Any], train: Callable[[FrozenTrial], str],
+        command: str, settings: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self._client, self._logger, self._study, self._space = client, logger, study, space
-        self._lock, self._command, self._settings, self._train = lock, command, settings, train
+        self._lock, self._command, self._settings = lock, command, settings
         self._is_started = False
         self._logged_trials = 0
         self._shown: list[tuple[TrialState, str | None]] = []
@@ -100,17 +98,13 @@ class StudyRun:
         wanted = " and ".join(f"{direction} `{metric}`" for metric, direction in self._space.directions.items())
         what = f"Study **{self._study.study_name}**: {wanted} over `{'`, `'.join(self._space.distributions)}`."
         best = best_trials(self._study)
-        commands = {f"train with the settings of trial {one.number}": self._train(one) for one in best[:1]}
+        commands = {f"train with the settings of trial {one.number}": training_command(one) for one in best[:1]}
         table = markdown_table(self._study, self._space.metrics, self._link)
         commands["continue the study"] = self._command
         counts = Counter(state_word(trial.state) for trial in trials)
-        self._logger.set_tags({TAG: describe_study(what, counts, self._result(best), commands, table)})
-
-    def _result(self, best: Sequence[FrozenTrial]) -> str:
-        """Return the best trial in a sentence, or those of the Pareto front."""
-        shown = best[:1] if len(self._space.metrics) == 1 else best
-        values = [f"trial {one.number} with {', '.join(f'{value:.4g}' for value in one.values)}" for one in shown]
-        return f"Best: {'; '.join(values)}." if values else ""
+        values = [f"trial {one.number} with {', '.join(f'{value:.4g}' for value in one.values)}" for one in best]
+        result = f"Best: {'; '.join(values)}." if values else ""
+        self._logger.set_tags({TAG: describe_study(what, counts, result, commands, table)})
 
     def _link(self, run_id: str) -> str:
         """Return a link to a run, relative to the page of the study's run."""
@@ -124,11 +118,10 @@ class StudyRun:
             with self._best_effort("report"):
                 self._shown = []
                 self.update()
-            with self._best_effort("best"):
-                if best := best_trials(self._study):
+            if best := best_trials(self._study):
+                with self._best_effort("best"):
                     self._log_best(best, with_model=status == "FINISHED")
-            with self._best_effort("plots"):
-                if best_trials(self._study):
+                with self._best_effort("plots"):
                     self._log_plots()
         finally:
             self._logger.end(status)

@@ -9,10 +9,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.trial import TrialState
 
-from project.engine.search.dashboard import set_run
 from project.engine.search.messages import Done, Failed, Pruned, Stopped
 from project.engine.search.ownership import had_worker
-from project.engine.search.study import DONE_STATES, ERROR, RETRIES, RETRY_OF, RUN_ID
+from project.engine.search.study import DONE_STATES, ERROR, RETRIES, RETRY_OF, RUN_ID, set_run
 from project.engine.search.trial_process import TrialProcess
 from project.engine.search.trial_runs import TrialRuns
 from project.engine.tracking.recovery import recover_run

@@ -14,10 +14,9 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import TrialState
 
-from project.engine.search.dashboard import set_run
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
-from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF
+from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF, set_run
 from project.engine.search.sweep_options import Keep
 from project.engine.search.trials_table import state_tags, state_word
 from project.engine.tracking import experiments, store

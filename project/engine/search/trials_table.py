@@ -63,6 +63,17 @@ def short_names(names: Iterable[str]) -> list[str]:
     return [name if ends[end := name.rpartition(".")[2]] > 1 else end for name in names]
 
 
+def ranked(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Return the trials, or those in these states: running ones, then the complete ones from the best, then others."""
+    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
+
+    def rank(trial: FrozenTrial) -> tuple[int, float, int]:
+        values = latest_values(trial)
+        return _ORDER.index(trial.state), sign * values[0] if values else 0, trial.number
+
+    return sorted(study.get_trials(deepcopy=False, states=states or None), key=rank)
+
+
 def markdown_table(
     study: optuna.Study, metrics: Sequence[str], address: Callable[[str], str] = str, most: int = _MOST_ROWS
 ) -> str:
@@ -77,7 +88,7 @@ def markdown_table(
     Returns:
         The table, with a line below it if there are more trials; empty if there are none.
     """
-    trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: _rank(study, trial))
+    trials = ranked(study)
     if not trials:
         return ""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
@@ -94,9 +105,3 @@ def markdown_table(
     if len(trials) > most:
         lines += ["", f"{len(trials) - most} more trials are in study/trials.csv."]
     return "\n".join(lines)
-
-
-def _rank(study: optuna.Study, trial: FrozenTrial) -> tuple[int, float, int]:
-    values = latest_values(trial)
-    sign = -1 if study.directions[0].name == "MAXIMIZE" else 1
-    return _ORDER.index(trial.state), sign * values[0] if values else 0, trial.number

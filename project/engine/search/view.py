@@ -1,26 +1,23 @@
-"""The progress of a sweep in the terminal: trials done, the best trial so far, and the time left."""
+"""The progress of a sweep in the terminal: the trials that have ended, and the time left."""
 
 from collections import Counter
-from datetime import timedelta
-from time import monotonic
+from math import inf
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
-from project.engine.search.study import ERROR, RETRY_OF
-from project.engine.search.trials_table import pruned, short_names
+from project.engine.search.study import DONE_STATES, ERROR, RETRY_OF
+from project.engine.search.trials_table import pruned, ranked, short_names
 from project.engine.tracking.names import short
 
 _SHOWN = 5
-_STATES = (TrialState.COMPLETE, TrialState.RUNNING, TrialState.PRUNED, TrialState.FAIL)
 
 
 class View:
-    """A line for each trial that ends; in a terminal also a summary below them, which is updated in place.
+    """A line for each trial that ends; in a terminal also a bar below the lines, with the time left.
 
     Args:
         study: The study.
@@ -30,62 +27,42 @@ class View:
     """
 
     def __init__(self, study: optuna.Study, metrics: list[str], n_trials: int, console: Console) -> None:
-        self._study, self._metrics, self._n_trials, self._console = study, metrics, n_trials, console
-        self._seen = {trial.number for trial in self._trials() if trial.state.is_finished()}
-        self._before = len(self._seen)
-        self._start = monotonic()
-        self._compared = 0
-        self._best: FrozenTrial | None = None
-        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        self._study, self._metrics, self._console = study, metrics, console
+        trials = study.get_trials(deepcopy=False)
+        self._seen = {trial.number for trial in trials if trial.state.is_finished()}
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal, refresh_per_second=2,
+            speed_estimate_period=inf,
+        )  # fmt: skip
+        done = sum(trial.state in DONE_STATES for trial in trials)
+        self._task = self._bar.add_task("", total=n_trials, completed=done)
 
     def __enter__(self) -> "View":
-        if self._live:
-            self._live.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        self._bar.stop()
 
     def update(self) -> None:
-        """Print trials that have ended, and update the summary."""
-        trials = self._trials()
-        for trial in trials:
-            if trial.state.is_finished() and trial.number not in self._seen:
-                self._seen.add(trial.number)
-                self._console.print(describe_trial(trial, self._metrics), highlight=False, soft_wrap=True)
-        if self._live:
-            self._live.update(self._summary(trials))
-
-    def _summary(self, trials: list[FrozenTrial]) -> Group:
+        """Print trials that have ended, and update the bar."""
+        trials = self._study.get_trials(deepcopy=False)
+        if ended := [trial for trial in trials if trial.state.is_finished() and trial.number not in self._seen]:
+            best = {trial.number for trial in best_trials(self._study)}
+            mark = ", on the Pareto front" if len(self._metrics) > 1 else ", best so far"
+            for trial in ended:
+                line = describe_trial(trial, self._metrics) + mark * (trial.number in best)
+                self._console.print(line, highlight=False, soft_wrap=True)
+            self._seen.update(trial.number for trial in ended)
         counts = Counter(trial.state for trial in trials)
-        words = ["done", "running", "pruned", "failed"]
-        line = ", ".join(f"{counts[state]} {word}" for state, word in zip(_STATES, words, strict=True))
-        lines = [Text(f"{line} of {self._n_trials}; {self._time_left(counts)}", style="bold")]
-        if counts[TrialState.COMPLETE] != self._compared:
-            self._compared = counts[TrialState.COMPLETE]
-            self._best = best_trials(self._study)[0]
-        if self._best:
-            lines.append(Text(f"best so far: {describe_trial(self._best, self._metrics)}"))
-        return Group(*lines)
-
-    def _time_left(self, counts: Counter[TrialState]) -> str:
-        ended = len(self._seen) - self._before
-        if not ended:
-            return "no trial has ended yet"
-        left = max(0, self._n_trials - counts[TrialState.COMPLETE] - counts[TrialState.PRUNED])
-        return f"about {timedelta(seconds=round((monotonic() - self._start) / ended * left))} left"
+        text = f"trials: {counts[TrialState.RUNNING]} running, {counts[TrialState.FAIL]} failed"
+        self._bar.update(self._task, completed=sum(counts[state] for state in DONE_STATES), description=text)
 
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Return complete trials, the best first; if there are several metrics, the Pareto front."""
-    if len(study.directions) > 1:
-        return study.best_trials
-    complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    return sorted(complete, key=lambda trial: trial.values[0], reverse=study.direction.name == "MAXIMIZE")
+    """Return the best complete trial, if any; if there are several metrics, the Pareto front."""
+    return study.best_trials[: None if len(study.directions) > 1 else 1]
 
 
 def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
@@ -102,16 +79,12 @@ def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
 
 def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
     """Return a table of the best five trials, or of the Pareto front."""
-    trials = best_trials(study)
-    names = list(trials[0].params)
     several = len(metrics) > 1
-    table = Table(
-        "trial",
-        *metrics,
-        *short_names(names),
-        title=f"{'Pareto front' if several else 'best trials'} of {study.study_name}",
-    )
-    for trial in trials if several else trials[:_SHOWN]:
+    trials = study.best_trials if several else ranked(study, TrialState.COMPLETE)[:_SHOWN]
+    names = list(trials[0].params)
+    title = f"{'Pareto front' if several else 'best trials'} of {study.study_name}"
+    table = Table("trial", *metrics, *short_names(names), title=title)
+    for trial in trials:
         values = [f"{value:.4f}" for value in trial.values]
         table.add_row(str(trial.number), *values, *(short(trial.params[name]) for name in names))
     return table

@@ -21,7 +21,7 @@ def test_the_run_shows_where_each_trial_is_while_the_sweep_runs(workplace: Path)
     ranges: dict[str, BaseDistribution] = {"lr": FloatDistribution(0.0, 1.0)}
     space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, Path("lr.yaml"), "")
     lock = FileLock(workplace / "lock")
-    run = StudyRun(client, logger, study, space, lock, command="sweep", settings={}, train=lambda _: "fit")
+    run = StudyRun(client, logger, study, space, lock, command="sweep", settings={})
     run.start()
     run_id = str(logger.version)
     assert study.metric_names == ["val/accuracy"]
@@ -45,20 +45,20 @@ def test_an_error_in_a_part_of_the_report_leaves_the_other_parts(workplace: Path
     study = optuna.create_study(direction="maximize")
     for value in (0.1, 0.2, 0.3):
         params = {"lr": value, "loss": f"$_x_$_{'y' if value < 0.25 else 'z'}"}
-        study.add_trial(create_trial(value=value, params=params, distributions=ranges))
+        study.add_trial(create_trial(value=value, params=params, distributions=ranges, user_attrs={"run_id": "gone"}))
     space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, Path("lr.yaml"), "")
     lock = FileLock(workplace / "lock")
-    run = StudyRun(client, logger, study, space, lock, command="sweep", settings={}, train=lambda _: "fit --lr 0.3")
+    run = StudyRun(client, logger, study, space, lock, command="sweep", settings={})
     run.start()
     run.end("FINISHED")
     found = client.get_run(str(logger.version))
     assert found.info.status == "FINISHED"
-    assert found.data.tags["best.error"] == "KeyError: 'run_id'"  # these trials have no runs
+    assert "gone" in found.data.tags["best.error"]
     assert "plots.error" not in found.data.tags
     note = found.data.tags[TAG]
     assert note.startswith(f"Study **{study.study_name}**: maximize `val/accuracy` over `lr`, `loss`.\n")
     assert "Trials: 3 complete. Best: trial 2 with 0.3." in note
-    assert "# train with the settings of trial 2\nfit --lr 0.3\n" in note
-    assert "| 2 | complete | 0.3000 | 0.3 | $_x_$_z |" in note
+    assert "# train with the settings of trial 2\npython -m project.fit --rerun gone\n" in note
+    assert "| 2 | complete | 0.3000 | 0.3 | $_x_$_z | [gone](" in note
     names = {Path(entry.path).name for entry in client.list_artifacts(found.info.run_id, "study")}
     assert names == {"trials.csv", "plots.html"}
