@@ -52,7 +52,7 @@ class View:
             best = {trial.number for trial in best_trials(self._study)}
             mark = ", on the Pareto front" if len(self._metrics) > 1 else ", best so far"
             for trial in ended:
-                line = describe_trial(trial, self._metrics) + mark * (trial.number in best)
+                line = describe_trial(trial, self._metrics, mark * (trial.number in best))
                 self._console.print(line, highlight=False, soft_wrap=True)
             self._seen.update(trial.number for trial in ended)
         counts = Counter(trial.state for trial in trials)
@@ -65,8 +65,8 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.best_trials[: None if len(study.directions) > 1 else 1]
 
 
-def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
-    """Describe a trial in one line."""
+def describe_trial(trial: FrozenTrial, metrics: list[str], mark: str = "") -> str:
+    """Describe a trial in one line, with a mark after its result."""
     if trial.state == TrialState.COMPLETE:
         result = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED:
@@ -74,7 +74,8 @@ def describe_trial(trial: FrozenTrial, metrics: list[str]) -> str:
     else:
         result = f"failed: {trial.user_attrs.get(ERROR, 'unknown reason').partition('; ')[0]}"  # without the remedy
     again = f", {trial.user_attrs[RETRY_OF]} again" if RETRY_OF in trial.user_attrs else ""
-    return f"trial {trial.number}{again}: {result}  ({', '.join(f'{k} {short(v)}' for k, v in trial.params.items())})"
+    parameters = ", ".join(f"{name} {short(value)}" for name, value in trial.params.items())
+    return f"trial {trial.number}{again}: {result}{mark}  ({parameters})"
 
 
 def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
