@@ -262,7 +262,9 @@ def call_hooks_directly() -> None:
     if hasattr(call._call_callback_hooks, "__wrapped__"):
         return
 
-    def direct(original: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+    def replace(name: str, run: Callable[..., Any]) -> None:
+        original = getattr(call, name)
+
         @wraps(original)
         def run_hook(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
             module = trainer.lightning_module
@@ -275,7 +277,7 @@ def call_hooks_directly() -> None:
             attributes["_current_fx_name"] = before
             return output
 
-        return run_hook
+        setattr(call, name, run_hook)
 
     def of_callbacks(
         trainer: Trainer, hook_name: str, *args: Any, monitoring_callbacks: bool | None = None, **kwargs: Any
@@ -288,20 +290,16 @@ def call_hooks_directly() -> None:
             if monitoring_callbacks in (None, isinstance(callback, (EarlyStopping, Checkpoint))):
                 hook(trainer, trainer.lightning_module, *args, **kwargs)
 
-    def of_module(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
-        hook = getattr(trainer.lightning_module, hook_name)
-        return hook(*args, **kwargs) if callable(hook) else None
+    def of(owner: str) -> Callable[..., Any]:
+        def call_hook(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
+            hook = getattr(getattr(trainer, owner), hook_name)
+            return hook(*args, **kwargs) if callable(hook) else None
 
-    def of_strategy(trainer: Trainer, hook_name: str, *args: Any, **kwargs: Any) -> Any:
-        hook = getattr(trainer.strategy, hook_name)
-        return hook(*args, **kwargs) if callable(hook) else None
+        return call_hook
 
-    for name, run in (
-        ("_call_callback_hooks", of_callbacks),
-        ("_call_lightning_module_hook", of_module),
-        ("_call_strategy_hook", of_strategy),
-    ):
-        setattr(call, name, direct(getattr(call, name), run))
+    replace("_call_callback_hooks", of_callbacks)
+    replace("_call_lightning_module_hook", of("lightning_module"))
+    replace("_call_strategy_hook", of("strategy"))
 
 
 def keep_buffers_unsynchronized(module: LightningModule, names: Sequence[str]) -> None:

@@ -1,8 +1,12 @@
 """The share of the machine that each trial gets: its own GPUs, and an equal number of CPU cores."""
 
+import os
 from collections.abc import Sequence
 
-from project.engine.runtime.devices import CPU_CORES
+import torch
+
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.runtime.devices import CPU_CORES, usable_cores
 
 _VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _MIG = "MIG-"
@@ -67,3 +71,24 @@ def gpu_ids(visible: str | None, count: int) -> list[str]:
         # CUDA shows only the first MIG device to a process, but another process can use the next one.
         return [name for name in dict.fromkeys(names) if name.startswith(_MIG)]
     return names[:count]
+
+
+def devices_for_trials(built: FitCLI, n_jobs: int) -> Devices:
+    """Divide GPUs and cores among trials that run at the same time.
+
+    Args:
+        built: The fit of each trial.
+        n_jobs: Number of trials.
+
+    Raises:
+        ValueError: There are not enough GPUs, or the settings name GPUs.
+    """
+    gpus: list[str] = []
+    if built.trainer.strategy.root_device.type == "cuda":
+        gpus = gpu_ids(os.environ.get(_VISIBLE_GPUS), torch.cuda.device_count())
+        if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
+            raise ValueError(
+                f"--devices: got {devices}, but a sweep assigns GPUs itself; give their number per trial, and name "
+                "the GPUs to use in CUDA_VISIBLE_DEVICES"
+            )
+    return Devices(n_jobs, built.trainer.num_devices, usable_cores(), gpus)

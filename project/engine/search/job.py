@@ -1,6 +1,5 @@
 """A sweep from its checks to its final table."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import cast
 
 import optuna
-import torch
 from filelock import FileLock
 from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
@@ -20,18 +18,16 @@ from rich.console import Console
 
 from project.engine.cli import yaml_file
 from project.engine.cli.errors import exit_on_bad_input
-from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.inference.registration import ONE_DEVICE, register_trained
-from project.engine.runtime.devices import usable_cores
 from project.engine.runtime.process import configure_process
 from project.engine.runtime.startup import update_activity
 from project.engine.search.checks import check_no_overlap, check_one_metric, checked_fit
-from project.engine.search.device_pool import Devices, gpu_ids
+from project.engine.search.device_pool import devices_for_trials
 from project.engine.search.driver import Driver
 from project.engine.search.signals import SweepSignals
 from project.engine.search.space import SearchSpace
 from project.engine.search.storage import PatientStorage, StorageUnavailableError, open_storage
-from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RANGE, RUN_ID, open_study, training_command
+from project.engine.search.study import DONE_STATES, MLFLOW_RUN, RUN_ID, open_study, settings_of_study, training_command
 from project.engine.search.study_run import StudyRun
 from project.engine.search.sweep_options import SweepOptions
 from project.engine.search.trial_process import TrialLauncher
@@ -41,14 +37,10 @@ from project.engine.search.trial_runs import TrialRuns
 from project.engine.search.view import View, best_trials, table_of_best
 from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.names import parameter_text
 from project.engine.tracking.recovery import recover_all
-from project.engine.tracking.secrets import redact_options, redact_setting
+from project.engine.tracking.secrets import redact_options
 from project.engine.training.header import print_fit
 from project.engine.training.registration_checks import check_register
-
-# Settings that may differ between two sweeps of one study.
-_WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 
 
 def run(options: SweepOptions, space: SearchSpace) -> int:
@@ -79,7 +71,7 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
     check_no_overlap(space, options.fit_options)
     built = checked_fit(space, options.fit_options)
     print_fit(built)
-    devices = _divide_machine(built, options.n_jobs)
+    devices = devices_for_trials(built, options.n_jobs)
     client = store.connect()
     if options.register is not None:
         check_one_metric(space)
@@ -92,7 +84,7 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         raise ValueError(
             f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"
         )
-    settings = _settings(built, space)
+    settings = settings_of_study(built, space)
     with ExitStack() as stack:
         with FileLock(store.HOME / ".studies.lock"):  # Only one sweep creates the tables and the study.
             storage = stack.enter_context(open_storage(options.storage))
@@ -202,27 +194,3 @@ class Sweep:
             left = len(self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]))
             unfinished = f"; unfinished trials: {left}" if left else ""
             console.print(f"interrupted{unfinished}; continue with: {self.command}", soft_wrap=True)
-
-
-def _divide_machine(built: FitCLI, n_jobs: int) -> Devices:
-    """Divide GPUs and cores among `n_jobs` trials."""
-    gpus: list[str] = []
-    if built.trainer.strategy.root_device.type == "cuda":
-        gpus = gpu_ids(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
-        if not str(devices := built.config.trainer.devices).isdigit() and devices != "auto":
-            raise ValueError(
-                f"--devices: got {devices}, but a sweep assigns GPUs itself; give their number per trial, and name "
-                "the GPUs to use in CUDA_VISIBLE_DEVICES"
-            )
-    return Devices(n_jobs, built.trainer.num_devices, usable_cores(), gpus)
-
-
-def _settings(built: FitCLI, space: SearchSpace) -> dict[str, str]:
-    """Return the settings that all trials share; a study with other settings is another study."""
-    ranges = {f"{RANGE}{key}": str(d) for key, d in space.distributions.items()}
-    fixed = {
-        key: redact_setting(key, parameter_text(value))
-        for key, value in flatten(built.config).items()
-        if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
-    }
-    return {f"{RANGE}metric": str(space.directions), **ranges, **fixed, "data.digest": built.data.digest()}

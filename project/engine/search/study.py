@@ -8,16 +8,21 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.compat import save_note, set_system_attr, system_attrs
 from project.engine.search.space import SearchSpace
 from project.engine.tracking import store
+from project.engine.tracking.names import parameter_text
+from project.engine.tracking.secrets import redact_setting
 
 # The trials that count; failed ones are run again or replaced by others.
 DONE_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
-RANGE = "search."  # Prefix of the settings that are the search space.
+_RANGE = "search."  # Prefix of the settings that are the search space.
 # User attributes, which dashboards show: of the study, and of its trials.
 MLFLOW_RUN = "mlflow_run"
 RUN_ID, ERROR, RETRIES, RETRY_OF = "run_id", "error", "retries", "retry_of"
+# Settings that may differ between two sweeps of one study.
+_WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 _SETTINGS = "settings"  # A system attribute, because it is too long for a dashboard.
 
 
@@ -50,10 +55,21 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
     return study
 
 
+def settings_of_study(built: FitCLI, space: SearchSpace) -> dict[str, str]:
+    """Return the settings that all trials share; a study with other settings is another study."""
+    ranges = {f"{_RANGE}{key}": str(d) for key, d in space.distributions.items()}
+    fixed = {
+        key: redact_setting(key, parameter_text(value))
+        for key, value in flatten(built.config).items()
+        if key not in space.distributions and not key.endswith(_WITHOUT_EFFECT)
+    }
+    return {f"{_RANGE}metric": str(space.directions), **ranges, **fixed, "data.digest": built.data.digest()}
+
+
 def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """Describe the first difference between the settings of a study and those of a sweep, and its remedy."""
     differing = sorted({key for key, _ in before.items() ^ now.items()})
-    first = next((key for key in differing if key.startswith(RANGE)), differing[0])
+    first = next((key for key in differing if key.startswith(_RANGE)), differing[0])
     old, new = (settings.get(first, "nothing") for settings in (before, now))
     return (
         f"has {first} {old}, but this sweep has {new}; name another study with --study, or keep the options and "
