@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from benchmarks.concurrency.cells import Cell
 from benchmarks.concurrency.measure import Measure, of_fit, of_sweep
 from project.engine.runtime.devices import usable_cores
 from project.engine.search.messages import Done, FromTrial, RunStarted
-from project.engine.search.worker import Assignment, run_trial
+from project.engine.search.worker import run_trial
 from project.engine.tracking import experiments, store
 from project.sweep import main as sweep
 
@@ -67,10 +68,14 @@ def run(cell: Cell, work: Work, number: int) -> dict[str, float]:
 def _fit(cell: Cell, work: Work, environment: Mapping[str, str], log: Path) -> dict[str, float]:
     environment = {**os.environ, **environment, "MLFLOW_TRACKING_URI": store.tracking_uri()}
     threads = max(1, usable_cores() // cell.processes)
-    assignment = Assignment("project.fit", work.of(cell), ["val/accuracy"], environment, threads, log)
     context = get_context("forkserver")
     ours, theirs = context.Pipe()
-    process = context.Process(target=run_trial, args=(theirs, assignment))
+    fit = partial(
+        run_trial, theirs,
+        module="project.fit", argv=work.of(cell), metrics=["val/accuracy"], environment=environment, threads=threads,
+        log=log,
+    )  # fmt: skip
+    process = context.Process(target=fit)
     process.start()
     theirs.close()
     messages: list[FromTrial] = []

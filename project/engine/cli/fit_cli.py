@@ -235,7 +235,7 @@ class FitCLI(LightningCLI):
             )
         kwargs["plugins"] = [*plugins, DurableCheckpointIO(asynchronous=checkpoint.asynchronous)]
         trainer = super().instantiate_trainer(**kwargs, **devices_for(settings))
-        reduce_step_overhead(trainer)
+        reduce_step_overhead()
         return trainer
 
     @property

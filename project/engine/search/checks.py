@@ -1,12 +1,13 @@
 """The fit that all trials of a sweep share, built and tried before the first of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.training_checks import check_training, try_first_step
 from project.engine.monitor import declared
-from project.engine.search.space import SearchSpace, check_metrics, check_values, not_logged
+from project.engine.search.space import SearchSpace, check_values
 from project.engine.search.sweep_options import NAMES
 from project.engine.task import Task
 from project.engine.tracking.logger import MLflowLogger
@@ -58,16 +59,34 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
         mode = f"--checkpoint.mode={direction[:3]}"
         model = build_fit(CommandLine.parse([mode, *fit_options], NAMES)).model
         if isinstance(model, Task) and metric not in (logged := model.logged_metrics()):
-            raise ValueError(not_logged(metric, logged))
+            raise ValueError(_not_logged(metric, logged))
         if declared(model) != (metric, direction[:3]):
             judged = [f"--checkpoint.monitor={metric}", mode]
     built = build_fit(CommandLine.parse([*judged, *fit_options], NAMES))
     _check_promises(built)
     check_training(built)
     check_values(space, lambda extra: _check_trial(built.command.argv, extra))
-    known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
-    check_metrics(space, known | _OF_THE_ENGINE, built.data.has_test, lambda: sorted(try_first_step(built)))
+    _check_metrics(space, built)
     return built
+
+
+def _check_metrics(space: SearchSpace, built: FitCLI) -> None:
+    """Raise ValueError for a metric that no run logs."""
+    for metric in space.metrics:
+        if metric.startswith("test/") and not built.data.has_test:
+            raise ValueError(f"--search: got the metric {metric}, but the data has no test; use val{metric[4:]}")
+    known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
+    if unknown := set(space.metrics) - known - _OF_THE_ENGINE:
+        logged = try_first_step(built)
+        for metric in unknown - logged:
+            raise ValueError(_not_logged(metric, logged))
+
+
+def _not_logged(metric: str, names: Collection[str]) -> str:
+    """Return the error of a metric that is not among those that runs log."""
+    nearest = get_close_matches(metric, names, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
+    return f"--search: no run logs the metric {metric!r}; {hint}"
 
 
 def _check_promises(cli: FitCLI) -> None:

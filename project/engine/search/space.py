@@ -3,11 +3,10 @@
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import signature
 from math import prod
 from pathlib import Path
@@ -118,36 +117,6 @@ def check_values(space: SearchSpace, accept: Callable[[Sequence[str]], object]) 
         except ValueError as error:
             given = ", ".join(f"{key}: {value}" for key, value in changed.items())
             raise ValueError(f"--search: {space.path} with {given}: {error}") from error
-
-
-def check_metrics(
-    space: SearchSpace, known: Collection[str], has_test: bool, logged: Callable[[], Sequence[str]]
-) -> None:
-    """Raise ValueError for a metric that no run logs.
-
-    Args:
-        space: The search space.
-        known: Names of metrics that every run logs.
-        has_test: Whether the data has a test split.
-        logged: Returns the names of the metrics of a trial run; called if a metric is not known.
-
-    Raises:
-        ValueError: It names the metric.
-    """
-    for metric in space.metrics:
-        if metric.startswith("test/") and not has_test:
-            raise ValueError(f"--search: got the metric {metric}, but the data has no test; use val{metric[4:]}")
-    if unknown := set(space.metrics) - set(known):
-        names = logged()
-        for metric in unknown - set(names):
-            raise ValueError(not_logged(metric, names))
-
-
-def not_logged(metric: str, names: Collection[str]) -> str:
-    """Return the error of a metric that is not among those that runs log."""
-    nearest = get_close_matches(metric, names, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
-    return f"--search: no run logs the metric {metric!r}; {hint}"
 
 
 def fit_options(parameters: Mapping[str, object]) -> list[str]:

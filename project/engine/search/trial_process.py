@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -15,7 +16,7 @@ from project.engine.search.device_pool import Devices
 from project.engine.search.messages import Outcome
 from project.engine.search.space import fit_options
 from project.engine.search.trial_runs import TrialRuns
-from project.engine.search.worker import Assignment, run_trial
+from project.engine.search.worker import run_trial
 from project.engine.tracking import store
 from project.engine.tracking.recovery import RECOVERED
 from project.engine.training.restarts import RESTART_OF
@@ -75,10 +76,15 @@ class TrialLauncher:
             run_id: MLflow run to resume, or None.
         """
         share = self.devices.acquire()
-        assignment = self._assignment(trial, run_id, share)
         context = get_context("forkserver")
         ours, theirs = context.Pipe()
-        process = context.Process(target=run_trial, args=(theirs, assignment), name=f"trial {trial.number}")
+        work = partial(
+            run_trial, theirs,
+            module=self.module, argv=[*self.argv, *fit_options(trial.params)], metrics=self.metrics,
+            environment=self._environment(trial, run_id) | share, threads=self.devices.threads,
+            log=self.logs / f"trial-{trial.number}.log",
+        )  # fmt: skip
+        process = context.Process(target=work, name=f"trial {trial.number}")
         process.start()
         theirs.close()
         return TrialProcess(trial, process, ours, share)
@@ -89,14 +95,12 @@ class TrialLauncher:
         ended.connection.close()
         self.devices.release(ended.share)
 
-    def _assignment(self, trial: optuna.Trial, run_id: str | None, share: dict[str, str]) -> Assignment:
+    def _environment(self, trial: optuna.Trial, run_id: str | None) -> dict[str, str]:
         # The server that forks the process may have started with another environment.
-        environment = {**os.environ, **self.runs.environment(trial.number), **share}
+        environment = {**os.environ, **self.runs.environment(trial.number)}
         environment["MLFLOW_TRACKING_URI"] = store.tracking_uri()
         environment[RECOVERED] = "by the sweep"
         environment[yaml_file.COPIES] = str(self.settings)
         if run_id:
             environment[RESTART_OF] = run_id
-        argv = [*self.argv, *fit_options(trial.params)]
-        log = self.logs / f"trial-{trial.number}.log"
-        return Assignment(self.module, argv, self.metrics, environment, self.devices.threads, log)
+        return environment

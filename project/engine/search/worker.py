@@ -5,8 +5,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,11 +17,14 @@ from project.engine.search.reporter import Reporter
 from project.engine.tracking.secrets import redact
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """The work of a trial's process.
+def run_trial(
+    connection: Connection, *, module: str, argv: Sequence[str], metrics: Sequence[str],
+    environment: Mapping[str, str], threads: int, log: Path,
+) -> None:  # fmt: skip
+    """Train, and send the outcome to the sweep.
 
-    Attributes:
+    Args:
+        connection: Pipe to the sweep.
         module: Its `main(argv, callbacks)` is called, like `python -m MODULE ARGV`.
         argv: Options, including those of the trial.
         metrics: The study's metrics.
@@ -30,33 +32,22 @@ class Assignment:
         threads: Number of CPU threads of each process of the trial.
         log: File for the output.
     """
-
-    module: str
-    argv: list[str]
-    metrics: Sequence[str]
-    environment: dict[str, str]
-    threads: int
-    log: Path
-
-
-def run_trial(connection: Connection, assignment: Assignment) -> None:
-    """Train, and send the outcome to the sweep."""
     os.setsid()  # Ctrl-C in the terminal is a signal to the sweep alone, which decides what its trials do.
-    _redirect_output(assignment.log)
+    _redirect_output(log)
     configure_process()
-    os.environ.update(assignment.environment, OMP_NUM_THREADS=str(assignment.threads))
+    os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     os.environ.pop("MASTER_PORT", None)  # Only one trial could use it; the processes of each choose a free port.
-    torch.set_num_threads(assignment.threads)
-    _set_command_line(assignment.module, assignment.argv)
-    reporter = Reporter(connection, assignment.metrics)
+    torch.set_num_threads(threads)
+    _set_command_line(module, argv)
+    reporter = Reporter(connection, metrics)
     reporter.start_receiving()
     try:
-        importlib.import_module(assignment.module).main(assignment.argv, [reporter])
+        importlib.import_module(module).main(argv, [reporter])
     except SystemExit as end:
         if isinstance(end.code, str):  # Python prints the text, and exits with 1.
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
-        send(connection, _outcome_of_exit(code, reporter, assignment.log))
+        send(connection, _outcome_of_exit(code, reporter, log))
     except BaseException as error:
         print(redact(traceback.format_exc()), file=sys.stderr)
         send(connection, Failed(redact(f"{type(error).__name__}: {' '.join(str(error).split())}")))
