@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from commands import free_port
 from conftest import count_runs, write_folder
-from tiny import TINY, Tiny, TinyNet
-from torch import nn
+from tiny import TINY, Tiny
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.command_line import CommandLine
@@ -84,8 +83,6 @@ BAD_OPTIONS = [
     (["--data", "mnist", "--data.root", "nowhere"], "MNIST is not complete under 'nowhere'"),
     (["--data", "image_folder", "--data.root", "nowhere"], "expected ROOT/train/CLASS/*.jpg"),
     (["--data.batch_size", "5000"], "train has 1,293 images; use 1293 or less"),
-    (["--model.net", "test_bad_input.Normed", "--data.batch_size", "1"], "batches of 1 of the 1,293 samples of train"),
-    (["--model.net", "test_bad_input.Normed", "--data.batch_size", "2"], "Expected more than 1 value per channel"),
     (["--data.image_size", "8"], "this model takes, for example, 16 pixels"),
     (["--devices", "2"], "add --strategy ddp"),
     (["--strategy", "ddp", "--devices", "999"], "got 999"),
@@ -171,14 +168,6 @@ IMPOSSIBLE_ARGUMENTS: list[tuple[Callable[[], object], str]] = [
     (lambda: RunCheckpoint(every_n_epochs=0), "--checkpoint.every_n_epochs: got 0; it must be 1 or more"),
 ]
 BAD_OPTIONS += UNKNOWN_OPTIONS + [([*TINY, *options], message) for options, message in IMPOSSIBLE_TRAININGS]
-
-
-class Normed(TinyNet):
-    """It cannot train on a batch of one image."""
-
-    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
-        super().__init__(num_classes, in_channels, image_size)
-        self.head = nn.Sequential(self.head, nn.BatchNorm1d(num_classes))
 
 
 @pytest.fixture

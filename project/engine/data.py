@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -23,13 +23,6 @@ def plain(value: Any) -> Any:
         TypeError: A part of the value is of another type.
     """
     return json.loads(json.dumps(value))
-
-
-class BatchCount(NamedTuple):
-    """Number of batches in an epoch, and of samples in the smallest of them."""
-
-    batches: int
-    smallest: int
 
 
 class DescribedDataModule(LightningDataModule):
@@ -101,8 +94,8 @@ class DescribedDataModule(LightningDataModule):
         """Return two or more samples as the model receives them, inputs and targets (N, ...); None if unknown."""
         return None
 
-    def batch_counts(self, ranks: int) -> dict[str, BatchCount]:
-        """Return the batches that each of `ranks` processes has in an epoch, by split."""
+    def batch_counts(self, ranks: int) -> dict[str, int]:
+        """Return the number of batches that each of `ranks` processes has in an epoch, by split."""
         return {}
 
     def check_batch_size(self, ranks: int) -> None:

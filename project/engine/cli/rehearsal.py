@@ -11,8 +11,6 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.seed import isolate_rng
-from torch.func import functional_call
 
 from project.engine.cli.nearest import question
 from project.engine.runtime.failure import place
@@ -23,33 +21,6 @@ _FAULTS = (
     AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError, RuntimeError,
     TypeError, ValueError, MisconfigurationException,
 )  # fmt: skip
-
-
-def step_refusal(model: LightningModule, shape: Sequence[int], dtype: torch.dtype) -> str | None:
-    """Return why a model cannot train on a batch; None if it can.
-
-    Nothing is computed: tensors on the meta device have a shape and no content.
-
-    Args:
-        model: The model, in training mode; it is not changed.
-        shape: Shape of its inputs, (N, ...).
-        dtype: Type of its inputs.
-    """
-    weights = {
-        **{
-            name: torch.empty_like(p, device="meta").requires_grad_(p.requires_grad)
-            for name, p in model.named_parameters()
-        },
-        **{name: torch.empty_like(buffer, device="meta") for name, buffer in model.named_buffers()},
-    }
-    with torch.device("meta"), isolate_rng():
-        try:
-            functional_call(model, weights, (torch.empty(*shape, dtype=dtype),)).sum().backward()
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if "meta" in str(error).lower():  # The net reads values, which only training has.
-                return None
-            return " ".join(str(error).split())
-    return None
 
 
 def rehearse(

@@ -4,7 +4,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.engine.cli.fit_cli import FitCLI, listed
 from project.engine.cli.nearest import question
-from project.engine.cli.rehearsal import check_monitors, rehearse, step_refusal
+from project.engine.cli.rehearsal import check_monitors, rehearse
 from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded, check_optimization
 from project.engine.data import described
 from project.engine.task import Task
@@ -25,9 +25,9 @@ def check_training(cli: FitCLI) -> None:
     check_optimization(trainer, cli.model)
     if isinstance(cli.model, Task) and cli.model.replays_cuda_graphs:
         check_cuda_graphs(trainer, str(cli.model.compile_net))
-    batches = {split: count.batches for split, count in cli.data.batch_counts(trainer.world_size).items()}
-    check_lengths(trainer, batches)
-    _check_smallest_batch(cli)
+    check_lengths(trainer, cli.data.batch_counts(trainer.world_size))
+    if isinstance(cli.model, Task) and (examples := cli.data.examples()):
+        check_batch(cli.model, *examples)
     # Nothing is known about a class that declares nothing, before it has done a step.
     plain = cli.data is not cli.datamodule or not isinstance(cli.model, Task)
     if trainer.fast_dev_run or not (plain or cli.callbacks):  # type: ignore[attr-defined]
@@ -57,16 +57,3 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
             own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
             logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
-
-
-def _check_smallest_batch(cli: FitCLI) -> None:
-    examples, counts = cli.data.examples(), cli.data.batch_counts(cli.trainer.world_size)
-    if examples is None or not isinstance(cli.model, Task):
-        return
-    inputs, size = examples[0], counts["train"].smallest if "train" in counts else len(examples[0])
-    if reason := step_refusal(cli.model, (size, *inputs.shape[1:]), inputs.dtype):
-        raise ValueError(
-            f"--data.batch_size: got {cli.config.data.init_args.batch_size}, which makes batches of {size} of the "
-            f"{cli.data.sizes()['train']:,} samples of train, on which the net cannot train; use another size: {reason}"
-        )
-    check_batch(cli.model, *examples)

@@ -50,11 +50,6 @@ class EpochBatches(Sampler[Tensor]):
         smallest_share, largest_share = self.size // self.ranks, -(-self.size // self.ranks)
         return min(smallest_share, -(-largest_share // self.batch_size))
 
-    @property
-    def smallest(self) -> int:
-        """Images in the smallest batch of an epoch."""
-        return self.size // self.ranks // len(self)
-
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the batches of the current epoch."""
         if self.shuffle:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from project.engine.data import BatchCount, DescribedDataModule
+from project.engine.data import DescribedDataModule
 from project.engine.loading.augmentation import Augmentation
 from project.engine.loading.batches import EpochBatches, check_batch_size
 from project.engine.loading.crop import Crop
@@ -237,9 +237,8 @@ class ImageSplits(DescribedDataModule):
         return EpochBatches(len(self.splits[split]), self.batch_size, seed=self.split_seed, ranks=ranks)
 
     @override
-    def batch_counts(self, ranks: int) -> dict[str, BatchCount]:
-        counted = {split: self.batches(split, ranks) for split in self.splits}
-        return {split: BatchCount(len(batches), batches.smallest) for split, batches in counted.items()}
+    def batch_counts(self, ranks: int) -> dict[str, int]:
+        return {split: len(self.batches(split, ranks)) for split in self.splits}
 
     @override
     def check_batch_size(self, ranks: int) -> None:
