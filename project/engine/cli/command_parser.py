@@ -1,8 +1,11 @@
-"""The argument parser of the commands besides `fit`, whose errors are one line."""
+"""The argument parser of the commands besides `fit`, whose errors are one line, and a type of its options."""
 
+import os
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from typing_extensions import override
@@ -30,3 +33,19 @@ class CommandParser(ArgumentParser):
         if message.startswith(("unrecognized arguments", "the following arguments are required")):
             return f"{message}; {self.format_usage().strip()}"
         return message.removeprefix("argument ")
+
+
+def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
+    """Return the type of an option of argparse: a path with one of these suffixes, that this process may write."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix not in suffixes:
+            raise ArgumentTypeError(f"got {text}; it must end in {', '.join(suffixes)}")
+        if not path.parent.is_dir():
+            raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ArgumentTypeError(f"cannot write {text}; change its permissions, or name another file")
+        return path
+
+    return parse

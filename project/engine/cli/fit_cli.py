@@ -23,7 +23,6 @@ from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.known_options import KnownOptions, as_known
-from project.engine.cli.null_values import check_null
 from project.engine.cli.parser import FitParser
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
@@ -210,7 +209,7 @@ class FitCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "tracking"):
             if not isinstance(given := self.config[name], Namespace):
                 raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
-        check_null(flatten(self.config), self.default_settings, self.parser)
+        self.parser.check_null(flatten(self.config), self.default_settings)
         self._check_no_secret_is_missing()
         self._check_loggers()
         check_settings(self.config.trainer)

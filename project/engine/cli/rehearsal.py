@@ -96,9 +96,21 @@ def check_monitors(callbacks: Sequence[Callback], logged: set[str]) -> None:
     """
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in logged and getattr(callback, "strict", True):
-            names = sorted(logged - _ALWAYS_LOGGED)
-            raise ValueError(
-                f"--trainer.callbacks: {type(callback).__name__} monitors {monitor!r}{question(monitor, names)}, which "
-                f"training does not log; it logs {', '.join(names)}"
-            )
+        if monitor is not None and getattr(callback, "strict", True):
+            check_logged(f"--trainer.callbacks: {type(callback).__name__} monitors", monitor, logged)
+
+
+def check_logged(user: str, metric: str, logged: set[str]) -> None:
+    """Raise ValueError for a metric that no fit logs.
+
+    Args:
+        user: The beginning of the message, with the option that needs the metric.
+        metric: The metric.
+        logged: Names of the metrics that a fit logs.
+    """
+    if metric not in logged:
+        names = sorted(logged - _ALWAYS_LOGGED)
+        raise ValueError(
+            f"{user} {metric!r}{question(metric, names)}, which training does not log; it logs "
+            f"{', '.join(names) or 'nothing'}"
+        )

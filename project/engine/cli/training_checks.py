@@ -3,8 +3,7 @@
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.engine.cli.fit_cli import FitCLI, listed
-from project.engine.cli.nearest import question
-from project.engine.cli.rehearsal import check_monitors, rehearse
+from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
 from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded, check_optimization
 from project.engine.data import described
 from project.engine.task import Task
@@ -35,12 +34,9 @@ def check_training(cli: FitCLI) -> None:
     logged = try_first_step(cli, "--model" if plain else "--trainer.callbacks")
     check_monitors(cli.callbacks, logged)
     monitor = cli.config_init.checkpoint.monitor
-    if plain and monitor is not None and monitor not in logged:
+    if plain and monitor is not None:
         given = "--checkpoint.monitor" if cli.config.checkpoint.monitor else f"{type(cli.model).__name__}.monitor"
-        raise ValueError(
-            f"{given}: got {monitor}{question(monitor, sorted(logged))}, which training does not log; it logs "
-            f"{', '.join(sorted(logged)) or 'nothing'}"
-        )
+        check_logged(f"{given}: got", monitor, logged)
 
 
 def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:

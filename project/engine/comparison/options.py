@@ -3,8 +3,7 @@
 from argparse import Namespace
 from collections.abc import Sequence
 
-from project.engine.cli.command_parser import CommandParser
-from project.engine.cli.output_file import output_file
+from project.engine.cli.command_parser import CommandParser, output_file
 from project.engine.tracking.run_reference import RUN_HELP
 
 SUFFIXES = (".md", ".csv", ".png")

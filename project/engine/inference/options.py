@@ -4,8 +4,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from project.engine.cli.command_parser import CommandParser
-from project.engine.cli.output_file import output_file
+from project.engine.cli.command_parser import CommandParser, output_file
 from project.engine.inference.inputs import PATH_HELP
 from project.engine.tracking.run_reference import RUN_HELP
 

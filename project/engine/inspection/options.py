@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.command_parser import CommandParser
+from project.engine.cli.command_parser import CommandParser, output_file
 from project.engine.cli.nearest import question
-from project.engine.cli.output_file import output_file
 
 _OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
 _NAMES = ("data", "experiment", "config", "output")
