@@ -243,7 +243,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
     (of(Slope, WithoutBatches), "--data: train has no batch"),
     (of(Slope, WithoutFile), "): there is no file lines.csv"),
-    (of(Unlogged), "Unlogged.monitor: got 'val_loss' (did you mean train_loss?), which training does not log; it logs "),
+    (of(Unlogged), "Unlogged.monitor: got 'val_loss' (did you mean train_loss?), which training does not log"),
     ([*of(Manual), "--trainer.gradient_clip_val=1"], "gradient_clip_val: got 1, but Manual optimizes by hand"),
     ([*of(Manual), "--trainer.accumulate_grad_batches=2"], "batches: got 2, but Manual optimizes by hand"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
