@@ -97,12 +97,12 @@ class EvaluationJob:
         for name, (low, high) in added.intervals.items():
             logger.log_metrics({f"{split}/{name}_low": low, f"{split}/{name}_high": high})
         for name, columns in added.tables.items():
-            logger.log_file(partial(write_table, columns), f"{split}/{name}.csv")
+            logger.log_file(partial(write_table, columns), f"{split}/{name}.csv", "evaluation")
         if samples := {**added.samples, **{f"{HIT}{name}": hits for name, hits in added.hits.items()}}:
-            logger.log_file(partial(write_table, self._identified(samples)), f"{split}/{PREDICTIONS}")
+            logger.log_file(partial(write_table, self._identified(samples)), f"{split}/{PREDICTIONS}", "evaluation")
         if added.draws:
             resamples = partial(write_resamples, added.draws, added.modes, self._digest)
-            logger.log_file(resamples, f"{split}/{RESAMPLES}")
+            logger.log_file(resamples, f"{split}/{RESAMPLES}", "evaluation")
         command = shlex.join(["python", "-m", "project.evaluate", *redact_options(self._argv)])
         logger.set_tags({f"{logger.prefix}{split}": command})
         client = MlflowClient(store.tracking_uri())  # `connect` fails if the store does not respond any more.

@@ -1,12 +1,10 @@
 """The logger of an evaluation, which adds to a run that has ended."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
 from mlflow import MlflowClient
 from typing_extensions import override
 
@@ -56,11 +54,6 @@ class EvaluationLogger(MLflowLogger):
         file = Path(self._files.name, f"{self.prefix}{path}")
         file.parent.mkdir(parents=True, exist_ok=True)
         return file
-
-    @rank_zero_only
-    def log_file(self, write: Callable[[Path], object], path: str) -> None:
-        """Store an artifact that a function writes; an error becomes the tag `evaluation.error`."""
-        self._write_artifact(path, "evaluation", write)
 
     def deliver(self, client: MlflowClient, status: str, end_time: int) -> None:
         """Add everything to the run; what the store does not take is kept for `project.sync`.

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 _EPOCH = "epoch"  # the trainer adds it to its metrics
 _UNSET = "None"
 """Text of a setting without a value, which is not a parameter; the artifact with all settings contains it."""
-_PARAMS_PER_RECORD = 100
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _LONGEST_FINAL_DELIVERY_S = 4.0
@@ -77,7 +76,7 @@ class MLflowLogger(Logger):
         self.artifact_uri = ""
         self.epochs_trained: Callable[[], float] | None = None
         self._step_of_epoch: int | None = None
-        self._ignores_metrics = self._logs_final_scores = False
+        self._logs_scores: bool | None = None  # None outside of `scoring`.
         self._dataset: tuple[str, str] | None = None
         self._earlier_settings: Mapping[str, str] = {}
         self._run_id: str | None = None
@@ -186,40 +185,32 @@ class MLflowLogger(Logger):
             changed = {key: value for key, value in settings.items() if value != earlier.get(key, _UNSET)}
             self.set_tags({f"{CHANGED}{key}": value for key, value in changed.items()})
             return
-        items = [(key, value) for key, value in settings.items() if value != _UNSET]
-        for start in range(0, len(items), _PARAMS_PER_RECORD):
-            part = items[start : start + _PARAMS_PER_RECORD]
-            self._append(params=dict(part))
+        self._append(params={key: value for key, value in settings.items() if value != _UNSET})
 
     @override
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         values = {key: float(value) for key, value in metrics.items() if key != _EPOCH}
-        if not values or self._ignores_metrics:
+        if not values or self._logs_scores is False:
             return
         if _EPOCH in metrics and self.epochs_trained is not None and step != self._step_of_epoch:
             # MLflow's UI pairs the points of two metrics by their order, so that each step has one epoch.
             values[_EPOCH], self._step_of_epoch = self.epochs_trained(), step
-        is_final = self._logs_final_scores and all(name.startswith("test") for name in values)
-        self._append(metrics=values, step=0 if is_final else step or 0, time_ms=_now_ms())
+        is_score = self._logs_scores and all(name.startswith("test") for name in values)
+        self._append(metrics=values, step=0 if is_score else step or 0, time_ms=_now_ms())
 
     @contextmanager
-    def metrics_ignored(self) -> Iterator[None]:
-        """Record no metrics in the block; artifacts and tags are recorded."""
-        self._ignores_metrics = True
+    def scoring(self, *, logged: bool) -> Iterator[None]:
+        """Log metrics of the test at step 0 in the block, for which MLflow's UI draws bars, not curves of one point.
+
+        Args:
+            logged: False logs no metrics in the block, but artifacts and tags.
+        """
+        self._logs_scores = logged
         try:
             yield
         finally:
-            self._ignores_metrics = False
-
-    @contextmanager
-    def final_scores(self) -> Iterator[None]:
-        """Record metrics of the test at step 0, for which MLflow's UI draws bars, not curves of one point."""
-        self._logs_final_scores = True
-        try:
-            yield
-        finally:
-            self._logs_final_scores = False
+            self._logs_scores = None
 
     @rank_zero_only
     def log_dataset(
@@ -252,14 +243,20 @@ class MLflowLogger(Logger):
         )
 
     @rank_zero_only
-    def log_text(self, text: str, path: str, what: str = "artifact") -> None:
-        """Store a text as an artifact of the run; an error becomes the tag `WHAT.error`."""
-        self._write_artifact(path, what, lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"))
+    def log_file(self, write: Callable[[Path], object], path: str, what: str = "artifact") -> None:
+        """Store an artifact that a function writes; an error becomes the tag `WHAT.error`."""
+        with best_effort(self, what, f"the artifact {path} cannot be written"):
+            if (file := self._artifact_file(path)) is not None:
+                write(file)
+                self._append(file=path)
 
-    @rank_zero_only
+    def log_text(self, text: str, path: str, what: str = "artifact") -> None:
+        """Store a text as an artifact of the run; see `log_file`."""
+        self.log_file(lambda file: file.write_text(redact(text), encoding="utf-8", errors="replace"), path, what)
+
     def log_figure(self, draw: Callable[[], "Figure"], path: str, what: str = "artifact") -> None:
-        """Draw a picture and store it as an artifact of the run; an error becomes the tag `WHAT.error`."""
-        self._write_artifact(path, what, lambda file: draw().savefig(file, bbox_inches="tight"))
+        """Draw a picture and store it as an artifact of the run; see `log_file`."""
+        self.log_file(lambda file: draw().savefig(file, bbox_inches="tight"), path, what)
 
     @rank_zero_only
     def log_saved_model(self, name: str, tags: Mapping[str, str] = {}) -> None:
@@ -300,12 +297,6 @@ class MLflowLogger(Logger):
         else:  # The lock is held until the process and its last request end.
             self.spool.disown()
         self.spool = None
-
-    def _write_artifact(self, path: str, what: str, write: Callable[[Path], object]) -> None:
-        with best_effort(self, what, f"the artifact {path} cannot be written"):
-            if (file := self._artifact_file(path)) is not None:
-                write(file)
-                self._append(file=path)
 
     def _artifact_file(self, path: str) -> Path | None:
         if self.spool is None:

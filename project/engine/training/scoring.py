@@ -32,13 +32,13 @@ def score(job: Job) -> Mapping[str, float]:
     trainer, model, data = job.trainer, job.model, job.datamodule
     best = best_checkpoint(trainer)
     if job.data.has_test and trainer.limit_test_batches and is_overridden("test_step", model):
-        with job.logger.final_scores() if job.logger else nullcontext():
+        with job.logger.scoring(logged=True) if job.logger else nullcontext():
             return merged(trainer.test(model, data, ckpt_path=best, verbose=False))
     has_val = is_overridden("val_dataloader", data)
     if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
     loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []
-    with job.logger.metrics_ignored() if job.logger else nullcontext():
+    with job.logger.scoring(logged=False) if job.logger else nullcontext():
         try:
             return merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
         finally:
