@@ -35,12 +35,11 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
 
 
 def write(client: MlflowClient, compared: Comparison, to: Path) -> None:
-    """Write a comparison as a file, by its suffix; see `project.engine.comparison.options`.
+    """Write a comparison as a report (.md), as a table (.csv), or as a picture of the learning curves (.png).
 
     Raises:
         OSError: The file cannot be written.
     """
-    written = [to]
     if to.suffix == ".csv":
         write_csv(compared, to)
     else:
@@ -50,6 +49,5 @@ def write(client: MlflowClient, compared: Comparison, to: Path) -> None:
         draw_curves(client, compared.runs).savefig(picture)
         if to.suffix == ".md":
             write_markdown(compared, to, picture.name)
-            written.append(picture)
-    for path in written:
-        print(f"written: {path}", flush=True)
+            print(f"written: {picture}", flush=True)
+    print(f"written: {to}", flush=True)
