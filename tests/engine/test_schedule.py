@@ -21,6 +21,7 @@ from torch.optim import lr_scheduler as schedules
 from torch.utils.data import DataLoader, IterableDataset
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.checkpoints.resume import CurrentSettings
 from project.engine.cli.command_line import CommandLine
 from project.engine.loading import BatchLoader, Crop, EpochBatches, ImageArray
@@ -120,7 +121,7 @@ def rates(
         **{"max_epochs": 2} | options, logger=logger, accelerator="cpu", log_every_n_steps=1, num_sanity_val_steps=0,
         callbacks=[LearningRateMonitor("step"), *callbacks], enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, RunCheckpoint) for callback in callbacks),
-        enable_progress_bar=False,
+        enable_progress_bar=False, plugins=[DurableCheckpointIO()],
     )  # fmt: skip
     images = ImageArray(torch.zeros(IMAGES, 3, 4, 4, dtype=torch.uint8), torch.arange(IMAGES) % 2)
     batches = EpochBatches(IMAGES, batch_size, ranks=ranks)

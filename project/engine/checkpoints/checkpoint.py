@@ -88,7 +88,7 @@ class RunCheckpoint(Checkpoint):
 
     def last_if_unmonitored(self) -> str | None:
         """Return the path of `last.ckpt` if no metric selects a best checkpoint; else None."""
-        path = Path(self.dirpath or "") / LAST
+        path = self._file(LAST)
         return str(path) if self.monitor is None and path.exists() else None
 
     @override
@@ -115,8 +115,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._in_validation = self._in_optimizer = False
-        if isinstance(trainer.strategy.checkpoint_io, DurableCheckpointIO):
-            trainer.strategy.checkpoint_io.raise_failure()  # Otherwise the next save would raise it.
+        _storage(trainer).raise_failure()  # Otherwise the next save would raise it.
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -194,7 +193,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["best_file"]:
-            self.best_model_path = str(Path(self.dirpath or "") / state_dict["best_file"])
+            self.best_model_path = str(self._file(state_dict["best_file"]))
         self.best_epoch = state_dict["best_epoch"]
         self.best_metrics = state_dict["best_metrics"]
         self._validated_step = state_dict["validated_step"]
@@ -225,7 +224,7 @@ class RunCheckpoint(Checkpoint):
         try:
             save = self.save_last if is_validated else self.save_unfinished
             save(trainer)
-            trainer.strategy.checkpoint_io.teardown()
+            _storage(trainer).teardown()
         except (OSError, RuntimeError, ValueError, FloatingPointError) as error:
             # The error that ends training is the one to raise.
             _log.warning("the steps after step %d could not be saved: %s", saved, error)
@@ -244,10 +243,9 @@ class RunCheckpoint(Checkpoint):
         """Save `last.ckpt`, without a score."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        assert self.dirpath is not None
         self._restore_trained_weights(trainer)
         self._keep_previous(trainer)
-        trainer.save_checkpoint(Path(self.dirpath) / LAST)
+        trainer.save_checkpoint(self._file(LAST))
         self._saved_step = trainer.global_step
 
     def _restore_trained_weights(self, trainer: Trainer) -> None:
@@ -278,19 +276,15 @@ class RunCheckpoint(Checkpoint):
         return trainer.strategy.reduce_boolean_decision(better) and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
     def _save_best(self, trainer: Trainer) -> None:
-        assert self.dirpath is not None
-        before, folder = self.best_model_path, Path(self.dirpath)
+        before = self.best_model_path
         # The checkpoint contains these attributes, so they are set before.
         self.best_epoch = trainer.current_epoch + (not self._ended)
-        self.best_model_path = str(folder / f"{BEST}{self.best_epoch - 1:03d}.ckpt")
+        self.best_model_path = str(self._file(f"{BEST}{self.best_epoch - 1:03d}.ckpt"))
         self.best_metrics = self._metrics_of_validation()
         trainer.save_checkpoint(self.best_model_path)
-        storage = trainer.strategy.checkpoint_io
-        if not isinstance(storage, DurableCheckpointIO):
-            self.save_last(trainer)
-        elif trainer.is_global_zero:
-            self._keep_previous(trainer)
-            storage.link_checkpoint(self.best_model_path, folder / LAST)
+        self._keep_previous(trainer)
+        if trainer.is_global_zero:
+            _storage(trainer).link_checkpoint(self.best_model_path, self._file(LAST))
         self._saved_step = trainer.global_step
         if before not in ("", self.best_model_path):
             trainer.strategy.remove_checkpoint(before)
@@ -312,10 +306,18 @@ class RunCheckpoint(Checkpoint):
 
     def _keep_previous(self, trainer: Trainer) -> None:
         """Keep the last checkpoint under another name before it is replaced."""
-        storage = trainer.strategy.checkpoint_io
-        if isinstance(storage, DurableCheckpointIO) and trainer.is_global_zero:
-            assert self.dirpath is not None
-            storage.link_checkpoint(Path(self.dirpath) / LAST, Path(self.dirpath) / PREVIOUS)
+        if trainer.is_global_zero:
+            _storage(trainer).link_checkpoint(self._file(LAST), self._file(PREVIOUS))
+
+    def _file(self, name: str) -> Path:
+        assert self.dirpath is not None  # `setup` sets it.
+        return Path(self.dirpath) / name
+
+
+def _storage(trainer: Trainer) -> DurableCheckpointIO:
+    storage = trainer.strategy.checkpoint_io
+    assert isinstance(storage, DurableCheckpointIO)  # The command line refuses another one.
+    return storage
 
 
 def _stage(metric: str | None) -> str:

@@ -1,6 +1,5 @@
-"""The removal of checkpoints that a finished run no longer needs."""
+"""The removal of the parts of checkpoints that a finished run no longer needs."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -37,13 +36,3 @@ def strip_optimizer_state(folder: Path) -> None:
             if not holds_weights_only(state):
                 write_durably(path, {key: value for key, value in state.items() if key not in _ONLY_FOR_RESUME})
             written[inode] = path
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoint folder of a run with all files in it; nothing happens if it does not exist.
-
-    Raises:
-        OSError: A file cannot be removed.
-    """
-    if folder.exists():
-        shutil.rmtree(folder)

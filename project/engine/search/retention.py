@@ -1,12 +1,13 @@
 """The checkpoints that trials keep after their end."""
 
 import logging
+import shutil
 
 import optuna
 from optuna.trial import TrialState
 
 from project.engine.checkpoints.newest import LAST
-from project.engine.checkpoints.retention import remove_checkpoints, strip_optimizer_state
+from project.engine.checkpoints.retention import strip_optimizer_state
 from project.engine.search.study import RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking import store
@@ -22,7 +23,8 @@ def release_checkpoints(run_id: str, state: TrialState) -> None:
     folder = store.checkpoint_folder(run_id)
     try:
         if state != TrialState.COMPLETE:
-            remove_checkpoints(folder)
+            if folder.exists():
+                shutil.rmtree(folder)
             return
         strip_optimizer_state(folder)
         if len(list(folder.glob("*.ckpt"))) > 1:
