@@ -6,10 +6,11 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from project.engine.comparison.report import Comparison, write_csv, write_markdown
-from project.engine.comparison.runs import all_differences, find_runs, why_not_tested
+from project.engine.comparison.runs import find_runs, why_not_tested
 from project.engine.comparison.scores import compare_scores
 from project.engine.tracking import store
 from project.engine.tracking.leaderboard import comparison_page
+from project.engine.tracking.recorded import differences
 
 
 def compare(client: MlflowClient, references: Sequence[str], split: str | None) -> Comparison:
@@ -27,7 +28,7 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
     return Comparison(
         runs=runs,
         split=split,
-        differences=all_differences(runs),
+        differences=list(differences([run.recorded for run in runs])),
         scores=compare_scores(runs, split),
         notes=why_not_tested(runs, split),
         page=(store.server_address() or store.UI) + comparison_page([run.run for run in runs]),

@@ -15,9 +15,8 @@ from project.engine.comparison.runs import ComparedRun
 from project.engine.comparison.scores import Score
 from project.engine.evaluation import RESAMPLES, SEED
 from project.engine.tracking.description import markdown_row
-from project.engine.tracking.recorded import ABSENT, Difference, Recorded
+from project.engine.tracking.recorded import ABSENT, Difference
 
-KINDS = ("settings", *Recorded._fields)
 _LONGEST = 60
 _MARK = "★"
 
@@ -44,9 +43,10 @@ class Comparison(NamedTuple):
     @property
     def same(self) -> str:
         """A sentence that names what does not differ; empty if everything does."""
-        unknown = [kind for kind in Recorded._fields if not any(getattr(run.recorded, kind) for run in self.runs)]
+        kinds = self.runs[0].recorded
+        unknown = [kind for kind in kinds if not any(run.recorded[kind] for run in self.runs)]
         differing = {difference.kind for difference in self.differences}
-        equal = [kind for kind in KINDS if kind not in differing and kind not in unknown]
+        equal = [kind for kind in kinds if kind not in differing and kind not in unknown]
         parts = [f"The same: {', '.join(equal)}."] if equal else []
         return " ".join([*parts, *([f"Not recorded: {', '.join(unknown)}."] if unknown else [])])
 

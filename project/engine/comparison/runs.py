@@ -15,9 +15,8 @@ from pyarrow import parquet
 from project.engine.evaluation import Draws
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
 from project.engine.tracking.names import EVALUATION
-from project.engine.tracking.recorded import Difference, Recorded, differences, varying
+from project.engine.tracking.recorded import Records, recorded
 from project.engine.tracking.run_reference import find
-from project.engine.tracking.tags import current_settings
 
 _SPLITS = ("test", "val")
 _LABEL = 8
@@ -45,13 +44,13 @@ class ComparedRun(NamedTuple):
     Attributes:
         run: The MLflow run.
         reason: Why the reference means this run; empty if its id was given.
-        recorded: What it recorded of its code, packages, data and devices.
+        recorded: What it recorded of its settings, code, packages, data and devices.
         predictions: The stored predictions; None without them.
     """
 
     run: Run
     reason: str
-    recorded: Recorded
+    recorded: Records
     predictions: Predictions | None
 
     @property
@@ -85,17 +84,9 @@ def find_runs(client: MlflowClient, references: Sequence[str], split: str | None
     evaluated = {one for one in _SPLITS for run, _ in found if f"{EVALUATION}/{one}" in run.data.tags}
     chosen = split or next((one for one in _SPLITS if one in evaluated), _SPLITS[0])
     return [
-        ComparedRun(run, reason, Recorded.of(client, run), _predictions(client, run.info.run_id, chosen))
+        ComparedRun(run, reason, recorded(client, run), _predictions(client, run.info.run_id, chosen))
         for run, reason in found
     ], chosen
-
-
-def all_differences(runs: Sequence[ComparedRun]) -> list[Difference]:
-    """Return what differs between runs: settings, code, packages, data and devices."""
-    return [
-        *varying("settings", [current_settings(run.run) for run in runs]),
-        *differences([run.recorded for run in runs]),
-    ]
 
 
 def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:

@@ -1,4 +1,4 @@
-"""The records of a run about its code, packages, data and devices, and the differences between runs."""
+"""The records of a run about its settings, code, packages, data and devices, and the differences between runs."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 
 from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact
-from project.engine.tracking.tags import CHANGED, COMMIT, DEVICES, DIRTY
+from project.engine.tracking.tags import CHANGED, COMMIT, DEVICES, DIRTY, current_settings
 
 ABSENT = "—"
 """Text of a value that a run does not have."""
@@ -38,46 +38,44 @@ class Difference(NamedTuple):
     values: tuple[str, ...]
 
 
-class Recorded(NamedTuple):
-    """Facts about a run, by name; empty if it did not record them."""
+Records = Mapping[str, Facts]
+"""Facts about a run, by kind; a kind is empty if the run did not record it."""
 
-    code: Facts
-    packages: Facts
-    data: Facts
-    devices: Facts
-    resumption: Facts
 
-    @classmethod
-    def of(cls, client: MlflowClient, run: Run) -> "Recorded":
-        """Read what a run recorded."""
-        tags, run_id = run.data.tags, run.info.run_id
-        dirty = tags.get(DIRTY) == "true"
-        diff = artifact_text(client, run_id, DIFF) if dirty else ""
-        data: Facts = {}
-        if inputs := [one.dataset for one in run.inputs.dataset_inputs] if run.inputs else []:
-            profile = json.loads(inputs[0].profile or "{}")
-            sizes = {key.removeprefix(_COUNT): value for key, value in profile.items() if key.startswith(_COUNT)}
-            data = data_facts(inputs[0].name, ", ".join(sorted(one.digest for one in inputs)), sizes)
-        return cls(
-            _code_facts(tags, diff),
-            package_facts(artifact_text(client, run_id, PACKAGES)),
-            data,
-            {DEVICES: tags[DEVICES]} if DEVICES in tags else {},
-            _resumption_facts([tag.removeprefix(CHANGED) for tag in tags if tag.startswith(CHANGED)]),
-        )
+def recorded(client: MlflowClient, run: Run) -> Records:
+    """Read what a run recorded of its settings, code, packages, data and devices, and of its resumption."""
+    tags, run_id = run.data.tags, run.info.run_id
+    diff = artifact_text(client, run_id, DIFF) if tags.get(DIRTY) == "true" else ""
+    data: Facts = {}
+    if inputs := [one.dataset for one in run.inputs.dataset_inputs] if run.inputs else []:
+        profile = json.loads(inputs[0].profile or "{}")
+        sizes = {key.removeprefix(_COUNT): value for key, value in profile.items() if key.startswith(_COUNT)}
+        data = data_facts(inputs[0].name, ", ".join(sorted(one.digest for one in inputs)), sizes)
+    return {
+        "settings": current_settings(run),
+        "code": _code_facts(tags, diff),
+        "packages": package_facts(artifact_text(client, run_id, PACKAGES)),
+        "data": data,
+        "devices": {DEVICES: tags[DEVICES]} if DEVICES in tags else {},
+        "resumption": _resumption_facts([tag.removeprefix(CHANGED) for tag in tags if tag.startswith(CHANGED)]),
+    }
 
-    @classmethod
-    def now(cls, data: Facts, devices: str) -> "Recorded":
-        """Return the facts about this process.
 
-        Args:
-            data: See `data_facts`.
-            devices: Number and kind of the devices.
-        """
-        tags, diff = git_state()
-        return cls(
-            _code_facts(tags, redact(diff)), package_facts(packages()), data, {DEVICES: devices}, _resumption_facts([])
-        )
+def recorded_now(data: Facts, devices: str) -> Records:
+    """Return the facts about this process, without its settings.
+
+    Args:
+        data: See `data_facts`.
+        devices: Number and kind of the devices.
+    """
+    tags, diff = git_state()
+    return {
+        "code": _code_facts(tags, redact(diff)),
+        "packages": package_facts(packages()),
+        "data": data,
+        "devices": {DEVICES: devices},
+        "resumption": _resumption_facts([]),
+    }
 
 
 def data_facts(name: str, digest: str, sizes: Mapping[str, object]) -> Facts:
@@ -92,22 +90,18 @@ def package_facts(lines: str) -> Facts:
     return {name.lower(): version for name, _, version in pairs}
 
 
-def differences(records: Sequence[Recorded]) -> Iterator[Difference]:
-    """Yield what differs; a kind of facts that a run did not record at all is one difference."""
-    for kind in Recorded._fields:
-        facts: list[Facts] = [getattr(record, kind) for record in records]
-        if all(facts):
-            yield from varying(kind, facts)
-        elif any(facts):
-            yield Difference(kind, "record", tuple("present" if each else ABSENT for each in facts))
-
-
-def varying(kind: str, facts: Sequence[Facts]) -> Iterator[Difference]:
-    """Yield the facts whose values differ, in the order of their names."""
-    for name in sorted({name for each in facts for name in each}):
-        values = tuple(each.get(name, ABSENT) for each in facts)
-        if len(set(values)) > 1:
-            yield Difference(kind, name, values)
+def differences(records: Sequence[Records]) -> Iterator[Difference]:
+    """Yield what differs, in the order of the names; a kind that a run did not record at all is one difference."""
+    for kind in records[-1]:  # `recorded_now` has no settings.
+        facts = [record[kind] for record in records]
+        if not all(facts):
+            if any(facts):
+                yield Difference(kind, "record", tuple("present" if each else ABSENT for each in facts))
+            continue
+        for name in sorted({name for each in facts for name in each}):
+            values = tuple(each.get(name, ABSENT) for each in facts)
+            if len(set(values)) > 1:
+                yield Difference(kind, name, values)
 
 
 def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:

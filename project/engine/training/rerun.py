@@ -5,7 +5,7 @@ from operator import attrgetter
 
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.tracking import experiments, store
-from project.engine.tracking.recorded import Recorded, data_facts, differences
+from project.engine.tracking.recorded import data_facts, differences, recorded, recorded_now
 from project.engine.tracking.run_reference import find_once
 from project.engine.training.describing import devices_text
 
@@ -36,8 +36,8 @@ def changes_since(run_id: str, cli: FitCLI) -> list[str]:
         cli: The fit, with its data.
     """
     client = store.connect()
-    now = Recorded.now(data_facts(cli.data.name, cli.data.digest(), cli.data.sizes()), devices_text(cli.trainer))
-    found = differences([Recorded.of(client, client.get_run(run_id)), now])
+    now = recorded_now(data_facts(cli.data.name, cli.data.digest(), cli.data.sizes()), devices_text(cli.trainer))
+    found = differences([recorded(client, client.get_run(run_id)), now])
     lines = []
     for kind, group in groupby(found, key=attrgetter("kind")):
         texts = [f"{name} {before[:_LONGEST]} -> {after[:_LONGEST]}" for _, name, (before, after) in group]
