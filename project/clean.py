@@ -21,7 +21,6 @@ from project.engine.runtime.exit import exit_without_teardown
 from project.engine.runtime.process import configure_process
 from project.engine.tracking import store
 from project.engine.tracking.recovery import recover_all
-from project.engine.tracking.secrets import redact
 from project.engine.tracking.unneeded import find_unneeded, remove
 
 
@@ -42,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     with exit_on_bad_input():
         client = store.connect_existing()
         recover_all(client)
-        found, foreign = find_unneeded(client)
+        found = find_unneeded(client)
     freed, failed = 0, 0
     for one in found:
         try:
@@ -53,12 +52,6 @@ def main(argv: Sequence[str]) -> None:
         except OSError as error:
             failed += 1
             console.print(f"    kept  {one.path}: it cannot be removed ({error})", soft_wrap=True)
-    if foreign:
-        console.print(
-            f"kept: {len(foreign)} folders of checkpoints, such as {foreign[0]}: their runs are not in "
-            f"{redact(store.tracking_uri())}, but may be in another store",
-            soft_wrap=True,
-        )
     end = "removed" if removes else "can be removed with: python -m project.clean --remove"
     console.print(f"{decimal(freed)} {end}" if found else "nothing to remove", soft_wrap=True)
     sys.exit(1 if failed else 0)

@@ -47,7 +47,7 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     kept, deleted, best, other, _ = runs
     assert cleaned(capsys) == "nothing to remove\n"
     client.delete_run(deleted)
-    foreign, gone = unknown("b" * 32), unknown("c" * 32)
+    foreign = unknown("b" * 32)
     running = client.create_run("0").info.run_id
     client.delete_run(running)
     live = unknown(running)
@@ -72,9 +72,8 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     removed = cleaned(capsys, "--remove")
     assert listed(removed) == expected
     assert not any(Path(name).exists() for name in expected)
-    assert f"kept: 2 folders of checkpoints, such as {foreign}: their runs are not in sqlite:///" in removed
     assert float(re.findall(r"([\d.]+) kB removed", removed)[0]) == pytest.approx(sizes / 1000, abs=0.06)
-    assert all(path.exists() for path in (foreign, gone, live, fresh, Path("mlruns/mlflow.db")))
+    assert all(path.exists() for path in (foreign, live, fresh, Path("mlruns/mlflow.db")))
     spool.close(remove=True)
     evaluate([best])
     fit(["--resume", kept, "--max_epochs=3"])

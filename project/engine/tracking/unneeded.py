@@ -20,7 +20,6 @@ from project.engine.tracking import store
 from project.engine.tracking.spool import LOG
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUMED, STATE, STUDY, TRIAL
 
-_RUN_ID = re.compile("[0-9a-f]{32}")
 _STALE_AFTER_S = 3600.0
 """A file that a process writes has changed within this time."""
 
@@ -39,10 +38,10 @@ class Unneeded(NamedTuple):
     size: int
 
 
-def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
+def find_unneeded(client: MlflowClient) -> list[Unneeded]:
     """Return what nothing needs in the folder of runs.
 
-    The second list has the folders of checkpoints whose run is not in this store, but may be in another one.
+    The checkpoints of a run that is not in this store are kept, because it may be in another one.
 
     Args:
         client: Client of the store.
@@ -55,8 +54,7 @@ def find_unneeded(client: MlflowClient) -> tuple[list[Unneeded], list[Path]]:
     kept = {version.run_id for version in client.search_model_versions()}
     found = [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
     whole = {one.path for one in found}
-    foreign = [folder for folder in folders if _RUN_ID.fullmatch(folder.name) and folder.name not in runs]
-    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)], foreign
+    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)]
 
 
 def remove(unneeded: Unneeded) -> None:
