@@ -48,7 +48,7 @@ def find(client: MlflowClient, reference: str, *, finished: bool = True) -> Foun
     """
     word, _, experiment = reference.partition(":")
     if reference == "latest":
-        return _latest(client) if finished else _newest(client)
+        return _latest(client, finished=finished)
     if word == "best" and (experiment or reference == word):
         return _best(client, experiment)
     if reference.startswith("models:"):
@@ -82,24 +82,18 @@ def find_once(reference: str, variable: str, *, finished: bool = True) -> str:
     return known
 
 
-def _latest(client: MlflowClient) -> FoundRun:
-    runs = newest_runs(client, _FINISHED_FIT, most=1)
+def _latest(client: MlflowClient, *, finished: bool = True) -> FoundRun:
+    kind = "finished run" if finished else "run"
+    runs = newest_runs(client, _FINISHED_FIT if finished else _FIT, most=1)
     if not runs:
         raise ValueError(
-            f"latest: {redact(store.tracking_uri())} has no finished run of project.fit; start from the folder of the "
-            "run, or train one: python -m project.fit"
+            f"latest: {redact(store.tracking_uri())} has no {kind} of project.fit; start from the folder of the run, "
+            "or train one: python -m project.fit"
         )
-    newer = f"attributes.status != 'FINISHED' and attributes.start_time > {runs[0].info.start_time}"
+    newer = f"attributes.start_time > {runs[0].info.start_time} and {_FIT}"
     others = newest_runs(client, newer, most=1)
     note = f"; {others[0].info.run_id} is newer, but {others[0].info.status}" if others else ""
-    return FoundRun(runs[0], f"the latest finished run{note}")
-
-
-def _newest(client: MlflowClient) -> FoundRun:
-    runs = newest_runs(client, _FIT, most=1)
-    if not runs:
-        raise ValueError(f"latest: {redact(store.tracking_uri())} has no run of project.fit")
-    return FoundRun(runs[0], "the latest run")
+    return FoundRun(runs[0], f"the latest {kind}{note}")
 
 
 def _best(client: MlflowClient, experiment: str) -> FoundRun:
