@@ -56,10 +56,10 @@ def main(argv: Sequence[str]) -> None:
                 f"MLFLOW_TRACKING_URI: got {tracking_uri()}; its UI is in the Databricks workspace, under Experiments"
             )
         if address := server_address():
-            _show(address + _prepare(), options)
+            _show(address + publish(connect()), options)
             return
         port = _free_port(options.host, options.port)
-        page = _prepare()
+        page = publish(connect())  # Opening the store reports in one line what MLflow's server reports in fifty.
     with _ended_by_signals(), tempfile.TemporaryFile("w+") as log, _server(options, port, others, log) as server:
         address = f"http://{_in_url(options.host)}:{port}{options.static_prefix}"
         update_activity("starting the MLflow server")
@@ -71,14 +71,6 @@ def main(argv: Sequence[str]) -> None:
         lines = log.read().split("\n")
         print(f"error: the MLflow server ended: {next(filter(None, reversed(lines)), '')}", file=sys.stderr)
         sys.exit(2 if server.returncode == 2 else 1)  # MLflow exits with 2 on bad options, too.
-
-
-def _prepare() -> str:
-    """Publish the view of the newest experiment, and return its page.
-
-    Opening the store reports in one line what MLflow's server reports in fifty.
-    """
-    return publish(connect())
 
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, Sequence[str]]:

@@ -68,21 +68,19 @@ def _deliver_lane(spool: Spool, client: MlflowClient, lane: str) -> Iterator[flo
 def _batches(spool: Spool, lane: str) -> Iterator[tuple[list[Record], int]]:
     """Group consecutive metrics; any other record is a batch of its own."""
     batch: list[Record] = []
-    count, read, done = 0, 0, 0
+    count, end = 0, 0
     for record, offset in spool.undelivered(lane):
         if record is not None:
-            if batch and ("metrics" not in record or count + len(record["metrics"]) > _METRICS_PER_BATCH):
-                yield batch, read
+            # The number of metrics; any other record fills a batch.
+            size = len(record["metrics"]) if "metrics" in record else _METRICS_PER_BATCH
+            if batch and count + size > _METRICS_PER_BATCH:
+                yield batch, end
                 batch, count = [], 0
-            if "metrics" in record:
-                batch.append(record)
-                count += len(record["metrics"])
-            else:
-                yield [record], offset
-                done = offset
-        read = offset
-    if read > done:
-        yield batch, read
+            batch.append(record)
+            count += size
+        end = offset
+    if end:
+        yield batch, end
 
 
 def _send(spool: Spool, client: MlflowClient, records: list[Record]) -> None:

@@ -46,10 +46,7 @@ def _untracked() -> str:
             left_out += 1
             continue
         size += bytes_
-        # The exit code is 1 because the files differ.
-        parts.append(
-            _git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name, code=1)
-        )
+        parts.append(_git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name))
     note = (
         f"# {left_out} untracked files are left out: not text, too large, or named like a secret\n" if left_out else ""
     )
@@ -74,11 +71,11 @@ def packages() -> str:
     return "\n".join(sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)) + "\n"
 
 
-def _git(*arguments: str, code: int = 0) -> str:
+def _git(*arguments: str) -> str:
     try:
         run = subprocess.run(
             ["git", "-C", _HERE, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False
         )
     except FileNotFoundError:  # no git on this machine
         return ""
-    return run.stdout if run.returncode == code else ""
+    return run.stdout if run.returncode in (0, 1) else ""  # 1 means that the files of `diff --no-index` differ.

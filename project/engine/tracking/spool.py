@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from time import time
 
 from filelock import FileLock, Timeout
 
@@ -116,10 +115,6 @@ class Spool:
         with suppress(OSError):  # If the folder is read-only, the old heartbeat shows it later.
             (self.folder / "owner").unlink(missing_ok=True)
 
-    def delivered(self, lane: str) -> int:
-        """Return the bytes of the log up to which the store has this lane's records."""
-        return self._delivered[lane]
-
     def mark_delivered(self, lane: str, offset: int) -> None:
         """Remember that the store has this lane's records in the first `offset` bytes of the log."""
         self._delivered[lane] = offset
@@ -130,7 +125,7 @@ class Spool:
     def undelivered(self, lane: str) -> Iterator[tuple[Record | None, int]]:
         """Yield the records that the store lacks, each with its end offset; None for records of other lanes."""
         kinds = [f'{{"{kind}"'.encode() for kind in LANES[lane]]
-        offset = self.delivered(lane)
+        offset = self._delivered[lane]
         for line in self._log.lines(offset):
             offset += len(line)
             yield self._log.read(line) if any(map(line.startswith, kinds)) else None, offset
@@ -142,7 +137,7 @@ class Spool:
     @property
     def waiting(self) -> int:
         """Number of bytes of the log that the store lacks, in the lane with the most of them."""
-        return max(max(0, self._log.size - self.delivered(lane)) for lane in LANES)
+        return max(max(0, self._log.size - self._delivered[lane]) for lane in LANES)
 
     def close(self, *, remove: bool) -> None:
         """Release the lock; remove the folder if everything is delivered."""
@@ -172,8 +167,6 @@ def heartbeat_age_s(folder: Path) -> float | None:
         return lock.stat().st_mtime - beat
     except FileNotFoundError:
         return None
-    except OSError:  # The folder is read-only.
-        return time() - beat
 
 
 def _may_be_written(folder: Path) -> bool:
