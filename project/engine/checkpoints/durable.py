@@ -9,7 +9,6 @@ import io
 import os
 import shutil
 import zipfile
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -42,7 +41,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     def __init__(self, *, asynchronous: bool = True) -> None:
         self._asynchronous = asynchronous
         self._thread: ThreadPoolExecutor | None = None
-        self._waiting: deque[Future[None]] = deque()
+        self._last: Future[None] | None = None
 
     @override
     def save_checkpoint(
@@ -71,26 +70,24 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     def raise_failure(self) -> None:
         """Raise the error of a failed save, without waiting for saves that have not ended."""
-        if any(work.done() and work.exception() for work in self._waiting):
+        if self._last is not None and self._last.done() and self._last.exception():
             self.teardown()
 
     @override
     def teardown(self) -> None:
         """Wait until all checkpoints are on disk, and end the thread."""
-        while self._waiting:
-            wait([self._waiting[0]])  # If a signal interrupts this, no save is forgotten.
-            work = self._waiting.popleft()
-            if work.exception():
-                self._waiting.clear()  # The later ones were not done.
-            work.result()
+        if self._last is not None:
+            wait([self._last])  # If a signal interrupts this, no save is forgotten.
+            last, self._last = self._last, None
+            last.result()
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
 
     def _submit(self, work: Callable[[], None]) -> None:
         self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        before = self._waiting[-1] if self._waiting else None
-        self._waiting.append(self._thread.submit(lambda: _after(before, work)))
+        before = self._last
+        self._last = self._thread.submit(lambda: _after(before, work))
         if not self._asynchronous:
             self.teardown()
 
