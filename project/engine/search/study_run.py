@@ -120,7 +120,7 @@ class StudyRun:
                 self.update()
             if best := best_trials(self._study):
                 with self._best_effort("best"):
-                    self._log_best(best, with_model=status == "FINISHED")
+                    self._log_best(best)
                 with self._best_effort("plots"):
                     self._log_plots()
         finally:
@@ -129,7 +129,7 @@ class StudyRun:
     def _best_effort(self, what: str) -> AbstractContextManager[None]:
         return best_effort(self._logger, what, f"the study's run lacks all or part of its {what}")
 
-    def _log_best(self, best: list[FrozenTrial], *, with_model: bool) -> None:
+    def _log_best(self, best: Sequence[FrozenTrial]) -> None:
         if len(self._space.metrics) > 1:
             self._logger.set_tags({PARETO_TRIALS: ", ".join(str(trial.number) for trial in best)})
             return
@@ -139,8 +139,6 @@ class StudyRun:
         metrics = metrics_of_run(self._client, run_id)
         others = {f"best/{name}": value for name, value in metrics.items() if name not in self._space.metrics}
         self._logger.log_metrics(others, self._logged_trials)
-        if with_model:
-            self._logger.log_model_of(run_id)
 
     def _log_plots(self) -> None:
         page: list[str] = []

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from project.engine.tracking.model_delivery import send_model, show_model_of
+from project.engine.tracking.model_delivery import send_model
 from project.engine.tracking.record_log import Record
 from project.engine.tracking.spool import LANES, Spool
 from project.engine.tracking.store import follow_folder, long_timeout, reason
@@ -144,8 +144,6 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
             for _ in _deliver_lane(spool, client, "metrics"):
                 pass  # The model shows the run's scores, which may have been logged after their lane was delivered.
             send_model(client, run_id, spool.files / record["model"], record.get("tags", {}), record.get("dataset"))
-        case "model_of":
-            show_model_of(client, run_id, record["model_of"])
         case "status" if record["status"] == "RUNNING":
             client.update_run(run_id, status="RUNNING")
         case "status":

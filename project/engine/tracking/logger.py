@@ -263,11 +263,6 @@ class MLflowLogger(Logger):
         """Log the MLflow model that `model_folder(name)` holds, with the run's scores on its dataset, and tags."""
         self._append(model=name, tags=_redacted(tags), dataset=self._dataset)
 
-    @rank_zero_only
-    def log_model_of(self, run_id: str) -> None:
-        """Show the model of another run in this run too."""
-        self._append(model_of=run_id)
-
     def model_folder(self, name: str) -> Path | None:
         """Return the folder for a model of `log_saved_model`; None if nothing is tracked or it cannot be created."""
         try:

@@ -53,20 +53,6 @@ def send_model(
         for m in scores
     ]  # fmt: skip
     client.log_batch(run_id, of_model, synchronous=True)
-    _show(client, run_id, [logged.model_id])
-
-
-def show_model_of(client: MlflowClient, run_id: str, other_run_id: str) -> None:
-    """Show the newest model of another run in this run too."""
-    _show(client, run_id, _models_of(client, other_run_id)[-1:])
-
-
-def _models_of(client: MlflowClient, run_id: str) -> list[str]:
-    outputs = client.get_run(run_id).outputs
-    return [model.model_id for model in outputs.model_outputs] if outputs else []
-
-
-def _show(client: MlflowClient, run_id: str, models: Sequence[str]) -> None:
-    known = _models_of(client, run_id)
-    if new := [LoggedModelOutput(model, step=0) for model in models if model not in known]:
-        client.log_outputs(run_id, new)
+    shown = [output.model_id for output in run.outputs.model_outputs] if run.outputs else []
+    if logged.model_id not in shown:
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

@@ -30,7 +30,7 @@ LOG = "log.jsonl"
 LANES = {
     "state": ("tags", "status"),
     "metrics": ("metrics", "params", "dataset"),
-    "files": ("file", "model", "model_of"),
+    "files": ("file", "model"),
 }
 
 _log = logging.getLogger(__name__)
