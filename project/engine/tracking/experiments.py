@@ -53,13 +53,16 @@ def settings_of(run_id: str) -> str:
     find_run(client, run_id)
     with suppress(FileNotFoundError):
         return (store.spool_folder(run_id) / "files" / store.CONFIG_FILE).read_text(encoding="utf-8")
-    try:
-        with TemporaryDirectory() as folder:
-            return Path(client.download_artifacts(run_id, store.CONFIG_FILE, folder)).read_text(encoding="utf-8")
-    except (MlflowException, OSError) as error:
-        raise ValueError(
-            f"run {run_id} has no artifact {store.CONFIG_FILE}, so it was not made by project.fit"
-        ) from error
+    if settings := artifact_text(client, run_id, store.CONFIG_FILE):
+        return settings
+    raise ValueError(f"run {run_id} has no artifact {store.CONFIG_FILE}, so it was not made by project.fit")
+
+
+def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
+    """Return an artifact as text; empty if the store does not have it."""
+    with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
+        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
+    return ""
 
 
 def experiment_name(chosen: str | None, default: str) -> str:
@@ -100,8 +103,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # Another process has just created it.
                 raise
-            experiment = client.get_experiment_by_name(name)
-            assert experiment is not None
+            return experiment_id(client, name)
     if experiment.lifecycle_stage == "deleted":
         raise ValueError(
             f"the MLflow experiment {name!r} is deleted; restore it: "

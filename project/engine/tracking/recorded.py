@@ -3,15 +3,12 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
+from project.engine.tracking.experiments import artifact_text
 from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact
 from project.engine.tracking.tags import CHANGED, COMMIT, DEVICES, DIRTY, current_settings
@@ -102,13 +99,6 @@ def differences(records: Sequence[Records]) -> Iterator[Difference]:
             values = tuple(each.get(name, ABSENT) for each in facts)
             if len(set(values)) > 1:
                 yield Difference(kind, name, values)
-
-
-def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
-    """Return an artifact as text; empty if the store does not have it."""
-    with TemporaryDirectory() as folder, suppress(MlflowException, OSError):
-        return Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8", errors="replace")
-    return ""
 
 
 def _resumption_facts(changed: Sequence[str]) -> Facts:

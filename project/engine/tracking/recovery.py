@@ -121,10 +121,8 @@ def is_held(run_id: str, *, owner_is_gone: bool = False) -> bool:
     try:
         # Another process may hold it briefly to deliver it.
         Spool(folder, new=False, wait_s=_SHORT_WAIT_S, owner_is_gone=owner_is_gone).close(remove=False)
-    except Timeout:
-        return True
-    except FileNotFoundError:
-        return False
+    except (FileNotFoundError, Timeout) as error:
+        return isinstance(error, Timeout)
     return False
 
 
