@@ -305,7 +305,7 @@ def test_a_bad_image_folder_exits_with_a_short_message(
         ("sqlite://", "which is lost when the process ends"),
         ("sqlite:////proc/nowhere/x.db", "cannot open /proc/nowhere/x.db"),
         ("sqlite:///text.txt", "file is not a database"),
-        ("postgresql://me:secret@127.0.0.1/x", "got postgresql://me:***@127.0.0.1/x, whose driver is not installed"),
+        ("postgresql://me:secret@127.0.0.1/x", "responds at postgresql://me:***@127.0.0.1/x (No module named"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_named(

@@ -27,7 +27,6 @@ _STORE = "MLFLOW_TRACKING_URI"
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _SQLITE = "sqlite:///"
 _SHORT_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", _TIMEOUT: "5"}
-_NO_DRIVER = (ImportError, NoSuchModuleError)
 LONGEST_REQUEST_S = 120
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 UI = "http://127.0.0.1:5000"
@@ -96,7 +95,7 @@ def connect() -> MlflowClient:
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
-        except (MlflowException, CommandError, *_NO_DRIVER) as error:
+        except (MlflowException, CommandError, ImportError, NoSuchModuleError) as error:  # ImportError: no driver
             raise OSError(_remedy(uri, error)) from error
         try:
             follow_folder()
@@ -129,11 +128,6 @@ def _remedy(uri: str, error: Exception) -> str:
         return (
             f"the database {redact(uri)} was created by another version than this MLflow, {mlflow.__version__}; keep a "
             f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer MLflow created it, install that"
-        )
-    if isinstance(error, _NO_DRIVER):
-        return (
-            f"MLFLOW_TRACKING_URI: got {redact(uri)}, whose driver is not installed ({reason(error)}); install it, or "
-            "unset the variable to track in mlruns/"
         )
     return (
         f"MLFLOW_TRACKING_URI: no MLflow store responds at {redact(uri)} ({reason(error)}); "

@@ -40,8 +40,8 @@ def test_the_message_about_a_database_of_another_version_has_the_remedy(
 @pytest.mark.parametrize(
     ("uri", "remedy"),
     [
-        ("postgresql+other://h/db", "driver is not installed"),
-        ("mssql://h/db", "driver is not installed"),
+        ("postgresql+other://h/db", "Can't load plugin: sqlalchemy.dialects:postgresql.other"),
+        ("mssql://h/db", "No module named 'pyodbc'"),
         ("other://h", "Supported URI schemes"),
     ],
 )
