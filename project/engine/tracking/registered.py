@@ -45,21 +45,16 @@ def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
     Raises:
         ValueError: The run has none.
     """
-    run_id = run.info.run_id
-    if (model := _newest_model(client, run)) is None:
-        error = run.data.tags.get("model.error")
-        why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
-        raise ValueError(
-            f"--register: run {run_id} has no logged model{why}; its task declares none to serve, or the store was "
-            "down, and python -m project.sync delivers it"
-        )
-    return model
-
-
-def _newest_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    ready = [model for model in models if model.status == LoggedModelStatus.READY]
-    return max(ready, key=lambda model: model.creation_timestamp, default=None)
+    run_id, experiments = run.info.run_id, [run.info.experiment_id]
+    models: list[LoggedModel] = client.search_logged_models(experiments, f"source_run_id = '{run_id}'")
+    if ready := [model for model in models if model.status == LoggedModelStatus.READY]:
+        return max(ready, key=lambda model: model.creation_timestamp)
+    error = run.data.tags.get("model.error")
+    why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
+    raise ValueError(
+        f"--register: run {run_id} has no logged model{why}; its task declares none to serve, or the store was "
+        "down, and python -m project.sync delivers it"
+    )
 
 
 def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, bool]:

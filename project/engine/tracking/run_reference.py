@@ -124,9 +124,10 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
 
 
 def _by_prefix(client: MlflowClient, prefix: str) -> FoundRun:
-    runs = newest_runs(client, f"attributes.run_id LIKE '{prefix}%'", most=_MOST_NAMED + 1)
+    runs = newest_runs(client, f"attributes.run_id LIKE '{prefix}%'", most=_MOST_NAMED)
     if len(runs) > 1:
-        raise ValueError(f"got run {prefix!r}, but several ids begin with it, such as {_named(runs)}; add characters")
+        ids = ", ".join(run.info.run_id for run in runs)
+        raise ValueError(f"got run {prefix!r}, but several ids begin with it, such as {ids}; add characters")
     return FoundRun(runs[0] if runs else find_run(client, prefix), "")
 
 
@@ -144,7 +145,3 @@ def _of_model(client: MlflowClient, reference: str) -> FoundRun:
     if not version.run_id:
         raise ValueError(f"{reference}: version {version.version} was registered without its run; give the run's id")
     return FoundRun(find_run(client, version.run_id), f"version {version.version} of {name}")
-
-
-def _named(runs: Sequence[Run]) -> str:
-    return ", ".join(run.info.run_id for run in runs[:_MOST_NAMED])
