@@ -102,6 +102,17 @@ def test_a_process_that_dies_after_its_run_is_finished_leaves_it_finished(workpl
     assert (run.info.status, run.info.end_time, run.data.tags.get("error")) == ("FINISHED", 1, None)
 
 
+def test_a_run_whose_process_died_before_its_first_record_is_closed(workplace: Path) -> None:
+    client = store.connect()
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    tags = owner_tags(process.pid)
+    process.communicate(b"\n")
+    run_id = client.create_run(client.create_experiment("faults"), tags=tags).info.run_id
+    store.spool_folder(run_id).mkdir(parents=True)
+    recover_all(client, within_s=60)
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
 @pytest.mark.faults
 def test_a_run_that_is_ending_is_not_closed_as_killed(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])

@@ -103,7 +103,7 @@ def close_without_spool(client: MlflowClient) -> None:
     """Close runs whose process died before it had a spool, or whose spool was removed."""
     ours = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{gethostname()}'"
     for run in experiments.newest_runs(client, ours):
-        if state(run.data.tags) != "dead" or store.spool_folder(run.info.run_id).exists():
+        if state(run.data.tags) != "dead" or (store.spool_folder(run.info.run_id) / LOG).exists():
             continue
         now = client.get_run(run.info.run_id)  # Its process may have ended the run and itself since the search.
         if now.info.status == "RUNNING" and state(now.data.tags) == "dead":
