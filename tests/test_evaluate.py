@@ -17,7 +17,7 @@ from tiny import COMPLETE, TINY
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from project.engine.checkpoints.retention import strip_optimizer_state
+from project.engine.checkpoints.retention import keep_only_weights
 from project.engine.evaluation import Evaluation
 from project.engine.inference.evaluation_job import EvaluationJob
 from project.engine.loading import ImageArray, Split
@@ -185,7 +185,7 @@ def test_the_samples_that_are_scored_are_counted(run: str, capsys: pytest.Captur
 
 
 def test_a_trial_that_kept_only_its_weights_can_be_evaluated(run: str) -> None:
-    strip_optimizer_state(store.checkpoint_folder(run))
+    keep_only_weights(store.checkpoint_folder(run))
     evaluate([run])
     found = metrics()
     assert found["eval/test/loss"] == found["test/loss"]

@@ -6,8 +6,7 @@ import shutil
 import optuna
 from optuna.trial import TrialState
 
-from project.engine.checkpoints.newest import LAST
-from project.engine.checkpoints.retention import strip_optimizer_state
+from project.engine.checkpoints.retention import keep_only_weights
 from project.engine.search.study import RUN_ID
 from project.engine.search.view import best_trials
 from project.engine.tracking import store
@@ -26,9 +25,7 @@ def release_checkpoints(run_id: str, state: TrialState) -> None:
             if folder.exists():
                 shutil.rmtree(folder)
             return
-        strip_optimizer_state(folder)
-        if len(list(folder.glob("*.ckpt"))) > 1:
-            (folder / LAST).unlink(missing_ok=True)  # It is only needed to resume.
+        keep_only_weights(folder)
     except OSError as error:  # The sweep can continue without the space.
         _log.warning("checkpoints in %s are kept: %s", folder, error)
 
