@@ -39,18 +39,15 @@ def _untracked() -> str:
     top = Path(_git("rev-parse", "--show-toplevel").rstrip("\n"))
     names = _git("-C", str(top), "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
     names.sort(key=lambda name: (Path(name).suffix not in _CODE, name))
-    parts, size, left_out = [], 0, len(names[_MOST_FILES:])
+    parts, size = list[str](), 0
     for name in names[:_MOST_FILES]:
         bytes_ = _size_of_text(top / name)
-        if bytes_ is None or size + bytes_ > _MOST_BYTES:
-            left_out += 1
-            continue
-        size += bytes_
-        parts.append(_git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name))
-    note = (
-        f"# {left_out} untracked files are left out: not text, too large, or named like a secret\n" if left_out else ""
-    )
-    return "".join(parts) + note
+        if bytes_ is not None and size + bytes_ <= _MOST_BYTES:
+            size += bytes_
+            parts.append(_git("-C", str(top), "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name))
+    if left_out := len(names) - len(parts):
+        parts.append(f"# {left_out} untracked files are left out: not text, too large, or named like a secret\n")
+    return "".join(parts)
 
 
 def _size_of_text(path: Path) -> int | None:

@@ -106,20 +106,11 @@ def _reason(run: Run, runs: dict[str, Run]) -> str:
     return f"trial {number} was not the best of {tags.get(STUDY, 'its study')}"
 
 
-def _sources(runs: dict[str, Run]) -> set[Path]:
-    """Return the folders of data that the runs used."""
-    sources = set()
-    for run in runs.values():
-        for used in run.inputs.dataset_inputs if run.inputs else ():
-            uri = json.loads(used.dataset.source or "{}").get("uri", "")
-            if uri and "://" not in uri:
-                sources.add(Path(uri))
-    return sources
-
-
 def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
     """Yield the caches of images that are gone; the caches of changed images are replaced when they are used."""
-    for root in sorted(_sources(runs)):
+    used = [one.dataset for run in runs.values() if run.inputs for one in run.inputs.dataset_inputs]
+    sources = {json.loads(dataset.source or "{}").get("uri", "") for dataset in used}
+    for root in sorted(Path(uri) for uri in sources if uri and "://" not in uri):
         cache = cache_of_read_only(root)
         if not root.exists() and cache.is_dir():
             yield Unneeded(cache, f"its images, {root}, are gone", _size(cache))
