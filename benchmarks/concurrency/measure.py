@@ -58,7 +58,7 @@ class Measure(Callback):
         seconds = perf_counter() - self._second_epoch
         memory = trainer.strategy.reduce(torch.tensor(peak_memory_mib(), device=pl_module.device), reduce_op="sum")
         (throughput,) = (callback for callback in trainer.callbacks if isinstance(callback, Throughput))  # type: ignore[attr-defined]
-        rate, wait = (self._images - self._before) / seconds, 100 * throughput.wait_fraction
+        rate, wait = (self._images - self._before) / seconds, 100 * throughput.total.wait_fraction
         self._log(trainer, {IMAGES: rate, WAIT: wait, MEMORY: float(memory), "images": self._images})
 
     def _log(self, trainer: Trainer, values: dict[str, float]) -> None:

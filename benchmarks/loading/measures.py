@@ -28,10 +28,10 @@ def speed(make: Callable[[], Epoch], threads: int) -> Measure:
 def training(*, peer: bool) -> Measure:
     """Measure the images per second of a training."""
     prepare_process()
-    return lambda: train_small_cnn(peer=peer).samples_per_second
+    return lambda: train_small_cnn(peer=peer).total.samples_per_second
 
 
 def waiting(*, peer: bool) -> Measure:
     """Measure the percentage of its time that a training waits for batches."""
     prepare_process()
-    return lambda: 100 * train_small_cnn(peer=peer).wait_fraction
+    return lambda: 100 * train_small_cnn(peer=peer).total.wait_fraction

@@ -120,5 +120,5 @@ class EpochLines(LightningProgressBar):
     def _speed(self, trainer: Trainer) -> list[Cell]:
         cells = [] if self._lr is None else [Cell("", "lr", f"{self._lr:.2g}", rank=4, least=7)]
         for throughput in callbacks_of(trainer, Throughput):
-            cells.append(Cell("", f"{throughput.unit}/s", rate_text(throughput.epoch_samples_per_second), rank=5))
+            cells.append(Cell("", f"{throughput.unit}/s", rate_text(throughput.epoch.samples_per_second), rank=5))
         return [*cells, Cell("", "time", clock(self._seconds), rank=3)]
