@@ -126,7 +126,7 @@ def test_a_metric_that_cannot_be_measured_is_absent(caplog: pytest.LogCaptureFix
     metrics.stop()
     assert "system/cpu_utilization_percentage" in logged
     if not torch.cuda.is_available():
-        assert "no metrics of GPU: " in caplog.text
+        assert "no metrics of GPUMonitor: " in caplog.text
 
 
 def test_a_step_after_training_that_fails_is_a_tag_and_a_line(caplog: pytest.LogCaptureFixture) -> None:

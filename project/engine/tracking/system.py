@@ -31,7 +31,7 @@ class SystemMetrics(threading.Thread):
         beat: Callable[[], None],
         log: Callable[[dict[str, float], int], None],
         first_step: int = 0,
-        kinds: Sequence[Callable[[], BaseMetricsMonitor]] | None = None,
+        kinds: Sequence[type[BaseMetricsMonitor]] | None = None,
     ) -> None:
         super().__init__(name="system-metrics", daemon=True)
         self._beat, self._log_metrics, self._step = beat, log, first_step
@@ -39,7 +39,7 @@ class SystemMetrics(threading.Thread):
         self._monitors: list[BaseMetricsMonitor] = []
         gpu = [GPUMonitor] if torch.cuda.is_available() and torch.version.cuda else []
         for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, *gpu) if kinds is None else kinds:
-            with best_effort(None, "system", f"the run has no metrics of {_name(kind)}"):
+            with best_effort(None, "system", f"the run has no metrics of {kind.__name__}"):
                 self._monitors.append(kind())
 
     def run(self) -> None:
@@ -48,7 +48,7 @@ class SystemMetrics(threading.Thread):
             self._beat()
             for monitor in tuple(self._monitors):
                 self._monitors.remove(monitor)
-                with best_effort(None, "system", f"the run has no more metrics of {_name(type(monitor))}"):
+                with best_effort(None, "system", f"the run has no more metrics of {type(monitor).__name__}"):
                     monitor.collect_metrics()
                     self._log_metrics({f"system/{k}": v for k, v in monitor.aggregate_metrics().items()}, self._step)
                     monitor.clear_metrics()
@@ -62,7 +62,3 @@ class SystemMetrics(threading.Thread):
         self._stopping.set()
         if self.is_alive():
             self.join()
-
-
-def _name(kind: Callable[[], BaseMetricsMonitor]) -> str:
-    return getattr(kind, "__name__", str(kind)).removesuffix("Monitor")
