@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from stores import points, synced
 from torch import nn
 
+from project.engine.data import DescribedDataModule
 from project.engine.tracking.delivery import Courier, deliver
 from project.engine.tracking.description import TAG
 from project.engine.tracking.logger import MLflowLogger
@@ -84,6 +85,15 @@ def test_a_replay_of_delivered_records_changes_nothing(workplace: Path) -> None:
     spool.close(remove=True)
 
 
+class Digits(DescribedDataModule):
+    """Data with a digest."""
+
+    name = "digits"
+
+    def digest(self) -> str:
+        return "12345678"
+
+
 def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     logger = MLflowLogger("faults", "run")
@@ -93,7 +103,7 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     folder = logger.model_folder("model")
     assert folder is not None
     save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), {"class_names": list("abcd")})
-    logger.log_dataset("digits", "12345678", {"train": 2}, "digits")
+    logger.log_dataset(Digits())
     logger.set_tags({TAG: "first"})
     logger.log_metrics({"test/f1": 0.5}, 3)
     logger.log_saved_model("model", {TAG: "a model"})

@@ -26,6 +26,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from typing_extensions import override
 
 from project.engine.compat import latest_metrics
+from project.engine.data import DescribedDataModule
 from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier, deliver
@@ -213,31 +214,24 @@ class MLflowLogger(Logger):
             self._logs_scores = None
 
     @rank_zero_only
-    def log_dataset(
-        self, name: str, digest: str, sizes: Mapping[str, int], source: str, profile: Mapping[str, Any] = {},
-        tensors: Mapping[str, str] = {},
-    ) -> None:  # fmt: skip
+    def log_dataset(self, data: DescribedDataModule, tensors: Mapping[str, str] = {}) -> None:
         """Record the data of the run as an MLflow dataset input.
 
         Args:
-            name: Name of the data.
-            digest: A text that changes with the data.
-            sizes: Samples of each split.
-            source: Where the data is.
-            profile: What else is known, by a short name; the page of the run lists each entry.
+            data: The data; the page of the run lists each entry of its profile.
             tensors: Type and shape of each tensor of a sample, by name.
         """
-        self._dataset = (name, digest)
-        counts = {f"num_{split}": size for split, size in sizes.items()}
+        self._dataset = (data.name, data.digest())
+        counts = {f"num_{split}": size for split, size in data.sizes().items()}
         # The page of a run shows columns, but not the tensors of a `mlflow_tensorspec`.
         columns = [{"name": tensor, "type": kind} for tensor, kind in tensors.items()]
         self._append(
             dataset={
-                "name": name,
-                "digest": digest,
+                "name": data.name,
+                "digest": self._dataset[1],
                 "source_type": "local",
-                "source": json.dumps({"uri": redact(source)}),
-                "profile": json.dumps({**counts, **profile}),
+                "source": json.dumps({"uri": redact(data.source or data.name)}),
+                "profile": json.dumps({**counts, **data.profile()}),
                 **({"schema": json.dumps({"mlflow_colspec": columns})} if columns else {}),
             }
         )

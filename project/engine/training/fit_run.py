@@ -150,8 +150,7 @@ class _FitRun:
             logger.start(client, self._tags(), experiment_note(self._cli, self._command), monitor)
             logger.log_hyperparams(settings)
             describe_start(self._cli, logger)
-        source, tensors = data.source or data.name, tensors_of(self._cli)
-        logger.log_dataset(data.name, data.digest(), data.sizes(), source, data.profile(), tensors)
+        logger.log_dataset(data, tensors_of(self._cli))
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
