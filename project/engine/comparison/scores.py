@@ -10,7 +10,7 @@ from project.engine.tracking.names import AVERAGE_SPEED, EVALUATION
 
 MCNEMAR, BOOTSTRAP = "McNemar", "bootstrap"
 _ENDS = ("_low", "_high")
-_BEST, _TEST, _SPEED = "best/", "test", AVERAGE_SPEED
+_BEST = "best/"
 
 
 class Score(NamedTuple):
@@ -57,7 +57,7 @@ def _names(metrics: Sequence[Mapping[str, float]], prefix: str) -> Iterator[str]
     evaluated = [name for name in known if name.startswith((f"{prefix}/", f"{prefix}_"))]
     scores = [name for name in evaluated if not (name.endswith(_ENDS) and name.rpartition("_")[0] in known)]
     yield from scores
-    for start in (_TEST, _BEST, _SPEED):
+    for start in ("test", _BEST, AVERAGE_SPEED):
         for name in known:
             again = f"{EVALUATION}/{name.removeprefix(_BEST)}"
             if name.startswith(start) and not (again in scores and all(again in each for each in metrics)):

@@ -40,9 +40,9 @@ def _earlier_homes(home: Path, database: Path, connection: sqlite3.Connection) -
         "SELECT experiment_id, name, artifact_location FROM experiments WHERE artifact_location IS NOT NULL"
     ):
         path = Path(unquote(urlsplit(location).path) if location.startswith("file:") else location)
-        for place in ("0",) if number == 0 else (f"artifacts/{name}",):
-            if path.is_absolute() and str(path).endswith(f"/{home.name}/{place}"):
-                homes.add(Path(str(path).removesuffix(f"/{place}")))
+        place = "0" if number == 0 else f"artifacts/{name}"
+        if path.is_absolute() and str(path).endswith(f"/{home.name}/{place}"):
+            homes.add(Path(str(path).removesuffix(f"/{place}")))
     # An existing folder without a database was chosen by the user for the artifacts of this store.
     return [
         earlier

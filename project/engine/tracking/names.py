@@ -20,7 +20,7 @@ AVERAGE_SPEED = "throughput/average_samples_per_second"
 """
 
 _LONGEST = 60
-_SECTIONS = ("model", "data", "trainer", "checkpoint")
+_RANKS = {"model": 0, "data": 1, "trainer": 2, "checkpoint": 3}
 _CUT = "…"
 
 
@@ -31,7 +31,7 @@ def run_name(subject: str, settings: Mapping[str, Any]) -> str:
         subject: The first words.
         settings: What distinguishes the run from others, by the names of the command line.
     """
-    in_order = sorted(settings, key=lambda key: _rank(key.partition(".")[0]))
+    in_order = sorted(settings, key=lambda key: _RANKS.get(key.partition(".")[0], len(_RANKS)))
     count = Counter(key.rpartition(".")[2] for key in settings)
     name, cut = subject[:_LONGEST], ""
     for key in in_order:
@@ -48,10 +48,6 @@ def run_name(subject: str, settings: Mapping[str, Any]) -> str:
 def model_name(data: str, net: str) -> str:
     """Return the name of a logged model, such as `digits-cnn`, without characters that MLflow refuses."""
     return re.sub(r"[^\w-]+", "-", f"{data}-{net}")
-
-
-def _rank(section: str) -> int:
-    return _SECTIONS.index(section) if section in _SECTIONS else len(_SECTIONS)
 
 
 def short(value: Any) -> str:
