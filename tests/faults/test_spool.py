@@ -100,7 +100,7 @@ def test_a_record_that_is_sent_twice_is_stored_once(workplace: Path) -> None:
     logger.start(client, {})
     assert logger.spool is not None
     run_id, spool = logger.spool.run_id, logger.spool
-    folder = logger.model_folder("model")
+    folder = logger.artifact_file("model")
     assert folder is not None
     save_model(folder, nn.Flatten(), torch.zeros(2, 1, 2, 2, dtype=torch.uint8), {"class_names": list("abcd")})
     logger.log_dataset(Digits())
@@ -280,7 +280,8 @@ def test_a_folder_that_becomes_read_only_ends_no_training(workplace: Path, caplo
     with as_nobody():
         logger.log_metrics({"loss": 1.0}, 0)
         logger.log_text("text", "late/notes.txt")
-        assert logger.model_folder("model/files") is None
+        with pytest.raises(PermissionError):
+            logger.artifact_file("model/files")
         spool.beat()
         spool.mark_delivered("state", 0)
     list(deliver(spool, client))

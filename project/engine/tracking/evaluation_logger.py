@@ -49,7 +49,7 @@ class EvaluationLogger(MLflowLogger):
         self._records.append(record)
 
     @override
-    def _artifact_file(self, path: str) -> Path:
+    def artifact_file(self, path: str) -> Path:
         self._files = self._files or TemporaryDirectory()
         file = Path(self._files.name, f"{self.prefix}{path}")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,6 @@ After the run is created, no method raises into training, and none waits for the
 """
 
 import json
-import logging
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,8 +47,6 @@ _UNSET = "None"
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _LONGEST_FINAL_DELIVERY_S = 4.0
-
-_log = logging.getLogger(__name__)
 
 
 class MLflowLogger(Logger):
@@ -221,14 +218,15 @@ class MLflowLogger(Logger):
             data: The data; the page of the run lists each entry of its profile.
             tensors: Type and shape of each tensor of a sample, by name.
         """
-        self._dataset = (data.name, data.digest())
+        digest = data.digest()
+        self._dataset = (data.name, digest)
         counts = {f"num_{split}": size for split, size in data.sizes().items()}
         # The page of a run shows columns, but not the tensors of a `mlflow_tensorspec`.
         columns = [{"name": tensor, "type": kind} for tensor, kind in tensors.items()]
         self._append(
             dataset={
                 "name": data.name,
-                "digest": self._dataset[1],
+                "digest": digest,
                 "source_type": "local",
                 "source": json.dumps({"uri": redact(data.source or data.name)}),
                 "profile": json.dumps({**counts, **data.profile()}),
@@ -240,7 +238,7 @@ class MLflowLogger(Logger):
     def log_file(self, write: Callable[[Path], object], path: str, what: str = "artifact") -> None:
         """Store an artifact that a function writes; an error becomes the tag `WHAT.error`."""
         with best_effort(self, what, f"the artifact {path} cannot be written"):
-            if (file := self._artifact_file(path)) is not None:
+            if (file := self.artifact_file(path)) is not None:
                 write(file)
                 self._append(file=path)
 
@@ -252,18 +250,22 @@ class MLflowLogger(Logger):
         """Draw a picture and store it as an artifact of the run; see `log_file`."""
         self.log_file(lambda file: draw().savefig(file, bbox_inches="tight"), path, what)
 
+    def artifact_file(self, path: str) -> Path | None:
+        """Return the file or folder to write an artifact to, in a folder that exists; None if nothing is tracked.
+
+        Raises:
+            OSError: The folder cannot be created.
+        """
+        if self.spool is None:
+            return None
+        file = self.spool.files / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
     @rank_zero_only
     def log_saved_model(self, name: str, tags: Mapping[str, str] = {}) -> None:
-        """Log the MLflow model that `model_folder(name)` holds, with the run's scores on its dataset, and tags."""
+        """Log the MLflow model that `artifact_file(name)` holds, with the run's scores on its dataset, and tags."""
         self._append(model=name, tags=_redacted(tags), dataset=self._dataset)
-
-    def model_folder(self, name: str) -> Path | None:
-        """Return the folder for a model of `log_saved_model`; None if nothing is tracked or it cannot be created."""
-        try:
-            return self._artifact_file(name)
-        except OSError as error:
-            _log.warning("the artifact %s cannot be written: %s", name, error)
-            return None
 
     @rank_zero_only
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -286,13 +288,6 @@ class MLflowLogger(Logger):
         else:  # The lock is held until the process and its last request end.
             self.spool.disown()
         self.spool = None
-
-    def _artifact_file(self, path: str) -> Path | None:
-        if self.spool is None:
-            return None
-        file = self.spool.files / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return file
 
 
 def _now_ms() -> int:

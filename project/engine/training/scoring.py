@@ -75,7 +75,7 @@ def log_model(job: Job, scores: Mapping[str, float]) -> None:
 
     folder: Path | None = None
     with best_effort(logger, "model", "the run has no model to serve, only its checkpoints"):
-        folder = logger.model_folder(model_name(job.data.name, job.cli.net_name))
+        folder = logger.artifact_file(model_name(job.data.name, job.cli.net_name))
         if folder is None:  # not the first rank
             return
         trained, examples = _trained_model(job, best), job.data.examples()
