@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -300,6 +300,60 @@ def call_hooks_directly() -> None:
     replace("_call_callback_hooks", of_callbacks)
     replace("_call_lightning_module_hook", of("lightning_module"))
     replace("_call_strategy_hook", of("strategy"))
+
+
+def inspect_hooks_once() -> None:
+    """Make Lightning look up the parameters of a hook once, not in each step and each call of `log`, in this process.
+
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/utilities/signature_utils.py
+    """
+    from lightning.pytorch.core import module
+    from lightning.pytorch.loops import training_epoch_loop
+    from lightning.pytorch.utilities import signature_utils
+
+    original = signature_utils.is_param_in_hook_signature
+    inspected = lru_cache(maxsize=16)(original)
+
+    def is_param_in_hook_signature(hook_fx: Callable[..., Any], *args: Any, **options: Any) -> bool:
+        return inspected(getattr(hook_fx, "__func__", hook_fx), *args, **options)  # A method would keep its module.
+
+    for user in (module, training_epoch_loop):
+        if user.is_param_in_hook_signature is original:
+            user.is_param_in_hook_signature = is_param_in_hook_signature  # type: ignore[attr-defined]
+
+
+def check_log_once_per_epoch() -> None:
+    """Let `LightningModule.log` check its arguments in the first step of an epoch, not in each step, in this process.
+
+    Lightning also makes new settings in each call, and compares them with those of the first call. A scalar tensor that
+    is logged for its step alone, with the same options as before, is stored directly; all else is left to Lightning.
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/core/module.py
+    """
+    from lightning import LightningModule
+    from torch import Tensor
+
+    original = LightningModule.log
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def log(self: LightningModule, name: str, value: Any, *args: Any, **options: Any) -> None:
+        key, trainer = f"{self._current_fx_name}.{name}", self._trainer
+        results = trainer._results if trainer is not None and trainer.training and not args else None
+        if results is None:
+            return original(self, name, value, *args, **options)
+        is_scalar = isinstance(value, Tensor) and not value.ndim and value.is_floating_point()
+        is_later = trainer._logger_connector._first_loop_iter is False  # type: ignore[union-attr]
+        if is_scalar and is_later and key in results and vars(results[key]).get("options") == options:
+            results.update_metrics(key, value.detach(), 1)
+            return None
+        original(self, name, value, **options)
+        meta = results[key].meta if key in results and results[key].is_tensor else None
+        if meta is not None and meta.on_step and not meta.on_epoch and not meta.enable_graph:
+            vars(results[key])["options"] = options
+        return None
+
+    LightningModule.log = log  # type: ignore[method-assign]
 
 
 def keep_buffers_unsynchronized(module: LightningModule, names: Sequence[str]) -> None:

@@ -1,9 +1,12 @@
 """Contract tests of the parts of other libraries that project/engine/compat.py uses."""
 
+import gc
 import sqlite3
 import subprocess
 import sys
 import warnings
+import weakref
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +18,14 @@ import torch
 from conftest import clean_environment
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.core import module
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.utilities import signature_utils
 from mlflow import MlflowClient
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
@@ -437,16 +444,21 @@ class _Hooks(Callback):
         self.calls.append(("callback", pl_module._current_fx_name))
 
 
-def test_hooks_are_called_in_lightnings_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_are_called_in_lightnings_order_and_values_are_logged_in_each_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ("_call_callback_hooks", "_call_lightning_module_hook", "_call_strategy_hook")
     compat.call_hooks_directly()
+    compat.inspect_hooks_once()
     recorded = []
+    compat.check_log_once_per_epoch()
     for directly in (True, False):
         calls: list[tuple[str, str | None]] = []
         hooks, data = _Hooks(calls), DataLoader(torch.arange(1.0, 4.0))
         if not directly:
             for name in names:
                 monkeypatch.setattr(call, name, getattr(call, name).__wrapped__)
+            monkeypatch.setattr(LightningModule, "log", vars(LightningModule)["log"].__wrapped__)
         trainer = Trainer(max_epochs=2, callbacks=[hooks], logger=False, default_root_dir=tmp_path,
                           enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")  # fmt: skip
         trainer.fit(_Logs(calls), data, data)
@@ -456,6 +468,41 @@ def test_hooks_are_called_in_lightnings_order(tmp_path: Path, monkeypatch: pytes
     assert {("step", "training_step"), ("module", "on_train_batch_end"), ("callback", "on_validation_end")} < set(calls)
     assert len({values["loss"] for values in logged}) == 6
     assert all(values["bar"] == 2 * values["loss"] == 2 * values["both_step"] for values in logged)
+
+
+def test_a_hook_is_inspected_once_and_its_module_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    inspected = []
+
+    def counting(hook: Callable[..., object], *args: object, **options: object) -> bool:
+        inspected.append(hook)
+        return True
+
+    monkeypatch.setattr(signature_utils, "is_param_in_hook_signature", counting)
+    monkeypatch.setattr(training_epoch_loop, "is_param_in_hook_signature", counting)
+    monkeypatch.setattr(module, "is_param_in_hook_signature", counting)
+    compat.inspect_hooks_once()
+    one, two = Sums(), Sums()
+    for each in (one, two, one):
+        assert training_epoch_loop.is_param_in_hook_signature(each.training_step, "batch_idx", min_args=2)
+    assert inspected == [Sums.training_step]
+    kept = weakref.ref(one)
+    del one, each
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_value_that_is_logged_with_other_options_in_a_later_step_is_refused(tmp_path: Path) -> None:
+    class Changing(_Logs):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            loss = (self.weight * batch).sum()
+            self.log("loss", loss, prog_bar=batch_idx == 2)
+            return loss
+
+    compat.check_log_once_per_epoch()
+    trainer = Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, enable_checkpointing=False,
+                      enable_progress_bar=False, accelerator="cpu")  # fmt: skip
+    with pytest.raises(MisconfigurationException, match="twice in `training_step` with different arguments"):
+        trainer.fit(Changing([]), DataLoader(torch.arange(1.0, 4.0)))
 
 
 @pytest.mark.faults
