@@ -45,14 +45,13 @@ def main(argv: Sequence[str]) -> None:
     with exit_on_bad_input():
         check_no_space_key(fit_options)
         check_early(CommandLine.parse(fit_options, NAMES))
-        if own.search is None:
-            raise ValueError(f"--search: got nothing; configs/search has {', '.join(config_groups.choices('search'))}")
+        search = config_groups.search_file(own.search)
         import optuna  # Here, because `--help` does not need it.
 
         from project.engine.search.space import check_values, read_space
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        space = read_space(config_groups.file_of("search", own.search))
+        space = read_space(search)
         check_values(space, lambda varied: check_early(CommandLine.parse([*fit_options, *varied], NAMES)))
     options = SweepOptions(argv=argv, fit_options=fit_options, **vars(own))
     with preloaded_forkserver("project.engine.search.preload"):
@@ -71,7 +70,7 @@ def _parser() -> CommandParser:
         allow_abbrev=False,
     )
     add, spaces = parser.add_argument, config_groups.choices("search")
-    add("--search", choices=spaces, metavar="NAME", help=f"search space in configs/search/: {', '.join(spaces)}")
+    add("--search", metavar="NAME", help=f"search space in configs/search/: {', '.join(spaces)}; or a YAML file")
     add(
         "--n_trials",
         type=_at_least(1),

@@ -25,6 +25,7 @@ BAD_OPTIONS = [
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
     (["--model.optimiser", "SGD"], "did you mean --model.optimizer?"),
+    (["--model", "missing.yaml"], "--model: cannot read missing.yaml: No such file"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
     (["--data.channels", "2"], "--data.channels: got '2'; expected one of 1, 3"),
     (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),

@@ -65,6 +65,7 @@ def choice(group: str, name: str) -> list[str]:
         path = ".".join(Path(name).with_suffix("").parts)
         raise ValueError(f"--{group}: got the file {name}; give a class in it, such as --{group} {path}.CLASS")
     if name.endswith(yaml_file.SUFFIXES):
+        _settings(Path(name), f"--{group}")
         return ["--config", name, f"--groups.{group}={Path(name).stem}"]
     if _is_class(group, name):
         return [f"--{group}={name}", f"--groups.{group}={name.rpartition('.')[2]}"]
@@ -102,6 +103,23 @@ def files(group: str, name: str) -> list[str]:
         raise ValueError(f"--model: got {name!r}{question(name, names + known)}; configs/model has "
                          f"{', '.join(names)}, and torchvision's names work too")  # fmt: skip
     raise ValueError(f"--{group}: got {name!r}{question(name, names)}; configs/{group} has {', '.join(names)}")
+
+
+def search_file(name: str | None) -> Path:
+    """Return the file of a search space: one of configs/search, or the path of another YAML file.
+
+    Raises:
+        ValueError: There is no such choice.
+    """
+    names = choices("search")
+    if name is not None and name.endswith(yaml_file.SUFFIXES):
+        return Path(name)
+    if name is None or name not in names:
+        got = "nothing" if name is None else f"{name!r}{question(name, names)}"
+        raise ValueError(
+            f"--search: got {got}; configs/search has {', '.join(names)}, and the path of a YAML file works too"
+        )
+    return file_of("search", name)
 
 
 def choices_of(path: Path, option: str) -> dict[str, str]:

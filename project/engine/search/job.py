@@ -79,7 +79,7 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
     recover_all(client)
     experiment = experiments.experiment_name(built.config.groups.experiment, built.data.name)
     experiment_id = experiments.experiment_id(client, experiment)
-    name = options.study or f"{experiment}-{options.search}"
+    name = options.study or f"{experiment}-{space.path.stem}"
     if Path(name).name != name or name == "..":
         raise ValueError(
             f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"

@@ -16,7 +16,7 @@ class SweepOptions:
     Attributes:
         argv: The command line as it was typed.
         fit_options: Options of `fit` that all trials share.
-        search: Name of the search space in configs/search.
+        search: Name of the search space in configs/search, or its file.
         n_trials: Number of trials, including those of earlier sweeps of the study.
         n_jobs: Number of trials that run at the same time.
         max_retries: How often a failed trial is run again.

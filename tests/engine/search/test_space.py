@@ -167,12 +167,13 @@ def test_a_bad_search_space_is_refused_before_any_trial(
     assert not Path("mlruns/optuna.db").exists()
 
 
-def test_an_error_in_the_file_is_found_before_torch_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mine", "configs/search/mine.yaml"])
+def test_an_error_in_the_file_is_found_before_torch_is_imported(name: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     (file := tmp_path / "configs/search/mine.yaml").parent.mkdir(parents=True)
     file.write_text(f"metric: val/accuracy\ndirection: maximize\nsampler: TPESamplr\nspace: {{{LR}}}")
     done = subprocess.run(
-        [sys.executable, "-m", "project.sweep", "--search", "mine"], cwd=tmp_path,
+        [sys.executable, "-m", "project.sweep", "--search", name], cwd=tmp_path,
         env=clean_environment() | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -183,7 +184,8 @@ def test_an_error_in_the_file_is_found_before_torch_is_imported(tmp_path: Path) 
     ("options", "answer"),
     [
         (["--max_epochs", "3"], "--search: got nothing; configs/search has cnn"),
-        (["--search", "ccn"], "--search: invalid choice: 'ccn'"),
+        (["--search", "ccn"], "--search: got 'ccn' (did you mean cnn?); configs/search has cnn"),
+        (["--search", "mine.yaml"], "--search: cannot read mine.yaml: No such file"),
         (["--search", "cnn", "--metric=val/loss"], "--metric: is a key of the search space; set metric in configs"),
         (["--search", "cnn", "--n_jobs", "0"], "--n_jobs: got 0; it must be a whole number, 1 or more"),
         (["--search", "cnn", "--max_epocs", "3"], "unknown option --max_epocs; did you mean --max_epochs?"),
