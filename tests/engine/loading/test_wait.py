@@ -111,7 +111,7 @@ def test_a_device_that_is_busy_does_not_wait(
 
 
 def test_a_training_that_waits_reports_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--data.class_path=test_waiting.Slow", "--data.batch_size=8", "--data.workers.num=0", *FEW])
+    main(["--data.class_path=test_wait.Slow", "--data.batch_size=8", "--data.workers.num=0", *FEW])
     assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] > 0.5
     output = capsys.readouterr().out
     assert "waited for data" in output
@@ -119,6 +119,6 @@ def test_a_training_that_waits_reports_it(workplace: Path, capsys: pytest.Captur
 
 
 def test_a_training_that_does_not_wait_reports_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["--data=tiny.Tiny", "--data.batch_size=4", "--model.class_path=test_waiting.SlowTask", *FEW[1:]])
+    main(["--data=tiny.Tiny", "--data.batch_size=4", "--model.class_path=test_wait.SlowTask", *FEW[1:]])
     assert Fit(workplace, 0, "").run.data.metrics["data/wait_fraction"] < 0.1
     assert "waited for data" not in capsys.readouterr().out
