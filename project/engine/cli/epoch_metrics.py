@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from lightning import Trainer
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
-from project.engine.cli.epoch_table import Cell, number
+from project.engine.cli.epoch_table import Cell
 from project.engine.task import Task
+from project.engine.tracking.names import score_text
 
 _STAGE = re.compile(r"(train|val)(?:id|idation|ing)?[/_](.+)")
 _LOSS = "loss"
@@ -46,7 +47,7 @@ class EpochMetrics:
         named = [(*_parted(name), name) for name in _of_epochs(self._names)]
         named.sort(key=lambda one: (_ORDER.get(one[0], len(_ORDER)), one[1] != _LOSS, one[2] != monitor))
         return [
-            Cell(group, short, number(values[name]) if name in values else "", _rank(group, short, name == monitor))
+            Cell(group, short, score_text(values[name]) if name in values else "", _rank(group, short, name == monitor))
             for group, short, name in named
         ]
 

@@ -81,14 +81,6 @@ def line_with_names(cells: Sequence[Cell]) -> str:
     return ", ".join(" ".join(filter(None, [*cell.column, cell.text])) for cell in cells if cell.text)
 
 
-def number(value: float) -> str:
-    """Return a metric in six characters, and a minus."""
-    size = abs(value)
-    if size and (size < 1e-4 or size >= 1e6):
-        return f"{value:.0e}"
-    return f"{value:.{4 if size < 10 else max(0, 5 - len(f'{size:.0f}'))}f}"
-
-
 def _shortened(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 

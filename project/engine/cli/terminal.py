@@ -22,7 +22,7 @@ from rich.table import Column
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_lines import EpochLines
-from project.engine.cli.epoch_table import number
+from project.engine.tracking.names import score_text
 
 _BAR_WIDTH = 20
 _UPDATE_EVERY_S = 0.25
@@ -95,7 +95,7 @@ class ProgressBar(EpochLines):
             self._progress.reset(self._task, total=count, description=loop, completed=done, metrics="")
         else:
             found = self._metrics.of_steps(self.trainer) if self.trainer.training else {}
-            metrics = " ".join(f"{name} {number(value)}" for name, value in found.items())
+            metrics = " ".join(f"{name} {score_text(value)}" for name, value in found.items())
             self._progress.update(self._task, completed=done, total=count, metrics=metrics)
         self._loop, self._last = loop, monotonic()
 
@@ -149,7 +149,7 @@ class ProgressLines(EpochLines):
         if monotonic() - self._last < _LINE_EVERY_S:
             return
         found = self._metrics.of_steps(trainer) if trainer.training else {}
-        metrics = "".join(f", {name} {number(value)}" for name, value in found.items())
+        metrics = "".join(f", {name} {score_text(value)}" for name, value in found.items())
         epoch = f"{self.epoch_name(trainer.current_epoch)}: " if trainer.state.fn == TrainerFn.FITTING else ""
         self.print_line(f"{epoch}{what}batch {batch_idx + 1:,} of {total:,}{metrics}")
 

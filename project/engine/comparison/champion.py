@@ -9,7 +9,7 @@ from project.engine.comparison.paired import SIGNIFICANT
 from project.engine.comparison.runs import find_runs
 from project.engine.comparison.scores import Score, compare_scores
 from project.engine.tracking import store
-from project.engine.tracking.names import EVALUATION
+from project.engine.tracking.names import EVALUATION, score_text
 from project.engine.tracking.registered import describe_as, register
 from project.engine.tracking.tags import monitored
 
@@ -84,8 +84,9 @@ def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: st
 def _outcome(score: Score, champion: int | str) -> tuple[bool, str]:
     """Return whether the second of two runs is better, and the end of a sentence."""
     old, new = score.values
+    assert old is not None and new is not None  # Otherwise there would be no test.
     p = next(p for p in score.p_values if p is not None)
-    values, test = f"{score.name} {new:.4f} against {old:.4f}", f"{score.test}, p {p:.2g}"
+    values, test = f"{score.name} {score_text(new)} against {score_text(old)}", f"{score.test}, p {p:.2g}"
     if score.better == 1:
         return True, f"moves to it from version {champion}: {values} is significantly better ({test})"
     if score.better == 0:

@@ -15,6 +15,7 @@ from project.engine.comparison.runs import ComparedRun
 from project.engine.comparison.scores import Score
 from project.engine.evaluation import RESAMPLES, SEED
 from project.engine.tracking.description import markdown_row
+from project.engine.tracking.names import score_text
 from project.engine.tracking.recorded import ABSENT, Difference
 
 _LONGEST = 60
@@ -138,7 +139,7 @@ def _cells(score: Score) -> Iterator[str]:
 def _text(value: float | None) -> str:
     if value is None or isnan(value):
         return ABSENT
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4f}"
+    return f"{value:,.1f}" if abs(value) >= 100 else score_text(value)
 
 
 def _p_text(p_value: float) -> str:

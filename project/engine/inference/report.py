@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from project.engine.evaluation import CONFIDENCE, Evaluation
+from project.engine.tracking.names import score_text
 
 _MOST_ROWS = 20
 
@@ -30,7 +31,9 @@ def print_scores(metrics: Mapping[str, float], added: Evaluation, split: str, pr
     scores = {name.removeprefix(f"{split}/"): value for name, value in metrics.items()} | dict(added.scores)
     for name, value in scores.items():
         ends = added.intervals.get(name)
-        table.add_row(escape(name), f"{value:.4f}", f"{ends.low:.4f} to {ends.high:.4f}" if ends else "")
+        table.add_row(
+            escape(name), score_text(value), f"{score_text(ends.low)} to {score_text(ends.high)}" if ends else ""
+        )
     console.print(table)
     for name, columns in added.tables.items():
         rows = list(zip(*columns.values(), strict=True))
@@ -48,4 +51,4 @@ def print_scores(metrics: Mapping[str, float], added: Evaluation, split: str, pr
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else escape(str(value))
+    return score_text(value) if isinstance(value, float) else escape(str(value))

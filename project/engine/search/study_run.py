@@ -20,6 +20,7 @@ from project.engine.tracking import experiments
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.names import score_text
 from project.engine.tracking.recovery import is_held
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, STUDY
 
@@ -102,7 +103,7 @@ class StudyRun:
         table = markdown_table(self._study, self._space.metrics, self._link)
         commands["continue the study"] = self._command
         counts = Counter(state_word(trial.state) for trial in trials)
-        values = [f"trial {one.number} with {', '.join(f'{value:.4g}' for value in one.values)}" for one in best]
+        values = [f"trial {one.number} with {', '.join(score_text(value) for value in one.values)}" for one in best]
         result = f"Best: {'; '.join(values)}." if values else ""
         self._logger.set_tags({TAG: describe_study(what, counts, result, commands, table)})
 

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from project.engine.search.study import RUN_ID
 from project.engine.tracking.description import markdown_row
-from project.engine.tracking.names import short
+from project.engine.tracking.names import score_text, short
 from project.engine.tracking.tags import STATE
 
 _MOST_ROWS = 20
@@ -30,7 +30,7 @@ def state_tags(trial: FrozenTrial, state: TrialState, metrics: Sequence[str]) ->
 
 def pruned(trial: FrozenTrial, metrics: Sequence[str]) -> str:
     """Return when and with which value a trial was pruned, such as `after 3 validations at val/loss 0.1234`."""
-    value = "".join(f" at {metrics[0]} {value:.4f}" for value in reported(trial))
+    value = "".join(f" at {metrics[0]} {score_text(value)}" for value in reported(trial))
     return f"after {_validations(trial)}{value}"
 
 
@@ -95,7 +95,7 @@ def markdown_table(
     header = ["trial", "state", *metrics, *short_names(names), "run"]
     lines = [markdown_row(header), markdown_row(["---"] * len(header))]
     for trial in trials[:most]:
-        values = [f"{value:.4f}" for value in latest_values(trial)]
+        values = [score_text(value) for value in latest_values(trial)]
         values += [""] * (len(metrics) - len(values))
         parameters = [short(trial.params.get(name, "")) for name in names]
         run_id = trial.user_attrs.get(RUN_ID)

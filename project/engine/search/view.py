@@ -11,7 +11,7 @@ from rich.table import Table
 
 from project.engine.search.study import DONE_STATES, ERROR, RETRY_OF
 from project.engine.search.trials_table import pruned, ranked, short_names
-from project.engine.tracking.names import short
+from project.engine.tracking.names import score_text, short
 
 _SHOWN = 5
 
@@ -68,7 +68,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 def describe_trial(trial: FrozenTrial, metrics: list[str], mark: str = "") -> str:
     """Describe a trial in one line, with a mark after its result."""
     if trial.state == TrialState.COMPLETE:
-        result = ", ".join(f"{name} {value:.4f}" for name, value in zip(metrics, trial.values, strict=True))
+        result = ", ".join(f"{name} {score_text(value)}" for name, value in zip(metrics, trial.values, strict=True))
     elif trial.state == TrialState.PRUNED:
         result = f"pruned {pruned(trial, metrics)}"
     else:
@@ -86,6 +86,6 @@ def table_of_best(study: optuna.Study, metrics: list[str]) -> Table:
     title = f"{'Pareto front' if several else 'best trials'} of {study.study_name}"
     table = Table("trial", *metrics, *short_names(names), title=title)
     for trial in trials:
-        values = [f"{value:.4f}" for value in trial.values]
+        values = [score_text(value) for value in trial.values]
         table.add_row(str(trial.number), *values, *(short(trial.params[name]) for name in names))
     return table

@@ -50,6 +50,14 @@ def model_name(data: str, net: str) -> str:
     return re.sub(r"[^\w-]+", "-", f"{data}-{net}")
 
 
+def score_text(value: float) -> str:
+    """Return a metric in six characters or seven, and a minus."""
+    size = abs(value)
+    if size and (size < 1e-4 or size >= 1e6):
+        return f"{value:.1e}"
+    return f"{value:.{4 if size < 10 else max(0, 5 - len(f'{size:.0f}'))}f}"
+
+
 def short(value: Any) -> str:
     """Return a setting as text: a number with three significant digits, a class or a function by its name alone."""
     match value:

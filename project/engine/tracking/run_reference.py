@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from project.engine.tracking import store
 from project.engine.tracking.experiments import NEWEST_FIRST, find_run, newest_runs
+from project.engine.tracking.names import score_text
 from project.engine.tracking.secrets import redact
 from project.engine.tracking.tags import COMMAND, MONITOR, monitored
 
@@ -120,7 +121,7 @@ def _best(client: MlflowClient, experiment: str) -> FoundRun:
     same = f"{_FINISHED_FIT} and tags.{MONITOR} = '{metric} ({mode})'"
     best = client.search_runs([newest[0].info.experiment_id], same, max_results=1, order_by=order)[0]
     value = best.data.metrics.get(f"best/{metric}")
-    return FoundRun(best, f"the best of {experiment}, with {metric} {value:.4f}" if value is not None else "")
+    return FoundRun(best, f"the best of {experiment}, with {metric} {score_text(value)}" if value is not None else "")
 
 
 def _by_prefix(client: MlflowClient, prefix: str) -> FoundRun:

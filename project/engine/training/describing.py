@@ -14,7 +14,7 @@ from project.engine.task import Baseline
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_experiment, describe_fit, describe_model
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.names import short
+from project.engine.tracking.names import score_text, short
 from project.engine.training import served_images
 from project.engine.training.next_commands import is_trial, next_commands
 
@@ -41,7 +41,7 @@ def describe_result(
     with best_effort(logger, "description", "the description of the run has no result"):
         commands, ending = next_commands(cli, logger.version), _ending(cli.trainer)
         if baseline:
-            ending = f"Baseline: {baseline.value:.4g} by {baseline.sentence}. {ending}"
+            ending = f"Baseline: {score_text(baseline.value)} by {baseline.sentence}. {ending}"
         logger.set_tags({TAG: describe_fit(_trained(cli), cli.data.found(), with_best(cli, scores), commands, ending)})
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.task import Baseline, Task
 from project.engine.tracking.best_effort import best_effort
-from project.engine.tracking.names import model_name
+from project.engine.tracking.names import model_name, score_text
 from project.engine.training.describing import model_tags
 from project.engine.training.job import Job
 
@@ -61,7 +61,7 @@ def log_baseline(job: Job, scores: Mapping[str, float]) -> Baseline | None:
         if found is None or (metric := f"{stage}/{found.metric}") not in scores:
             return None
         if job.logger is not None:
-            job.logger.set_tags({"baseline": f"{metric} {found.value:.4f} ({found.sentence})"})
+            job.logger.set_tags({"baseline": f"{metric} {score_text(found.value)} ({found.sentence})"})
         return found._replace(metric=metric)
     return None
 

@@ -9,6 +9,7 @@ from rich.markup import escape
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Baseline
+from project.engine.tracking.names import score_text
 from project.engine.tracking.throughput import Throughput, rate_text
 from project.engine.training.job import Job
 from project.engine.training.next_commands import is_trial, next_commands
@@ -45,8 +46,8 @@ def _results(job: Job, scores: Mapping[str, float], baseline: Baseline | None) -
     for name in [name for name in scores if name in trainer.progress_bar_metrics] or list(scores):
         compared = ""
         if baseline and baseline.metric == name:
-            compared = f" ({baseline.value:.4f} by {escape(baseline.sentence)})"
-        yield name.replace("/", " "), f"[bold green]{scores[name]:.4f}[/]{compared}"
+            compared = f" ({score_text(baseline.value)} by {escape(baseline.sentence)})"
+        yield name.replace("/", " "), f"[bold green]{score_text(scores[name])}[/]{compared}"
     if skipped := job.data.skipped:
         yield "left out", ", ".join(f"{count:,} damaged images of {split}" for split, count in skipped.items())
 
@@ -55,7 +56,8 @@ def _best_epoch(trainer: Trainer) -> str:
     checkpoint = RunCheckpoint.of(trainer)
     if checkpoint is None or checkpoint.best_epoch is None:
         return ""
-    score = f" (best {checkpoint.monitor}: {checkpoint.best_model_score:.4f})"
+    value = checkpoint.best_model_score
+    score = "" if value is None else f" (best {checkpoint.monitor}: {score_text(value)})"
     return f"{checkpoint.best_epoch} of {max(checkpoint.best_epoch, trainer.current_epoch)}{score}"
 
 

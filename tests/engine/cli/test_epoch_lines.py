@@ -13,7 +13,8 @@ from test_any_module import Line, Slope, of
 from tiny import TINY
 from torch import Tensor
 
-from project.engine.cli.epoch_table import Cell, EpochTable, clock, number
+from project.engine.cli.epoch_table import Cell, EpochTable, clock
+from project.engine.tracking.names import score_text
 from project.fit import main
 
 TWO_METRICS = (
@@ -151,7 +152,7 @@ def test_a_plain_module_has_the_metrics_of_its_progress_bar(workplace: Path, mon
     (header,) = (line.split() for line in text.splitlines() if line.startswith("epoch  "))
     assert header == ["epoch", "loss", "score", "error", "lr", "samples/s", "time"]
     scores = history(workplace, "score")
-    assert [row.split()[2] for row in rows(text)] == [number(score) for score in scores]
+    assert [row.split()[2] for row in rows(text)] == [score_text(score) for score in scores]
 
 
 def test_without_a_progress_bar_there_are_no_lines(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,14 +182,6 @@ def test_no_line_is_longer_than_the_terminal(width: int) -> None:
     assert lines[-1].split()[:2] == ["1/2", "0.1234"]
     assert lines[-1].endswith("best")
     assert table.header(cells) == []
-
-
-@pytest.mark.parametrize(("value", "text"), [
-    (0.98765, "0.9877"), (12.3456, "12.346"), (1234.56, "1234.6"), (123456.0, "123456"), (1234567.0, "1e+06"),
-    (0.0, "0.0000"), (0.00001, "1e-05"), (-0.5, "-0.5000"), (float("nan"), "nan"), (float("inf"), "inf"),
-])  # fmt: skip
-def test_a_metric_takes_six_characters(value: float, text: str) -> None:
-    assert number(value) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(1.23, "1.2 s"), (59.97, "1:00"), (296, "4:56"), (5025, "1:23:45")])

@@ -57,7 +57,7 @@ def test_an_error_in_a_part_of_the_report_leaves_the_other_parts(workplace: Path
     assert "plots.error" not in found.data.tags
     note = found.data.tags[TAG]
     assert note.startswith(f"Study **{study.study_name}**: maximize `val/accuracy` over `lr`, `loss`.\n")
-    assert "Trials: 3 complete. Best: trial 2 with 0.3." in note
+    assert "Trials: 3 complete. Best: trial 2 with 0.3000." in note
     assert "# train with the settings of trial 2\npython -m project.fit --rerun gone\n" in note
     assert "| 2 | complete | 0.3000 | 0.3 | $_x_$_z | [gone](" in note
     names = {Path(entry.path).name for entry in client.list_artifacts(found.info.run_id, "study")}

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from project.engine.tracking.names import parameter_text, run_name
+from project.engine.tracking.names import parameter_text, run_name, score_text
 
 TIMER = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration=None, verbose=True))
 WITH_KEY = Namespace(class_path="service.Client", init_args=Namespace(api_key="hunter2", n=1))
@@ -46,3 +46,11 @@ def test_a_run_name_begins_with_what_differs(subject: str, settings: dict[str, A
 )
 def test_a_parameter_is_exact_and_names_classes_shortly(value: object, text: str) -> None:
     assert parameter_text(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (0.98765, "0.9877"), (12.3456, "12.346"), (1234.56, "1234.6"), (123456.0, "123456"), (1234567.0, "1.2e+06"),
+    (0.0, "0.0000"), (0.000012345, "1.2e-05"), (-0.5, "-0.5000"), (float("nan"), "nan"), (float("inf"), "inf"),
+])  # fmt: skip
+def test_a_metric_takes_seven_characters_at_most(value: float, text: str) -> None:
+    assert score_text(value) == text
