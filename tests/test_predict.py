@@ -200,8 +200,12 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "pets/cat").symlink_to("../pool/cat")
     (tmp_path / "pool/cat/deep/up").symlink_to("..")
     (tmp_path / "pets/self").symlink_to(".")
+    (tmp_path / "pets/dog/e.png").symlink_to("nowhere.png")
     found = named_files([str(tmp_path / "pets")])
-    assert [str(path.relative_to(tmp_path / "pets")) for path in found] == ["cat/a.png", "cat/deep/b.png", "dog/d.png"]
+    assert [str(path.relative_to(tmp_path / "pets")) for path in found] == [
+        "cat/a.png", "cat/deep/b.png", "dog/d.png", "dog/e.png"
+    ]  # fmt: skip
+    assert named_files([str(tmp_path / "pets/dog/e.png")]) == [tmp_path / "pets/dog/e.png"]
 
 
 def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path) -> None:

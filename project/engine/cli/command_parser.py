@@ -42,10 +42,18 @@ def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
         path = Path(text)
         if path.suffix not in suffixes:
             raise ArgumentTypeError(f"got {text}; it must end in {', '.join(suffixes)}")
-        if not path.parent.is_dir():
-            raise ArgumentTypeError(f"got {text}, but the folder {path.parent} does not exist; create it")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise ArgumentTypeError(f"cannot write {text}; change its permissions, or name another file")
+        if reason := unwritable(path):
+            raise ArgumentTypeError(reason)
         return path
 
     return parse
+
+
+def unwritable(path: Path) -> str | None:
+    """Return why this process may not write a file or a folder; None if it may."""
+    if not path.parent.is_dir():
+        return f"got {path}, but the folder {path.parent} does not exist; create it"
+    effective = os.access in os.supports_effective_ids
+    if not os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective):
+        return f"cannot write {path}; change its permissions, or name another one"
+    return None

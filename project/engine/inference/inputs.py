@@ -34,15 +34,20 @@ def _files_of(argument: str) -> list[Path]:
         missing = "standard input has no line"
     elif path.is_dir():
         found, missing = sorted(_images_under(path)), f"{path} contains no image"
-    elif path.is_file():
+    elif _is_file(path):
         found, missing = (_of_csv(path), f"{path} has no row") if path.suffix.lower() == ".csv" else ([path], "")
     else:
         # Unlike Path.glob, this takes absolute patterns.
-        found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if Path(name).is_file()]  # noqa: PTH207
+        found = [Path(name) for name in sorted(glob.glob(argument, recursive=True)) if _is_file(Path(name))]  # noqa: PTH207
         missing = f"{argument} {'is neither a file nor a folder' if path.exists() else 'does not exist'}"
     if not found:
         raise FileNotFoundError(f"PATH: {missing}; give {PATH_HELP}")
     return found
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether a path is a file, or a link to nothing, which becomes a row with an error."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
@@ -57,7 +62,7 @@ def _images_under(folder: Path) -> Iterator[Path]:
         visited.add(identity)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(place, name) for name in files if not name.startswith("."))
-        yield from (path for path in paths if path.suffix.lower() in image_suffixes() and path.is_file())
+        yield from (path for path in paths if path.suffix.lower() in image_suffixes() and _is_file(path))
 
 
 def _of_csv(table: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from project.engine.cli.command_parser import CommandParser, output_file
+from project.engine.cli.command_parser import CommandParser, output_file, unwritable
 from project.engine.inference.inputs import PATH_HELP
 from project.engine.tracking.run_reference import RUN_HELP
 
@@ -107,8 +107,8 @@ def parse_export(argv: Sequence[str]) -> Namespace:
         parser.error(f"--output: got {path}; its suffix must be {suffix or 'absent, because it is a folder'}")
     if path.exists():
         parser.error(f"--output: {path} exists; remove it, or name another one")
-    if not path.parent.is_dir():
-        parser.error(f"--output: the folder {path.parent} does not exist; create it, or name another one")
+    if reason := unwritable(path):
+        parser.error(f"--output: {reason}")
     return options
 
 

@@ -1,8 +1,13 @@
 """The errors of argparse, in one line."""
 
-import pytest
+import os
+import tempfile
+from pathlib import Path
 
-from project.engine.cli.command_parser import CommandParser
+import pytest
+from conftest import as_nobody
+
+from project.engine.cli.command_parser import CommandParser, unwritable
 
 
 @pytest.mark.parametrize(
@@ -27,3 +32,18 @@ def test_an_error_is_one_line(argv: str, error: str, capsys: pytest.CaptureFixtu
         parser.parse_args(argv.split())
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {error}")
+
+
+def test_an_output_that_cannot_be_written_is_refused() -> None:
+    with tempfile.TemporaryDirectory() as name:  # Other users cannot enter pytest's folders.
+        place = Path(name)
+        place.chmod(0o755)
+        (old := place / "old.csv").touch()
+        assert unwritable(place / "new.csv") is None
+        assert unwritable(place / "none/new.csv") == (
+            f"got {place}/none/new.csv, but the folder {place}/none does not exist; create it"
+        )
+        if os.geteuid() == 0:  # Only root can become another user.
+            with as_nobody():
+                for path in (old, place / "new.csv"):
+                    assert unwritable(path) == f"cannot write {path}; change its permissions, or name another one"
