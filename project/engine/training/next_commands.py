@@ -11,7 +11,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.cli import config_groups, yaml_file
-from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.fit_cli import FitCLI, flatten, listed
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
@@ -83,8 +83,8 @@ def _search(cli: FitCLI) -> list[str]:
 
 def _has_batches(cli: FitCLI, varied: Mapping[str, Any]) -> bool:
     """Return whether train has enough samples for the largest batches of a search space."""
-    values = varied.get(_BATCH_SIZE) or {}
-    sizes = [size for size in (*values.get("choices", ()), values.get("high")) if isinstance(size, int)]
+    values = varied.get(_BATCH_SIZE, {})
+    sizes = [size for size in (*listed(values.get("choices")), values.get("high")) if isinstance(size, int)]
     return max(sizes, default=0) * cli.trainer.world_size <= cli.data.sizes().get("train", inf)
 
 
@@ -95,5 +95,6 @@ def _space(name: str) -> tuple[dict[str, Any], set[str]]:
     except (OSError, ValueError):
         return {}, set()
     space, metrics = content.get("space"), content.get("metric")
-    metrics = metrics if isinstance(metrics, list) else [metrics]
-    return space if isinstance(space, dict) else {}, set(map(str, metrics))
+    if not (isinstance(space, dict) and all(isinstance(values, dict) for values in space.values())):
+        return {}, set()
+    return space, set(map(str, metrics if isinstance(metrics, list) else [metrics]))

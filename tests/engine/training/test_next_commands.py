@@ -41,6 +41,13 @@ def test_the_search_has_no_batches_that_are_larger_than_train(workplace: Path) -
     assert "--search optimizer" in commands_of(*options)["search"]
 
 
+@pytest.mark.parametrize("sizes", ["[16, 32]", "{type: categorical, choices: 16}"])
+def test_a_search_space_that_is_not_valid_does_not_end_a_fit(sizes: str, workplace: Path) -> None:
+    (mine := Path("configs/search/mine.yaml")).parent.mkdir(parents=True)
+    mine.write_text(f"metric: val/accuracy\ndirection: maximize\nspace: {{data.batch_size: {sizes}}}")
+    assert "--search" in commands_of(*TINY)["search"]
+
+
 def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
     commands = commands_of(*TINY)
     assert commands["evaluate"] == "python -m project.evaluate 1234"
