@@ -40,6 +40,7 @@ class View:
 
     def __enter__(self) -> "View":
         self._bar.start()
+        self._bar.advance(self._task, 0)  # Otherwise the time left would count from the end of the first trial.
         return self
 
     def __exit__(self, *_: object) -> None:
