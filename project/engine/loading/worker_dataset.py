@@ -18,6 +18,8 @@ _SEEDS = 2**63
 _POLL_S = 1
 _SHARED = "</torch_"
 """Start of the names of torch's files in shared memory, in errors about them."""
+_RAISED_AGAIN = ("in DataLoader worker process", "in pin memory thread")
+"""Parts of errors that torch raises again, with the place where they were raised first."""
 _REMEDIES = (
     "for less memory use a smaller --data.workers.num, --data.workers.prefetch_factor or --data.batch_size, or in a "
     "container a larger --shm-size; for a slow dataset a larger --data.workers.timeout_s; --data.workers.num 0 shows "
@@ -165,8 +167,8 @@ def _next(batches: Iterator[Fetched], workers: Workers) -> Fetched | None:
             return next(batches, None)
         except (RuntimeError, OSError, EOFError) as error:  # EOFError: a process died while it sent a batch.
             text = str(error)
-            if not workers.count() or ("in DataLoader worker process" in text and _SHARED not in text):
-                raise  # an error of the dataset
+            if not workers.count() or (any(place in text for place in _RAISED_AGAIN) and _SHARED not in text):
+                raise  # an error of the dataset, or of the GPU
             if not text.startswith("DataLoader timed out"):
                 raise LoadingError(f"a loading process died, or lacks shared memory; {_REMEDIES}") from error
             if monotonic() >= deadline:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from project.engine.loading import Crop, Split, TorchDataset, Workers
-from project.engine.loading.images import Images, Request, fetch
+from project.engine.loading.images import Fetched, Images, Request, fetch
+from project.engine.loading.worker_dataset import _next
 from project.engine.loading.workers import LoadingError
 
 CROP = Crop(4)
@@ -75,6 +76,15 @@ def test_an_error_of_the_dataset_is_raised_unchanged(fault: str, error: type[Exc
     store = TorchDataset(Faulty(fault), torch.arange(8))
     with pytest.raises(error, match=r"the dataset's own|The read operation timed out"):
         list(store.stream(iter([Request(torch.tensor([2]), None)]), Workers(pin_memory=False, num=workers), CROP))
+
+
+def test_an_error_of_the_thread_that_pins_memory_is_raised_unchanged() -> None:
+    def batches() -> Iterator[Fetched]:  # There is no such thread without a GPU.
+        raise torch.OutOfMemoryError("Caught OutOfMemoryError in pin memory thread for device 0.")
+        yield
+
+    with pytest.raises(torch.OutOfMemoryError):
+        _next(batches(), Workers(num=1))
 
 
 PIXELS = torch.zeros(3, 4, 5, dtype=torch.uint8)
