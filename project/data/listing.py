@@ -6,6 +6,7 @@ import stat
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,7 +104,7 @@ def list_split(
         labels += [label] * len(found)
     names, stats = [file.name for file in files], [file.stat for file in files]
     digest = hashlib.sha256(os.fsencode("\0".join(names)))
-    digest.update(np.array([(label, *stat) for label, stat in zip(labels, stats, strict=True)]).tobytes())
+    digest.update(np.array([*labels, *chain(*stats)]).tobytes())
     identities = {file.identity for file in files if file.identity}
     return Listing(FileList(root, names), torch.tensor(labels), stats, identities, digest.hexdigest()[:16])
 
