@@ -27,6 +27,11 @@ class TorchvisionImages(LabelledImages):
     folder: ClassVar[str]
     """Folder of its files, in `root`."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "dataset" in vars(cls) and "folder" not in vars(cls):  # It would read the cache of its base class.
+            raise TypeError(f"{cls.__name__} sets dataset to {cls.dataset!r} and not folder, the place of its files")
+
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
         self.root = Path(os.path.expanduser(root))  # noqa: PTH111  # pathlib raises for an unknown user

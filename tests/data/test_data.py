@@ -80,6 +80,11 @@ def test_mnist_is_downloaded_unpacked_and_read(tmp_path: Path, monkeypatch: pyte
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 30, "val": 10, "test": 40}
 
 
+def test_another_dataset_does_not_read_the_files_of_its_base_class() -> None:
+    with pytest.raises(TypeError, match="KMNIST sets dataset to 'KMNIST' and not folder"):
+        type("KMNIST", (MNIST,), {"dataset": "KMNIST"})
+
+
 def test_an_image_folder_is_read_with_its_labels(tmp_path: Path) -> None:
     write_folder(tmp_path)
     Image.new("L", (30, 90), 128).save(tmp_path / "train/red/grey.png")
