@@ -22,6 +22,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from project.engine.tracking.description import TAG
+from project.engine.tracking.names import score_text
 
 pytestmark = pytest.mark.timeout(900)  # These waits end early on an idle machine.
 WAIT_S = 280
@@ -173,7 +174,7 @@ def test_the_parent_run_contains_the_best_trial_and_the_study(killed_twice: tupl
     assert f"python -m project.fit --rerun {child.info.run_id}\n" in output
     assert parent.data.metrics["best/test/accuracy"] == child.data.metrics["test/accuracy"]
     assert child.info.run_name == f"trial {best.number} lr={best.params['model.optimizer.lr']:.3g}"
-    assert f"Best: trial {best.number} with {best.value:.4g}." in parent.data.tags[TAG]
+    assert f"Best: trial {best.number} with {score_text(best.value)}." in parent.data.tags[TAG]
     assert f"{child.info.run_id}) |" in parent.data.tags[TAG]
     assert "--resume" not in child.data.tags[TAG]  # The trial keeps only its weights.
     files = {entry.path for entry in runs.client.list_artifacts(parent.info.run_id, "study")}

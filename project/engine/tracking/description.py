@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from project.engine.tracking.names import short
+from project.engine.tracking.names import score_text, short
 
 _LONGEST_CELL, _LONGEST_LINE = 300, 100
 _GAP = "&emsp;"
@@ -88,7 +88,7 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def _cell(value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else short(value)
+    text = score_text(value) if isinstance(value, float) else short(value)
     return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"
 
 

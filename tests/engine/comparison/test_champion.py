@@ -17,6 +17,7 @@ from project.engine.comparison.champion import register_challenger
 from project.engine.inference.registration import register_trained
 from project.engine.tracking import store
 from project.engine.tracking.description import TAG
+from project.engine.tracking.names import score_text
 from project.engine.tracking.registered import check_name
 from project.engine.tracking.run_reference import find
 from project.evaluate import main as evaluate
@@ -82,7 +83,11 @@ def check_descriptions(champion: str) -> None:
     """The champion's model, its version and the registered model have the same description."""
     client, run = store.connect(), store.connect().get_run(champion)
     note = client.get_logged_model(run.outputs.model_outputs[0].model_id).tags[TAG]
-    for text in (f"| test/accuracy | &emsp;{run.data.metrics['test/accuracy']:.4g} |", "bright", "project.predict"):
+    for text in (
+        f"| test/accuracy | &emsp;{score_text(run.data.metrics['test/accuracy'])} |",
+        "bright",
+        "project.predict",
+    ):
         assert text in note
     assert run.inputs.dataset_inputs[0].dataset.digest in note
     assert client.get_model_version_by_alias(NAME, "champion").description == note

@@ -14,6 +14,7 @@ from tiny import COMPLETE, TINY
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.tracking.description import TAG
+from project.engine.tracking.names import score_text
 from project.fit import main
 
 STOPPING = ["--trainer.callbacks+=lightning.pytorch.callbacks.EarlyStopping", "--trainer.callbacks.monitor=val/loss",
@@ -45,9 +46,9 @@ def test_the_run_describes_its_result_and_the_next_commands(done: Fit) -> None:
     run = done.run
     note = run.data.tags[TAG]
     assert note.startswith("**TinyNet** (ImageClassifier, 130 parameters), trained on **tiny** with 1 CPU, single, 32")
-    assert f"| test/accuracy | &emsp;{run.data.metrics['test/accuracy']:.4g} |" in note
-    assert "**. Baseline: 0.5 by " in note
-    assert f"| best/val/loss | &emsp;{run.data.metrics['best/val/loss']:.4g} |" in note
+    assert f"| test/accuracy | &emsp;{score_text(run.data.metrics['test/accuracy'])} |" in note
+    assert "**. Baseline: 0.5000 by " in note
+    assert f"| best/val/loss | &emsp;{score_text(run.data.metrics['best/val/loss'])} |" in note
     assert "tiny: 2 classes, " in note
     assert f"\n# evaluate\npython -m project.evaluate {run.info.run_id}\n" in note
     assert f"\n# predict\npython -m project.predict {run.info.run_id} DIR\n" in note
