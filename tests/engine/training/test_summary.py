@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 from conftest import Fit
 from PIL import Image
+from test_any_module import Slope
 from tiny import TINY
+from torch import Tensor
 
+from project.engine.tracking.description import TAG
 from project.engine.training.summary import in_words
 from project.fit import main
 
@@ -44,6 +47,23 @@ def test_another_metric_named_accuracy_has_no_baseline(workplace: Path, capsys: 
     main([*TINY, "--max_epochs=1", f"--model.metrics={{accuracy: {balanced}}}"])
     assert "guessing" not in capsys.readouterr().out
     assert "baseline" not in Fit(workplace, 0, "").run.data.tags
+
+
+class Precise(Slope):
+    """A module with a tiny error."""
+
+    monitor, mode = "val_error", "min"
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_error", 3.24e-5)
+
+
+def test_a_tiny_score_is_not_shown_as_zero(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--model=test_summary.Precise", "--data=test_any_module.LineWithVal", "--max_epochs=1"])
+    output = capsys.readouterr().out
+    assert "(best val_error: 3.2e-05)" in output
+    assert "0.0000" not in output
+    assert "**val_error 3.2e-05**" in Fit(workplace, 0, "").run.data.tags[TAG]
 
 
 def test_ids_paths_and_commands_are_on_lines_of_their_own(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
