@@ -98,10 +98,10 @@ class ClassificationReport(Callback):
         logger.log_text(_per_class(confusion, self._class_names), f"{folder}/per_class_accuracy.csv", "report")
         names = drawable(self._class_names)
         logger.log_figure(lambda: confusion_figure(confusion, names), f"{folder}/confusion_matrix.png", "report")
-        wrong = worst[2] != worst[3]
-        probability, images, labels, guess = (part[wrong] for part in worst)
-        true, guessed = ([names[label] for label in each] for each in (labels, guess))
-        mistakes = partial(mistakes_figure, images, true, guessed, probability.tolist())
+        probability, images, labels, guess = worst
+        wrong = guess != labels
+        true, guessed = ([names[label] for label in each[wrong]] for each in (labels, guess))
+        mistakes = partial(mistakes_figure, images[wrong], true, guessed, probability[wrong].tolist())
         logger.log_figure(mistakes, f"{folder}/worst_mistakes.png", "report")
 
 
