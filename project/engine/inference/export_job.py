@@ -71,7 +71,8 @@ class ExportJob:
             try:
                 write(self._model, unfinished)
                 difference = self._largest_difference(load(unfinished))
-            except (AssertionError, OSError, RuntimeError, ValueError) as error:  # torch.export cannot trace every net.
+            # torch.export cannot trace every net, and a disk may be full.
+            except (AssertionError, OSError, RuntimeError, ValueError) as error:
                 self._fail(f"the model cannot be exported as {self._format}: {' '.join(str(error).split())}")
             compared = f"largest difference to PyTorch on {len(self._images)} images: {difference:.1e}"
             if not difference <= _TOLERANCE:

@@ -14,7 +14,7 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class Report:
-    """The first metric of the study after a validation; `step` is the number of the validation, from 0."""
+    """The first metric of the study after a validation, or an epoch; `step` is its number, from 0."""
 
     step: int
     value: float

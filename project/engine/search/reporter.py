@@ -16,7 +16,7 @@ from project.engine.tracking.logger import MLflowLogger
 
 
 class Reporter(Callback):
-    """A reporter of the first metric after each validation, or after each epoch without one.
+    """A reporter of the first metric after each validation; if a fit has none, after each epoch.
 
     Training does not wait for the answer.
 
