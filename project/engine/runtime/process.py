@@ -51,6 +51,8 @@ def configure_process() -> None:
     warnings.filterwarnings("ignore", "You requested to overfit but enabled", UserWarning)
     # Pillow warns about the damaged metadata of each file, such as a tag that is too long. It is not needed.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    # On the login node of a cluster no job is intended; in a job, `devices_for` checks what srun has started.
+    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used", UserWarning)
     # A newer torch deprecates what Lightning calls.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # A setting that names a class must not name one that runs commands; jsonargparse has the list.

@@ -1,5 +1,6 @@
 """A sweep from its checks to its final table."""
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from rich.console import Console
 from project.engine.cli import yaml_file
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.registration import ONE_DEVICE, register_trained
+from project.engine.runtime.launcher import SLURM
 from project.engine.runtime.process import configure_process
 from project.engine.runtime.startup import update_activity
 from project.engine.search.checks import check_no_overlap, check_one_metric, checked_fit
@@ -46,6 +48,7 @@ from project.engine.training.registration_checks import check_register
 def run(options: SweepOptions, space: SearchSpace) -> int:
     """Check everything, run the trials, and return the exit code."""
     configure_process()  # Lightning sets its own level when it is imported.
+    os.environ.pop(SLURM, None)  # SLURM starts the sweep, and the sweep starts the processes of its trials.
     update_activity("checking data, model, search space and store")
     with ExitStack() as stack:
         with exit_on_bad_input():

@@ -101,6 +101,5 @@ class TrialLauncher:
         environment["MLFLOW_TRACKING_URI"] = store.tracking_uri()
         environment[RECOVERED] = "by the sweep"
         environment[yaml_file.COPIES] = str(self.settings)
-        if run_id:
-            environment[RESTART_OF] = run_id
+        environment[RESTART_OF] = run_id or ""
         return environment

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from project.engine.runtime.launcher import SLURM
 from project.engine.runtime.process import configure_process
 from project.engine.search.messages import Done, Failed, Outcome, Pruned, Stopped, send
 from project.engine.search.reporter import Reporter
@@ -37,6 +38,7 @@ def run_trial(
     configure_process()
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     os.environ.pop("MASTER_PORT", None)  # Only one trial could use it; the processes of each choose a free port.
+    os.environ.pop(SLURM, None)
     torch.set_num_threads(threads)
     _set_command_line(module, argv)
     reporter = Reporter(connection, metrics)

@@ -14,6 +14,7 @@ from project.engine.checkpoints.resume import (
     check_weights,
     data_state,
 )
+from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI, flatten
 from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task
@@ -32,25 +33,30 @@ class EarlierRun(NamedTuple):
         run_id: The MLflow run.
         settings: Its settings as YAML; None after a restart, whose command line has all of them.
         checkpoint: Path of its newest checkpoint; None if it was stopped before the first.
+        is_finished: Whether it is a run before a restart that has finished, so that nothing is left to do.
     """
 
     run_id: str
     settings: str | None
     checkpoint: str | None
+    is_finished: bool = False
 
 
-def find_earlier_run(resumed: str | None) -> EarlierRun | None:
+def find_earlier_run(command: CommandLine) -> EarlierRun | None:
     """Find the run that a fit continues.
 
     Args:
-        resumed: The run of `--resume`: its id, or another reference to it.
+        command: The command line; `--resume` names the run by its id, or by another reference to it.
 
     Raises:
         ValueError, OSError: The run does not exist, or has no valid checkpoint.
     """
-    run_id = find_once(resumed, _CHILDREN_USE, finished=False) if resumed else run_before_restart()
+    resumed = command.resume
+    run_id = find_once(resumed, _CHILDREN_USE, finished=False) if resumed else run_before_restart(command.argv)
     if run_id is None:
         return None
+    if not resumed and store.connect().get_run(run_id).info.status == "FINISHED":
+        return EarlierRun(run_id, None, None, is_finished=True)
     settings = experiments.settings_of(run_id) if resumed else None
     checkpoint = newest_checkpoint(store.checkpoint_folder(run_id), required=bool(resumed))
     if checkpoint:

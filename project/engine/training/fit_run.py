@@ -166,7 +166,7 @@ class _FitRun:
             COMMAND: self._command,
             **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
             **({MONITOR: checkpoint.monitored} if checkpoint and checkpoint.monitor else {}),
-            **launch_tag(),
+            **launch_tag(self._cli.command.argv),
         }
 
     def close(self, status: str, reason: str) -> None:

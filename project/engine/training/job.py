@@ -20,7 +20,7 @@ from project.engine.cli.training_checks import check_training
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.runtime.process import command_process
 from project.engine.runtime.rendezvous import FirstProcess, prepare_rendezvous
-from project.engine.runtime.startup import update_activity
+from project.engine.runtime.startup import is_first_process, update_activity
 from project.engine.task import Task
 from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
@@ -73,7 +73,8 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
         callbacks: More callbacks for the trainer.
 
     Raises:
-        SystemExit: 2 if the input is bad, before a run is created; 130 or 143 if this process is interrupted.
+        SystemExit: 2 if the input is bad, before a run is created; 130 or 143 if this process is interrupted; 0 if a
+            restarted command has nothing left to do.
     """
     with ExitStack() as stack:
         stack.enter_context(command_process())
@@ -97,8 +98,12 @@ def open_job(argv: Sequence[str], callbacks: Sequence[Callback] = ()) -> Iterato
 
 
 def _build(command: CommandLine, callbacks: Sequence[Callback], first_process: FirstProcess) -> Job:
-    found = first_process.compute("earlier run", lambda: find_earlier_run(command.resume))
+    found = first_process.compute("earlier run", lambda: find_earlier_run(command))
     earlier = EarlierRun(*found) if found else None
+    if earlier and earlier.is_finished:  # A job that SLURM has restarted repeats all of its commands.
+        if is_first_process():
+            print(f"run {earlier.run_id} of this command has finished before the restart", flush=True)
+        raise SystemExit(0)
     callbacks = [*callbacks, *([CurrentSettings()] if earlier else [])]
     settings = earlier.settings if earlier else None
     if (reference := command.rerun) is not None:
