@@ -17,5 +17,5 @@ srun --cpus-per-task="$SLURM_CPUS_PER_TASK" python -m project.fit --strategy ddp
 code=$?
 # Two minutes before the time limit, SLURM sends USR1. All tasks save a checkpoint and exit with 143.
 # The same job then waits for its next hours, in which this command continues its run.
-[ $code -ne 143 ] || scontrol requeue "$SLURM_JOB_ID"
+[ $code -ne 143 ] || scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 exit $code

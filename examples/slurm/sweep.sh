@@ -17,5 +17,5 @@ srun --cpus-per-task="$SLURM_CPUS_PER_TASK" python -m project.sweep "$@"
 code=$?
 # Two minutes before the time limit, SLURM sends USR1. The trials save checkpoints, and the sweep exits with 143.
 # The same job then waits for its next hours, in which this command continues the interrupted trials.
-[ $code -ne 143 ] || scontrol requeue "$SLURM_JOB_ID"
+[ $code -ne 143 ] || scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
 exit $code

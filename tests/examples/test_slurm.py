@@ -35,12 +35,13 @@ SCONTROL = '#!/bin/sh\necho "$@" >> requeued\n'
 class Job:
     """A job of SLURM on one node."""
 
-    def __init__(self, folder: Path, script: str, tasks: int, options: Sequence[str]) -> None:
+    def __init__(self, folder: Path, script: str, tasks: int, options: Sequence[str], **environment: str) -> None:
         self.folder, self.command = folder, ["bash", str(ROOT / "examples/slurm" / script), *options]
         self.environment = clean_environment() | {
             "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "job", "SLURM_CPUS_PER_TASK": "1", "SLURM_NNODES": "1",
             "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_NTASKS": str(tasks),
             "SLURM_NTASKS_PER_NODE": str(tasks), "MASTER_PORT": str(free_port()),
+            **environment,
         }  # fmt: skip
         (folder / "bin").mkdir()
         for name, text in (("srun", SRUN.format(python=sys.executable)), ("scontrol", SCONTROL)):
@@ -80,13 +81,18 @@ def jobs() -> Iterator[list[Job]]:
             job.process.wait()
 
 
-def run_past_the_limit(job: Job) -> None:
-    """Run a job until its time limit, and then again until it is done."""
+def run_past_the_limit(job: Job, name: str) -> None:
+    """Run a job until its time limit, and then again until it is done.
+
+    Args:
+        job: The job.
+        name: The name by which it is put back into the queue.
+    """
     first = job.start(restarts=0)
     job.meet_time_limit(first)
     output = first.communicate(timeout=120)[0]
     assert first.returncode == 143, output
-    assert (job.folder / "requeued").read_text() == "requeue 17\n"
+    assert (job.folder / "requeued").read_text() == f"requeue {name}\n"
     again = job.start(restarts=1)
     output = again.communicate(timeout=300)[0]
     assert again.returncode == 0, output
@@ -95,7 +101,7 @@ def run_past_the_limit(job: Job) -> None:
 
 def test_a_fit_continues_its_run_after_the_time_limit_of_its_job(tmp_path: Path, jobs: list[Job]) -> None:
     jobs.append(Job(tmp_path, "fit.sh", 2, FIT))
-    run_past_the_limit(jobs[0])
+    run_past_the_limit(jobs[0], "17")
     done = Fit(tmp_path, 0, "")
     assert done.run.info.status == "FINISHED"
     assert "resumed" in done.run.data.tags
@@ -108,8 +114,9 @@ def test_a_sweep_continues_its_trials_after_the_time_limit_of_its_job(tmp_path: 
     (tmp_path / "space.yaml").write_text(
         yaml.safe_dump({"metric": "val/accuracy", "direction": "maximize", "pruner": "NopPruner", "space": space})
     )
-    jobs.append(Job(tmp_path, "sweep.sh", 1, SWEEP))
-    run_past_the_limit(jobs[0])
+    # In an array, the number of the last task's job stands for all tasks.
+    jobs.append(Job(tmp_path, "sweep.sh", 1, SWEEP, SLURM_ARRAY_JOB_ID="17", SLURM_ARRAY_TASK_ID="2"))
+    run_past_the_limit(jobs[0], "17_2")
     study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/mlruns/optuna.db")
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     trials = [run for run in Fit(tmp_path, 0, "").runs if "trial" in run.data.tags]
