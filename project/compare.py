@@ -52,8 +52,7 @@ def main(argv: Sequence[str]) -> None:
         client = store.connect_existing(options.runs[0])
         compared = compare(client, options.runs, options.split)
         print_comparison(compared)
-        for path in options.output:
-            write(client, compared, path)
+        write(client, compared, options.output)
 
 
 if __name__ == "__main__":

@@ -35,20 +35,20 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
     )
 
 
-def write(client: MlflowClient, compared: Comparison, to: Path) -> None:
-    """Write a comparison as a report (.md), as a table (.csv), or as a picture of the learning curves (.png).
+def write(client: MlflowClient, compared: Comparison, files: Sequence[Path]) -> None:
+    """Write a comparison as reports (.md), as tables (.csv), or as pictures of the learning curves (.png).
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: A file cannot be written.
     """
-    if to.suffix == ".csv":
-        write_csv(compared, to)
-    else:
-        from project.engine.comparison.curves import draw_curves  # Without a picture, matplotlib is not imported.
+    pictures = [path.with_suffix(".png") for path in files if path.suffix != ".csv"]
+    for path in dict.fromkeys([*pictures, *files]):
+        if path.suffix == ".csv":
+            write_csv(compared, path)
+        elif path.suffix == ".md":
+            write_markdown(compared, path, path.with_suffix(".png").name)
+        else:
+            from project.engine.comparison.curves import draw_curves  # Without a picture, matplotlib is not imported.
 
-        picture = to.with_suffix(".png")
-        draw_curves(client, compared.runs).savefig(picture)
-        if to.suffix == ".md":
-            write_markdown(compared, to, picture.name)
-            print(f"written: {picture}", flush=True)
-    print(f"written: {to}", flush=True)
+            draw_curves(client, compared.runs).savefig(path)
+        print(f"written: {path}", flush=True)
