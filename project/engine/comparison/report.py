@@ -125,8 +125,9 @@ def _tables(compared: Comparison) -> Iterator[tuple[str, list[str], list[list[st
         rows = [[kind, name, *values] for kind, name, values in compared.differences]
         yield "differences", ["", "name", *labels], rows
     if compared.scores:
-        rows = [[score.name, *_cells(score), score.test] for score in compared.scores]
-        yield "scores", ["score", *labels, "test"], rows
+        count = 1 + len(labels) + any(score.test for score in compared.scores)
+        rows = [[score.name, *_cells(score), score.test][:count] for score in compared.scores]
+        yield "scores", ["score", *labels, "test"][:count], rows
 
 
 def _cells(score: Score) -> Iterator[str]:
