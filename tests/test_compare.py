@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from conftest import clean_environment
 from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput
 from PIL import Image
 from pyarrow import parquet
 from runs import ExampleRuns, Runs
@@ -67,8 +68,9 @@ def test_a_better_run_is_marked_and_an_equal_one_is_not(runs: Runs, capsys: pyte
     assert three.better is None  # two runs are equally good
     assert three.p_values == (None, pytest.approx(min(1, 2 * accuracy.p_values[0])), 1.0)
     capsys.readouterr()
-    main([good, bad, same, "--output=out.md", "--output=out.csv"])
+    main([good, bad, same, "--output=out.md", "--output=out.csv", "--output=out.png"])
     shown = capsys.readouterr().out
+    assert re.findall("written: (.*)", shown) == ["out.png", "out.md", "out.csv"]
     assert "corrected by Holm's method" in shown
     assert "seed 0" in shown
     check_files(good, bad, same, accuracy.p_values[0])
@@ -107,7 +109,11 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     client.set_terminated(failed, "FAILED")
     assert compared(good, failed).notes[0].endswith("no stored predictions (it is FAILED)")
     main([good, failed])
-    assert re.search(r"test/accuracy +│ \d\.\d{4} +│ — ", capsys.readouterr().out)
+    assert re.search(r"test/accuracy +│ \d\.\d{4} +│ — +│\n", capsys.readouterr().out)  # no column of tests
+    client.log_inputs(failed, [DatasetInput(Dataset("few", "0", "local", "{}", profile='{"num_test": 9}'))])
+    assert compared(good, failed).notes == [
+        f"{failed[:8]} is not tested, because its test data are different: 9 samples, not 60"
+    ]
     differing = {(d.kind, d.name): d.values for d in comparison.differences}
     assert differing["packages", "torch"][2] == "1.0"
     assert len(set(differing["data", "digest"])) == 2
