@@ -1,11 +1,11 @@
 """The argument parser of the commands besides `fit`, whose errors are one line, and a type of its options."""
 
-import os
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import NoReturn
 
 from typing_extensions import override
@@ -53,7 +53,10 @@ def unwritable(path: Path) -> str | None:
     """Return why this process may not write a file or a folder; None if it may."""
     if not path.parent.is_dir():
         return f"got {path}, but the folder {path.parent} does not exist; create it"
-    effective = os.access in os.supports_effective_ids
-    if not os.access(path if path.exists() else path.parent, os.W_OK, effective_ids=effective):
-        return f"cannot write {path}; change its permissions, or name another one"
+    try:
+        exists = path.is_file() or path.is_dir()  # A pipe without a reader would block.
+        with path.open("ab") if exists else TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        return f"cannot write {path} ({error.strerror}); change its permissions, or name another one"
     return None

@@ -43,7 +43,10 @@ def test_an_output_that_cannot_be_written_is_refused() -> None:
         assert unwritable(place / "none/new.csv") == (
             f"got {place}/none/new.csv, but the folder {place}/none does not exist; create it"
         )
+        end = "; change its permissions, or name another one"
+        assert unwritable(place) == f"cannot write {place} (Is a directory){end}"
+        assert str(unwritable(Path("/proc/new.csv"))).startswith("cannot write /proc/new.csv (")
         if os.geteuid() == 0:  # Only root can become another user.
             with as_nobody():
                 for path in (old, place / "new.csv"):
-                    assert unwritable(path) == f"cannot write {path}; change its permissions, or name another one"
+                    assert unwritable(path) == f"cannot write {path} (Permission denied){end}"
