@@ -86,7 +86,8 @@ def _user_frames(error: BaseException) -> list[FrameSummary]:
 def _is_of_the_user(filename: str) -> bool:
     path = Path(filename)
     is_command = path.parent == _PACKAGE  # project/fit.py and the others
-    return not (filename.startswith(("<", *_NOT_OF_THE_USER)) or "site-packages" in path.parts or is_command)
+    is_library = filename.startswith(_NOT_OF_THE_USER) or "site-packages" in path.parts
+    return path.suffix == ".py" and not (is_library or is_command)  # Libraries in Cython have other suffixes.
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 import torch
 from commands import Command
@@ -169,6 +170,9 @@ def test_an_error_of_a_library_names_the_call_of_the_user() -> None:
     lines = last_lines(raised.value)
     assert re.fullmatch(r"error: .*test_failure.py:\d+, test_\w+: RuntimeError: .*mat1 and mat2 .*", lines[-1])
     assert "site-packages" not in "".join(lines)
+    with pytest.raises(OSError, match="Failed to open") as raised_in_cython:
+        pyarrow.OSFile("/nowhere/file")
+    assert re.match(r"error: .*test_failure.py:\d+, test_\w+: FileNotFound", last_lines(raised_in_cython.value)[-1])
 
 
 @pytest.mark.faults
