@@ -1,6 +1,7 @@
 import io
 import os
 import shutil
+import tempfile
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from commands import Command
-from conftest import ROOT, Fit, at_copy, clean_environment, made_once
+from conftest import ROOT, Fit, as_nobody, at_copy, clean_environment, made_once
 from photos import FOLDER, train_on_photos, write_photos
 from PIL import Image
 from pyarrow import csv, parquet
@@ -193,19 +194,29 @@ def test_files_are_named_in_five_ways(place: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(sums, 1, atol=1e-6)
 
 
-def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+def test_the_images_of_a_folder_are_those_of_a_training(tmp_path: Path) -> None:
     for name in ("pool/cat/a.png", "pool/cat/deep/b.png", "pool/cat/.hidden/c.png", "pets/dog/d.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "pets/cat").symlink_to("../pool/cat")
+    Image.new("L", (2, 2)).save(tmp_path / "pets/dog/a", "PNG")
+    (tmp_path / "pets/dog/README").write_text("text")
     (tmp_path / "pool/cat/deep/up").symlink_to("..")
     (tmp_path / "pets/self").symlink_to(".")
     (tmp_path / "pets/dog/e.png").symlink_to("nowhere.png")
     found = named_files([str(tmp_path / "pets")])
     assert [str(path.relative_to(tmp_path / "pets")) for path in found] == [
-        "cat/a.png", "cat/deep/b.png", "dog/d.png", "dog/e.png"
+        "cat/a.png", "cat/deep/b.png", "dog/a", "dog/d.png", "dog/e.png"
     ]  # fmt: skip
     assert named_files([str(tmp_path / "pets/dog/e.png")]) == [tmp_path / "pets/dog/e.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as name:  # Other users cannot enter pytest's folders.
+        Path(name).chmod(0o755)
+        (Path(name) / "closed").mkdir(mode=0)
+        with as_nobody(), pytest.raises(PermissionError, match="closed"):
+            named_files([name])
 
 
 def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path) -> None:

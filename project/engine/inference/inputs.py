@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 PATH_HELP = "image files, folders, patterns such as 'DIR/*.jpg', CSV files with a column path, or - for standard input"
 _COLUMN = "path"
@@ -14,12 +15,13 @@ _COLUMN = "path"
 def named_files(arguments: Sequence[str]) -> list[Path]:
     """Return the files that arguments name, in their order; those of a folder by name, without hidden ones.
 
-    Links to folders are followed, as in training; each folder is visited once.
+    As in training, the images of a folder are the files with the suffix of an image, and files without a suffix that
+    begin like an image. Links to folders are followed; each folder is visited once.
 
     Files that a list names need not exist; arguments must.
 
     Raises:
-        FileNotFoundError: An argument names no file.
+        OSError: An argument names no file, or a folder cannot be listed.
         ValueError: No arguments are given, or a CSV file has no column `path`.
     """
     if not arguments:
@@ -51,10 +53,11 @@ def _is_file(path: Path) -> bool:
 
 
 def _images_under(folder: Path) -> Iterator[Path]:
-    from project.engine.loading import image_suffixes  # It imports torch, which `--help` does not need.
+    # It imports torch, which `--help` does not need.
+    from project.engine.loading import begins_like_image, image_suffixes
 
     visited = set[tuple[int, int]]()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         found = Path(place).stat()
         if (identity := (found.st_dev, found.st_ino)) in visited:  # A link leads to it.
             folders.clear()
@@ -62,7 +65,13 @@ def _images_under(folder: Path) -> Iterator[Path]:
         visited.add(identity)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = (Path(place, name) for name in files if not name.startswith("."))
-        yield from (path for path in paths if path.suffix.lower() in image_suffixes() and _is_file(path))
+        for path in filter(_is_file, paths):
+            if path.suffix.lower() in image_suffixes() or (path.suffix in ("", ".") and begins_like_image(path)):
+                yield path
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _of_csv(table: Path) -> list[Path]:

@@ -27,7 +27,7 @@ from project.engine.loading.cache import cached, mapped
 from project.engine.loading.counter_rng import integers, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
-from project.engine.loading.decode import NO_IMAGE, image_suffixes
+from project.engine.loading.decode import NO_IMAGE, begins_like_image, image_suffixes
 from project.engine.loading.durable import cache_folder, cache_path, remove_least_used, remove_outdated
 from project.engine.loading.image_files import FileList, ImageFiles, UncheckedFiles
 from project.engine.loading.image_splits import Split
@@ -56,6 +56,7 @@ __all__ = [
     "TorchDataset",
     "UncheckedFiles",
     "Workers",
+    "begins_like_image",
     "cache_folder",
     "cache_path",
     "cached",

@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,15 @@ def readable_formats() -> tuple[str, ...]:
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes of supported files in lower case, such as `.jpg`."""
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable_formats())
+
+
+def begins_like_image(path: Path) -> bool:
+    """Return whether a file begins like an image; so may a file that cannot be read."""
+    try:
+        Image.open(path, formats=readable_formats()).close()
+    except UNREADABLE as error:
+        return not isinstance(error, UnidentifiedImageError)
+    return True
 
 
 def decode_rgb(
