@@ -317,6 +317,7 @@ def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixtur
         (["latest", "--data.batch_siz", "3"], "did you mean --data.batch_size?"),
         (["latest", "--model.label_smoothing", "0"], "an evaluation has the model of its run"),
         (["latest", "--max_epochs", "3"], "an evaluation has the model of its run"),
+        (["latest", "--data.augmentation.cutout", "8"], "an evaluation has the model of its run, and does not augment"),
         (["latest", "--resume", "x"], "an evaluation has the model of its run"),
         (["latest", "--rerun", "x"], "an evaluation has the model of its run"),
         (["latest", "--devices", "2"], "add --strategy ddp"),

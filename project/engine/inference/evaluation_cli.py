@@ -20,9 +20,10 @@ from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
-# The other settings of a run belong to its checkpoint, and an evaluation does not change them.
+# These settings of a run belong to its checkpoint or to training, and an evaluation does not change them.
 _REFUSED = (
     "--model",
+    "--data.augmentation",
     "--checkpoint",
     "--experiment",
     "--resume",
@@ -58,7 +59,10 @@ class EvaluationCLI(FitCLI):
         runs = {"--resume": command.resume, "--rerun": command.rerun}
         for option in (*(name for name, run in runs.items() if run), *(option for option, _ in command.pairs)):
             if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
-                raise ValueError(f"{option}: an evaluation has the model of its run; its options are {OF_EVALUATION}")
+                raise ValueError(
+                    f"{option}: an evaluation has the model of its run, and does not augment; its options are "
+                    f"{OF_EVALUATION}"
+                )
         with TemporaryDirectory() as folder:
             (settings := Path(folder) / store.CONFIG_FILE).write_text(trained.settings, encoding="utf-8")
             command = command.with_settings(settings)
