@@ -133,8 +133,10 @@ class _Samples(Dataset[Fetched]):
         stacked = torch.stack(targets) if isinstance(targets[0], Tensor) else torch.tensor(targets)
         fetched = Fetched(torch.stack(images), stacked, None if keys is None else torch.tensor(keys))
         if get_worker_info() is not None:
-            # torch would do so later, in a thread whose errors are lost.
-            fetched.images.share_memory_()  # type: ignore[no-untyped-call]
+            for part in fetched:
+                if isinstance(part, Tensor):
+                    # torch would do so later, in a thread whose errors are lost.
+                    part.share_memory_()  # type: ignore[no-untyped-call]
         return fetched
 
 

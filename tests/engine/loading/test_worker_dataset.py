@@ -30,13 +30,13 @@ def _no_wait_for_loading_processes() -> Iterator[None]:
         process.kill()
 
 
-class Faulty(Dataset[tuple[Tensor, int]]):
+class Faulty(Dataset[tuple[Tensor, int | Tensor]]):
     """A dataset that fails at its third sample."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
         if index == 2:
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -44,6 +44,9 @@ class Faulty(Dataset[tuple[Tensor, int]]):
                 os.kill(os.getpid(), signal.SIGBUS)
             elif self.fault == "no space":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+            elif self.fault == "no space for targets":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+                return torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(101, dtype=torch.uint8)
             elif self.fault == "times out":
                 raise TimeoutError("The read operation timed out")
             elif self.fault == "hangs":
@@ -60,6 +63,7 @@ class Faulty(Dataset[tuple[Tensor, int]]):
         ("killed", "a loading process died, .* a smaller --data.workers.num"),
         ("bus error", "lacks shared memory; .* --shm-size"),
         ("no space", "lacks shared memory; .* --data.workers.prefetch_factor"),
+        ("no space for targets", "lacks shared memory; .* --data.workers.prefetch_factor"),
         ("hangs", "no batch in 1 s; .* --data.workers.timeout_s"),
     ],
 )
