@@ -20,6 +20,7 @@ from runs import ExampleRuns, Runs
 from tiny import Many
 
 from project.engine.inference.inputs import named_files
+from project.engine.inference.options import parse_prediction
 from project.engine.loading.square import to_grey
 from project.evaluate import main as evaluate
 from project.fit import main as fit
@@ -280,6 +281,15 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
         assert end.value.code == 2, argv
         assert message in error
         assert len(error.splitlines()) <= 3
+
+
+def test_the_output_on_a_terminal_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert parse_prediction(["latest", "a.jpg"]).output == Path("predictions.csv")
+    Path("predictions.csv").mkdir()
+    with pytest.raises(SystemExit, match="2"):  # before the images are predicted
+        parse_prediction(["latest", "a.jpg"])
 
 
 def test_a_task_without_predictions_says_so(example_runs: ExampleRuns, capsys: pytest.CaptureFixture[str]) -> None:

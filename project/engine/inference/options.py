@@ -1,5 +1,6 @@
 """The command lines of `project.evaluate`, `project.predict` and `project.export`."""
 
+import sys
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from project.engine.tracking.run_reference import RUN_HELP
 OF_EVALUATION = (
     "--split, --data, --data.*, --strategy, --devices, --accelerator, --precision, --trainer.*, --model.metrics.*"
 )
-PREDICTIONS = Path("predictions.csv")
+_PREDICTIONS = "predictions.csv"
 """The table that `project.predict` writes by default if its standard output is a terminal."""
 
 _SUFFIXES = {"mlflow": "", "pt2": ".pt2", "onnx": ".onnx"}
@@ -66,8 +67,9 @@ def parse_prediction(argv: Sequence[str]) -> Namespace:
     add = parser.add_argument
     add("run", metavar="RUN", help=RUN_HELP)
     add("paths", metavar="PATH", nargs="*", help=PATH_HELP)
-    add("--output", type=output_file((".csv", ".parquet")), help=(
-        f"the table, CSV or Parquet; by default {PREDICTIONS}, or CSV on standard output if it is a pipe"
+    default = _PREDICTIONS if sys.stdout.isatty() else None
+    add("--output", type=output_file((".csv", ".parquet")), default=default, help=(
+        f"the table, CSV or Parquet; by default {_PREDICTIONS}, or CSV on standard output if it is a pipe"
     ))  # fmt: skip
     add("--top_k", type=_positive, default=1, help="predictions for each file (default: 1)")
     add("--tta", action="store_true", help="average the probabilities for each image and its mirror image")

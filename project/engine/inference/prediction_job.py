@@ -15,7 +15,7 @@ from torch import Tensor
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.evaluation_cli import EvaluationCLI
 from project.engine.inference.inputs import named_files
-from project.engine.inference.options import PREDICTIONS, parse_prediction
+from project.engine.inference.options import parse_prediction
 from project.engine.inference.prediction_data import GIVEN, PredictionImages, files_as_data
 from project.engine.inference.tables import write_table
 from project.engine.inference.trained_run import TrainedRun, find_trained_run
@@ -41,7 +41,7 @@ class PredictionJob:
 
     def __init__(self, run: TrainedRun, options: Namespace, interrupts: Interrupts) -> None:
         self._options = options
-        self.output: Path | None = options.output or (PREDICTIONS if sys.stdout.isatty() else None)
+        self.output: Path | None = options.output
         self.paths = named_files(options.paths)
         self._predictions = Predictions(options.top_k)
         cli = EvaluationCLI(_for_files(run, options), [], [interrupts, self._predictions])

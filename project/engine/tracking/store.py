@@ -140,7 +140,7 @@ def reason(error: BaseException) -> str:
     while (cause := error.__cause__ or error.__context__) is not None and not isinstance(cause, KeyError):
         error = cause
     lines = str(error).splitlines() or [repr(error)]
-    return redact(lines[0][:200])
+    return redact(lines[0][:200].rstrip("."))
 
 
 def _check_uri(uri: str) -> None:
