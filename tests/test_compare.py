@@ -123,6 +123,12 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert f"python -m project.evaluate {without}" in printed
     assert "throughput/average_samples_per_second" in printed  # No name is broken in a pipe.
     assert Path("curves.png").stat().st_size > 10_000
+    client.log_metric(good, "best/val/accuracy", 1.0, step=10**6)  # A resumed training has found a better checkpoint.
+    resumed = compared(good, runs.bad)
+    assert score_of(resumed, "eval/test/accuracy").values[0] is None
+    assert (
+        f"{good[:8]} is not tested, because it has no stored predictions of its best checkpoint: " in resumed.notes[0]
+    )
 
 
 def test_comparing_and_cleaning_do_not_import_torch(workplace: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from project.engine.comparison.report import Comparison, write_csv, write_markdown
-from project.engine.comparison.runs import find_runs, why_not_tested
+from project.engine.comparison.runs import find_runs, why_not_tested, without_outdated
 from project.engine.comparison.scores import compare_scores
 from project.engine.tracking import store
 from project.engine.tracking.leaderboard import comparison_page
@@ -24,7 +24,8 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
     Raises:
         ValueError: A reference means no run, several, or the run of another reference.
     """
-    runs, split = find_runs(client, references, split)
+    found, split = find_runs(client, references, split)
+    runs = [without_outdated(run, split) for run in found]
     return Comparison(
         runs=runs,
         split=split,

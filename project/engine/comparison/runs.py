@@ -12,11 +12,15 @@ from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from pyarrow import parquet
 
+from project.engine.compat import latest_metrics
 from project.engine.evaluation import Draws
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
 from project.engine.tracking.names import EVALUATION
 from project.engine.tracking.recorded import Records, recorded
 from project.engine.tracking.run_reference import find
+
+BEST = "best/"
+"""Start of the names of metrics of the best checkpoint."""
 
 _SPLITS = ("test", "val")
 _LABEL = 8
@@ -46,12 +50,14 @@ class ComparedRun(NamedTuple):
         reason: Why the reference means this run; empty if its id was given.
         recorded: What it recorded of its settings, code, packages, data and devices.
         predictions: The stored predictions; None without them.
+        metrics: The last value of each metric.
     """
 
     run: Run
     reason: str
     recorded: Records
     predictions: Predictions | None
+    metrics: Mapping[str, float]
 
     @property
     def id(self) -> str:
@@ -84,9 +90,19 @@ def find_runs(client: MlflowClient, references: Sequence[str], split: str | None
     evaluated = {one for one in _SPLITS for run, _ in found if f"{EVALUATION}/{one}" in run.data.tags}
     chosen = split or next((one for one in _SPLITS if one in evaluated), _SPLITS[0])
     return [
-        ComparedRun(run, reason, recorded(client, run), _predictions(client, run.info.run_id, chosen))
+        ComparedRun(run, reason, recorded(client, run), _predictions(client, run.info.run_id, chosen), run.data.metrics)
         for run, reason in found
     ], chosen
+
+
+def without_outdated(run: ComparedRun, split: str) -> ComparedRun:
+    """Return a run without its evaluation on a split if its training, when resumed, found a better checkpoint since."""
+    points = latest_metrics(run.run)
+    step = max((point.step for point in points if point.key.startswith(BEST)), default=0)
+    starts = f"{EVALUATION}/{split}/", f"{EVALUATION}/{split}_"
+    outdated = {point.key for point in points if point.key.startswith(starts) and point.step < step}
+    metrics = {name: value for name, value in run.metrics.items() if name not in outdated}
+    return run._replace(metrics=metrics, predictions=None if outdated else run.predictions)
 
 
 def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:
@@ -127,7 +143,7 @@ def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
             option = "" if split == _SPLITS[0] else f" --split {split}"
             command, status = f": python -m project.evaluate {run.id}{option}", run.run.info.status
             if f"{EVALUATION}/{split}" in run.run.data.tags:
-                end = f" (its last evaluation stored none){command}"
+                end = f" of its best checkpoint{command}"
             else:
                 end = command if status == "FINISHED" else f" (it is {status})"
             lines.append(f"{run.label} is not tested, because it has no stored predictions{end}")

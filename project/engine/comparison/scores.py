@@ -5,12 +5,11 @@ from math import isfinite
 from typing import NamedTuple
 
 from project.engine.comparison.paired import SIGNIFICANT, holm, mcnemar, paired_bootstrap
-from project.engine.comparison.runs import ComparedRun, Predictions
+from project.engine.comparison.runs import BEST, ComparedRun, Predictions
 from project.engine.tracking.names import AVERAGE_SPEED, EVALUATION
 
 MCNEMAR, BOOTSTRAP = "McNemar", "bootstrap"
 _ENDS = ("_low", "_high")
-_BEST = "best/"
 
 
 class Score(NamedTuple):
@@ -42,8 +41,8 @@ def compare_scores(runs: Sequence[ComparedRun], split: str) -> list[Score]:
     """Return the scores of an evaluation on a split, then those at the end of training, and the speed."""
     prefix = f"{EVALUATION}/{split}"
     scores = []
-    for name in _names([run.run.data.metrics for run in runs], prefix):
-        values = tuple(run.run.data.metrics.get(name) for run in runs)
+    for name in _names([run.metrics for run in runs], prefix):
+        values = tuple(run.metrics.get(name) for run in runs)
         score = Score(name, values)
         if name.startswith(prefix):
             score = _tested(score, runs, name.removeprefix(prefix).lstrip("/_"))
@@ -57,9 +56,9 @@ def _names(metrics: Sequence[Mapping[str, float]], prefix: str) -> Iterator[str]
     evaluated = [name for name in known if name.startswith((f"{prefix}/", f"{prefix}_"))]
     scores = [name for name in evaluated if not (name.endswith(_ENDS) and name.rpartition("_")[0] in known)]
     yield from scores
-    for start in ("test", _BEST, AVERAGE_SPEED):
+    for start in ("test", BEST, AVERAGE_SPEED):
         for name in known:
-            again = f"{EVALUATION}/{name.removeprefix(_BEST)}"
+            again = f"{EVALUATION}/{name.removeprefix(BEST)}"
             if name.startswith(start) and not (again in scores and all(again in each for each in metrics)):
                 yield name
 
