@@ -23,12 +23,12 @@ from project.engine.tracking.secrets import redact
 
 
 def main(argv: Sequence[str]) -> None:
-    """Exit with 1 if some records remain, 2 if the store does not respond."""
+    """Exit with 1 if some records remain, 2 if there is no store or it does not respond."""
     configure_process()
     CommandParser(prog="python -m project.sync", description="Deliver what is left of earlier runs.").parse_args(argv)
     console = Console(highlight=False)
     with exit_on_bad_input():
-        client = store.connect()
+        client = store.connect_existing()
     delivered, kept = 0, 0
     for spool in dead_spools():
         if trouble := recover(client, spool):

@@ -26,6 +26,7 @@ from project.engine.tracking.evaluation_logger import EvaluationLogger
 from project.engine.tracking.recovery import dead_spools, recover
 from project.evaluate import main as evaluate
 from project.fit import main as fit
+from project.sync import main as sync
 
 CSV = {
     "test/per_class.csv",
@@ -342,6 +343,8 @@ def test_an_empty_folder_gets_no_store(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     refused(["latest"], "start from the folder of the run", capsys)
+    with pytest.raises(SystemExit, match="2"):
+        sync([])
     assert not list(tmp_path.iterdir())
 
 

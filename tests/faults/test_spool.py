@@ -171,6 +171,7 @@ def test_refused_files_do_not_delay_metrics_or_the_status(workplace: Path) -> No
 
 @pytest.mark.faults
 def test_a_spool_of_another_store_is_kept(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy("mlruns/mlflow.db", "other.db")
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     run_id = client.create_run(client.create_experiment("faults")).info.run_id
     spool = Spool(Path("mlruns/spool", run_id))
