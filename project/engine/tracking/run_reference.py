@@ -56,7 +56,7 @@ def find(client: MlflowClient, reference: str, *, finished: bool = True) -> Foun
         return _of_model(client, reference)
     if _ID.fullmatch(reference) and len(reference) < 32:
         return _by_prefix(client, reference)
-    if nearest := get_close_matches(word, _WORDS, n=1):
+    if nearest := get_close_matches(word.lower(), _WORDS, n=1):
         raise ValueError(f"got run {reference!r} (did you mean {nearest[0]}?); give {RUN_HELP}")
     return FoundRun(find_run(client, reference), "")
 

@@ -70,6 +70,7 @@ def test_a_registered_model_names_its_run(client: MlflowClient) -> None:
     ("best:cat", "did you mean best:cats?"),
     ("best:cats", "the experiment has no finished run"),
     ("lastest", "did you mean latest?"),
+    ("LATEST", "did you mean latest?"),
     ("abc", "got run 'abc', which is not in sqlite"),
     ("0" * 32, "which is not in sqlite"),
     ("../x", "which is not in sqlite"),
