@@ -133,7 +133,6 @@ UNKNOWN_OPTIONS = [
 IMPOSSIBLE_TRAININGS = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--trainer.callbacks=Timer", "--trainer.callbacks.duration=soon"], "error: `Timer(duration='soon')` is not"),
-    (["--trainer.max_time", "soon"], "Expected a string in the format DD:HH:MM:SS"),
     (["--trainer.val_check_interval", "soon"], "Expected 'DD:HH:MM:SS'"),
     (["--trainer.limit_train_batches", "0.01"], "leaves none of the 4 batches of train"),
     (["--trainer.limit_val_batches", "0.1"], "leaves none of the 2 batches of val"),
@@ -156,6 +155,7 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("gradient_clip_val", -1, "it must be 0 or more"),
     ("gradient_clip_algorithm", "norm", "no effect without --trainer.gradient_clip_val"),
     ("log_every_n_steps", -1, "it must be 0 or more"),
+    ("max_time", "5m", "it must be DD:HH:MM:SS, such as 00:00:05:00"),
 ]
 # Constructors refuse these, as one refuses `--model.label_smoothing 1.5`.
 IMPOSSIBLE_ARGUMENTS: list[tuple[Callable[[], object], str]] = [

@@ -1,5 +1,6 @@
 """The checks of the trainer's settings, which refuse what cannot work or has no effect, before there is a run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,8 @@ def check_settings(trainer: Namespace) -> None:
         least, most = trainer[f"min_{option}"], trainer[f"max_{option}"]
         if least is not None and most not in (None, -1) and least > most:
             raise ValueError(f"--trainer.min_{option}: got {least}, but training ends at --trainer.max_{option} {most}")
+    if isinstance(time := trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", time.strip()):
+        raise ValueError(f"--trainer.max_time: got {time}; it must be DD:HH:MM:SS, such as 00:00:05:00 for 5 minutes")
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
         raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
 
