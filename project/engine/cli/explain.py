@@ -1,8 +1,9 @@
 """The errors of jsonargparse, in one line each."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
+from itertools import dropwhile
 from pkgutil import resolve_name
 from typing import NamedTuple, get_args
 
@@ -34,20 +35,21 @@ def check_importable(text: str) -> None:
             raise ValueError(f"importing {module} fails with {type(error).__name__}: {reason}") from error
 
 
-def explain(text: str, known: Iterable[str], parser: FitParser) -> str:
+def explain(text: str, known: Iterable[str], parser: FitParser, typed: Sequence[str]) -> str:
     """Return in one line what jsonargparse reports in ten.
 
     Args:
         text: Its error.
         known: All options without dashes, for the nearest match.
         parser: The parser that reported the error.
+        typed: The given options, such as `--model.optimizer=SGD`.
     """
     text = innermost(text)
     # Errors of nested settings are nested, such as those of the model's net.
     key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
-            return answer(_Problem(match, key, text, known, parser))
+            return answer(_Problem(match, key, text, known, parser, typed))
     return " ".join(re.sub(r'Parser key "([^"]+)":', r"--\1:", text).split())
 
 
@@ -71,6 +73,7 @@ class _Problem(NamedTuple):
     text: str
     known: Iterable[str]
     parser: FitParser
+    typed: Sequence[str]
 
     def nearest_class(self, name: str) -> str:
         """Return ` (did you mean NAME?)` with the nearest class that fits the setting, or an empty text."""
@@ -96,6 +99,11 @@ def _unknown(problem: _Problem) -> str:
     if group := re.search(r"Group '([^']+)'", text):
         option = f"{group[1]}.{option}"
     option = option if not key or option.startswith(key) else f"{key}.{option}"
+    later = dropwhile(lambda other: not other.startswith(f"--{option}="), problem.typed)
+    parent = option.rpartition(".")[0]
+    # The classes of groups are chosen first.
+    if "." in parent and (choices := [other for other in later if other.startswith(f"--{parent}=")]):
+        return f"unknown option --{option}; give {choices[-1].replace('=', ' ', 1)} before its options"
     return f"unknown option --{option}; {_suggestion(option, text, problem)}"
 
 

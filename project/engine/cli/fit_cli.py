@@ -99,7 +99,7 @@ class FitCLI(LightningCLI):
             FitCLI._shared_parser = self.parser
             self.parser.description = "All settings. python -m project.fit --help lists the choices of --GROUP NAME."
         self.parser = FitCLI._shared_parser
-        self.parser.settings, self.parser.described = {}, {}
+        self.parser.settings, self.parser.described, self.parser.file = {}, {}, ""
 
     @override
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -155,7 +155,8 @@ class FitCLI(LightningCLI):
                 raise ValueError(f"{empty[0]}: got no value; give {empty[0]} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
-            raise ValueError(explain(str(error), [*self.command.names, *settings], self.parser)) from error
+            known, where = [*self.command.names, *settings], f"{self.parser.file}: " if self.parser.file else ""
+            raise ValueError(where + explain(str(error), known, self.parser, self.command.changes)) from error
 
     def _parse(self, parser: FitParser) -> Namespace:
         """Parse the defaults, then the changes on top of them."""

@@ -34,6 +34,8 @@ class FitParser(LightningArgumentParser):
     """Classes whose options are part of the help, by the name of their setting."""
     settings: Mapping[str, Any] = {}
     """The settings without the changes of the command line; if there are any, the help is a page."""
+    file = ""
+    """The YAML file that is parsed, also after an error in it; empty while options are parsed."""
     _all_options = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -121,6 +123,15 @@ class FitParser(LightningArgumentParser):
     ) -> Namespace:
         """Parse options such as `--cutout=8`, also those of a class inside of `--data`."""
         parsed: Namespace = super().parse_args(None if args is None else self._prepared(args), *more, **options)
+        return parsed
+
+    @override
+    def parse_path(self, path: str, *more: Any, **options: Any) -> Namespace:
+        """Parse a YAML file of settings."""
+        self.file = path
+        parsed: Namespace = super().parse_path(path, *more, **options)
+        self.validate(parsed, skip_required=True)  # Otherwise, unknown options are found only later.
+        self.file = ""
         return parsed
 
     def _prepared(self, args: Sequence[str]) -> Sequence[str]:

@@ -19,7 +19,7 @@ LINES = [
      "all schedules"),
     ("--trainer.max_epoch=3", "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
     ("--model.net.dropot=0.3", "unknown option --model.net.dropot; did you mean --model.net.dropout?"),
-    ("--config=misspelt.yaml", "unknown option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
+    ("--config=misspelt.yaml", "misspelt.yaml: unknown option --trainer.max_epoch; did you mean --trainer.max_epochs?"),
     ("--model.lr_schedule=ReduceLROnPlateau", "--model.lr_schedule: ReduceLROnPlateau cannot be used, as it follows a "
      "metric, but schedules follow the step here"),
     ("--model.lr_schedule=ExponentialLR", "--model.lr_schedule: got 'ExponentialLR', which needs a value for "
@@ -35,7 +35,7 @@ LINES = [
     ("--model.net.widths=[8,8", "--model.net.widths: got '[8,8'; expected a list, such as [8,8]"),
     ("--model.net.kernel_size=wide", "--model.net.kernel_size: got 'wide'; expected int"),
     ("--data.workers=2", "--data.workers: got '2'; expected settings, each with its name"),
-    ("--config=empty.yaml", "--model.optimizer.init_args: got nothing; list its settings, or leave it out"),
+    ("--config=empty.yaml", "empty.yaml: --model.optimizer.init_args: got nothing; list its settings, or leave it out"),
     ("--data.image_size=abc", "--data.image_size: got 'abc'; expected one of int, null"),
     ("--model.optimizer=Adamm", "--model.optimizer: got 'Adamm' (did you mean Adam?), which is neither a class known "
      "here nor the path of one, such as torch.optim.SGD"),
