@@ -45,11 +45,6 @@ def base(chosen: Mapping[str, str]) -> list[str]:
     return arguments
 
 
-def without_classes(chosen: Mapping[str, str]) -> dict[str, str]:
-    """Replace choices that are the path of a class by the defaults."""
-    return {group: DEFAULTS[group] if _is_class(group, name) else name for group, name in chosen.items()}
-
-
 def _is_class(group: str, name: str) -> bool:
     is_path = "." in name and not name.endswith(yaml_file.SUFFIXES)
     return group in CLASSES and is_path and not file_of(group, name).is_file()

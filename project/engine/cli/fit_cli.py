@@ -164,8 +164,13 @@ class FitCLI(LightningCLI):
         try:
             defaults = parser.parse_defaults(command.defaults)
         except ArgumentError:  # A class that was chosen may need arguments that are given as options.
-            others = config_groups.without_classes(command.groups)
-            self.default_settings = flatten(parser.parse_defaults(config_groups.base(others)))
+            complete = dict(command.groups)
+            for group in config_groups.CLASSES:
+                try:
+                    parser.parse_defaults(config_groups.base(config_groups.DEFAULTS | {group: command.groups[group]}))
+                except ArgumentError:
+                    complete[group] = config_groups.DEFAULTS[group]
+            self.default_settings = flatten(parser.parse_defaults(config_groups.base(complete)))
             options = [*command.defaults, *command.changes]
         else:
             self.default_settings = flatten(defaults)

@@ -73,6 +73,13 @@ def test_a_file_of_the_user_is_read_for_each_command_line(path: str, option: str
         assert built(option).datamodule.batch_size == size
 
 
+@pytest.mark.parametrize("choice", ["--model=tiny.TinyTask", "--config=configs/model/mine.yaml", "--model=mine"])
+def test_an_argument_that_a_chosen_class_needs_may_be_an_option(choice: str, workplace: Path) -> None:
+    (file := Path("configs/model/mine.yaml")).parent.mkdir(parents=True)
+    file.write_text("model: tiny.TinyTask\n")
+    assert built("--data=tiny.Tiny", "--data.augmentation.crop_padding=0", choice, "--model.net=tiny.TinyNet").net_name
+
+
 @pytest.mark.parametrize(
     "name", ["model.net.feature_size", "model.optimizer.foreach", "model.lr_schedule.total_steps", "data.workers.num"]
 )
