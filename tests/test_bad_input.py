@@ -310,7 +310,10 @@ def test_a_bad_image_folder_exits_with_a_short_message(
         ("sqlite://", "which is lost when the process ends"),
         ("sqlite:////proc/nowhere/x.db", "cannot open /proc/nowhere/x.db"),
         ("sqlite:///text.txt", "file is not a database"),
-        ("postgresql://me:secret@127.0.0.1/x", "responds at postgresql://me:***@127.0.0.1/x (No module named"),
+        (
+            "postgresql://me:secret@127.0.0.1/x",
+            "postgresql://me:***@127.0.0.1/x needs a driver that is not installed (No module named 'psycopg'); install",
+        ),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_named(

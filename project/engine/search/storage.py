@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from project.engine.compat import cached_storage
+from project.engine.tracking import store
 from project.engine.tracking.secrets import redact
 
 T = TypeVar("T")
@@ -66,7 +67,9 @@ def open_storage(url: str) -> Iterator[PatientStorage]:
     open_it = partial(RDBStorage, url, {"pool_pre_ping": True, **arguments})
     try:
         storage = _repeat(open_it, lambda error: _sqlite_code(error) in _LOCKED, lambda: False)
-    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:  # RuntimeError: of its version
+    except ImportError as error:
+        raise ValueError(f"--storage: {store.needs_driver(url, error)}") from error
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:  # RuntimeError: of its version
         reason = redact(str(error).splitlines()[0])
         raise ValueError(f"--storage: cannot open {redact(url)} for Optuna: {reason}") from error
     try:

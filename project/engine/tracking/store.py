@@ -129,10 +129,17 @@ def _remedy(uri: str, error: Exception) -> str:
             f"the database {redact(uri)} was created by another version than this MLflow, {mlflow.__version__}; keep a "
             f"copy of it, then run: mlflow db upgrade {redact(uri)}; if a newer MLflow created it, install that"
         )
+    if isinstance(error, ImportError):
+        return f"MLFLOW_TRACKING_URI: {needs_driver(uri, error)}"
     return (
         f"MLFLOW_TRACKING_URI: no MLflow store responds at {redact(uri)} ({reason(error)}); "
         "start it, or unset the variable to track in mlruns/"
     )
+
+
+def needs_driver(uri: str, error: ImportError) -> str:
+    """Return the remedy for a database whose driver cannot be imported."""
+    return f"{redact(uri)} needs a driver that is not installed ({reason(error)}); install the package of this module"
 
 
 def reason(error: BaseException) -> str:

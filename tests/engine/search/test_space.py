@@ -194,6 +194,7 @@ def test_an_error_in_the_file_is_found_before_torch_is_imported(name: str, tmp_p
         (["--search", "cnn", "--model.net.init_args.dropout", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "optimizer", *TINY, "--storage", "nonsense"], "--storage: cannot open nonsense"),
+        (["--search", "optimizer", *TINY, "--storage", "mysql://a/b"], "is not installed (No module named 'MySQLdb')"),
         (["--search", "optimizer", *TINY, "--study", "../mine"], "--study: got '../mine'"),
         (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep is continued by its own command"),
         (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),
