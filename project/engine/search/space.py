@@ -202,7 +202,8 @@ def _check_arguments(owner: str, kind: Callable[..., object], given: Mapping[str
             raise ValueError(f"{owner}: got {name}{hint}; expected {', '.join(parameters)}")
     for name, parameter in parameters.items():
         if name not in given and parameter.default is parameter.empty:
-            raise ValueError(f"{owner}: needs a value for {name}")
+            other = "; BruteForceSampler does not" if name == "search_space" else ""
+            raise ValueError(f"{owner}: needs a value for {name}{other}")
 
 
 def _check_with_trivial_trials(path: Path, space: SearchSpace) -> None:

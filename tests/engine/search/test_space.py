@@ -101,6 +101,10 @@ REFUSED = [
         "'MedianPrunr' (did you mean MedianPruner?)",
     ),
     (
+        f"metric: val/accuracy\ndirection: maximize\nsampler: GridSampler\nspace: {{{LR}}}",
+        "needs a value for search_space; BruteForceSampler does not",
+    ),
+    (
         "metric: val/accuracy\ndirection: maximize\nsampler: {type: GridSampler, search_space: [1]}\n"
         f"space: {{{LR}}}",
         "GridSampler",
