@@ -73,7 +73,6 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
     """
     check_no_overlap(space, options.fit_options)
     built = checked_fit(space, options.fit_options)
-    print_fit(built)
     devices = devices_for_trials(built, options.n_jobs)
     client = store.connect()
     if options.register is not None:
@@ -109,6 +108,7 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
         command = shlex.join(["python", "-m", "project.sweep", *redact_options(options.argv)])
         logger = MLflowLogger(experiment, f"study {name}")
         study_run = StudyRun(client, logger, study, space, lock, command, settings)
+        print_fit(built)
         yield Sweep(command, space, storage, study, queue, launcher, driver, study_run)
 
 

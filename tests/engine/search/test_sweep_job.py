@@ -47,7 +47,9 @@ def test_bad_input_leaves_no_handler_thread_file_or_process(
     before = state()
     with pytest.raises(SystemExit, match="2"):
         main(["--search", "optimizer", *TINY, *options])
-    assert message in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out  # The lines about the fit follow the checks.
     left = {kind: now - before[kind] for kind, now in state().items()}
     assert not any(left.values()), left
 
