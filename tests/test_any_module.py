@@ -101,6 +101,17 @@ class PlateauOfTraining(Plateau):
         return loss
 
 
+class LoggedTwice(Validated):
+    """A module that logs a metric of each step and of each epoch."""
+
+    mode = "max"
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train_mean", loss, on_step=True, on_epoch=True)
+        return loss
+
+
 class Halving(Validated):
     """A module whose schedule halves the rate after each epoch, which is Lightning's default interval."""
 
@@ -330,3 +341,11 @@ def test_a_sweep_follows_the_direction_of_its_search(workplace: Path, capsys: py
     assert run.data.params["checkpoint.mode"] == "max"
     points = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "val_score")
     assert run.data.metrics["best/val_score"] == max(point.value for point in points)
+
+
+def test_a_sweep_refuses_a_metric_that_only_callbacks_have(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = "space:\n  model.lr: {type: float, low: 0.01, high: 0.1}\n"
+    Path("slope.yaml").write_text(f"metric: train_mean\ndirection: minimize\n{space}")
+    with pytest.raises(SystemExit, match="2"):
+        sweep(["--search", "slope.yaml", *of(LoggedTwice)])
+    assert "--search: got the metric 'train_mean' (did you mean train_mean_" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 """The fit that all trials of a sweep share, built and tried before the first of them."""
 
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+import warnings
+from collections.abc import Sequence
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.rehearsal import check_logged
 from project.engine.cli.training_checks import check_training, try_first_step
 from project.engine.monitor import declared
 from project.engine.search.space import SearchSpace, check_values
@@ -16,6 +17,7 @@ from project.engine.training.callbacks import build_fit
 
 _VALIDATION = ("val/", "val_")
 _OF_THE_ENGINE = {SAMPLES_PER_SECOND, IMAGES_PER_SECOND, WAIT_FRACTION}
+_GOT = "--search: got the metric"
 _OF_THE_SWEEP = ("accelerator", "devices", "num_nodes")
 
 
@@ -57,15 +59,17 @@ def checked_fit(space: SearchSpace, fit_options: Sequence[str]) -> FitCLI:
     judged: list[str] = []  # The model that a trial keeps is the one that it is judged by.
     if metric.startswith(_VALIDATION):
         mode = f"--checkpoint.mode={direction[:3]}"
-        model = build_fit(CommandLine.parse([mode, *fit_options], NAMES)).model
-        if isinstance(model, Task) and metric not in (logged := model.logged_metrics()):
-            raise ValueError(_not_logged(metric, logged))
+        with warnings.catch_warnings(action="ignore"):  # The fit below repeats them.
+            model = build_fit(CommandLine.parse([mode, *fit_options], NAMES)).model
+        if isinstance(model, Task):
+            check_logged(_GOT, metric, model.logged_metrics())
         if declared(model) != (metric, direction[:3]):
             judged = [f"--checkpoint.monitor={metric}", mode]
     built = build_fit(CommandLine.parse([*judged, *fit_options], NAMES))
     _check_promises(built)
     check_training(built)
-    check_values(space, lambda extra: _check_trial(built.command.argv, extra))
+    with warnings.catch_warnings(action="ignore"):  # They are in the output of the trials.
+        check_values(space, lambda extra: _check_trial(built.command.argv, extra))
     _check_metrics(space, built)
     return built
 
@@ -78,15 +82,10 @@ def _check_metrics(space: SearchSpace, built: FitCLI) -> None:
     known = built.model.logged_metrics() if isinstance(built.model, Task) else set()
     if unknown := set(space.metrics) - known - _OF_THE_ENGINE:
         logged = try_first_step(built)
-        for metric in unknown - logged:
-            raise ValueError(_not_logged(metric, logged))
-
-
-def _not_logged(metric: str, names: Collection[str]) -> str:
-    """Return the error of a metric that is not among those that runs log."""
-    nearest = get_close_matches(metric, names, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"runs log {', '.join(sorted(names))}"
-    return f"--search: no run logs the metric {metric!r}; {hint}"
+        for metric in unknown:
+            # Lightning logs a metric of each step and each epoch as NAME_step and NAME_epoch; callbacks know NAME, too.
+            of_callbacks = {metric} if f"{metric}_epoch" in logged and not metric.startswith(_VALIDATION) else set()
+            check_logged(_GOT, metric, logged - of_callbacks)
 
 
 def _check_promises(cli: FitCLI) -> None:

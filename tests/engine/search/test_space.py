@@ -89,7 +89,7 @@ REFUSED = [
     ),
     (
         f"metric: val/accurcy\ndirection: maximize\nspace: {{{LR}}}",
-        "no run logs the metric 'val/accurcy'; did you mean",
+        "got the metric 'val/accurcy' (did you mean val/accuracy?), which training does not log",
     ),
     (f"metric: val/accuracy\ndirection: maximize\nsampler: {{type: Best}}\nspace: {{{LR}}}", "optuna has"),
     (
