@@ -46,7 +46,7 @@ def explain(text: str, known: Iterable[str], parser: FitParser, typed: Sequence[
     """
     text = innermost(text)
     # Errors of nested settings are nested, such as those of the model's net.
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', text))
+    key = ".".join("".join(part) for part in re.findall(r'Parser key "([^"]+)"|--([\w.]+\.help): ', text))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
             return answer(_Problem(match, key, text, known, parser, typed))
@@ -77,7 +77,8 @@ class _Problem(NamedTuple):
 
     def nearest_class(self, name: str) -> str:
         """Return ` (did you mean NAME?)` with the nearest class that fits the setting, or an empty text."""
-        return question(name, [kind.__name__ for kind in _classes(self.parser.types().get(self.key))])
+        kinds = _classes(self.parser.types().get(self.key.removesuffix(".help")))
+        return question(name, [kind.__name__ for kind in kinds])
 
 
 def _classes(kind: object) -> Iterator[type]:
@@ -123,7 +124,8 @@ def _required(problem: _Problem) -> str:
 def _not_found(problem: _Problem) -> str:
     path, reason, module, name, given = problem.match.groups()
     nearest = question(name, dir(import_module(module))) if module else ""
-    return f"--{problem.key}: got {path or given!r}{nearest}, but {reason.replace('No module', 'there is no module')}"
+    got = path or given or dict(one.partition("=")[::2] for one in problem.typed).get(f"--{problem.key}")
+    return f"--{problem.key}: got {got!r}{nearest}, but {reason.replace('No module', 'there is no module')}"
 
 
 def _none_of_several(problem: _Problem) -> str:

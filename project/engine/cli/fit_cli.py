@@ -152,6 +152,9 @@ class FitCLI(LightningCLI):
             # jsonargparse names only the beginning of a dotted option.
             empty = [option for option, value in self.command.pairs if value is None and option.startswith("--")]
             if empty and "expected one argument" in str(error):
+                if (owner := empty[0].removesuffix(".help")) != empty[0]:
+                    parent = owner.rpartition(".")[0]
+                    raise ValueError(f"{empty[0]}: {owner} is not a class; {parent}.help explains it") from error
                 raise ValueError(f"{empty[0]}: got no value; give {empty[0]} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]

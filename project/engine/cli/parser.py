@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -36,6 +36,8 @@ class FitParser(LightningArgumentParser):
     """The settings without the changes of the command line; if there are any, the help is a page."""
     file = ""
     """The YAML file that is parsed, also after an error in it; empty while options are parsed."""
+    help_of: ClassVar[str] = ""
+    """The setting of `--SETTING.help`; empty without such an option."""
     _all_options = False
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -103,6 +105,10 @@ class FitParser(LightningArgumentParser):
     ) -> list[str]:
         hidden: set[str | int] = {*(skip or ()), *getattr(class_type, "from_data", ())}
         lengths: list[str] = []
+        if nested_key and self.help_of.endswith(f".{nested_key}"):
+            # In the help of an option of a class, jsonargparse leaves out the name of the class's own option.
+            self.description = str(self.description).replace(f"--{nested_key}", f"--{self.help_of}")
+            nested_key = self.help_of
         if isinstance(class_type, type) and issubclass(class_type, LRScheduler):
             if reason := REFUSED.get(class_type.__name__):
                 raise ValueError(f"{class_type.__name__} cannot be used, as {reason}")
@@ -146,6 +152,8 @@ class FitParser(LightningArgumentParser):
             chosen = {f"--{name}.help": value for name, value in self.settings.items() if isinstance(value, str)}
             args = [f"{arg}={chosen[arg]}" if arg in chosen else arg for arg in args]
             args = ["--help" if arg == "--help=all" else arg for arg in args]
+            names = (arg.partition("=")[0].removeprefix("--") for arg in args)
+            FitParser.help_of = next((name.removesuffix(".help") for name in names if name.endswith(".help")), "")
         else:
             # jsonargparse passes an option of a class to the parser of the class, and writes `null` as `None`.
             args = [f"{arg.removesuffix('None')}null" if arg.endswith("=None") else arg for arg in args]

@@ -73,6 +73,8 @@ def test_no_entry_is_unused() -> None:
     ("argv", "question"),
     [
         ("--trainer.callbacks=EarlyStoping", "'EarlyStoping' (did you mean EarlyStopping?)"),
+        ("--trainer.callbacks.help=EarlyStoping", "'EarlyStoping' (did you mean EarlyStopping?)"),
+        ("--model.optimizer.help=torch.optim.SGDD", "'torch.optim.SGDD' (did you mean SGD?)"),
         ("--config=list.yaml", "'EarlyStoping' (did you mean EarlyStopping?)"),
         ("--model.optimizer=torch.optim.Adamm", "'torch.optim.Adamm' (did you mean Adam?)"),
         ("--model.optimizer=torch.optm.Adam", "'torch.optm.Adam' (did you mean optim?)"),
@@ -81,5 +83,6 @@ def test_no_entry_is_unused() -> None:
 def test_the_nearest_class_or_module_is_named(argv: str, question: str, workplace: Path) -> None:
     Path("list.yaml").write_text("trainer: {callbacks: [{class_path: EarlyStoping}]}")
     configure_process()
-    with pytest.raises(ValueError, match=f": got {re.escape(question)}"):
+    option = "--trainer.callbacks" if argv.startswith("--config") else argv.partition("=")[0]
+    with pytest.raises(ValueError, match=f"{option}: got {re.escape(question)}"):
         build_fit(CommandLine.parse([argv]))

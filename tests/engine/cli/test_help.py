@@ -54,7 +54,7 @@ def test_help_of_a_setting_is_about_the_chosen_class(
 ) -> None:
     text = printed(capsys, main, option)
     assert text.startswith("usage: python -m project.fit [")
-    assert f".{name} " in text
+    assert f"{option.removesuffix('help')}{name} " in text
 
 
 def test_help_of_a_sweep_is_a_page_and_names_the_options_of_fit(capsys: pytest.CaptureFixture[str]) -> None:
