@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import Any
 
+import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from mlflow.tracking.context.registry import resolve_tags
@@ -16,9 +17,9 @@ from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
-_REPEATED = ("config", "data", "experiment", "model")
+_NOT_REPEATED = ("checkpoint.", "trainer.fast_dev_run", "trainer.logger", "trainer.num_nodes")
+"""Options of a fit that a sweep sets itself, or refuses."""
 _BATCH_SIZE = "data.batch_size"
-_TRIALS = ("--n_trials", "8", "--n_jobs", "2")
 
 
 def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
@@ -74,11 +75,20 @@ def _search(cli: FitCLI) -> list[str]:
     for name in (str(cli.config.groups.model), *sorted(general)):
         varied, metrics = _space(name)
         if varied and varied.keys() <= settings.keys() and metrics <= logged and _has_batches(cli, varied):
-            options = [(option.removeprefix("--"), option, value) for option, value in command.pairs]
-            kept = [pair for key, *pair in options if key not in varied and key.partition(".")[0] in _REPEATED]
+            options = [
+                (option.removeprefix("--").replace(".init_args", ""), option, value) for option, value in command.pairs
+            ]
+            kept = [pair for key, *pair in options if key not in varied and not key.startswith(_NOT_REPEATED)]
             words = [word for pair in kept for word in pair if word is not None]
-            return ["project.sweep", "--search", name, *redact_options(words), *_TRIALS]
+            jobs = str(_parallel_trials(cli.trainer))
+            return ["project.sweep", "--search", name, *redact_options(words), "--n_trials", "8", "--n_jobs", jobs]
     return []
+
+
+def _parallel_trials(trainer: Trainer) -> int:
+    """Return 2, or 1 if there are not enough GPUs for two trials with the devices of a fit."""
+    gpus = torch.cuda.device_count() if trainer.strategy.root_device.type == "cuda" else inf
+    return 2 if gpus >= 2 * trainer.num_devices else 1
 
 
 def _has_batches(cli: FitCLI, varied: Mapping[str, Any]) -> bool:

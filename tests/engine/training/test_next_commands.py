@@ -23,12 +23,14 @@ def commands_of(*options: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("options", "expected"), [
     (["--data=image_folder", "--data.root=my photos", "--data.batch_size=4", "--max_epochs=1"],
-     "--search cnn --data image_folder --data.root 'my photos' --n_trials"),
+     "--search cnn --data image_folder --data.root 'my photos' --max_epochs 1 --n_trials 8 --n_jobs 2"),
     (["--data=image_folder", "--data.root=my photos", "--model=resnet18", "--model.optimizer.lr", "0.01"],
      "--search optimizer --data image_folder --data.root 'my photos' --model resnet18 --n_trials"),
     (["--model.metrics.f1=torchmetrics.classification.MulticlassF1Score"],
      "--search cnn --model.metrics.f1 torchmetrics.classification.MulticlassF1Score --n_trials"),
-    ([*COMPLETE, "--model.optimizer=SGD"], "--model.net tiny.TinyNet --model.optimizer SGD --n_trials"),
+    ([*COMPLETE, "--model.optimizer=SGD", "--strategy=ddp", "--devices=2", "--checkpoint.monitor=val/loss",
+      "--model.optimizer.init_args.lr=1", "--trainer.limit_train_batches=0.5", "--trainer.logger=false"],
+     "--model.net tiny.TinyNet --model.optimizer SGD --strategy ddp --devices 2 --trainer.limit_train_batches 0.5"),
 ])  # fmt: skip
 def test_the_search_is_on_the_same_data_and_model(options: list[str], expected: str, workplace: Path) -> None:
     write_folder(Path("my photos"), count=40)
