@@ -132,6 +132,14 @@ UNKNOWN_OPTIONS = [
         ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitr=x"],
         "did you mean --trainer.callbacks.monitor?",
     ),
+    (
+        ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitr=x"],
+        "did you mean --trainer.callbacks.monitor?",
+    ),
+    (
+        ["--trainer.callbacks=GradientAccumulationScheduler", "--trainer.callbacks.scheduling=3"],
+        "--trainer.callbacks.scheduling: got '3'; expected dict",
+    ),
     (["--colour", "red"], "see python -m project.fit --help"),
 ]
 # Without a check, these settings of the tiny fit would fail after the first step or after training.

@@ -45,8 +45,9 @@ def explain(text: str, known: Iterable[str], parser: FitParser, typed: Sequence[
         typed: The given options, such as `--model.optimizer=SGD`.
     """
     text = innermost(text)
-    # Errors of nested settings are nested, such as those of the model's net.
-    key = ".".join("".join(part) for part in re.findall(r'Parser key "([^"]+)"|--([\w.]+\.help): ', text))
+    # Errors of nested settings are nested, such as those of the model's net; alternatives have the same key.
+    parts = re.findall(r'Parser key "([^"]+)"|--([\w.]+\.help): ', text)
+    key = ".".join(dict.fromkeys(map("".join, parts)))
     for pattern, answer in ANSWERS:
         if match := re.search(pattern, text, re.DOTALL):
             return answer(_Problem(match, key, text, known, parser, typed))
@@ -181,8 +182,7 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     ),
     (
         r"Unable to load config ['\"]([^'\"]*)['\"]",
-        # The text has the error, and the last part of its key, twice.
-        lambda p: f"--{p.key.rpartition('.')[0]}: got {p.match[1]!r}; expected settings, each with its name",
+        lambda p: f"--{p.key}: got {p.match[1]!r}; expected settings, each with its name",
     ),
     (
         r"'NoneType' object has no attribute 'keys'",
@@ -203,7 +203,7 @@ def _suggestion(option: str, text: str, problem: _Problem) -> str:
     """Name the nearest option; if none is near, the options of the same object."""
     names = list(problem.known)
     parent = option.rpartition(".")[0]
-    owner = re.findall(r"class_path[= ]'([\w.]+)'", text)
+    owner = re.findall(r"class_path[= ]'(?!lightning\.Callback')([\w.]+)'", text)  # An alternative has the base class.
     if owner and parent in names:  # Otherwise, the option is in a group of options of the class.
         siblings = _options_of_class(parent, owner[-1], problem.parser, given=_given(text))
         names = [other for other in names if other.rpartition(".")[0] != parent]
