@@ -168,6 +168,7 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("gradient_clip_val", -1, "it must be 0 or more"),
     ("gradient_clip_algorithm", "norm", "no effect without --trainer.gradient_clip_val"),
     ("log_every_n_steps", -1, "it must be 0 or more"),
+    ("val_check_interval", 0, "it must be 1 or more"),
     ("max_time", "5m", "it must be DD:HH:MM:SS, such as 00:00:05:00"),
 ]
 # Constructors refuse these, as one refuses `--model.label_smoothing 1.5`.

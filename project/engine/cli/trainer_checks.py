@@ -65,6 +65,8 @@ def check_settings(trainer: Namespace) -> None:
     for option in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[option] == 0:
             raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
+    if trainer.val_check_interval == 0:
+        raise ValueError("--trainer.val_check_interval: got 0; it must be 1 or more, or a share of an epoch")
     if trainer.max_epochs == -1 and trainer.max_steps == -1:
         raise ValueError(
             "--max_epochs: got -1, which sets no end, but the learning-rate schedule needs one; give a number, or "
