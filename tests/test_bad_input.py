@@ -20,6 +20,7 @@ from project.models import CNN
 
 BAD_OPTIONS = [
     (["--model.metrics.f1", "torchmetrics.MeanAbsoluteError"], "--model.metrics: does not fit the outputs (2, 10)"),
+    (["--model.metrics.f1", "F1Score"], "model.metrics.f1: cannot be made from the number of classes"),
     (["--model.metrics.cm", "torchmetrics.classification.MulticlassConfusionMatrix"], "cm is not a single number"),
     (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),

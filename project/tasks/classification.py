@@ -56,7 +56,7 @@ class ImageClassifier(ImageTask):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"model.label_smoothing: got {label_smoothing}; it must be in [0, 1)")
         made: dict[str, Metric | MetricCollection] = {"accuracy": MulticlassAccuracy(num_classes, average="micro")}
-        made |= {name: make(num_classes) for name, make in (metrics or {}).items()}
+        made |= {name: _made(name, make, num_classes) for name, make in (metrics or {}).items()}
         # A group of metrics is computed as one if their states are equal after the first batch, perhaps by chance.
         collection = MetricCollection(made, compute_groups=False)
         super().__init__(net=net, outputs=num_classes, loss=loss(), metrics=collection, **options)
@@ -150,3 +150,13 @@ class Probabilities(nn.Module):
         """Map images (N, C, H, W), uint8, to probabilities (N, classes), float32."""
         logits: Tensor = self.classifier(images)
         return logits.float().softmax(1)
+
+
+def _made(name: str, make: MetricCallable, num_classes: int) -> Metric:
+    try:
+        return make(num_classes)
+    except (AttributeError, TypeError, ValueError) as error:  # torchmetrics.F1Score takes the name of a task.
+        raise ValueError(
+            f"model.metrics.{name}: cannot be made from the number of classes ({error}); give another class, such as "
+            "torchmetrics.classification.MulticlassF1Score"
+        ) from error
