@@ -42,6 +42,7 @@ BAD_OPTIONS = [
     (["--trainer.logger", "MLFlowLogger"], "--trainer.logger: got MLFlowLogger, but each run is in MLflow already"),
     (["--trainer.logger", "TensorBoardLogger", "--trainer.logger.save_dir", "."], "tensorboard"),
     (["--precision", "transformer-engine"], "a setting needs a package that is not installed: "),
+    (["--model.net", "torchvision.models.resnet.ResNet"], "error: model.net: 'int' object is not subscriptable"),
     (["surplus"], "unknown argument 'surplus'"),
     (["--data.batch_size"], "--data.batch_size: got no value; give --data.batch_size VALUE"),
     (["--model.net.dropout", "--max_epochs", "2"], "--model.net.dropout: got no value"),

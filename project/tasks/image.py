@@ -75,7 +75,7 @@ def _refusal(build: Callable[[int], nn.Module], channels: int, size: int) -> str
     with torch.device("meta"):
         try:
             build(size)(torch.empty(2, channels, size, size))
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except (RuntimeError, TypeError, ValueError, AssertionError) as error:
             if "meta" in str(error):  # The net reads values, which meta tensors do not have.
                 return None
             return " ".join(str(error).split())
