@@ -72,6 +72,7 @@ BAD_OPTIONS = [
     (["--model.lr_schedule.total_steps", "9"], "total_steps: got 9; it is always the length of the training"),
     (["--data", "nist"], "did you mean mnist?); configs/data has cifar10, digits, fashion_mnist, image_folder, mnist"),
     (["--model", "rsnet18"], "did you mean resnet18?"),
+    (["--model", "CNN"], "did you mean cnn?"),
     (["--strategy", "dpp"], "configs/strategy has ddp, fsdp, single"),
     (["--experiment", "none"], "configs/experiment has"),
     (["--data"], "--data: got nothing"),

@@ -35,7 +35,7 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
     end = OTHER_NAMES.get(name)
     if end and (found := [other for other in names if f".{other}".endswith(f".{end}")]):
         return f"did you mean --{min(found, key=lambda one: (not one.startswith(f'{parent}.'), len(one)))}?"
-    siblings = [sibling for sibling in siblings if sibling != name]
+    siblings = [sibling for sibling in siblings if f"{parent}{dot}{sibling}" != option]
     if nearest := get_close_matches(name, siblings, n=1, cutoff=_NEAR):
         return f"did you mean --{parent}{dot}{nearest[0]}?"
     last = {other.rpartition(".")[2]: other for other in reversed(names) if other != option}
@@ -48,5 +48,6 @@ def suggestion(option: str, siblings: Sequence[str], names: Sequence[str]) -> st
 
 def question(name: str, names: Sequence[str]) -> str:
     """Return ` (did you mean NAME?)` with the nearest name, or an empty text."""
-    matches = get_close_matches(name, names, n=1)
-    return f" (did you mean {matches[0]}?)" if matches else ""
+    written = {one.lower(): one for one in reversed(names)}
+    matches = get_close_matches(name.lower(), written, n=1)
+    return f" (did you mean {written[matches[0]]}?)" if matches else ""

@@ -22,6 +22,7 @@ OPTIONS = ("data.batch_size", "data.workers.num", "devices", "model.optimizer.lr
         ("gpus", "devices"),
         ("trainer.gpus", "trainer.devices"),
         ("data.bs", "data.batch_size"),
+        ("data.batch-size", "data.batch_size"),
     ],
 )
 def test_an_option_is_found_by_its_name_in_other_projects(word: str, meant: str) -> None:
