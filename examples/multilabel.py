@@ -65,5 +65,5 @@ class MultilabelClassifier(ImageTask):
         super().__init__(net=net, outputs=num_labels, loss=nn.BCEWithLogitsLoss(), metrics=metrics, **options)
 
     def update_metrics(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
-        """Update the metrics, which take integers as targets."""
-        metrics.update(outputs, targets.int())
+        """Update the metrics, which take probabilities, and integers as targets."""
+        metrics.update(outputs.sigmoid(), targets.int())

@@ -17,7 +17,7 @@ from project.tasks.report import ClassificationReport
 from project.tasks.scores import SMALL_IS_BETTER, ClassificationScores
 
 MetricCallable = Callable[[int], Metric]
-"""Makes a metric of logits (N, classes) and labels (N,); called with the number of classes."""
+"""Makes a metric of logits (N, classes), normalised, and labels (N,); called with the number of classes."""
 
 
 class ImageClassifier(ImageTask):
@@ -71,8 +71,12 @@ class ImageClassifier(ImageTask):
         return shares.lerp(torch.full_like(shares, 1 / self.num_classes), self.label_smoothing)
 
     def update_metrics(self, metrics: MetricCollection, outputs: Tensor, targets: Tensor) -> None:
-        """Update the metrics; the label of a mixed image is that of its largest share."""
-        metrics.update(outputs, targets if targets.ndim == 1 else targets.argmax(1))
+        """Update the metrics; the label of a mixed image is that of its largest share.
+
+        The metrics get the logarithms of the probabilities, because torchmetrics takes logits that all lie in [0, 1]
+        for probabilities: https://github.com/Lightning-AI/torchmetrics/issues/2195
+        """
+        metrics.update(outputs.float().log_softmax(1), targets if targets.ndim == 1 else targets.argmax(1))
 
     def configure_callbacks(self) -> list[Callback]:
         return [ClassificationReport(self.class_names)] if self.class_names else []

@@ -10,7 +10,7 @@ from conftest import Fit
 from tiny import TINY
 from torch import nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
 from project.engine.monitor import monitored
 from project.engine.task import Task
@@ -79,6 +79,12 @@ def test_metrics_that_agree_on_the_first_batch_stay_apart() -> None:
         task.update_metrics(task.val_metrics, logits, torch.tensor([label]))
     assert task.val_metrics.compute()["val/f1"] == 0
     assert task.val_metrics.compute()["val/top2"] == 0.5
+
+
+def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
+    task, labels = classifier(metrics={"error": MulticlassCalibrationError}), torch.tensor([0, 1])
+    task.update_metrics(task.val_metrics, torch.tensor([[0.9, 0.0, 0.1], [0.0, 0.9, 0.1]]), labels)
+    assert task.val_metrics.compute()["val/error"] == pytest.approx(1 - torch.tensor([0.9, 0.0, 0.1]).softmax(0)[0])
 
 
 def test_of_equal_logits_the_first_is_predicted_as_in_the_accuracy() -> None:
