@@ -108,12 +108,12 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
         parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)  # built after the data
 
-    def _make_data(self, kind: type[LightningDataModule], *args: Any, **kwargs: Any) -> LightningDataModule:
+    def _make_data(self, kind: type[LightningDataModule], /, *args: Any, **kwargs: Any) -> LightningDataModule:
         data: LightningDataModule = _made("--data", kind, *args, **kwargs)
         self._made_data = data
         return data
 
-    def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
+    def _make_model(self, kind: type[LightningModule], /, *args: Any, **kwargs: Any) -> LightningModule:
         given = self._given_by_data(kind)
         model: LightningModule = _made("--model", kind, *args, **kwargs, **given)
         storable = {}
@@ -311,7 +311,7 @@ class FitCLI(LightningCLI):
         return names.run_name(" ".join(words), changed)
 
 
-def _made(option: str, kind: type[Any], *args: Any, **kwargs: Any) -> Any:
+def _made(option: str, kind: type[Any], /, *args: Any, **kwargs: Any) -> Any:
     """Make an instance of a class. An error that the code of a user's class raises gets the class and its line."""
     try:
         return kind(*args, **kwargs)

@@ -83,7 +83,7 @@ class EvaluationCLI(FitCLI):
         return self._trained.given_by_data or super()._given_by_data(kind)
 
     @override
-    def _make_model(self, kind: type[LightningModule], *args: Any, **kwargs: Any) -> LightningModule:
+    def _make_model(self, kind: type[LightningModule], /, *args: Any, **kwargs: Any) -> LightningModule:
         model, data = super()._make_model(kind, *args, **kwargs), self._made_data
         restored = {name for name, _ in model.named_buffers()}  # such as the mean and the deviation of the pixels
         for name, value in self._trained.given_by_data.items():
