@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from traceback import print_exception
 
 from project.engine.compat import run_exit_handlers
-from project.engine.runtime.failure import is_of_a_run, print_failure
+from project.engine.runtime.failure import needs_traceback, print_failure
 from project.engine.runtime.startup import end_activity
 
 
@@ -16,7 +16,8 @@ from project.engine.runtime.startup import end_activity
 def exit_without_teardown() -> Iterator[None]:
     """End the process when the block ends or exits, with the same exit code; inside, garbage is collected again.
 
-    An error is printed in a few lines, with exit code 1. Its traceback is printed first, unless a run has recorded it.
+    An error is printed in a few lines, with exit code 1. Its traceback is printed first, unless a run has recorded it,
+    or the project raised it on purpose.
 
     As in a normal exit, non-daemon threads are joined, exit handlers run, and output is flushed.
     """
@@ -31,7 +32,7 @@ def exit_without_teardown() -> Iterator[None]:
             raise
         code = end.code or 0
     except Exception as error:  # noqa: BLE001  # It is printed, and the exit code is 1.
-        if not is_of_a_run(error):
+        if needs_traceback(error):
             print_exception(error)
         print_failure(error)
         code = 1

@@ -55,9 +55,9 @@ def place(error: BaseException) -> str:
     return f" ({_short(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
 
 
-def is_of_a_run(error: BaseException) -> bool:
-    """Return whether a run has recorded the error with its whole traceback."""
-    return any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ()))
+def needs_traceback(error: BaseException) -> bool:
+    """Return whether the traceback explains the error, and no run has recorded it."""
+    return not (_is_ours(error) or any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ())))
 
 
 def _sentence(error: BaseException, frames: list[FrameSummary]) -> str:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from commands import Command
 from conftest import Fit, clean_environment
-from tiny import TINY, TinyTask
+from tiny import TINY, Tiny, TinyTask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from project.engine.runtime.failure import failure
+from project.engine.runtime.failure import failure, needs_traceback
 from project.fit import main
 
 MOST_LINES = 12
@@ -52,6 +52,14 @@ def test_an_error_in_a_fit_ends_with_its_place_its_run_and_how_to_resume(workpla
     assert f"continue with: python -m project.fit --resume {run_id}" in lines
     named = lines[lines.index("traceback") + 1].strip()
     assert "optimizer_step" in (workplace / named).read_text()
+
+
+def test_only_an_error_that_its_message_does_not_explain_needs_a_traceback() -> None:
+    with pytest.raises(ValueError, match="got 0") as ours:
+        Tiny(batch_size=0)
+    with pytest.raises(ValueError, match="invalid literal") as others:
+        Tiny(batch_size=int("0.5"))
+    assert (needs_traceback(ours.value), needs_traceback(others.value)) == (False, True)
 
 
 class Large(TinyTask):
