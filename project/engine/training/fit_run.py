@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from time import monotonic, sleep, time
 from uuid import uuid4
 
-import torch
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
@@ -36,10 +35,15 @@ from project.engine.training.supervision import Supervisor
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LAST_LINES = 20
 _TRACEBACK = "traceback.txt"
-_LESS_MEMORY = (
-    "use less memory: --precision bf16-mixed; or a smaller --data.batch_size with --trainer.accumulate_grad_batches, "
-    "in a new run if the checkpoint is within an epoch"
-)
+# Parts of errors that do not name their remedy.
+_REMEDIES = {
+    "OutOfMemoryError": "use less memory: --precision bf16-mixed; or a smaller --data.batch_size with "
+    "--trainer.accumulate_grad_batches, in a new run if the checkpoint is within an epoch",
+    "ReduceLROnPlateau conditioned on metric": "step the schedule when its metric is logged: for a metric of the "
+    "validation, 'interval': 'epoch' and the 'frequency' of --trainer.check_val_every_n_epoch; or 'strict': False",
+    "parameters that were not used": "add --trainer.strategy ddp_find_unused_parameters_true",
+    "total_steps, but got -1": "the data do not declare the number of their batches; give --trainer.max_steps",
+}
 _SAME_ERROR_WITHIN_S = 1.0
 
 
@@ -204,6 +208,6 @@ class _FitRun:
         elif self.logger.artifact_uri:
             lines.append(f"traceback\n  {store.shown_artifact(self.logger.artifact_uri, _TRACEBACK)}")
             lines.append(self.how_to_resume())
-        if isinstance(error, torch.OutOfMemoryError):
-            lines.append(_LESS_MEMORY)
+        text = f"{type(error).__name__}: {error}"
+        lines += [remedy for part, remedy in _REMEDIES.items() if part in text]
         return RunNote("\n".join(lines))
