@@ -1,5 +1,6 @@
 """Any LightningModule and any LightningDataModule trains, is tracked, interrupted, resumed, and swept."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
 from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from project.engine.data import DescribedDataModule
 from project.engine.task import Task
@@ -201,6 +202,26 @@ class Raising(Slope):
         raise ValueError("no such thing")
 
 
+class Kept(Slope):  # Its argument has the name of one of the engine.
+    """A module with a hyper-parameter that a checkpoint cannot hold."""
+
+    def __init__(self, kind: type = nn.ReLU) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class Stream(IterableDataset[Tensor]):
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from torch.ones(4, 2, 1)
+
+
+class Unsized(LightningDataModule):
+    """Data that do not declare the number of their batches."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Stream(), None)
+
+
 class WithoutTrain(LightningDataModule):
     pass
 
@@ -257,6 +278,9 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Unlogged), "Unlogged.monitor: got 'val_loss' (did you mean train_loss?), which training does not log"),
     ([*of(Manual), "--trainer.gradient_clip_val=1"], "gradient_clip_val: got 1, but Manual optimizes by hand"),
     ([*of(Manual), "--trainer.accumulate_grad_batches=2"], "batches: got 2, but Manual optimizes by hand"),
+    ([*of(Slope), "--trainer.limit_train_batches=0.1"], "limit_train_batches: got 0.1, which leaves none of the 8"),
+    ([*of(Slope, Unsized), "--trainer.val_check_interval=0.5"], "val_check_interval: got 0.5, but the data do not"),
+    (of(Kept), "--model: its checkpoints cannot be read again: hyper_parameters.kind is a builtins.type; give its"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
     (of(Raising), f"--model: making Raising fails with ValueError: no such thing ({__file__}, line "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),

@@ -25,6 +25,9 @@ from project.engine.atomic import replace_file
 from project.engine.checkpoints.finite import check_numbers
 from project.engine.checkpoints.nodes import readable_here
 
+STORABLE = "give its state as numbers, texts, tensors, lists and dictionaries, such as value.tolist()"
+"""The remedy for a state that cannot be read again."""
+
 # The errors of torch for a part that it cannot write, or cannot read without running code.
 _NOT_PICKLED = (PicklingError, UnpicklingError, AttributeError, TypeError, NotImplementedError)
 
@@ -120,25 +123,24 @@ def write_durably(path: Path, state: object) -> None:
             torch.load(unfinished, map_location="meta", weights_only=True)
         except _NOT_PICKLED as error:
             raise ValueError(
-                f"a checkpoint cannot be read again, so {path} is not written: {_unreadable_part(state)}; give its "
-                "state as numbers, texts, tensors, lists and dictionaries, such as value.tolist()"
+                f"a checkpoint cannot be read again, so {path} is not written: {unreadable_part(state)}; {STORABLE}"
             ) from error
 
     _replace_durably(path, write)
 
 
-def _unreadable_part(state: object, name: str = "") -> str:
-    """Return the keys and the type of the innermost part of a state that cannot be read again."""
-    parts = state.items() if isinstance(state, dict) else enumerate(state if isinstance(state, list | tuple) else ())
-    for key, part in parts:
-        file = io.BytesIO()
-        try:
-            torch.save(part, file)
-            file.seek(0)
-            torch.load(file, map_location="meta", weights_only=True)
-        except _NOT_PICKLED:
-            return _unreadable_part(part, f"{name}.{key}" if name else str(key))
-    return f"{name or 'the state'} is a {type(state).__module__}.{type(state).__qualname__}"
+def unreadable_part(state: object, name: str = "") -> str | None:
+    """Return the keys and the type of the innermost part of a state that cannot be read again; None if it can."""
+    try:
+        torch.save(state, file := io.BytesIO())
+        file.seek(0)
+        torch.load(file, map_location="meta", weights_only=True)
+    except _NOT_PICKLED:
+        parts = state if isinstance(state, dict) else dict(enumerate(state if isinstance(state, list | tuple) else ()))
+        inner = (unreadable_part(part, f"{name}.{key}" if name else str(key)) for key, part in parts.items())
+        kind = f"{type(state).__module__}.{type(state).__qualname__}"
+        return next(filter(None, inner), f"{name or 'the state'} is a {kind}")
+    return None
 
 
 def link_durably(source: Path, path: Path) -> None:

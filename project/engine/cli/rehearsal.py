@@ -5,13 +5,19 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pickle import PicklingError, UnpicklingError
+from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from typing_extensions import override
 
+from project.engine.checkpoints.durable import STORABLE, unreadable_part
 from project.engine.cli.nearest import question
 from project.engine.runtime.failure import place
 from project.engine.tracking.throughput import Throughput
@@ -46,10 +52,11 @@ def rehearse(
         Names of the metrics that a fit logs.
 
     Raises:
-        ValueError: The step fails, or a callback's state cannot be read from a checkpoint.
+        ValueError: The step fails, or a state cannot be read from a checkpoint.
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [Throughput(), *([LearningRateMonitor()] if logger else [])]
+    kept = _Kept()
     with _attributed(blamed, "one training step"):
         trainer = Trainer(
             accelerator=accelerator,
@@ -60,12 +67,17 @@ def rehearse(
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
+            plugins=[kept],
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
             trainer.fit(model, data)
+            trainer.save_checkpoint("", weights_only=False)
     if trainer.num_training_batches == 0:
         raise ValueError("--data: train has no batch")
+    without_values = apply_to_collection(kept.checkpoint, Tensor, lambda tensor: tensor.new_empty(0))
+    if part := unreadable_part(without_values):
+        raise ValueError(f"{blamed}: its checkpoints cannot be read again: {part}; {STORABLE}")
     for callback in callbacks:
         with _attributed("--trainer.callbacks", f"saving and reading the state of {type(callback).__name__}"):
             file = io.BytesIO()
@@ -73,6 +85,14 @@ def rehearse(
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED
+
+
+class _Kept(TorchCheckpointIO):
+    """A checkpoint in memory."""
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        self.checkpoint = checkpoint
 
 
 @contextmanager

@@ -82,17 +82,20 @@ def check_settings(trainer: Namespace) -> None:
         raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
 
 
-def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
+def check_lengths(trainer: Trainer, batches: Mapping[str, int | None]) -> None:
     """Refuse settings that do not fit the number of batches in an epoch.
 
     Args:
         trainer: The trainer, before its start.
-        batches: Batches of one rank by split; missing splits are not checked.
+        batches: Batches of one rank by split, None if the data do not declare it. Missing splits are not checked.
 
     Raises:
         ValueError: A setting does not fit.
     """
     for split, number in batches.items():
+        if number is None:
+            _check_no_share(trainer, split)
+            continue
         limit = getattr(trainer, f"limit_{split}_batches")
         if isinstance(limit, float) and limit > 0 and int(limit * number) == 0:
             overfit = getattr(trainer, "overfit_batches", 0)
@@ -101,9 +104,9 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
                 f"--trainer.{option}: got {limit:g}, which leaves none of the {number} batches of {split}; use a whole "
                 f"number, or {1 / number:.3g} or more"
             )
-    if "train" not in batches:
+    if (number := batches.get("train")) is None:
         return
-    trained = batches_taken(trainer.limit_train_batches, batches["train"])
+    trained = batches_taken(trainer.limit_train_batches, number)
     interval = getattr(trainer, "val_check_interval", None)  # The attribute does not exist if the interval is a time.
     if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > trained:
         raise ValueError(
@@ -116,6 +119,16 @@ def check_lengths(trainer: Trainer, batches: Mapping[str, int]) -> None:
             f"--trainer.min_steps: got {trainer.min_steps}, but --max_epochs {trainer.max_epochs} ends training after "
             f"{steps * trainer.max_epochs} steps; give more epochs"
         )
+
+
+def _check_no_share(trainer: Trainer, split: str) -> None:
+    """Raise ValueError if a setting is a share of the batches of a split whose number is unknown."""
+    for option in (f"limit_{split}_batches", *(["val_check_interval"] if split == "train" else [])):
+        if isinstance(given := getattr(trainer, option, None), float) and 0 < given < 1:
+            raise ValueError(
+                f"--trainer.{option}: got {given:g}, but the data do not declare the number of batches of {split}; "
+                "give a number of batches"
+            )
 
 
 def check_validates(trainer: Namespace, monitor: str | None) -> None:

@@ -1,6 +1,9 @@
 """The checks of a fit before its run: the data, the length of the training, and its first step."""
 
+from lightning import Trainer
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader
 
 from project.engine.cli.fit_cli import FitCLI, listed
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
@@ -49,7 +52,16 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
     with isolate_rng():
         own = cli.instantiate()
         described(own.data).share_splits(cli.data)
-        return rehearse(
+        logged = rehearse(
             own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
             logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
+        check_lengths(cli.trainer, _lengths(own.model.trainer, cli.trainer.world_size))
+        return logged
+
+
+def _lengths(rehearsal: Trainer, ranks: int) -> dict[str, int | None]:
+    """Return the batches that each of `ranks` processes has of plain loaders, by split; None if they are unknown."""
+    loaders = {"train": rehearsal.train_dataloader, "val": rehearsal.val_dataloaders}
+    counts = {split: sized_len(loader) for split, loader in loaders.items() if isinstance(loader, DataLoader)}
+    return {split: None if count is None else -(-count // ranks) for split, count in counts.items()}
