@@ -15,6 +15,9 @@ from project.engine.schedule import batches_per_step, move_to
 _ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 """Settings that torch's schedules add to an optimizer."""
 
+_AVERAGES = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg", "momentum": "momentum_buffer"}
+"""Settings of torch's optimizers with the state that each of them needs."""
+
 
 class CurrentSettings(Callback):
     """The current settings of a resumed run, at the position of its checkpoint.
@@ -140,6 +143,13 @@ def check_optimizer(path: Path, optimizer: Optimizer) -> None:
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "
             "--model.optimizer as it was, or start again without --resume"
         )
+    for group in optimizer.param_groups:
+        for setting, average in _AVERAGES.items():
+            if group.get(setting) and any(average not in saved for saved in state["state"].values()):
+                raise ValueError(
+                    f"--resume: {path} lacks the averages that --model.optimizer.{setting} needs; keep it as it was, "
+                    "or start again without --resume"
+                )
 
 
 def data_state(path: Path, datamodule: LightningDataModule) -> dict[str, Any]:

@@ -28,6 +28,7 @@ REFUSED = [
     (["--max_epochs", "0"], "got 0, which trains nothing"),
     (["--max_epochs", "3", "--model.net", "test_resume.TwoLayers"], "holds another net"),
     (["--max_epochs", "3", "--model.optimizer", "SGD"], "the state of an optimizer other than SGD"),
+    (["--max_epochs", "3", "--model.optimizer.amsgrad", "true"], "lacks the averages that --model.optimizer.amsgrad"),
     (
         ["--max_epochs=3", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
         "StochasticWeightAveraging stores no averages",
@@ -49,6 +50,7 @@ def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, r
     main(["--resume", run_id[:12], "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
+    assert after.run.info.run_name == "TinyNet model=TinyTask batch_size=2 crop_padding=0…"
     changed = {key: value for key, value in after.run.data.tags.items() if key.startswith("resumed.")}
     assert changed == {
         "resumed.trainer.max_epochs": "3",
