@@ -1,5 +1,6 @@
 """Any LightningModule and any LightningDataModule trains, is tracked, interrupted, resumed, and swept."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,21 @@ class WithoutStep(LightningModule):
         return None
 
 
+class WithLoaders(Validated):
+    """A module with its own data, of which two parts are validated."""
+
+    monitor, mode = None, None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return Line().train_dataloader()
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        return [self.train_dataloader(), self.train_dataloader()]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+
+
 class Unlogged(Slope):
     monitor = "val_loss"
 
@@ -295,6 +311,13 @@ def test_a_module_that_cannot_train_starts_no_run(
     assert answer in errors
     assert len(errors.splitlines()) <= 3
     assert count_runs(workplace) == 0
+
+
+def test_a_module_may_have_its_own_data(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*of(WithLoaders, LightningDataModule), "--max_epochs=1"])
+    assert re.search(
+        r"epoch 1 of 1: train loss [\d.]+, val loss_0 [\d.]+, val loss_1 [\d.]+, lr", capsys.readouterr().out
+    )
 
 
 def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:

@@ -45,7 +45,7 @@ class EpochMetrics:
         values.update(best)
         self._is_validated = False
         named = [(*_parted(name), name) for name in _of_epochs(self._names)]
-        named.sort(key=lambda one: (_ORDER.get(one[0], len(_ORDER)), one[1] != _LOSS, one[2] != monitor))
+        named.sort(key=lambda one: (_ORDER.get(one[0], len(_ORDER)), not one[1].startswith(_LOSS), one[2] != monitor))
         return [
             Cell(group, short, score_text(values[name]) if name in values else "", _rank(group, short, name == monitor))
             for group, short, name in named
@@ -62,7 +62,7 @@ class EpochMetrics:
     def _find(self, trainer: Trainer) -> None:
         """Add names; those of a `Task` are known before the first validation, so that the columns stay the same."""
         model, checkpoint, logged = trainer.lightning_module, RunCheckpoint.of(trainer), trainer.callback_metrics
-        found = [name for name in logged if _parted(name)[0] and _parted(name)[1] == _LOSS]
+        found = [name for name in logged if _parted(name)[0] and _parted(name)[1].startswith(_LOSS)]
         found += [checkpoint.monitor] if checkpoint and checkpoint.monitor in logged else []
         found += trainer.progress_bar_metrics
         if isinstance(model, Task):
@@ -72,10 +72,12 @@ class EpochMetrics:
 
 
 def _parted(name: str) -> tuple[str, str]:
-    """Return the stage of a metric, `train`, `val` or empty, and the rest of its name."""
+    """Return the stage of a metric, `train`, `val` or empty, and the rest of its name, with its loader if numbered."""
+    name, _, loader = name.partition("/dataloader_idx_")
     match = _STAGE.fullmatch(name)
     stage, rest = (match[1], match[2]) if match else ("", name)
-    return stage, rest.removesuffix("_epoch")
+    rest = rest.removesuffix("_epoch")
+    return stage, f"{rest}_{loader}" if loader else rest
 
 
 def _of_epochs(names: Iterable[str]) -> list[str]:

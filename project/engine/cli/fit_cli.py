@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -187,9 +188,15 @@ class FitCLI(LightningCLI):
         return settings
 
     def instantiate(self) -> Namespace:
-        """Return new instances of data, model and callbacks, in a namespace like `config`."""
+        """Return new instances of data, model and callbacks, in a namespace like `config`.
+
+        Data without loaders have those of the model.
+        """
         makers = [(self._make_data, LightningDataModule, True), (self._make_model, LightningModule, True)]
         made: Namespace = self.parser.instantiate(self.config, instantiators=makers)
+        if not is_overridden("train_dataloader", made.data, LightningDataModule):
+            for name in (f"{split}_dataloader" for split in ("train", "val", "test", "predict")):
+                setattr(made.data, name, getattr(made.model, name))
         return made
 
     @override
