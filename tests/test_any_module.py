@@ -11,6 +11,7 @@ from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
 from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from project.engine.data import DescribedDataModule
@@ -31,6 +32,11 @@ class Line(LightningDataModule):
 
 class LineWithVal(Line):
     def val_dataloader(self) -> DataLoader[Any]:
+        return self.train_dataloader()
+
+
+class LineWithTest(LineWithVal):
+    def test_dataloader(self) -> DataLoader[Any]:
         return self.train_dataloader()
 
 
@@ -112,6 +118,17 @@ class LoggedTwice(Validated):
         loss = super().training_step(batch, batch_idx)
         self.log("train_mean", loss, on_step=True, on_epoch=True)
         return loss
+
+
+class Sharded(Plateau):
+    """A module that shards itself, once."""
+
+    def configure_model(self) -> None:
+        assert self.device_mesh is not None
+        fully_shard(self.linear, mesh=self.device_mesh["data_parallel"])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("test_loss", self.linear(batch[0]).mean(), sync_dist=True)
 
 
 class Halving(Validated):
@@ -362,9 +379,12 @@ def weights() -> dict[str, Tensor]:
     return state
 
 
-def test_ranks_share_the_samples_of_a_plain_loader(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "strategy"), [(Plateau, "ddp"), pytest.param(Sharded, "fsdp", marks=pytest.mark.faults)]
+)
+def test_ranks_share_the_samples_of_a_plain_loader(model: type, strategy: str, tmp_path: Path) -> None:
     copy_store(tmp_path)
-    options = [*of(Plateau), "--strategy=ddp", "--max_epochs=1"]
+    options = [*of(model, LineWithTest), f"--strategy={strategy}", "--max_epochs=1"]
     run_ranks("project.fit", *options, folder=tmp_path, environment={"PYTHONPATH": f"{ROOT}:{ROOT}/tests"})
     done = Fit(tmp_path, 0, "")
     (last,) = (tmp_path / "mlruns/checkpoints" / done.run.info.run_id).glob("last.ckpt")

@@ -2,6 +2,7 @@
 
 from lightning import Trainer
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
@@ -30,6 +31,8 @@ def check_training(cli: FitCLI) -> None:
     check_lengths(trainer, cli.data.batch_counts(trainer.world_size))
     if isinstance(cli.model, Task) and (examples := cli.data.examples()):
         check_batch(cli.model, *examples)
+    if isinstance(trainer.strategy, ModelParallelStrategy) and not isinstance(cli.model, Task):
+        return  # Its `configure_model` may need several processes.
     # Nothing is known about a class that declares nothing, before it has done a step.
     plain = cli.data is not cli.datamodule or not isinstance(cli.model, Task)
     if trainer.fast_dev_run or not (plain or cli.callbacks):  # type: ignore[attr-defined]

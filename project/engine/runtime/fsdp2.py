@@ -40,6 +40,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         module = self.lightning_module
         assert module is not None
         sharded = any(isinstance(part, FSDPModule) for part in module.modules())
+        if sharded:  # The test calls it again, but a module can be sharded only once.
+            module.configure_model = lambda: None  # type: ignore[method-assign]
         if self._layer_sync is not None and module.trainer.state.fn == TrainerFn.FITTING and not sharded:
             self._layer_sync.apply(module)  # Lightning does this for DDP alone.
 
@@ -97,15 +99,13 @@ def check_shardable(net: nn.Module, *, compiled: bool | str = False) -> None:
 
 
 def shard(net: nn.Module, mesh: DeviceMesh) -> None:
-    """Shard all parameters of a net in place, its blocks one by one; a sharded net is not changed.
+    """Shard all parameters of a net in place, its blocks one by one.
 
     Args:
         net: Its parameters are contiguous.
         mesh: Lightning's mesh. Its second dimension, `tensor_parallel`, is left out, because `fully_shard` interprets
             two dimensions as hybrid sharding, which replicates over the first one.
     """
-    if isinstance(net, FSDPModule):
-        return
     for block in list(_blocks(net)):
         fully_shard(block, mesh=mesh["data_parallel"])
     fully_shard(net, mesh=mesh["data_parallel"])  # the parameters outside of blocks
