@@ -9,8 +9,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from select import select
 from types import FrameType
-from typing import Any, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -52,7 +53,8 @@ class Interrupts(Callback):
 
     All ranks agree to stop at the end of a batch, because otherwise one would wait forever for another. If there are
     several ranks, they stop one batch later, so that no batch waits for the agreement. Between the loops of the
-    trainer, a signal stops this process immediately. A second Ctrl-C always stops it immediately.
+    trainer, a signal stops this process immediately. A second Ctrl-C always stops it, after two seconds if it waits for
+    another rank.
 
     Attributes:
         outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
@@ -69,6 +71,7 @@ class Interrupts(Callback):
         self.agreed = False
         self._in_loop = False
         self._raised = False
+        self._sent_again = 0
         self._group: ProcessGroup | None = None
         self._asked: tuple[Tensor, Work] | None = None
 
@@ -89,9 +92,9 @@ class Interrupts(Callback):
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._wakeup_before)
         sys.unraisablehook = self._hook_before
+        self._over.set()
         with suppress(BlockingIOError):  # The pipe is full, so the thread has bytes to read.
             os.write(self._writing, bytes([0]))  # It ends the thread, even if a forked process has the pipe, too.
-        self._over.set()
         self._watcher.join()
         os.close(self._writing)
         os.close(self._reading)
@@ -129,8 +132,13 @@ class Interrupts(Callback):
             signal.signal(signum, self._handle)
 
     def _watch(self) -> None:
+        pressed = 0
         while (signum := os.read(self._reading, 1)[0]) and not self._over.is_set():
-            handled = self._over.wait(_STUCK_AFTER_S) or self.signum or self._in_loop
+            pressed += signum == signal.SIGINT
+            another = select([self._reading], [], [], _STUCK_AFTER_S)[0]
+            if pressed - self._sent_again > 1 and not self._over.is_set():
+                self._exit_immediately()  # The main thread is in a call that waits, such as for another rank.
+            handled = another or self.signum or self._in_loop
             if signum in self._before and not handled and self.on_stuck is not None:
                 self.on_stuck(signum)
 
@@ -138,19 +146,23 @@ class Interrupts(Callback):
         """Send the signal again if Python dropped its exception, as it does in a finalizer."""
         if isinstance(dropped.exc_value, Interrupted) and self.signum:
             signum, self.signum = self.signum, 0
+            self._sent_again += signum == signal.SIGINT
             threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), signum)).start()
         else:
             self._hook_before(dropped)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signum == signal.SIGINT:
-            end = f"; {self.outcome}" if self.outcome else ""
-            os.write(2, f"\nexited immediately{end}\n".encode())
-            os._exit(exit_code(signum))
+            self._exit_immediately()
         self.signum = signum
         if not self._in_loop:
             self._raised = True
             raise Interrupted(signum)
+
+    def _exit_immediately(self) -> NoReturn:
+        end = f"; {self.outcome}" if self.outcome else ""
+        os.write(2, f"\nexited immediately{end}\n".encode())
+        os._exit(exit_code(signal.SIGINT))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         compat.set_signal_handlers(trainer, self._register)

@@ -53,6 +53,21 @@ def test_a_second_ctrl_c_exits_immediately_and_names_what_is_left(outcome: str, 
     assert (command.wait(), output) == (130, f"\nexited immediately{end}\n")
 
 
+def test_a_second_ctrl_c_ends_a_process_that_never_returns_from_a_call(tmp_path: Path) -> None:
+    code = """if True:
+        import hashlib, os, signal, threading
+        from project.engine.training.stop import Interrupts
+        with Interrupts() as interrupts:
+            interrupts.on_train_start(None, None)
+            for delay_s in (0.2, 0.3):
+                threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGINT)).start()
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+    """
+    command = Command("-c", code, folder=tmp_path, environment=clean_environment())
+    output, _ = command.communicate()
+    assert (command.wait(), output) == (130, "\nexited immediately\n")
+
+
 def test_a_second_ctrl_c_in_a_fit_names_its_run(tmp_path: Path) -> None:
     code = f"""if True:
         import signal
