@@ -194,8 +194,9 @@ class FitCLI(LightningCLI):
         """
         makers = [(self._make_data, LightningDataModule, True), (self._make_model, LightningModule, True)]
         made: Namespace = self.parser.instantiate(self.config, instantiators=makers)
-        if not is_overridden("train_dataloader", made.data, LightningDataModule):
-            for name in (f"{split}_dataloader" for split in ("train", "val", "test", "predict")):
+        loaders = [f"{split}_dataloader" for split in ("train", "val", "test", "predict")]
+        if not any(is_overridden(name, made.data, LightningDataModule) for name in loaders):
+            for name in loaders:
                 setattr(made.data, name, getattr(made.model, name))
         return made
 
