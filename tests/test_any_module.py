@@ -109,6 +109,13 @@ class PlateauOfTraining(Plateau):
         return loss
 
 
+class Searching(Slope):
+    """A module whose optimizer computes the loss several times for a step."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.LBFGS(self.parameters(), self.lr)
+
+
 class LoggedTwice(Validated):
     """A module that logs a metric of each step and of each epoch."""
 
@@ -314,6 +321,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     ([*of(Slope), "--trainer.limit_train_batches=0.1"], "limit_train_batches: got 0.1, which leaves none of the 8"),
     ([*of(Slope, Unsized), "--trainer.val_check_interval=0.5"], "val_check_interval: got 0.5, but the data do not"),
     (of(Kept), "--model: its checkpoints cannot be read again: hyper_parameters.kind is a builtins.type; give its"),
+    ([*of(Searching), "--strategy=ddp"], "--strategy: got several processes, but LBFGS needs one"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
     (of(Raising), f"--model: making Raising fails with ValueError: no such thing ({__file__}, line "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),

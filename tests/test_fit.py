@@ -52,7 +52,11 @@ def test_the_summary_lists_places_and_the_next_commands(main_job: Fit) -> None:
     run_id = main_job.run.info.run_id
     for words in ("test accuracy", "images per second", run_id, f"mlruns/checkpoints/{run_id}/best-epoch"):
         assert words in main_job.output
-    for command in ("ui", "sweep --search cnn --max_epochs 2 --model.net.widths", f"fit --resume {run_id} --max_epochs 4"):
+    for command in (
+        "ui",
+        "sweep --search cnn --max_epochs 2 --model.net.widths",
+        f"fit --resume {run_id} --max_epochs 4",
+    ):
         assert f"python -m project.{command}" in main_job.output
     assert "Warning" not in main_job.output
     assert "INFO" not in main_job.output

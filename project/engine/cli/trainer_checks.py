@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.optim import LBFGS, Optimizer
 
 from project.engine.loading.batches import batches_taken
 from project.engine.runtime.callbacks import callbacks_of
@@ -153,6 +154,16 @@ def check_optimization(trainer: Trainer, model: LightningModule) -> None:
                 f"--trainer.{option}: got {value}, but {type(model).__name__} optimizes by hand, which leaves this to "
                 "the module; leave it out"
             )
+
+
+def check_closures(trainer: Trainer, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse LBFGS in several processes: their losses differ, so one would wait for the others' gradients forever.
+
+    Raises:
+        ValueError: An optimizer is refused.
+    """
+    if trainer.world_size > 1 and any(isinstance(optimizer, LBFGS) for optimizer in optimizers):
+        raise ValueError("--strategy: got several processes, but LBFGS needs one; use --strategy single")
 
 
 def check_not_sharded(trainer: Trainer) -> None:

@@ -8,7 +8,13 @@ from torch.utils.data import DataLoader
 
 from project.engine.cli.fit_cli import FitCLI, listed
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
-from project.engine.cli.trainer_checks import check_cuda_graphs, check_lengths, check_not_sharded, check_optimization
+from project.engine.cli.trainer_checks import (
+    check_closures,
+    check_cuda_graphs,
+    check_lengths,
+    check_not_sharded,
+    check_optimization,
+)
 from project.engine.data import described
 from project.engine.task import Task
 from project.engine.task_checks import check_batch
@@ -60,6 +66,7 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
             logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
         check_lengths(cli.trainer, _lengths(own.model.trainer, cli.trainer.world_size))
+        check_closures(cli.trainer, own.model.trainer.optimizers)
         return logged
 
 
