@@ -1,9 +1,8 @@
 """LightningCLI with groups of settings, and errors in one line."""
 
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from inspect import signature
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Self
 
@@ -25,6 +24,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
+from project.engine.cli.settings import changed, check_secrets, flatten, listed, without_secrets
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
@@ -36,7 +36,6 @@ from project.engine.task import Task
 from project.engine.task_checks import check_optimizer
 from project.engine.tracking import experiments, names
 from project.engine.tracking.logger import MLflowLogger
-from project.engine.tracking.secrets import HIDDEN, storable
 
 _ASYNCHRONOUS = (
     "deliver metrics and artifacts to the MLflow store while training continues; with false, training waits until the "
@@ -227,7 +226,7 @@ class FitCLI(LightningCLI):
             if not isinstance(given := self.config[name], Namespace):
                 raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
         self.parser.check_null(flatten(self.config), self.default_settings)
-        self._check_no_secret_is_missing()
+        check_secrets(flatten(self.config))
         self._check_loggers()
         check_settings(self.config.trainer)
 
@@ -280,25 +279,12 @@ class FitCLI(LightningCLI):
 
     def settings_without_secrets(self) -> str:
         """Return the settings as YAML that `--config` accepts."""
-        config = self.config.clone()
-        for key, value in self.config.items(branches=False):
-            config[key] = storable(key, value)
-        text: str = self.parser.dump(config, skip_unset=False, skip_validation=True)
+        text: str = self.parser.dump(without_secrets(self.config), skip_unset=False, skip_validation=True)
         return text
-
-    def _check_no_secret_is_missing(self) -> None:
-        for key, value in flatten(self.config).items():
-            if HIDDEN in str(value):
-                raise ValueError(f"--{key}: got {value}: secrets are not stored with a run; pass the value again")
 
     def changed_settings(self) -> dict[str, Any]:
         """Return the settings that differ from those of the chosen groups and classes, by name."""
-        changed = {
-            key: value
-            for key, value in flatten(self.config).items()
-            if value != self.default_settings.get(key) and not key.startswith("groups.")
-        }
-        return {key: value for key, value in changed.items() if value != _default_of_chosen_class(key, changed)}
+        return changed(flatten(self.config), self.default_settings)
 
     @property
     def net_name(self) -> str:
@@ -308,7 +294,7 @@ class FitCLI(LightningCLI):
     def _run_name(self, experiment: str) -> str:
         strategy, ignored = self.config.groups.strategy, ("data", "model.net")
         # The first words or the experiment name the data.
-        changed = {
+        settings = {
             key: value
             for key, value in self.changed_settings().items()
             if key not in ignored and not key.endswith(".root")
@@ -316,7 +302,7 @@ class FitCLI(LightningCLI):
         words = [self.net_name]
         words += [strategy] if strategy != config_groups.DEFAULTS["strategy"] else []
         words += [self.data.name] if self.data.name != experiment else []
-        return names.run_name(" ".join(words), changed)
+        return names.run_name(" ".join(words), settings)
 
 
 def _made(option: str, kind: type[Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -327,26 +313,3 @@ def _made(option: str, kind: type[Any], /, *args: Any, **kwargs: Any) -> Any:
         if not (where := place(error)) or kind.__module__.startswith("project."):
             raise
         raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error}{where}") from error
-
-
-def listed(value: Any) -> list[Any]:
-    """Return a list of objects from what Lightning accepts: a list, one object, or None."""
-    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _default_of_chosen_class(key: str, changed: Mapping[str, Any]) -> Any:
-    """Return the default of a setting of a class that replaces another class; the user did not change it."""
-    owner, _, name = key.rpartition(".")
-    if owner not in changed:
-        return ...
-    parameter = signature(resolve_name(changed[owner])).parameters.get(name)
-    return parameter.default if parameter else ...
-
-
-def flatten(config: Namespace) -> dict[str, Any]:
-    """Return the settings by their names on the command line."""
-    return {
-        key.replace(".init_args", "").removesuffix(".class_path"): value
-        for key, value in config.clone().items(branches=False)
-        if key != "config" and not key.endswith("__path__")
-    }

@@ -6,8 +6,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
-from project.engine.cli.fit_cli import FitCLI, listed
+from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
+from project.engine.cli.settings import listed
 from project.engine.cli.trainer_checks import (
     check_closures,
     check_cuda_graphs,

@@ -8,7 +8,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.settings import flatten
 from project.engine.compat import save_note, set_system_attr, system_attrs
 from project.engine.search.space import SearchSpace
 from project.engine.tracking import store

@@ -15,7 +15,8 @@ from project.engine.checkpoints.resume import (
     data_state,
 )
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.settings import flatten
 from project.engine.cli.trainer_checks import check_resumable
 from project.engine.task import Task
 from project.engine.tracking import experiments, store

@@ -15,7 +15,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.engine.checkpoints.newest import newest_checkpoint
-from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.settings import flatten
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.launcher import TORCHRUN
 from project.engine.runtime.output import lost_output

@@ -12,7 +12,8 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.cli import config_groups, yaml_file
-from project.engine.cli.fit_cli import FitCLI, flatten, listed
+from project.engine.cli.fit_cli import FitCLI
+from project.engine.cli.settings import flatten, listed
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options

@@ -12,8 +12,9 @@ from tiny import TINY
 
 from project.engine.cli import config_groups
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.fit_cli import FitCLI, flatten
+from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.parser import FitParser
+from project.engine.cli.settings import flatten
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.training.callbacks import build_fit
 
