@@ -109,6 +109,12 @@ class PlateauOfTraining(Plateau):
         return loss
 
 
+class MonitorsTraining(Slope):
+    """A module without validation whose best checkpoint is that of the smallest training loss."""
+
+    monitor, mode = "train_loss", "min"
+
+
 class Searching(Slope):
     """A module whose optimizer computes the loss several times for a step."""
 
@@ -336,6 +342,16 @@ def test_a_module_that_cannot_train_starts_no_run(
     assert answer in errors
     assert len(errors.splitlines()) <= 3
     assert count_runs(workplace) == 0
+
+
+def test_a_metric_of_training_selects_the_best_checkpoint_without_validation(workplace: Path) -> None:
+    main([*of(MonitorsTraining, Line), "--max_epochs=2"])
+    main(["--resume", "latest", "--max_epochs=3"])
+    run = Fit(workplace, 0, "").run
+    points = Fit(workplace, 0, "").client.get_metric_history(run.info.run_id, "best/train_loss")
+    losses = [point.value for point in points if point.value == point.value]  # The chart begins with NaN.
+    assert len(losses) == 3 and losses == sorted(losses, reverse=True)
+    assert [path.name for path in workplace.glob("mlruns/checkpoints/*/best-*.ckpt")] == ["best-epoch002.ckpt"]
 
 
 def test_a_module_may_have_its_own_data(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

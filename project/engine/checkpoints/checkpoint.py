@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -137,10 +139,8 @@ class RunCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        self._validated_step = trainer.global_step
         of_epoch = compat.metrics_of_epoch(trainer) if trainer.is_last_batch else {}
-        logged = {**trainer.callback_metrics, **of_epoch}
-        self._validated_metrics = {name: float(value) for name, value in logged.items()}
+        self._set_validated(trainer, {**trainer.callback_metrics, **of_epoch})
         if not self._ended:
             if self._is_due(trainer) or compat.is_last_step(trainer):
                 self._save(trainer)
@@ -149,8 +149,18 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._in_validation = False
+        # Without validation, a metric of training can select the best checkpoint.
+        selects = not sum(trainer.num_val_batches) and self.monitor in trainer.callback_metrics
+        if selects:
+            self._set_validated(trainer, trainer.callback_metrics)
         if self._is_due(trainer) and self._saved_step != trainer.global_step:
             self._save(trainer)
+        if selects:
+            self._log_best(trainer)
+
+    def _set_validated(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+        self._validated_step = trainer.global_step
+        self._validated_metrics = {name: float(value) for name, value in metrics.items()}
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
