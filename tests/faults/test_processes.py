@@ -155,9 +155,9 @@ def test_a_signal_at_any_moment_ends_all_processes_in_seconds(
                 else:
                     os.kill(moments.choice([process.pid, *others]), signum)
             output = process.communicate(timeout=60)[0]
-            while running_processes_of(process.pid) and time.monotonic() - start < 10:
+            while running_processes_of(process.pid) and time.monotonic() - start < 30:  # A busy machine is slow.
                 time.sleep(0.1)
-            assert time.monotonic() - start < 10, output
+            assert time.monotonic() - start < 30, output
             assert running_processes_of(process.pid) == []
         finally:
             for pid in running_processes_of(process.pid):

@@ -20,10 +20,13 @@ from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
-# These settings of a run belong to its checkpoint or to training, and an evaluation does not change them.
+# These settings of a run belong to its checkpoint or to training, and an evaluation does not change them. With another
+# share of validation, for example, it would count images of training.
 _REFUSED = (
     "--model",
     "--data.augmentation",
+    "--data.split_seed",
+    "--data.val_fraction",
     "--checkpoint",
     "--experiment",
     "--resume",
@@ -60,7 +63,7 @@ class EvaluationCLI(FitCLI):
         for option in (*(name for name, run in runs.items() if run), *(option for option, _ in command.pairs)):
             if option.startswith(_REFUSED) and not option.startswith("--model.metrics"):
                 raise ValueError(
-                    f"{option}: an evaluation has the model of its run, and does not augment; its options are "
+                    f"{option}: belongs to the training, and an evaluation cannot change it; its options are "
                     f"{OF_EVALUATION}"
                 )
         with TemporaryDirectory() as folder:
