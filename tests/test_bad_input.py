@@ -122,6 +122,10 @@ UNKNOWN_OPTIONS = [
         ["--model.optimizer.nesterov", "true", "--model.optimizer", "SGD"],
         "unknown option --model.optimizer.nesterov; give --model.optimizer SGD before its options",
     ),
+    (
+        ["--model.optimizer.betas", "[0.8,0.9]", "--model.optimizer", "SGD"],
+        "--model.optimizer.betas: has no effect, because --model.optimizer SGD follows and lacks it",
+    ),
     (["--model.lr_schedule.gamma", "0.1"], "options of model.lr_schedule are warmup"),
     (["--checkpoint.every", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),
     (["--checkpoint.interval", "3"], "options of checkpoint are asynchronous, every_n_epochs, mode, monitor"),

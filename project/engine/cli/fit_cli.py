@@ -184,7 +184,17 @@ class FitCLI(LightningCLI):
                 known.save(command.defaults)
             options = command.changes
         settings: Namespace = parser.parse_args(options, namespace=defaults)
+        self._check_order(flatten(settings))
         return settings
+
+    def _check_order(self, settings: dict[str, Any]) -> None:
+        """Raise ValueError for an option that was dropped because its class was chosen after it."""
+        options = [(option.removeprefix("--"), value) for option, value in self.command.pairs]
+        for index, (option, _) in enumerate(options):
+            owner = option.rpartition(".")[0]
+            later = [value for other, value in options[index:] if owner and other == owner]
+            if later and option not in settings:
+                raise ValueError(f"--{option}: has no effect, because --{owner} {later[-1]} follows and lacks it")
 
     def instantiate(self) -> Namespace:
         """Return new instances of data, model and callbacks, in a namespace like `config`.

@@ -64,7 +64,8 @@ def _best_epoch(trainer: Trainer) -> str:
 def _speed(job: Job) -> Iterator[tuple[str, str]]:
     """Yield labels and texts about the time."""
     throughput = callbacks_of(job.trainer, Throughput)[0]
-    yield f"{throughput.unit} per second", rate_text(throughput.total.samples_per_second)
+    if throughput.total.samples:  # A resumed run may only have to be tested.
+        yield f"{throughput.unit} per second", rate_text(throughput.total.samples_per_second)
     if (waited := throughput.total.wait_fraction) > _MUCH_WAITING:
         yield "waited for data", f"[yellow]{waited:.0%}[/] of the time; {escape(throughput.advice)}"
     yield "duration", in_words(job.seconds)
