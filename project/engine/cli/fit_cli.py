@@ -24,7 +24,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
-from project.engine.cli.settings import changed, check_secrets, flatten, listed, without_secrets
+from project.engine.cli.settings import changed, check_secrets, flatten, listed, short_name, without_secrets
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
@@ -189,7 +189,7 @@ class FitCLI(LightningCLI):
 
     def _check_order(self, settings: dict[str, Any]) -> None:
         """Raise ValueError for an option that was dropped because its class was chosen after it."""
-        options = [(option.removeprefix("--"), value) for option, value in self.command.pairs]
+        options = [(short_name(option.removeprefix("--")), value) for option, value in self.command.pairs]
         for index, (option, _) in enumerate(options):
             owner = option.rpartition(".")[0]
             later = [value for other, value in options[index:] if owner and other == owner]

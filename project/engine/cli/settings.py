@@ -10,10 +10,15 @@ from jsonargparse import Namespace
 from project.engine.tracking.secrets import HIDDEN, storable
 
 
+def short_name(key: str) -> str:
+    """Return the name of a setting without the words that only YAML files need."""
+    return key.replace(".init_args", "").removesuffix(".class_path")
+
+
 def flatten(config: Namespace) -> dict[str, Any]:
     """Return the settings by their names on the command line."""
     return {
-        key.replace(".init_args", "").removesuffix(".class_path"): value
+        short_name(key): value
         for key, value in config.clone().items(branches=False)
         if key != "config" and not key.endswith("__path__")
     }

@@ -64,7 +64,7 @@ class Reporter(Callback):
             self._report(trainer, _validation_number(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.enable_validation:
+        if not sum(trainer.num_val_batches):
             self._report(trainer, trainer.current_epoch)
 
     def _report(self, trainer: Trainer, number: int) -> None:

@@ -13,7 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.fit_cli import FitCLI
-from project.engine.cli.settings import flatten, listed
+from project.engine.cli.settings import flatten, listed, short_name
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
@@ -76,9 +76,7 @@ def _search(cli: FitCLI) -> list[str]:
     for name in (str(cli.config.groups.model), *sorted(general)):
         varied, metrics = _space(name)
         if varied and varied.keys() <= settings.keys() and metrics <= logged and _has_batches(cli, varied):
-            options = [
-                (option.removeprefix("--").replace(".init_args", ""), option, value) for option, value in command.pairs
-            ]
+            options = [(short_name(option.removeprefix("--")), option, value) for option, value in command.pairs]
             kept = [pair for key, *pair in options if key not in varied and not key.startswith(_NOT_REPEATED)]
             words = [word for pair in kept for word in pair if word is not None]
             jobs = str(_parallel_trials(cli.trainer))
