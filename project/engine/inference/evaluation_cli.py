@@ -20,8 +20,8 @@ from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
 
-# These settings of a run belong to its checkpoint or to training, and an evaluation does not change them. With another
-# share of validation, for example, it would count images of training.
+# These settings of a run belong to its checkpoint or to training. With another `val_fraction`, for example, val would
+# contain images on which the run was trained.
 _REFUSED = (
     "--model",
     "--data.augmentation",

@@ -38,7 +38,7 @@ def run_trial(
     configure_process()
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     os.environ.pop("MASTER_PORT", None)  # Only one trial could use it; the processes of each choose a free port.
-    os.environ.pop(SLURM, None)
+    os.environ.pop(SLURM, None)  # This process starts the others of its trial.
     torch.set_num_threads(threads)
     _set_command_line(module, argv)
     reporter = Reporter(connection, metrics)
