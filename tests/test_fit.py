@@ -116,7 +116,8 @@ def test_the_logged_configuration_starts_the_same_run_again(main_job: Fit, workp
     assert not (workplace / "mlruns/checkpoints").exists()  # `fast_dev_run` creates no run.
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_leave_the_same_results_as_one(strategy: str, main_job: Fit, tmp_path: Path) -> None:
     few = ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=2", "--trainer.log_every_n_steps=2"]
     options = ["--strategy", strategy, "--max_epochs", "1", *SMALL_NET, *few]

@@ -28,7 +28,6 @@ QUICK = {
     "sweep": (),
     "tracking": (),
 }
-FAST = ("convolution",)
 WITHOUT_PEER = ("sweep", *(() if torch.cuda.is_available() else ("jpeg_on_gpu", "record")))
 ROUNDS = [{"ours": 2.0, "peer": 3.0}, {"ours": 2.0, "peer": 5.0}, {"ours": 4.0, "peer": 8.0}]
 
@@ -55,9 +54,8 @@ def test_what_was_not_reached_has_no_value_and_no_ratio(capsys: pytest.CaptureFi
     assert once == {"name": "once", "value": 2.0, "unit": "s", "peer": None, "ratio": None}
 
 
-@pytest.mark.parametrize(
-    "benchmark", [pytest.param(name, marks=() if name in FAST else pytest.mark.faults) for name in QUICK]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("benchmark", QUICK)
 def test_each_benchmark_prints_lines_with_numbers(benchmark: str, tmp_path: Path) -> None:
     module, *options = benchmark.split()
     done = subprocess.run(  # a new process, because some benchmarks spawn processes of their own

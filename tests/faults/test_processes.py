@@ -225,6 +225,7 @@ def test_processes_restarted_by_torchrun_continue_the_same_run(tmp_path: Path) -
     assert epochs == list(range(20, 252, 21))
 
 
+@pytest.mark.faults
 def test_all_slurm_tasks_of_a_node_stop_together(tmp_path: Path) -> None:
     host = socket.gethostname()
     job = {

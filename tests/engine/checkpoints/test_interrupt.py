@@ -68,6 +68,7 @@ def test_a_second_ctrl_c_ends_a_process_that_never_returns_from_a_call(tmp_path:
     assert (command.wait(), output) == (130, "\nexited immediately\n")
 
 
+@pytest.mark.faults
 def test_a_second_ctrl_c_in_a_fit_names_its_run(tmp_path: Path) -> None:
     code = f"""if True:
         import signal
@@ -227,7 +228,8 @@ def test_a_signal_before_a_validation_within_an_epoch_waits_for_it(workplace: Pa
         assert [metric.step for metric in history] == steps, name
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.faults), 3])
+@pytest.mark.faults
+@pytest.mark.parametrize("accumulate", [1, 3])
 def test_an_interrupted_epoch_ends_with_the_weights_of_an_uninterrupted_one(accumulate: int, workplace: Path) -> None:
     # The schedule adds settings to the state of the optimizer.
     options = ["--max_epochs=1", "--trainer.limit_train_batches=6", f"--trainer.accumulate_grad_batches={accumulate}",

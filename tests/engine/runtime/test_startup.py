@@ -80,6 +80,12 @@ def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> 
                 runpy.run_module(f"project.{name}", run_name="__main__", alter_sys=True)
             except SystemExit as end:
                 print(name, end.code, "torch" in sys.modules)
+        import project.clean
+        from project.compare import main
+        try:
+            main(["0123abcd", "0"])
+        except SystemExit as end:
+            print("compare", end.code, "torch" in sys.modules)
         gc.enable()
         from project.engine.runtime.startup import begin_command
         begin_command("loading")
@@ -103,8 +109,8 @@ def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> 
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     # A run that does not exist is refused before torch is imported.
-    assert done.stdout.startswith("evaluate 2 False\npredict 2 False\nexport 2 False\n"), done.stderr
-    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 3
+    assert done.stdout.startswith("evaluate 2 False\npredict 2 False\nexport 2 False\ncompare 2 False\n"), done.stderr
+    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 4
     listed, _, collects = done.stdout.splitlines()[-1].rpartition("] ")
     assert collects == "True True", done.stderr
     loaded = set(json.loads(f"{listed}]"))

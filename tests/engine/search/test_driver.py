@@ -220,6 +220,7 @@ def test_running_trials_continue_while_others_fail(bench: Bench) -> None:
     assert len(bench.states) <= 5  # After the third failure no trial started until the success.
 
 
+@pytest.mark.faults
 def test_ten_failures_after_a_success_end_the_sweep(bench: Bench) -> None:
     bench.ends = {0: "", -1: "out of memory"}
     with pytest.raises(HopelessError, match="10 trials in a row failed"):

@@ -68,6 +68,7 @@ def test_a_model_cannot_be_registered_if_all_trials_are_pruned(
     assert "--register: no trial is complete" in capsys.readouterr().err
 
 
+@pytest.mark.faults
 def test_a_setting_that_is_edited_during_a_sweep_is_that_of_no_trial(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
