@@ -123,7 +123,11 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert f"python -m project.evaluate {without}" in printed
     assert "throughput/average_samples_per_second" in printed  # No name is broken in a pipe.
     assert Path("curves.png").stat().st_size > 10_000
-    client.log_metric(good, "best/val/accuracy", 1.0, step=10**6)  # A resumed training has found a better checkpoint.
+    best = client.get_run(good).data.metrics["best/val/accuracy"]
+    client.log_metric(good, "best/val/accuracy", best, step=10**5)  # A later validation was not better.
+    evaluated = compared(good, runs.bad)
+    assert score_of(evaluated, "eval/test/accuracy").values[0] is not None
+    client.log_metric(good, "best/val/accuracy", 2.0, step=10**6)  # A resumed training has found a better checkpoint.
     resumed = compared(good, runs.bad)
     assert score_of(resumed, "eval/test/accuracy").values[0] is None
     assert (

@@ -25,7 +25,7 @@ def compare(client: MlflowClient, references: Sequence[str], split: str | None) 
         ValueError: A reference means no run, several, or the run of another reference.
     """
     found, split = find_runs(client, references, split)
-    runs = [without_outdated(run, split) for run in found]
+    runs = [without_outdated(client, run, split) for run in found]
     return Comparison(
         runs=runs,
         split=split,

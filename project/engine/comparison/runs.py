@@ -1,6 +1,7 @@
 """The compared runs, with what they recorded and the stored predictions of an evaluation."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -15,12 +16,9 @@ from pyarrow import parquet
 from project.engine.compat import latest_metrics
 from project.engine.evaluation import Draws
 from project.engine.inference.tables import HIT, PREDICTIONS, RESAMPLES, read_resamples
-from project.engine.tracking.names import EVALUATION
+from project.engine.tracking.names import BEST, EVALUATION
 from project.engine.tracking.recorded import Records, recorded
 from project.engine.tracking.run_reference import find
-
-BEST = "best/"
-"""Start of the names of metrics of the best checkpoint."""
 
 _SPLITS = ("test", "val")
 _LABEL = 8
@@ -95,14 +93,21 @@ def find_runs(client: MlflowClient, references: Sequence[str], split: str | None
     ], chosen
 
 
-def without_outdated(run: ComparedRun, split: str) -> ComparedRun:
+def without_outdated(client: MlflowClient, run: ComparedRun, split: str) -> ComparedRun:
     """Return a run without its evaluation on a split if its training, when resumed, found a better checkpoint since."""
     points = latest_metrics(run.run)
-    step = max((point.step for point in points if point.key.startswith(BEST)), default=0)
+    step = max((_begins(client, run.id, point.key) for point in points if point.key.startswith(BEST)), default=0)
     starts = f"{EVALUATION}/{split}/", f"{EVALUATION}/{split}_"
     outdated = {point.key for point in points if point.key.startswith(starts) and point.step < step}
     metrics = {name: value for name, value in run.metrics.items() if name not in outdated}
     return run._replace(metrics=metrics, predictions=None if outdated else run.predictions)
+
+
+def _begins(client: MlflowClient, run_id: str, metric: str) -> int:
+    """Return the step since which a metric has its last value."""
+    points = sorted(client.get_metric_history(run_id, metric), key=lambda point: (point.step, point.timestamp))
+    same = takewhile(lambda point: point.value == points[-1].value, reversed(points))
+    return min((point.step for point in same), default=0)
 
 
 def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:

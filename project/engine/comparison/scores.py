@@ -5,8 +5,8 @@ from math import isfinite
 from typing import NamedTuple
 
 from project.engine.comparison.paired import SIGNIFICANT, holm, mcnemar, paired_bootstrap
-from project.engine.comparison.runs import BEST, ComparedRun, Predictions
-from project.engine.tracking.names import AVERAGE_SPEED, EVALUATION
+from project.engine.comparison.runs import ComparedRun, Predictions
+from project.engine.tracking.names import AVERAGE_SPEED, BEST, EVALUATION
 
 MCNEMAR, BOOTSTRAP = "McNemar", "bootstrap"
 _ENDS = ("_low", "_high")

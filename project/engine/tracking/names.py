@@ -13,6 +13,9 @@ from project.engine.tracking.secrets import redact_setting
 EVALUATION = "eval"
 """Start of the names of what an evaluation adds to a run, such as `eval/test/loss`."""
 
+BEST = "best/"
+"""Start of the names of the metrics of the best checkpoint. Each validation logs the best ones so far."""
+
 AVERAGE_SPEED = "throughput/average_samples_per_second"
 """Name of the metric with the average speed of a training.
 
