@@ -4,8 +4,11 @@ import os
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # The handler below replaces this one.
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
+from project.engine.runtime.stop_signals import exit_code, stop_signals
+
+if sys.argv[:1] == ["-m"]:  # The process of a command. `begin_command` replaces these handlers.
+    for _signum in stop_signals():
+        signal.signal(_signum, lambda signum, _: (os.write(2, b"interrupted\n"), os._exit(exit_code(signum))))
 
 if sys.platform == "linux" and "OMP_WAIT_POLICY" not in os.environ:
     # torch's threads spin for this time between two operations before they sleep. On two cores, no spinning slows a CNN
@@ -18,9 +21,3 @@ if os.path.expanduser("~") == "~":  # noqa: PTH111  # pathlib raises for it
     # MLflow asks for the home when it is imported, and for the user's name when a run is created.
     os.environ["HOME"] = "/nonexistent"
     os.environ.setdefault("USER", str(os.getuid()))
-
-if sys.argv[:1] == ["-m"]:
-    from project.engine.runtime.startup import exit_interrupted
-
-    # It handles Ctrl-C while the command has no handler of its own, such as during the imports.
-    signal.signal(signal.SIGINT, exit_interrupted)

@@ -20,6 +20,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
 from project.engine.runtime.startup import begin_command, end_activity, update_activity
+from project.engine.runtime.stop_signals import exit_code, stop_signals
 
 if __name__ == "__main__":
     begin_command("loading mlflow")
@@ -162,16 +163,15 @@ def _in_url(host: str) -> str:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Exit at a signal with one line and the signal's exit code; nohup makes a process ignore SIGHUP."""
+    """Exit at a signal with one line and the signal's exit code."""
 
     def stop(number: int, _frame: object) -> None:
         for each in numbers:  # A second signal must not interrupt the end of the server.
             signal.signal(each, signal.SIG_IGN)
         print("\nthe MLflow UI has ended" if number == signal.SIGINT else "the MLflow UI has ended", flush=True)
-        sys.exit(128 + number)
+        sys.exit(exit_code(number))
 
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    numbers = [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
+    numbers = stop_signals()
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -1,10 +1,11 @@
-"""The first seconds of a command, before its libraries are imported: an activity on the terminal, and Ctrl-C.
+"""The first seconds of a command, before its libraries are imported: an activity on the terminal, and signals.
 
 This module is imported before torch, and imports no large library.
 """
 
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +13,10 @@ from types import FrameType
 
 from project.engine.compat import defer_torchmetrics
 from project.engine.runtime import output
+from project.engine.runtime.stop_signals import exit_code, stop_signals
 
 _CLEAR_LINE = "\r\x1b[K"
 _STDERR = 2
-_CTRL_C = 130
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
@@ -29,6 +30,8 @@ def begin_command(activity: str) -> None:
 
     On a terminal without control codes, the activity stays. A file and a pipe get nothing.
     """
+    for signum in stop_signals():
+        signal.signal(signum, exit_interrupted)
     defer_torchmetrics()
     # Modules are not garbage, and collections take a tenth of the imports' time. `exit_without_teardown` enables them.
     gc.disable()
@@ -65,8 +68,8 @@ def print_interrupted(outcome: str) -> None:
         print(f"{_after_echo()}interrupted; {outcome}", file=sys.stderr, flush=True)
 
 
-def exit_interrupted(_signum: int, _frame: FrameType | None) -> None:
-    """Handle Ctrl-C before and after a command has its own handler: exit with 130, without a traceback.
+def exit_interrupted(signum: int, _frame: FrameType | None) -> None:
+    """Handle a signal before and after a command has its own handlers: exit with its code, without a traceback.
 
     The process ends here, because code that runs during an import may not expect an exception.
     """
@@ -74,7 +77,7 @@ def exit_interrupted(_signum: int, _frame: FrameType | None) -> None:
         line = f"{_after_echo()}interrupted\n"
         end_activity()
         _write(line)  # The signal may have interrupted a print.
-    os._exit(_CTRL_C)
+    os._exit(exit_code(signum))
 
 
 def _after_echo() -> str:

@@ -1,12 +1,12 @@
-"""The signals of a sweep: Ctrl-C once lets trials finish; a second one, SIGTERM or SIGHUP stops immediately."""
+"""The signals of a sweep: Ctrl-C once lets trials finish; a second one, or another signal, stops immediately."""
 
 import signal
 import sys
 from types import FrameType
 from typing import Self
 
+from project.engine.runtime.stop_signals import exit_code, stop_signals
 from project.engine.search.driver import Driver
-from project.engine.training.stop import exit_code, stop_signals
 
 
 class SweepSignals:

@@ -1,7 +1,4 @@
-"""Signals that stop training at a batch boundary, on all ranks, with a checkpoint.
-
-The signals are Ctrl-C, SIGTERM, SLURM's SIGUSR1, and the SIGHUP of a lost terminal.
-"""
+"""Signals that stop training at a batch boundary, on all ranks, with a checkpoint."""
 
 import os
 import signal
@@ -23,8 +20,8 @@ from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.runtime.process import command_process
 from project.engine.runtime.startup import print_interrupted
+from project.engine.runtime.stop_signals import exit_code, stop_signals
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _STUCK_AFTER_S = 2.0
 _AGAIN_AFTER_S = 0.05
 
@@ -34,18 +31,6 @@ class Interrupted(SystemExit):
 
     def __init__(self, signum: int) -> None:
         super().__init__(exit_code(signum))
-
-
-def exit_code(signum: int) -> int:
-    """Return 130 for Ctrl-C, and 143 for the other signals."""
-    return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
-
-
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return the signals that stop this process, without SIGHUP under nohup, which ignores it."""
-    return tuple(
-        signum for signum in STOP_SIGNALS if signum.name != "SIGHUP" or signal.getsignal(signum) != signal.SIG_IGN
-    )
 
 
 class Interrupts(Callback):

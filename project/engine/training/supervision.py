@@ -12,7 +12,8 @@ from types import TracebackType
 from lightning import Trainer
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from project.engine.training.stop import STOP_SIGNALS, Interrupted, exit_code
+from project.engine.runtime.stop_signals import STOP_SIGNALS, exit_code
+from project.engine.training.stop import Interrupted
 
 _PARENT = "PROJECT_PARENT_PID"
 _LOOK_EVERY_S = 0.2

@@ -1,4 +1,4 @@
-"""What a command shows before it imports its libraries, and how Ctrl-C ends it then."""
+"""What a command shows before it imports its libraries, and how a signal ends it then."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from conftest import ROOT, at, clean_environment
 from project.data import Digits
 from project.engine.runtime.startup import is_first_process
 
-# The first import of a large library ends this command with Ctrl-C.
-TRAP = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+# The first import of a large library ends a command with a signal.
+TRAP = "import os, signal, time\nos.kill(os.getpid(), signal.{})\ntime.sleep(9)\n"
 LOADING = {
     "project.fit": "fit: loading torch, lightning and mlflow",
     "project.sweep": "sweep: loading torch, lightning and optuna",
@@ -26,10 +26,12 @@ LOADING = {
 }
 
 
-def interrupted_in_the_imports(module: str, folder: Path, term: str | None, environment: dict[str, str]) -> str:
-    """Return what a command prints on a terminal, or in a pipe if `term` is None; it must exit with 130."""
+def interrupted_in_the_imports(
+    module: str, folder: Path, term: str | None, environment: dict[str, str], signum: str = "SIGINT"
+) -> str:
+    """Return what a command prints on a terminal, or in a pipe if `term` is None; and wait for its exit code."""
     for library in ("torch", "mlflow", "jsonargparse"):
-        (folder / f"{library}.py").write_text(TRAP)
+        (folder / f"{library}.py").write_text(TRAP.format(signum))
     paths = f"{folder}{os.pathsep}{clean_environment()['PYTHONPATH']}"
     environment = clean_environment() | {"TERM": term or "xterm", "PYTHONUTF8": "1", "PYTHONPATH": paths} | environment
     reading, writing = os.pipe() if term is None else pty.openpty()
@@ -41,7 +43,7 @@ def interrupted_in_the_imports(module: str, folder: Path, term: str | None, envi
     with suppress(OSError), open(reading, "rb", buffering=0) as stream:  # noqa: PTH123  # Linux: EIO ends a terminal.
         while chunk := stream.read(4096):
             printed += chunk
-    assert command.wait() == 130, printed
+    assert command.wait() == (130 if signum == "SIGINT" else 143), printed
     return printed.decode().replace("\r\n", "\n")
 
 
@@ -56,10 +58,12 @@ def test_a_terminal_without_control_codes_gets_a_line(tmp_path: Path) -> None:
     assert interrupted_in_the_imports("project.fit", tmp_path, "dumb", {}) == f"{line}\n\ninterrupted\n"
 
 
-@pytest.mark.parametrize("library", ["torch", "typing_extensions"])  # The other one is the first of all libraries.
-def test_ctrl_c_in_the_imports_is_one_line_in_a_pipe(library: str, tmp_path: Path) -> None:
-    (tmp_path / f"{library}.py").write_text(TRAP)
-    assert interrupted_in_the_imports("project.fit", tmp_path, None, {}) == "interrupted\n"
+# `typing_extensions` is the first of all libraries.
+@pytest.mark.parametrize("library", ["torch", "typing_extensions"])
+@pytest.mark.parametrize("signum", ["SIGINT", "SIGUSR1"])
+def test_a_signal_in_the_imports_is_one_line_in_a_pipe(library: str, signum: str, tmp_path: Path) -> None:
+    (tmp_path / f"{library}.py").write_text(TRAP.format(signum))
+    assert interrupted_in_the_imports("project.fit", tmp_path, None, {}, signum) == "interrupted\n"
 
 
 def test_only_the_first_process_shows_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
