@@ -11,6 +11,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from project.engine.tracking import store
 from project.engine.tracking.description import TAG
+from project.engine.tracking.names import BEST
 
 _LONGEST_NAME = 256
 
@@ -39,21 +40,32 @@ def check_name(client: MlflowClient, name: str) -> None:
             raise ValueError(f"--register: got {name!r}, which is the name of a prompt; give another name") from error
 
 
+def models_of_best(client: MlflowClient, run: Run) -> list[LoggedModel]:
+    """Return the logged models of a run with the weights of its best checkpoint; a resumed run may have others."""
+    models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    now = run.data.metrics
+    return [
+        model
+        for model in models
+        if model.status == LoggedModelStatus.READY
+        and all(now.get(one.key) == one.value for one in model.metrics or () if one.key.startswith(BEST))
+    ]
+
+
 def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
-    """Return the newest logged model of a run.
+    """Return the newest logged model of a run's best checkpoint.
 
     Raises:
         ValueError: The run has none.
     """
-    run_id, experiments = run.info.run_id, [run.info.experiment_id]
-    models: list[LoggedModel] = client.search_logged_models(experiments, f"source_run_id = '{run_id}'")
-    if ready := [model for model in models if model.status == LoggedModelStatus.READY]:
-        return max(ready, key=lambda model: model.creation_timestamp)
+    run_id = run.info.run_id
+    if models := models_of_best(client, run):
+        return max(models, key=lambda model: model.creation_timestamp)
     error = run.data.tags.get("model.error")
-    why = f" ({error})" if error else f" (it is {run.info.status})" if run.info.status != "FINISHED" else ""
+    why = f" ({error})" if error else f" (it is {run.info.status}: resume it)" if run.info.status != "FINISHED" else ""
     raise ValueError(
-        f"--register: run {run_id} has no logged model{why}; its task declares none to serve, or the store was "
-        "down, and python -m project.sync delivers it"
+        f"--register: run {run_id} has no logged model of its best checkpoint{why}; its task declares none to serve, "
+        "or the store was down, and python -m project.sync delivers it"
     )
 
 
@@ -69,7 +81,7 @@ def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, b
     """
     model, run_id = logged_model(client, run), run.info.run_id
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        if version.name == name and _model_id(version) == model.model_id:
+        if version.name == name and model_id(version) == model.model_id:
             return version, False
     try:
         client.create_registered_model(name, description=model.tags.get(TAG))
@@ -94,7 +106,7 @@ def describe_as(client: MlflowClient, version: ModelVersion) -> None:
         client.update_registered_model(name, version.description)
 
 
-def _model_id(version: ModelVersion) -> str:
+def model_id(version: ModelVersion) -> str:
     """Return the id of the logged model that a version comes from; empty if it is unknown."""
     # The source is `models:/ID`, or the folder of the model's artifacts if MLflow's page has registered it.
     found = re.search(r"\bm-[0-9a-f]{32}\b", version.source or "")

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from project.engine.tracking import store
 from project.engine.tracking.experiments import NEWEST_FIRST, find_run, newest_runs
 from project.engine.tracking.names import score_text
+from project.engine.tracking.registered import model_id, models_of_best
 from project.engine.tracking.secrets import redact
 from project.engine.tracking.tags import COMMAND, MONITOR, monitored
 
@@ -145,4 +147,12 @@ def _of_model(client: MlflowClient, reference: str) -> FoundRun:
         ) from error
     if not version.run_id:
         raise ValueError(f"{reference}: version {version.version} was registered without its run; give the run's id")
-    return FoundRun(find_run(client, version.run_id), f"version {version.version} of {name}")
+    run = find_run(client, version.run_id)
+    stored = model_id(version)
+    if stored and all(stored != model.model_id for model in models_of_best(client, run)):
+        raise ValueError(
+            f"{reference}: run {run.info.run_id} was resumed, and has another best checkpoint than version "
+            f"{version.version}; give the id of the run for that one, or register it: python -m project.evaluate "
+            f"{run.info.run_id} --register {shlex.quote(name)}"
+        )
+    return FoundRun(run, f"version {version.version} of {name}")

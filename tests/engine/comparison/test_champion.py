@@ -78,6 +78,12 @@ def test_the_alias_moves_only_to_a_better_version(runs: Runs, capsys: pytest.Cap
     versions = store.connect().get_logged_model(store.connect().get_run(good).outputs.model_outputs[0].model_id).tags
     assert '"version": "2"' in str(versions) or '"version": 2' in str(versions)
 
+    store.connect().log_metric(good, "best/val/accuracy", 2.0, step=10**6)  # A resumed training has found a better one.
+    with pytest.raises(ValueError, match="has another best checkpoint than version 2"):
+        find(store.connect(), f"models:/{NAME}@champion")
+    with pytest.raises(ValueError, match="has no logged model of its best checkpoint"):
+        challenged(good)
+
 
 def check_descriptions(champion: str) -> None:
     """The champion's model, its version and the registered model have the same description."""
