@@ -47,6 +47,9 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
     kept, deleted, best, other, _ = runs
     assert cleaned(capsys) == "nothing to remove\n"
     client.delete_run(deleted)
+    profile = store.profile_folder(deleted) / "trace.json"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("{}")
     foreign = unknown("b" * 32)
     running = client.create_run("0").info.run_id
     client.delete_run(running)
@@ -61,6 +64,7 @@ def test_only_what_nothing_needs_is_removed(runs: Runs, capsys: pytest.CaptureFi
         file.write_bytes(b"0" * 500)
     os.utime(half, (OLD, OLD))
     expected = {str(folder(deleted)): "its run is deleted", str(half): "its writing was interrupted"}
+    expected[str(profile.parent)] = "its run is deleted"
 
     assert listed(cleaned(capsys)) == expected  # The study is still running.
     client.set_terminated(study)

@@ -1,4 +1,4 @@
-"""Files that nothing needs any more: checkpoints, caches of images, spools, and unfinished files.
+"""Files that nothing needs any more: checkpoints, profiles, caches of images, spools, and unfinished files.
 
 A run that is running, or has undelivered records, keeps everything. So does a run that is registered.
 """
@@ -22,6 +22,7 @@ from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUM
 
 _STALE_AFTER_S = 3600.0
 """A file that a process writes has changed within this time."""
+_DELETED = "its run is deleted"
 
 
 class Unneeded(NamedTuple):
@@ -52,7 +53,7 @@ def find_unneeded(client: MlflowClient) -> list[Unneeded]:
     folders = sorted(store.checkpoint_folder("").glob("*/"))  # Before the runs: a new run's folder is not listed.
     runs = _all_runs(client)
     kept = {version.run_id for version in client.search_model_versions()}
-    found = [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
+    found = [*_checkpoints(folders, runs, kept), *_profiles(runs), *_caches(runs), *_spools()]
     whole = {one.path for one in found}
     return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)]
 
@@ -93,7 +94,7 @@ def _checkpoints(folders: list[Path], runs: dict[str, Run], kept: set[str | None
 def _reason(run: Run, runs: dict[str, Run]) -> str:
     """Return why nothing needs the checkpoints of a run that has ended; empty if they are needed."""
     if run.info.lifecycle_stage == "deleted":
-        return "its run is deleted"
+        return _DELETED
     study = runs.get(run.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
     if study is None or STATE not in run.data.tags or study.info.status != "FINISHED":
         return ""
@@ -104,6 +105,13 @@ def _reason(run: Run, runs: dict[str, Run]) -> str:
     if tags.get(BEST_RUN) == run.info.run_id or number in tags.get(PARETO_TRIALS, "").split(", "):
         return ""
     return f"trial {number} was not the best of {tags.get(STUDY, 'its study')}"
+
+
+def _profiles(runs: dict[str, Run]) -> Iterator[Unneeded]:
+    for folder in sorted(store.profile_folder("").glob("*/")):
+        run = runs.get(folder.name)
+        if run is not None and run.info.lifecycle_stage == "deleted" and run.info.status != "RUNNING":
+            yield Unneeded(folder, _DELETED, _size(folder))
 
 
 def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
