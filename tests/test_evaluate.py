@@ -318,6 +318,8 @@ def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixtur
         (["latest", "--data.batch_siz", "3"], "did you mean --data.batch_size?"),
         (["latest", "--model.label_smoothing", "0"], "belongs to the training"),
         (["latest", "--max_epochs", "3"], "belongs to the training"),
+        (["latest", "--trainer.max_epochs", "3"], "belongs to the training"),
+        (["latest", "--trainer.limit_train_batches=2"], "belongs to the training"),
         (["latest", "--data.augmentation.cutout", "8"], "belongs to the training"),
         (["latest", "--data.val_fraction", "0.2"], "belongs to the training"),
         (["latest", "--resume", "x"], "belongs to the training"),

@@ -23,18 +23,12 @@ from project.engine.tracking.evaluation_logger import EvaluationLogger
 # These settings of a run belong to its checkpoint or to training. With another `val_fraction`, for example, val would
 # contain images on which the run was trained.
 _REFUSED = (
-    "--model",
-    "--data.augmentation",
-    "--data.split_seed",
-    "--data.val_fraction",
-    "--checkpoint",
-    "--experiment",
-    "--resume",
-    "--rerun",
-    "--config",
-    "--max_epochs",
-    "--print_config",
-)
+    "--model", "--data.augmentation", "--data.split_seed", "--data.val_fraction", "--checkpoint", "--tracking",
+    "--experiment", "--resume", "--rerun", "--config", "--print_config", "--max_epochs", "--trainer.max_",
+    "--trainer.min_", "--trainer.limit_train_batches", "--trainer.overfit_batches", "--trainer.val_check_interval",
+    "--trainer.check_val_every_n_epoch", "--trainer.num_sanity_val_steps", "--trainer.accumulate_grad_batches",
+    "--trainer.gradient_clip_",
+)  # fmt: skip
 _NAMES = (*config_groups.NAMES, "split")
 # Options of data, and the arguments of the model from which they follow.
 _FOLLOWS = {"image_size": "image_size", "channels": "in_channels"}
