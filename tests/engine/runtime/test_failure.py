@@ -1,5 +1,6 @@
 """The last lines of a fit that fails: the user's frame, the run, how to resume, and the error in one line."""
 
+import inspect
 import os
 import re
 import sys
@@ -11,11 +12,15 @@ import pytest
 import torch
 from commands import Command
 from conftest import Fit, clean_environment
+from lightning.pytorch.loops import training_epoch_loop
+from lightning.pytorch.strategies import ddp
 from tiny import TINY, Tiny, TinyTask
 from torch import Tensor
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 from project.engine.runtime.failure import failure, needs_traceback
+from project.engine.training import fit_run
 from project.fit import main
 
 MOST_LINES = 12
@@ -60,6 +65,14 @@ def test_only_an_error_that_its_message_does_not_explain_needs_a_traceback() -> 
     with pytest.raises(ValueError, match="invalid literal") as others:
         Tiny(batch_size=int("0.5"))
     assert (needs_traceback(ours.value), needs_traceback(others.value)) == (False, True)
+
+
+def test_libraries_still_raise_the_errors_that_have_remedies() -> None:
+    with pytest.raises(ValueError, match="total_steps") as raised:
+        OneCycleLR(torch.optim.SGD([torch.zeros(1)], 0.1), 1.0, total_steps=-1)
+    texts = [torch.OutOfMemoryError.__name__, *map(inspect.getsource, (training_epoch_loop, ddp)), str(raised.value)]
+    for part, text in zip(fit_run._REMEDIES, texts, strict=True):
+        assert part in text
 
 
 class Large(TinyTask):
