@@ -84,7 +84,10 @@ def _parser() -> CommandParser:
         default=1,
         help="maximum number of repetitions of a failed trial (default: 1)",
     )
-    add("--study", help="name of the study; an existing study is continued (default: EXPERIMENT-SEARCH)")
+    add("--study", help=(
+        "name of the study; an existing study is continued (default: EXPERIMENT-SEARCH, or "
+        "EXPERIMENT-MODEL-SEARCH with another model than cnn)"
+    ))  # fmt: skip
     add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
         "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial "
         "(or of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"

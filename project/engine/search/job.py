@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from project.engine.cli import yaml_file
+from project.engine.cli.config_groups import DEFAULTS
 from project.engine.cli.errors import exit_on_bad_input
 from project.engine.inference.registration import ONE_DEVICE, register_trained
 from project.engine.runtime.launcher import SLURM
@@ -81,7 +82,8 @@ def open_sweep(options: SweepOptions, space: SearchSpace) -> Iterator["Sweep"]:
     recover_all(client)
     experiment = experiments.experiment_name(built.config.groups.experiment, built.data.name)
     experiment_id = experiments.experiment_id(client, experiment)
-    name = options.study or f"{experiment}-{space.path.stem}"
+    net = "" if built.net_name in (DEFAULTS["model"], space.path.stem) else built.net_name
+    name = options.study or "-".join(filter(None, (experiment, net, space.path.stem)))
     if Path(name).name != name or name == "..":
         raise ValueError(
             f"--study: got {name!r}; it must be a name without slashes, because a folder has the same name"

@@ -72,8 +72,9 @@ def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     differing = sorted({key for key, _ in before.items() ^ now.items()})
     first = next((key for key in differing if key.startswith(_RANGE)), differing[0])
     old, new = (settings.get(first, "nothing") for settings in (before, now))
+    name = first.removeprefix("groups.")
     return (
-        f"has {first} {old}, but this sweep has {new}; name another study with --study, or keep the options and "
+        f"has {name} {old}, but this sweep has {new}; name another study with --study, or keep the options and "
         "the version of this project"
     )
 

@@ -23,6 +23,7 @@ SETTINGS = {"search.lr": "0..1", "model.net": "CNN", "model.net.depth": "4", "da
         ("model.net.depth", {"model.net": "MLP", "model.net.width": "9"}, "has model.net CNN, but this sweep has MLP;"),
         ("seed", {"search.seed": "0..9"}, "has search.seed nothing, but this sweep has 0..9;"),
         ("", {"data.fast": "None", "seed": "1"}, "has data.fast nothing, but this sweep has None;"),
+        ("", {"groups.model": "MLP", "model": "nets.MLP"}, "has model nothing, but this sweep has MLP;"),
     ],
 )
 def test_other_settings_are_refused_with_the_reason_and_the_remedy(

@@ -91,3 +91,4 @@ def test_a_setting_that_is_edited_during_a_sweep_is_that_of_no_trial(
         "max_epochs": "1",
         "limit_train_batches": "2",
     }
+    assert optuna.get_all_study_names("sqlite:///mlruns/optuna.db") == ["edited-TinyNet-optimizer"]
