@@ -76,14 +76,14 @@ def read_space(path: Path) -> SearchSpace:
         OSError: The file cannot be read.
     """
     content = yaml_file.read(path, "--search")
+    for key in set(content) - set(SPACE_KEYS):
+        hint = question(str(key), SPACE_KEYS)
+        raise ValueError(f"--search: {path} has the key {key!r}{hint}; keys are {', '.join(SPACE_KEYS)}")
     if not content.get("space") or not isinstance(content["space"], dict):
         raise ValueError(
             f"--search: {path} has space: {content.get('space')!r}; expected the settings to vary, such as "
             "model.optimizer.lr: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}"
         )
-    for key in set(content) - set(SPACE_KEYS):
-        hint = question(str(key), SPACE_KEYS)
-        raise ValueError(f"--search: {path} has the key {key!r}{hint}; keys are {', '.join(SPACE_KEYS)}")
     directions = _directions(path, content)
     if len(directions) > 1 and content.get("pruner"):
         raise ValueError(f"--search: {path} has a pruner and several metrics; trials are pruned by one metric alone")

@@ -23,6 +23,7 @@ REFUSED = [
         f"metric: val/accuracy\ndirection: maximize\nspaces: {{}}\nspace: {{{LR}}}",
         "has the key 'spaces' (did you mean space?)",
     ),
+    (f"metric: val/accuracy\ndirection: maximize\nspaec: {{{LR}}}", "has the key 'spaec' (did you mean space?)"),
     (f"metric: val/accuracy\ndirection: up\nspace: {{{LR}}}", "it is maximize or minimize"),
     (f"metric: [val/accuracy, val/loss]\ndirection: maximize\nspace: {{{LR}}}", "one direction for each metric"),
     ("metric: val/accuracy\ndirection: maximize\nspace: {model.optimizer.lr: 0.1}", "expected {type: T, ...}"),
