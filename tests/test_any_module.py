@@ -303,6 +303,9 @@ def test_a_module_that_declares_nothing_trains_and_keeps_its_last_checkpoint(
     assert torch.load(last, weights_only=True)["global_step"] == 3 * STEPS
     assert {"train_loss", "throughput/samples_per_second"} <= set(done.run.data.metrics)
     assert "throughput/images_per_second" not in done.run.data.metrics
+    with pytest.raises(SystemExit, match="2"):
+        main(["--resume", "latest", "--data=test_any_module.WithoutFile", "--max_epochs=4"])
+    assert "--resume: got the data test_any_module.WithoutFile, but the run used" in capsys.readouterr().err
 
 
 def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

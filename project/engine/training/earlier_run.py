@@ -75,22 +75,32 @@ def check_has_ended(earlier: EarlierRun) -> None:
         )
 
 
-def check_can_continue(earlier: EarlierRun, cli: FitCLI, client: MlflowClient) -> None:
-    """Raise ValueError if the run cannot continue from its checkpoint with these settings."""
+def check_unchanged(earlier: EarlierRun, cli: FitCLI) -> None:
+    """Raise ValueError if the data or the model are not those of the run; the rehearsal of others would fail."""
     if earlier.checkpoint is None:
         return
-    checkpoint, run = Path(earlier.checkpoint), client.get_run(earlier.run_id)
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise ValueError("--resume: got --trainer.fast_dev_run too, which starts no run; leave one of them out")
+    checkpoint, run = Path(earlier.checkpoint), store.connect().get_run(earlier.run_id)
     before, now = run.data.params.get("data"), flatten(cli.config)["data"]
     if before not in (None, now):
         raise ValueError(
             f"--resume: got the data {now}, but the run used {before}; keep --data as it was, or start again "
             "without --resume"
         )
-    trainer, model = cli.trainer, cli.model
     check_resumable(cli.callbacks)
+    model = cli.model
     if not is_overridden("configure_model", model) or isinstance(model, Task):
         check_weights(checkpoint, model)
     if isinstance(model, Task):
         check_optimizer(checkpoint, model.make_optimizer())
+
+
+def check_can_continue(earlier: EarlierRun, cli: FitCLI, client: MlflowClient) -> None:
+    """Raise ValueError if the run cannot continue from its checkpoint with these settings."""
+    if earlier.checkpoint is None:
+        return
+    checkpoint, trainer = Path(earlier.checkpoint), cli.trainer
     cli.data.check_same_batches(data_state(checkpoint, cli.datamodule), trainer.world_size, trainer.limit_train_batches)
-    check_not_complete(checkpoint, run.info.status == "FINISHED", trainer.max_epochs, trainer.max_steps)
+    is_finished = client.get_run(earlier.run_id).info.status == "FINISHED"
+    check_not_complete(checkpoint, is_finished, trainer.max_epochs, trainer.max_steps)

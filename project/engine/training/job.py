@@ -27,7 +27,13 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.recovery import RECOVERED, recover_all
 from project.engine.training.callbacks import build_fit
-from project.engine.training.earlier_run import EarlierRun, check_can_continue, check_has_ended, find_earlier_run
+from project.engine.training.earlier_run import (
+    EarlierRun,
+    check_can_continue,
+    check_has_ended,
+    check_unchanged,
+    find_earlier_run,
+)
 from project.engine.training.fit_run import open_run
 from project.engine.training.header import print_fit, print_line, print_run
 from project.engine.training.registration_checks import check_register
@@ -137,6 +143,8 @@ def _check(job: Job) -> None:
     """
     if not job.trainer.is_global_zero:  # Lightning starts other processes after the checks of the first one.
         return
+    if job.earlier:
+        check_unchanged(job.earlier, job.cli)
     check_training(job.cli)
     client = store.connect()
     if (name := job.cli.command.register) is not None:

@@ -34,6 +34,7 @@ REFUSED = [
         "StochasticWeightAveraging stores no averages",
     ),
     (["--max_epochs", "3", "--data", "mnist", "--data.batch_size", "8"], "got the data project.data.MNIST"),
+    (["--trainer.fast_dev_run", "true"], "--resume: got --trainer.fast_dev_run too"),
 ]
 
 
