@@ -130,7 +130,9 @@ def check_logged(user: str, metric: str, logged: set[str]) -> None:
     """
     if metric not in logged:
         names = sorted(logged - _ALWAYS_LOGGED)
+        # Lightning appends the loader to a metric of several: `val/loss/dataloader_idx_0`.
+        loaders = [f" (did you mean {name}?)" for name in names if name.startswith(f"{metric}/")]
         raise ValueError(
-            f"{user} {metric!r}{question(metric, names)}, which training does not log; it logs "
+            f"{user} {metric!r}{[*loaders, question(metric, names)][0]}, which training does not log; it logs "
             f"{', '.join(names) or 'nothing'}"
         )

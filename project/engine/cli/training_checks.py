@@ -1,6 +1,6 @@
 """The checks of a fit before its run: the data, the length of the training, and its first step."""
 
-from lightning import Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -66,13 +66,17 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
             own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
             logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
-        check_lengths(cli.trainer, _lengths(own.model.trainer, cli.trainer.world_size))
+        check_lengths(cli.trainer, _lengths(own.model, own.data, cli.trainer))
         check_closures(cli.trainer, own.model.trainer.optimizers)
         return logged
 
 
-def _lengths(rehearsal: Trainer, ranks: int) -> dict[str, int | None]:
-    """Return the batches that each of `ranks` processes has of plain loaders, by split; None if they are unknown."""
-    loaders = {"train": rehearsal.train_dataloader, "val": rehearsal.val_dataloaders}
+def _lengths(model: LightningModule, data: LightningDataModule, trainer: Trainer) -> dict[str, int | None]:
+    """Return the batches that each rank has of plain loaders after a rehearsal, by split; None if they are unknown."""
+    loaders = {"train": model.trainer.train_dataloader, "val": model.trainer.val_dataloaders}
+    if 0 < trainer.limit_test_batches < 1 and described(data).has_test:  # Otherwise, the test needs no length.
+        data.setup("test")
+        model.setup("test")  # It may have the loader.
+        loaders["test"] = data.test_dataloader()
     counts = {split: sized_len(loader) for split, loader in loaders.items() if isinstance(loader, DataLoader)}
-    return {split: None if count is None else -(-count // ranks) for split, count in counts.items()}
+    return {split: None if count is None else -(-count // trainer.world_size) for split, count in counts.items()}
