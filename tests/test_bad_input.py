@@ -25,6 +25,7 @@ BAD_OPTIONS = [
     (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
+    (["--model.optimizer="], "--model.optimizer: got '', which is neither a class known here nor"),
     (["--model.optimiser", "SGD"], "did you mean --model.optimizer?"),
     (["--model", "missing.yaml"], "--model: cannot read missing.yaml: No such file"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
@@ -106,7 +107,7 @@ BAD_OPTIONS = [
         ],
         "overwrite gradients",
     ),
-    (["--precision", "17"], "got '17'"),
+    (["--precision", "17"], "got '17'; expected one of '64', '32', '16', 'transformer-engine', "),
 ]
 # If no option is similar enough, the message lists the options of that class.
 UNKNOWN_OPTIONS = [

@@ -139,8 +139,8 @@ def _none_of_several(problem: _Problem) -> str:
     expected = re.sub(r"<class '(?:\w+\.)*(\w+)'>|typing\.", r"\1", re.findall(r"Subtypes: \[(.*)\]", text)[-1])
     for typed, yaml in ((r"Literal\[(.*?)\]", r"\1"), (r"\bbool\b", "true, false"), (r"\bNoneType\b", "null")):
         expected = re.sub(typed, yaml, expected)
-    # An option of torch may also be a tensor, which cannot be typed.
-    kinds = [kind for kind in expected.split(", ") if kind != "Tensor"]
+    # An option of torch may also be a tensor, which cannot be typed. The precisions have 16 and "16".
+    kinds = {kind.strip("'"): kind for kind in expected.split(", ") if kind != "Tensor"}.values()
     got = nested[2] if nested else got
     nearest = problem.nearest_class(got)
     return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
@@ -190,7 +190,7 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     ),
     (r"Subtypes: \[", _none_of_several),
     (
-        r"dot import path(?: string)?: (\S+)",
+        r"dot import path(?: string)?: ?(\S*)",
         lambda p: (
             f"--{p.key}: got {p.match[1]!r}{p.nearest_class(p.match[1])}, which is neither a class known here nor the "
             f"path of one, such as {'torch.optim.SGD' if p.key.endswith('optimizer') else 'package.module.Class'}"

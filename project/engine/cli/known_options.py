@@ -128,7 +128,9 @@ def _expected(types: Sequence[str]) -> str:
     """Return the types as the message of `explain` lists them."""
     if len(types) == 1 and types[0] in _SIMPLE:
         return types[0]
-    return f"one of {', '.join({'bool': 'true, false', 'NoneType': 'null'}.get(name, name) for name in types)}"
+    words = {"bool": "true, false", "NoneType": "null"}
+    listed = {name.strip("'"): words.get(name, name) for name in types}  # The precisions have 16 and "16".
+    return f"one of {', '.join(listed.values())}"
 
 
 def simple_types(kind: object) -> list[str]:
