@@ -268,6 +268,12 @@ def test_impossible_settings_of_the_trainer_are_refused(workplace: Path) -> None
         (b"checkpoint: [1]\n", "--checkpoint: got [1]; expected settings"),
         (b"groups:\n- data\n", "has groups: ['data']"),
         (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),
+        (b"config: other.yaml\n", "bad.yaml has config: other.yaml; give each file by a --config of its own"),
+        (b"data: mnist\n", "bad.yaml has data: mnist; the key of a choice is groups: {data: mnist}"),
+        (
+            b"experiment: article\n",
+            "bad.yaml has experiment: article; the key of a choice is groups: {experiment: article}",
+        ),
     ],
 )
 def test_a_bad_file_exits_with_a_short_message(content: bytes, message: str, refused: Callable[..., str]) -> None:
@@ -285,6 +291,12 @@ def test_a_choice_that_a_later_file_contradicts_is_refused(refused: Callable[...
     Path("mine.yaml").write_text("groups: {model: resnet18}\n")
     message = "mine.yaml names the model resnet18, but --model cnn comes before it; give --model after --config"
     assert message in refused("--model", "cnn", "--config", "mine.yaml", "--trainer.fast_dev_run", "1")
+
+
+def test_a_file_that_names_an_experiment_has_its_choices(workplace: Path) -> None:
+    Path("mine.yaml").write_text("groups: {experiment: cifar10_resnet18, data: mnist}\n")
+    command = CommandLine.parse(["--config", "mine.yaml"])
+    assert {group: command.groups[group] for group in ("data", "model")} == {"data": "mnist", "model": "resnet18"}
 
 
 def _empty(root: Path) -> None:

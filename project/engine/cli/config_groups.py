@@ -118,7 +118,7 @@ def search_file(name: str | None) -> Path:
 
 
 def choices_of(path: Path, option: str) -> dict[str, str]:
-    """Return the groups that a YAML file names, and the file itself for the groups whose class it sets.
+    """Return the groups that a YAML file or its experiment names, and the file for the groups whose class it sets.
 
     Raises:
         ValueError: The file is malformed.
@@ -134,7 +134,9 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
     classes = {group: str(path) for group in CLASSES if _names_a_class(content.get(group))}
     # The settings of a run have both. The name of a group that was itself a class has no file.
     named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
-    return classes | named
+    experiment = file_of("experiment", groups.get("experiment") or "")
+    of_experiment = choices_of(experiment, option) if experiment.is_file() and experiment != path else {}
+    return of_experiment | classes | named
 
 
 def _settings(path: Path, option: str) -> dict[str, Any]:
@@ -142,6 +144,13 @@ def _settings(path: Path, option: str) -> dict[str, Any]:
     for section in SECTIONS:
         if content.get(section, {}) is None:
             raise ValueError(f"{option}: {path} has {section}: without settings; list them, or leave out the key")
+    if "config" in content:  # Its choices would not be read.
+        raise ValueError(f"{option}: {path} has config: {content['config']}; give each file by a --config of its own")
+    for group in GROUPS:
+        if isinstance(name := content.get(group), str) and file_of(group, name).is_file():
+            raise ValueError(
+                f"{option}: {path} has {group}: {name}; the key of a choice is groups: {{{group}: {name}}}"
+            )
     return content
 
 
