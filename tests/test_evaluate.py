@@ -331,6 +331,7 @@ def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixtur
         (["latest", "--data.image_size=16"], "has image_size 16, but the model of run"),
         (["latest", f"--data={__name__}.WithoutTest", "--split=test"], "the data have no test split; give --split val"),
         (["latest", "--trainer.limit_test_batches=0"], "got 0"),
+        (["latest", "--trainer.limit_test_batches=0.1"], "got 0.1, which leaves none of the 2 batches of test"),
     ]:
         refused(argv, message, capsys)
     assert not [name for name in metrics() if name.startswith("eval/")]

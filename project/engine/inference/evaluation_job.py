@@ -17,6 +17,7 @@ from mlflow.entities import Run
 from torch import Tensor
 
 from project.engine.cli.errors import exit_on_bad_input
+from project.engine.cli.trainer_checks import check_lengths
 from project.engine.comparison.champion import register_challenger
 from project.engine.evaluation import Evaluation
 from project.engine.inference.collector import OutputCollector
@@ -146,6 +147,8 @@ class EvaluationJob:
             raise ValueError("--split: the data and the model have no validation; they cannot be evaluated")
         if not getattr(self.trainer, f"limit_{split}_batches"):
             raise ValueError(f"--trainer.limit_{split}_batches: got 0; give --trainer.limit_{split}_batches 1.0")
+        counts = self.data.batch_counts(self.trainer.world_size)
+        check_lengths(self.trainer, {split: counts[split]} if counts else {})
         client = store.connect()
         run = client.get_run(self.run.run_id)
         other = "" if self._is_own_data(run) else f"{_as_name(self.data.name)}/"
