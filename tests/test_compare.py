@@ -20,7 +20,7 @@ from runs import ExampleRuns, Runs
 from scipy.stats import binomtest
 
 from project.compare import main
-from project.engine.comparison.job import compare
+from project.engine.comparison.job import compare, write
 from project.engine.comparison.report import Comparison
 from project.engine.comparison.scores import Score
 from project.engine.tracking import store
@@ -104,6 +104,9 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert score_of(comparison, "test/accuracy").values[2] == client.get_run(without).data.metrics["test/accuracy"]
     assert comparison.notes[0].startswith(f"{other[:8]} is not tested, because its test data are different")
     assert comparison.notes[1].endswith(f"no stored predictions: python -m project.evaluate {without}")
+    Path("full.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"^cannot write full.csv \(No space left on device\)$"):
+        write(client, comparison, [Path("full.csv")])
     failed = client.create_run("0").info.run_id
     client.log_metric(failed, "test/accuracy", math.nan)
     client.set_terminated(failed, "FAILED")

@@ -21,7 +21,9 @@ from tiny import Many
 
 from project.engine.inference.inputs import named_files
 from project.engine.inference.options import parse_prediction
+from project.engine.inference.tables import write_table
 from project.engine.loading.square import to_grey
+from project.engine.runtime.failure import needs_traceback
 from project.evaluate import main as evaluate
 from project.fit import main as fit
 from project.predict import main as predict
@@ -150,6 +152,14 @@ def test_a_name_that_is_not_unicode_is_escaped_in_the_table(place: Path) -> None
     assert max(table["path"]) == "names/\\xff.jpg"
     assert None not in table["probability"]
     shutil.rmtree("names")
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_a_table_on_a_full_disk_is_named_without_a_traceback(name: str, tmp_path: Path) -> None:
+    (file := tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"^cannot write {file} \(No space left on device\)$") as refused:
+        write_table({"path": ["a"]}, file)
+    assert not needs_traceback(refused.value)
 
 
 def test_rows_that_cannot_be_written_are_an_error(place: Path) -> None:

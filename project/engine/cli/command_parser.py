@@ -1,8 +1,10 @@
-"""The argument parser of the commands besides `fit`, whose errors are one line, and a type of its options."""
+"""The argument parser of the commands besides `fit`, whose errors are one line, and the files of `--output`."""
 
+import os
 import re
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -47,6 +49,20 @@ def output_file(suffixes: Sequence[str]) -> Callable[[str], Path]:
         return path
 
     return parse
+
+
+@contextmanager
+def writing(path: object) -> Iterator[None]:
+    """Name the file in an error of the block that writes it, for example on a full disk.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(f"cannot write {path} ({reason})") from error
 
 
 def unwritable(path: Path) -> str | None:

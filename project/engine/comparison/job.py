@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from project.engine.cli.command_parser import writing
 from project.engine.comparison.report import Comparison, write_csv, write_markdown
 from project.engine.comparison.runs import find_runs, why_not_tested, without_outdated
 from project.engine.comparison.scores import compare_scores
@@ -44,12 +45,13 @@ def write(client: MlflowClient, compared: Comparison, files: Sequence[Path]) -> 
     """
     pictures = [path.with_suffix(".png") for path in files if path.suffix != ".csv"]
     for path in dict.fromkeys([*pictures, *files]):
-        if path.suffix == ".csv":
-            write_csv(compared, path)
-        elif path.suffix == ".md":
-            write_markdown(compared, path, path.with_suffix(".png").name)
-        else:
-            from project.engine.comparison.curves import draw_curves  # Without a picture, matplotlib is not imported.
+        with writing(path):
+            if path.suffix == ".csv":
+                write_csv(compared, path)
+            elif path.suffix == ".md":
+                write_markdown(compared, path, path.with_suffix(".png").name)
+            else:
+                from project.engine.comparison.curves import draw_curves  # Other files do not need matplotlib.
 
-            draw_curves(client, compared.runs).savefig(path)
+                draw_curves(client, compared.runs).savefig(path)
         print(f"written: {path}", flush=True)

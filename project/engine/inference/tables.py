@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from project.engine.cli.command_parser import writing
 from project.engine.evaluation import Draws
 
 HIT = "hit/"
@@ -16,12 +17,17 @@ PREDICTIONS, RESAMPLES = "predictions.parquet", "resamples.parquet"
 
 
 def write_table(columns: Mapping[str, Any], to: Path | BinaryIO) -> None:
-    """Write columns of one length as Parquet to a path with the suffix `.parquet`, otherwise as CSV."""
+    """Write columns of one length as Parquet to a path with the suffix `.parquet`, otherwise as CSV.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     table = pa.table({name: _as_unicode(values) for name, values in columns.items()})
-    if isinstance(to, Path) and to.suffix == ".parquet":
-        parquet.write_table(table, to)
-    else:
-        csv.write_csv(table, to)
+    with writing(to):
+        if isinstance(to, Path) and to.suffix == ".parquet":
+            parquet.write_table(table, to)
+        else:
+            csv.write_csv(table, to)
 
 
 def _as_unicode(values: Any) -> Any:
