@@ -95,6 +95,8 @@ BAD_OPTIONS = [
     (["--trainer.accelerator", "tpu"], "got tpu"),
     (["--precision", "16-mixed"], "needs a GPU"),
     (["--strategy", "fsdp", "--precision", "16-mixed"], "needs a GPU"),
+    (["--strategy", "ddp", "--model.optimizer=LBFGS", "--model.channels_last=false"], "but LBFGS needs one; use"),
+    (["--model.optimizer=LBFGS"], "LBFGS, which needs contiguous weights; add --model.channels_last false"),
     (["--strategy", "fsdp", "--trainer.callbacks", "EMAWeightAveraging"], "cannot copy its shards"),
     (["--strategy", "fsdp", "--model.compile", "true"], "does not change a sharded net"),
     (["--model.compile", "fast"], "reduce-overhead"),

@@ -16,6 +16,8 @@ def check_optimizer(task: Task) -> None:
         unused = task.make_optimizer()
     except ValueError as error:
         raise ValueError(f"model.optimizer: {error}") from error
+    if isinstance(unused, torch.optim.LBFGS) and task.memory_format is torch.channels_last:
+        raise ValueError("model.optimizer: got LBFGS, which needs contiguous weights; add --model.channels_last false")
     check_schedule(task.lr_schedule, unused)
 
 

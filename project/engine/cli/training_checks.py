@@ -33,8 +33,10 @@ def check_training(cli: FitCLI) -> None:
     cli.data.check_batch_size(trainer.world_size)
     check_not_sharded(trainer)
     check_optimization(trainer, cli.model)
-    if isinstance(cli.model, Task) and cli.model.replays_cuda_graphs:
-        check_cuda_graphs(trainer, str(cli.model.compile_net))
+    if isinstance(cli.model, Task):
+        check_closures(trainer, [cli.model.make_optimizer()])
+        if cli.model.replays_cuda_graphs:
+            check_cuda_graphs(trainer, str(cli.model.compile_net))
     check_lengths(trainer, cli.data.batch_counts(trainer.world_size))
     if isinstance(cli.model, Task) and (examples := cli.data.examples()):
         check_batch(cli.model, *examples)
