@@ -339,6 +339,8 @@ def test_bad_input_is_refused_in_one_line(run: str, capsys: pytest.CaptureFixtur
     refused([other], "still running", capsys)
     mlflow.MlflowClient().set_terminated(other)
     refused([other], "was not made by project.fit", capsys)
+    MlflowClient().set_tag(other, "best.run", "abc")
+    refused([other], "it is the run of a study, whose best trial is abc", capsys)
 
 
 def test_an_empty_folder_gets_no_store(

@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from project.engine.tracking import store
 from project.engine.tracking.secrets import redact
+from project.engine.tracking.tags import BEST_RUN
 
 NEWEST_FIRST = "attributes.start_time DESC"
 _MOST_RUNS = 1000
@@ -50,12 +51,13 @@ def settings_of(run_id: str) -> str:
         ValueError: The store has no such run, or the run has no settings.
     """
     client = store.connect_existing(run_id)
-    find_run(client, run_id)
+    best = find_run(client, run_id).data.tags.get(BEST_RUN)
     with suppress(FileNotFoundError):
         return (store.spool_folder(run_id) / "files" / store.CONFIG_FILE).read_text(encoding="utf-8")
     if settings := artifact_text(client, run_id, store.CONFIG_FILE):
         return settings
-    raise ValueError(f"run {run_id} has no artifact {store.CONFIG_FILE}, so it was not made by project.fit")
+    study = f"; it is the run of a study, whose best trial is {best}" if best else ""
+    raise ValueError(f"run {run_id} has no artifact {store.CONFIG_FILE}, so it was not made by project.fit{study}")
 
 
 def artifact_text(client: MlflowClient, run_id: str, name: str) -> str:
