@@ -149,6 +149,7 @@ class _FitRun:
         client, settings = store.connect(), flatten(self._cli.config)
         if self._earlier:
             logger.resume(client, self._earlier.run_id, self._command, settings)
+            logger.set_tags(self._monitor())
         else:
             checkpoint = RunCheckpoint.of(trainer)
             monitor = checkpoint.monitor if checkpoint else None
@@ -163,14 +164,17 @@ class _FitRun:
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
-    def _tags(self) -> dict[str, str]:
+    def _monitor(self) -> dict[str, str]:
         checkpoint = RunCheckpoint.of(self._cli.trainer)
+        return {MONITOR: checkpoint.monitored} if checkpoint and checkpoint.monitor else {}
+
+    def _tags(self) -> dict[str, str]:
         return {
             "strategy": str(self._cli.config.groups.strategy),
             DEVICES: devices_text(self._cli.trainer),
             COMMAND: self._command,
             **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
-            **({MONITOR: checkpoint.monitored} if checkpoint and checkpoint.monitor else {}),
+            **self._monitor(),
             **launch_tag(self._cli.command.argv),
         }
 

@@ -48,6 +48,7 @@ def run_id(workplace: Path) -> str:
 def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, run_id: str) -> None:
     # The epoch had two batches, so that nothing of it is left, and the next may have other ones.
     other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "2", "--trainer.limit_train_batches", "4"]
+    other += ["--checkpoint.monitor", "val/loss"]
     main(["--resume", run_id[:12], "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
@@ -58,7 +59,9 @@ def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, r
         "resumed.model.optimizer.lr": "0.01",
         "resumed.data.batch_size": "2",
         "resumed.trainer.limit_train_batches": "4",
+        "resumed.checkpoint.monitor": "val/loss",
     }
+    assert after.run.data.tags["monitor"] == "val/loss (min)"
     history = after.client.get_metric_history
     assert [metric.step for metric in history(run_id, "val/accuracy")] == [1, 5, 9]
     # Two steps are done and eight remain. Of the ten one warms up, and the half cosine of the new rate follows.
