@@ -3,11 +3,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 
 import pytest
 from commands import free_port
 from conftest import count_runs, write_folder
+from jsonargparse import Namespace
 from tiny import TINY, Tiny
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -176,6 +178,9 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("limit_train_batches", 0, "got 0, which trains nothing"),
     ("min_epochs", 20, "ends at --trainer.max_epochs 10"),
     ("gradient_clip_val", -1, "it must be 0 or more"),
+    ("gradient_clip_val", nan, "it must be 0 or more"),
+    ("strategy", "ddp_notebook", "got notebook, which copies this process"),
+    ("strategy", Namespace(class_path="DDPStrategy", init_args=Namespace(start_method="spawn")), "got spawn"),
     ("gradient_clip_algorithm", "norm", "no effect without --trainer.gradient_clip_val"),
     ("log_every_n_steps", -1, "it must be 0 or more"),
     ("val_check_interval", 0, "it must be 1 or more"),

@@ -60,8 +60,12 @@ def check_settings(trainer: Namespace) -> None:
     for option, (allowed, reason) in _FIXED.items():
         if trainer[option] not in allowed:
             raise ValueError(f"--trainer.{option}: got {_text(trainer[option])}, but {reason}; leave it out")
+    if method := re.search("spawn|fork|notebook", str(trainer.strategy)):  # It may be the argument of a DDPStrategy.
+        raise ValueError(
+            f"--trainer.strategy: got {method[0]}, which copies this process, with its locks; use --strategy ddp"
+        )
     for option, least in _LEAST.items():
-        if trainer[option] is not None and trainer[option] < least:
+        if trainer[option] is not None and not trainer[option] >= least:  # NaN is neither.
             raise ValueError(f"--trainer.{option}: got {trainer[option]}; it must be {least} or more")
     for option in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[option] == 0:
