@@ -26,7 +26,7 @@ BAD_OPTIONS = [
     (["--model.metrics.cm", "torchmetrics.classification.MulticlassConfusionMatrix"], "cm is not a single number"),
     (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
-    (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); validation logs val/accuracy, val/loss"),
+    (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); it may be train/loss, val/accuracy"),
     (["--model.optimizer="], "--model.optimizer: got '', which is neither a class known here nor"),
     (["--model.optimiser", "SGD"], "did you mean --model.optimizer?"),
     (["--model", "missing.yaml"], "--model: cannot read missing.yaml: No such file"),

@@ -37,11 +37,11 @@ def monitored(model: LightningModule, monitor: str | None, mode: Mode | None) ->
     if monitor == own_monitor:
         mode = mode or own_mode
     if isinstance(model, Task):
-        names = sorted(name for name in model.logged_metrics() if name.startswith("val/"))
+        names = sorted(name for name in model.logged_metrics() if name.startswith("val/") or name == "train/loss")
         if monitor not in names:
             nearest = get_close_matches(monitor, names, n=1)
             hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-            raise ValueError(f"--checkpoint.monitor: got {monitor}{hint}; validation logs {', '.join(names)}")
+            raise ValueError(f"--checkpoint.monitor: got {monitor}{hint}; it may be {', '.join(names)}")
         mode = mode or model.mode_of(monitor)
     mode = mode or ("min" if monitor.endswith("loss") else None)
     if mode is None:

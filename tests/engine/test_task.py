@@ -44,7 +44,8 @@ def test_each_sample_has_the_same_share_of_the_loss_of_an_epoch() -> None:
 def test_metrics_declare_their_direction() -> None:
     assert monitored(classifier(), None, None) == ("val/accuracy", "max")
     assert monitored(classifier(), "val/loss", None) == ("val/loss", "min")
-    with pytest.raises(ValueError, match=r"got val/acuracy \(did you mean val/accuracy\?\); validation logs"):
+    assert monitored(classifier(), "train/loss", None) == ("train/loss", "min")
+    with pytest.raises(ValueError, match=r"got val/acuracy \(did you mean val/accuracy\?\); it may be train/loss,"):
         monitored(classifier(), "val/acuracy", None)
 
 

@@ -137,8 +137,8 @@ def _check_no_share(trainer: Trainer, split: str) -> None:
 
 
 def check_validates(trainer: Namespace, monitor: str | None) -> None:
-    """Raise ValueError if no validation can select the best checkpoint."""
-    if monitor and trainer.limit_val_batches == 0:
+    """Raise ValueError if no validation can select the best checkpoint; a metric of training needs none."""
+    if monitor and not monitor.startswith("train") and trainer.limit_val_batches == 0:
         raise ValueError(
             f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
         )
