@@ -269,7 +269,7 @@ class Task(LightningModule):
         inputs, targets = batch
         outputs = self(inputs)
         loss = self.loss(outputs, self.training_targets(targets))
-        _add(self.train_loss, loss, inputs)
+        _add(self.train_loss, loss, targets)
         self.update_metrics(self.train_metrics, outputs, targets)
         self._epoch_has_sums = True
         self.log("train/loss", loss)
@@ -289,7 +289,7 @@ class Task(LightningModule):
         inputs, targets = batch
         outputs: Tensor = self(inputs)
         self.update_metrics(metrics, outputs, targets)
-        _add(mean_loss, self.loss(outputs, targets), inputs)
+        _add(mean_loss, self.loss(outputs, targets), targets)
         return outputs
 
     def on_validation_epoch_start(self) -> None:
@@ -358,13 +358,13 @@ def _fusable(parameters: Iterable[nn.Parameter]) -> bool:
     )
 
 
-def _add(mean_loss: MeanMetric, loss: Tensor, inputs: Tensor) -> None:
+def _add(mean_loss: MeanMetric, loss: Tensor, targets: Tensor) -> None:
     """Add the loss of a batch for each of its samples.
 
     Lightning's mean over ranks rounds the mean number of samples to an integer, and torchmetrics ignores weights if it
     does not look for NaN: https://github.com/Lightning-AI/torchmetrics/blob/v1.9.0/src/torchmetrics/aggregation.py
     """
-    mean_loss.update(loss.detach().expand(len(inputs)))
+    mean_loss.update(loss.detach().expand(len(targets)))
 
 
 def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:

@@ -41,6 +41,18 @@ def test_each_sample_has_the_same_share_of_the_loss_of_an_epoch() -> None:
     torch.testing.assert_close(task.train_loss.compute(), task.loss(task(images), labels).detach())
 
 
+def test_a_batch_of_two_inputs_counts_its_samples() -> None:
+    class Product(nn.Module):
+        def forward(self, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            return pair[0] * pair[1]
+
+    task = Task(net=Product(), loss=nn.MSELoss())
+    for size in (3, 1):
+        ones = torch.ones(size)
+        task.training_step(((ones, size * ones), 0 * ones), 0)  # type: ignore[arg-type]
+    assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
+
+
 def test_metrics_declare_their_direction() -> None:
     assert monitored(classifier(), None, None) == ("val/accuracy", "max")
     assert monitored(classifier(), "val/loss", None) == ("val/loss", "min")
