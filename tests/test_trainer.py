@@ -457,6 +457,11 @@ def test_what_a_check_refuses_is_explained(workplace: Path) -> None:
                 check(name, example.given)
 
 
+def test_the_function_of_pruning_is_stored_with_the_settings(workplace: Path) -> None:
+    cli = build_fit(CommandLine.parse(with_callback("ModelPruning", pruning_fn="l1_unstructured", amount=0.5)))
+    assert "pruning_fn: l1_unstructured\n" in cli.settings_without_secrets()
+
+
 def documented(heading: str) -> dict[str, str]:
     """Map each name in docs/trainer.md to `works` or `refused`."""
     section = (ROOT / "docs/trainer.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]

@@ -290,7 +290,9 @@ class FitCLI(LightningCLI):
     def settings_without_secrets(self) -> str:
         """Return the settings as YAML that `--config` accepts."""
         text: str = self.parser.dump(without_secrets(self.config), skip_unset=False, skip_validation=True)
-        return text
+        # This begins a text that may also be a function: `pruning_fn` of ModelPruning.
+        # https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py (serialize_as_import_path)
+        return text.replace("Unable to serialize instance ", "")
 
     def changed_settings(self) -> dict[str, Any]:
         """Return the settings that differ from those of the chosen groups and classes, by name."""

@@ -53,6 +53,8 @@ def configure_process() -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # On the login node of a cluster no job is intended; in a job, `devices_for` checks what srun has started.
     warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used", UserWarning)
+    # The settings of a run contain what jsonargparse cannot serialize, such as the function of ModelPruning, as text.
+    warnings.filterwarnings("ignore", r"\s*Unable to serialize instance", UserWarning)
     # A newer torch deprecates what Lightning calls.
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
     # A setting that names a class must not name one that runs commands; jsonargparse has the list.
