@@ -49,7 +49,7 @@ class ImageFolder(LabelledImages):
         cache_limit_mib: Largest cache of a split, in MiB.
         cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The least
             recently used caches are removed; those of this run are kept.
-        bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept. None selects the smallest
+        bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept; null selects the smallest
             of 8, 10, 12, 14 and 16 that holds the values of all splits, or 16 if there are no such files.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
         max_bad_percent: Largest percentage of skipped files in a split.

@@ -20,7 +20,7 @@ class CNN(nn.Module):
         padding: Pixels added on each side before a convolution; `same` keeps the image's size.
         hidden: Width of the fully connected layer before the classes.
         dropout: Probability of dropping a hidden unit, in [0, 1).
-        feature_size: Fixed side of the last feature map; None computes it from `image_size`.
+        feature_size: Fixed side of the last feature map; null computes it from `image_size`.
         convolution: `direct` is torch's, `fourier` is fast for large kernels, and `auto` chooses for each layer what is
             faster on CPUs. Outputs differ only by rounding, and weights are interchangeable.
 

@@ -11,7 +11,7 @@ class TorchvisionModel(nn.Module):
         in_channels: Channels of the images, 1 or 3.
         image_size: Side of the images in pixels; torchvision's layers decide which sizes they take.
         name: A name of `torchvision.models`, such as `resnet18`.
-        dropout: Probability in [0, 1) for the model's own dropout layers; None keeps the model's.
+        dropout: Probability in [0, 1) for the model's own dropout layers; null keeps the model's.
 
     Raises:
         ValueError: torchvision has no such model, or the images have neither 1 nor 3 channels.

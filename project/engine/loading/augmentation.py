@@ -26,7 +26,7 @@ class Augmentation:
         horizontal_flip: Mirror each image with probability one half; `alternate` mirrors it in every other epoch,
             beginning with a random half of the images.
         random_resized_crop: Take a random part of each image, of at least this share of its area, in (0, 1]. The usual
-            0.08 of ImageNet is for long trainings. None disables it.
+            0.08 of ImageNet is for long trainings; null disables it.
         cutout: Side in pixels of a square that is blacked out in each image; 0 disables it.
         mixup: Blend images in pairs, with ratios from Beta(mixup, mixup); 0 disables it.
         cutmix: Paste boxes between images, with areas from Beta(cutmix, cutmix); if mixup is also set, mixup comes

@@ -32,8 +32,8 @@ class ImageSplits(DescribedDataModule):
         batch_size: Images per step and device.
         val_fraction: Share of training images kept for validation; in (0, 1), not used if there is a val split.
         split_seed: Seed of the validation split; also of the order of training images.
-        image_size: Side of the images in pixels; None keeps the dataset's size.
-        channels: Number of channels; 3 repeats grey images into three channels, 1 makes colours grey, None keeps the
+        image_size: Side of the images in pixels; null keeps the dataset's size.
+        channels: Number of channels; 3 repeats grey images into three channels, 1 makes colours grey, null keeps the
             dataset's number.
         augmentation: Random changes of training images.
         workers: Threads or processes that load images.

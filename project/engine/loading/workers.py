@@ -16,7 +16,7 @@ class Workers:
     """Threads that decode files, or processes that load a torch dataset; images in memory need none.
 
     Args:
-        num: Threads or processes per device; None uses all cores, 0 fetches a batch when it is requested.
+        num: Threads or processes per device; null uses all cores, 0 fetches a batch when it is requested.
         prefetch_factor: Batches kept ready, in total for threads or by each process.
         persistent: Keep loading processes between epochs.
         pin_memory: Put batches into page-locked memory for asynchronous copies, if training uses a GPU.
