@@ -340,7 +340,7 @@ def use_folder(trainer: Trainer, folder: Path) -> None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, RunCheckpoint):
             callback.dirpath = str(folder)
-        elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+        elif isinstance(callback, ModelCheckpoint) and callback.dirpath in (None, str(folder)):
             callback.dirpath = str(folder)
             if callback.CHECKPOINT_NAME_LAST == ModelCheckpoint.CHECKPOINT_NAME_LAST:
                 callback.CHECKPOINT_NAME_LAST = f"{type(callback).__name__}-last"  # `last.ckpt` belongs to the run.

@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from test_checkpoint import SMALL, best_metrics, checkpoints, score
 from test_interrupt import SignalAt
 
+from project.engine.checkpoints.checkpoint import use_folder
 from project.engine.checkpoints.newest import best_checkpoint, newest_checkpoint
 from project.fit import main
 
@@ -35,6 +37,14 @@ def test_the_run_keeps_its_checkpoints_beside_those_of_the_user(workplace: Path)
     assert newest_checkpoint(folder) == folder / "last.ckpt"
     assert best_checkpoint(folder, monitored=True) == folder / "best-epoch000.ckpt"
     assert score(saved["best-epoch000.ckpt"]["state_dict"]) == pytest.approx(best_metrics(fit), abs=1e-5)
+
+
+def test_the_last_checkpoint_of_the_user_has_one_name_on_all_ranks() -> None:
+    user = ModelCheckpoint(save_last=True)
+    trainer = Trainer(callbacks=[user], logger=False, enable_progress_bar=False, accelerator="cpu")
+    user.dirpath = "folder"  # Lightning has sent it from the first rank.
+    use_folder(trainer, Path("folder"))
+    assert user.CHECKPOINT_NAME_LAST == "ModelCheckpoint-last"
 
 
 def test_averaged_weights_are_validated_saved_and_tested(workplace: Path) -> None:
