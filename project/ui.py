@@ -151,7 +151,7 @@ def _show(address: str, options: Namespace) -> None:
     end_activity()
     print(address, flush=True)
     screens = ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME", "BROWSER")
-    has_screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
+    has_screen = sys.platform == "darwin" or any(os.environ.get(name) for name in screens)
     if has_screen and sys.stdout.isatty() and not options.no_browser:
         webbrowser.open(address)
 

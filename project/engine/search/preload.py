@@ -50,9 +50,8 @@ def _preload() -> None:
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until the sweep begins, Ctrl-C ends the server without a traceback.
 _preload()
-for _name in ("SIGINT", "SIGHUP"):  # From here on, signals of the terminal are for the sweep. Windows has no SIGHUP.
-    if hasattr(signal, _name):
-        signal.signal(getattr(signal, _name), signal.SIG_IGN)
+for _signum in (signal.SIGINT, signal.SIGHUP):  # From here on, signals of the terminal are for the sweep.
+    signal.signal(_signum, signal.SIG_IGN)
 # The server has nothing to clean up. C++ libraries would report frozen objects as leaked.
 atexit.register(os._exit, 0)
 gc.freeze()  # A trial then neither scans nor copies the objects that exist now.
