@@ -303,6 +303,11 @@ class FitCLI(LightningCLI):
         """The name of the chosen model, or of the class of the net that replaces its net."""
         return names.short(self.changed_settings().get("model.net", self.config.groups.model))
 
+    @property
+    def strategy_name(self) -> str:
+        """The name of the chosen strategy, or of the strategy of Lightning that replaces it."""
+        return names.short(self.changed_settings().get("trainer.strategy", self.config.groups.strategy))
+
     def _run_name(self, experiment: str) -> str:
         strategy, ignored = self.config.groups.strategy, ("data", "model.net")
         # The first words or the experiment name the data.

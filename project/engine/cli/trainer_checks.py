@@ -62,7 +62,7 @@ def check_settings(trainer: Namespace) -> None:
             raise ValueError(f"--trainer.{option}: got {_text(trainer[option])}, but {reason}; leave it out")
     if method := re.search("spawn|fork|notebook", str(trainer.strategy)):  # It may be the argument of a DDPStrategy.
         raise ValueError(
-            f"--trainer.strategy: got {method[0]}, which copies this process, with its locks; use --strategy ddp"
+            f"--trainer.strategy: got {method[0]}, whose processes need copies of all objects; use --strategy ddp"
         )
     for option, least in _LEAST.items():
         if trainer[option] is not None and not trainer[option] >= least:  # NaN is neither.

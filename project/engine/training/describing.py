@@ -110,7 +110,7 @@ def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:
 
 def _trained(cli: FitCLI) -> str:
     trainer, model = cli.trainer, cli.model
-    devices = f"{devices_text(trainer)}, {cli.config.groups.strategy}, {trainer.precision}"
+    devices = f"{devices_text(trainer)}, {cli.strategy_name}, {trainer.precision}"
     task = f"{type(model).__name__}, {parameters_text(model)}"
     return f"**{cli.net_name}** ({task}), trained on **{cli.data.name}** with {devices}."
 

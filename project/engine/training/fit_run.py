@@ -170,7 +170,7 @@ class _FitRun:
 
     def _tags(self) -> dict[str, str]:
         return {
-            "strategy": str(self._cli.config.groups.strategy),
+            "strategy": self._cli.strategy_name,
             DEVICES: devices_text(self._cli.trainer),
             COMMAND: self._command,
             **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},

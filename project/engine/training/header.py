@@ -64,7 +64,7 @@ def _devices(cli: FitCLI) -> str:
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
         name = kind if count == 1 else f"{count} x {kind}"
     nodes = f" on {trainer.num_nodes} nodes" if trainer.num_nodes > 1 else ""
-    return f"{name}{nodes}, strategy {cli.config.groups.strategy}, {trainer.precision}"
+    return f"{name}{nodes}, strategy {cli.strategy_name}, {trainer.precision}"
 
 
 def _batch(cli: FitCLI) -> str:

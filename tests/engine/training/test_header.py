@@ -9,7 +9,9 @@ from mlflow import MlflowClient
 from tiny import COMPLETE, TINY
 from torch import Tensor, nn
 
+from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.devices import CPU_CORES
+from project.engine.training.callbacks import build_fit
 from project.engine.training.header import print_line
 from project.engine.training.job import open_job
 from project.fit import main
@@ -57,6 +59,15 @@ def test_a_header_shows_data_model_device_and_run(
         f"device  CPU with 3 cores, strategy single, {device}",
         f"run     {run}",
     ]
+
+
+@pytest.mark.parametrize(("options", "name"), [
+    ([], "single"),
+    (["--strategy=ddp"], "ddp"),
+    (["--trainer.strategy=ddp_find_unused_parameters_true"], "ddp_find_unused_parameters_true"),
+])  # fmt: skip
+def test_a_strategy_of_lightning_has_its_own_name(options: list[str], name: str, workplace: Path) -> None:
+    assert build_fit(CommandLine.parse([*TINY, *options, "--devices=1"])).strategy_name == name
 
 
 def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
