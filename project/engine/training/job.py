@@ -177,7 +177,7 @@ def _undeclared(job: Job) -> list[str]:
     if job.data is not job.datamodule:
         lacking += ["the data's digest and sizes", "exact resume within an epoch"]
     if (checkpoint := RunCheckpoint.of(job.trainer)) is None or checkpoint.monitor is None:
-        lacking += ["a best checkpoint (the last one is tested)"]
+        lacking += ["a best checkpoint (the last one takes its place)"]
     if not isinstance(job.model, Task):
         lacking += ["a model for MLflow to serve"]
     names = f"{type(job.datamodule).__name__} and {type(job.model).__name__}"
