@@ -77,6 +77,7 @@ class MLflowLogger(Logger):
         self._logs_scores: bool | None = None  # None outside of `scoring`.
         self._dataset: tuple[str, str] | None = None
         self._earlier_settings: Mapping[str, str] = {}
+        self._logged_settings: set[str] = set()
         self._run_id: str | None = None
         self._client: MlflowClient | None = None
 
@@ -179,6 +180,9 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         settings = _as_texts(params if isinstance(params, dict) else vars(params))
+        # A hyper-parameter of the module may have the name of a setting of the run, such as `model`.
+        settings = {key: value for key, value in settings.items() if key not in self._logged_settings}
+        self._logged_settings |= settings.keys()
         if earlier := self._earlier_settings:  # A run that was killed before it logged its settings has none.
             changed = {key: value for key, value in settings.items() if value != earlier.get(key, _UNSET)}
             self.run_name = renamed(self.run_name, earlier, changed)

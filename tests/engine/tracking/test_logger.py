@@ -28,6 +28,16 @@ def test_a_run_that_ends_while_it_starts_is_closed(
     assert only_run().info.status == status
 
 
+def test_a_hyper_parameter_changes_no_setting_of_its_name(workplace: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = MLflowLogger("digits", "run")
+    run.start(store.connect(), {})
+    run.log_hyperparams({"model": "package.Module"})
+    run.log_hyperparams({"model": "resnet18", "lr": 0.1})
+    run.end("FINISHED")
+    assert only_run().data.params == {"model": "package.Module", "lr": "0.1"}
+    assert not caplog.text
+
+
 def test_a_monitored_metric_whose_name_mlflow_refuses_ends_no_run(
     workplace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
