@@ -15,6 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from project.engine.tracking.model_delivery import send_model
+from project.engine.tracking.names import metric_name
 from project.engine.tracking.record_log import Record
 from project.engine.tracking.spool import LANES, Spool
 from project.engine.tracking.store import follow_folder, long_timeout, reason
@@ -117,7 +118,7 @@ def _send_whole(spool: Spool, client: MlflowClient, records: list[Record]) -> No
     match next(iter(record)):
         case "metrics":
             metrics = [
-                Metric(key, value, one["time_ms"], one["step"])
+                Metric(metric_name(key), value, one["time_ms"], one["step"])
                 for one in records
                 for key, value in one["metrics"].items()
             ]

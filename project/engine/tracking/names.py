@@ -69,6 +69,11 @@ def model_name(data: str, net: str) -> str:
     return re.sub(r"[^\w-]+", "-", f"{data}-{net}")
 
 
+def metric_name(name: str) -> str:
+    """Return the name of a metric in MLflow, which refuses characters such as @."""
+    return re.sub(r"[^\w./: -]", "-", name)
+
+
 def score_text(value: float) -> str:
     """Return a metric in six characters or seven, and a minus."""
     size = abs(value)

@@ -24,6 +24,7 @@ from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.tracking.names import metric_name
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
 from project.engine.tracking.tags import COMMAND, DEVICES, MONITOR
@@ -166,7 +167,9 @@ class _FitRun:
 
     def _monitor(self) -> dict[str, str]:
         checkpoint = RunCheckpoint.of(self._cli.trainer)
-        return {MONITOR: checkpoint.monitored} if checkpoint and checkpoint.monitor else {}
+        if checkpoint is None or checkpoint.monitor is None:
+            return {}
+        return {MONITOR: f"{metric_name(checkpoint.monitor)} ({checkpoint.mode})"}
 
     def _tags(self) -> dict[str, str]:
         return {
