@@ -9,13 +9,18 @@ import pytest
 import torch
 from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
 from lightning import Callback, LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from project.engine.cli.command_line import CommandLine
+from project.engine.cli.training_checks import check_training
 from project.engine.data import DescribedDataModule
 from project.engine.task import Task
+from project.engine.training.callbacks import build_fit
+from project.engine.training.stop import Interrupts
 from project.fit import main
 from project.sweep import main as sweep
 
@@ -162,6 +167,17 @@ class Noted(Slope):
         self.logger.experiment.log_text(self.logger.run_id, "y = 2x", "note.txt")
 
 
+class Optimized(Slope):
+    """A module that reads its optimizer's class from its hyper-parameters."""
+
+    def __init__(self, optimizer: OptimizerCallable) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def configure_optimizers(self) -> Any:
+        return self.hparams.optimizer(self.parameters())  # type: ignore[attr-defined]
+
+
 class Manual(Slope):
     """Optimizes by hand, and so returns no loss."""
 
@@ -179,12 +195,13 @@ class Manual(Slope):
 class Complete(Slope):
     """Makes its net when training starts, and has a callback that keeps checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type = nn.Linear) -> None:  # Its argument has the name of one of the engine.
         super().__init__()
+        self.save_hyperparameters()
         del self.linear
 
     def configure_model(self) -> None:
-        self.linear = nn.Linear(1, 1)
+        self.linear = self.hparams.kind(1, 1)  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[Callback]:
         return [ModelCheckpoint(filename="own")]
@@ -248,12 +265,79 @@ class Raising(Slope):
         raise ValueError("no such thing")
 
 
-class Kept(Slope):  # Its argument has the name of one of the engine.
-    """A module with a hyper-parameter that a checkpoint cannot hold."""
+class Kept(Slope):
+    """A module with a state that a checkpoint cannot hold."""
 
-    def __init__(self, kind: type = nn.ReLU) -> None:
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["kind"] = nn.ReLU
+
+
+class OfItsLength(Slope):
+    """A module whose schedule is impossible in a training of one epoch."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.max_epochs - 1)]  # type: ignore[operator]
+
+
+class HalvedByEpoch:
+    """A schedule that is not one of torch, and is told the epoch, as those of timm."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer, self.epoch = optimizer, 0
+
+    def step(self, epoch: int) -> None:
+        self.epoch = epoch
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.1 * 0.5**epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+
+
+class ByItsOwnSchedule(Slope):
+    """A module that steps its schedule in its own way."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        return [optimizer], [HalvedByEpoch(optimizer)]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step(epoch=self.current_epoch + 1)
+
+
+class UnfreezeBias(BaseFinetuning):
+    """A callback that gives the optimizer the bias when training starts."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        pl_module.bias.requires_grad = False  # type: ignore[union-attr]
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
+        if epoch == 0:
+            pl_module.bias.requires_grad = True  # type: ignore[union-attr]
+            optimizer.add_param_group({"params": [pl_module.bias], "lr": 0.01})
+
+
+class Finetuned(Slope):
+    """A module whose callback adds a group of parameters to its optimizer."""
+
+    def __init__(self) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.bias = nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        return (self.linear(x) + self.bias - y).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.SGD(trained, self.lr, momentum=0.9)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [UnfreezeBias()]
 
 
 class Stream(IterableDataset[Tensor]):
@@ -331,7 +415,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     ([*of(Slope, LineWithTest), "--trainer.limit_test_batches=0.1"], "test_batches: got 0.1, which leaves none of"),
     ([*of(WithLoaders, LightningDataModule), "--checkpoint.monitor=val_loss"], "mean val_loss/dataloader_idx_0?"),
     ([*of(Slope, Unsized), "--trainer.val_check_interval=0.5"], "val_check_interval: got 0.5, but the data do not"),
-    (of(Kept), "--model: its checkpoints cannot be read again: hyper_parameters.kind is a builtins.type; give its"),
+    (of(Kept), "--model: its checkpoints cannot be read again: kind is a builtins.type; give its state as numbers"),
     ([*of(Searching), "--strategy=ddp"], "--strategy: got several processes, but LBFGS needs one"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
     (of(Raising), f"--model: making Raising fails with ValueError: no such thing ({__file__}, line "),
@@ -366,6 +450,12 @@ def test_a_module_may_have_its_own_data(workplace: Path, capsys: pytest.CaptureF
     )
 
 
+def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:
+    command = CommandLine.parse([*of(Optimized, Line), "--model.optimizer=SGD", "--model.optimizer.lr=0.3"])
+    with Interrupts() as interrupts:
+        check_training(build_fit(command, [interrupts]))  # As in a fit, the trainer cannot be pickled.
+
+
 def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:
     main([*of(Noted, Line), "--max_epochs=1"])
     assert Fit(workplace, 0, "").text("note.txt") == "y = 2x"
@@ -385,7 +475,8 @@ def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
     done = Fit(workplace, 0, capsys.readouterr().out)
     assert "model   Complete, parameters known after the first batch" in done.output
     assert " (Complete, 2 parameters), " in done.run.data.tags["mlflow.note.content"]
-    assert Path("mlruns/checkpoints", done.run.info.run_id, "own.ckpt").exists()
+    own = torch.load(Path("mlruns/checkpoints", done.run.info.run_id, "own.ckpt"), weights_only=True)
+    assert own["hyper_parameters"] == {}  # A class cannot be stored, and the settings of the run name it.
     assert not list(Path.cwd().glob("LineWithVal*"))
 
 

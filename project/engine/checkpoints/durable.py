@@ -16,9 +16,10 @@ from pickle import PicklingError, UnpicklingError
 from typing import Any
 
 import torch
+from lightning import LightningDataModule, LightningModule
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from project.engine.atomic import replace_file
@@ -30,6 +31,7 @@ STORABLE = "give its state as numbers, texts, tensors, lists and dictionaries, s
 
 # The errors of torch for a part that it cannot write, or cannot read without running code.
 _NOT_PICKLED = (PicklingError, UnpicklingError, AttributeError, TypeError, NotImplementedError)
+_HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY)
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -51,6 +53,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
     ) -> None:
         self.teardown()  # A second copy would double the memory.
+        remove_unreadable_hyper_parameters(checkpoint)
         copy = apply_to_collection(
             checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=self._asynchronous)
         )
@@ -141,6 +144,17 @@ def unreadable_part(state: object, name: str = "") -> str | None:
         kind = f"{type(state).__module__}.{type(state).__qualname__}"
         return next(filter(None, inner), f"{name or 'the state'} is a {kind}")
     return None
+
+
+def remove_unreadable_hyper_parameters(checkpoint: dict[str, Any]) -> None:
+    """Remove hyper-parameters that could not be read again, such as a net; the settings of the run contain them."""
+    for key in _HYPER_PARAMETERS:
+        if key in checkpoint:
+            checkpoint[key] = {
+                name: value
+                for name, value in checkpoint[key].items()
+                if not isinstance(value, nn.Module) and unreadable_part(value) is None
+            }
 
 
 def link_durably(source: Path, path: Path) -> None:

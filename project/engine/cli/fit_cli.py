@@ -90,6 +90,10 @@ class FitCLI(LightningCLI):
         """Return itself; weight averaging copies the model, whose optimizer's factory refers to this object."""
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing, so that such a factory can be pickled; Lightning drops hyper-parameters that cannot be."""
+        return {}
+
     @override
     def setup_parser(self, *options: Any) -> None:
         """Set up the parser once per process."""

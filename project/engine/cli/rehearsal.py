@@ -17,7 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from typing_extensions import override
 
-from project.engine.checkpoints.durable import STORABLE, unreadable_part
+from project.engine.checkpoints.durable import STORABLE, remove_unreadable_hyper_parameters, unreadable_part
 from project.engine.cli.nearest import question
 from project.engine.runtime.failure import place
 from project.engine.tracking.throughput import Throughput
@@ -92,6 +92,7 @@ class _Kept(TorchCheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        remove_unreadable_hyper_parameters(checkpoint)
         self.checkpoint = checkpoint
 
 
