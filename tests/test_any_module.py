@@ -482,7 +482,16 @@ def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
 
 @pytest.mark.parametrize(
     "model",
-    [pytest.param(Slope, marks=pytest.mark.faults), Plateau, PlateauOfTraining, Halving, Alternating, WithoutOptimizer],
+    [
+        pytest.param(Slope, marks=pytest.mark.faults),
+        Plateau,
+        PlateauOfTraining,
+        Halving,
+        ByItsOwnSchedule,
+        Finetuned,
+        Alternating,
+        WithoutOptimizer,
+    ],
 )
 def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.schedule import batches_per_step, move_to
@@ -56,20 +57,26 @@ class CurrentSettings(Callback):
         # Schedules are stepped after the last batch of an epoch, before its validation.
         epochs = epoch["started"] if self._ends_epoch else epoch["processed"]
         # A module without an optimizer has one of Lightning's that does nothing and has no state.
-        states = [optimizer.state_dict().get("state", {}) for optimizer in trainer.optimizers]
+        restored = [(one.state_dict().get("state", {}), one.param_groups) for one in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
-        for optimizer, state in zip(trainer.optimizers, states, strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            if isinstance(config.scheduler, ReduceLROnPlateau):  # It follows a metric, so its state is its position.
+            if _has_own_position(config.scheduler, pl_module):
                 config.scheduler.load_state_dict(saved)
-                for group, rate in zip(config.scheduler.optimizer.param_groups, saved["_last_lr"], strict=True):
-                    group["lr"] = rate
+                for optimizer, (_, groups) in zip(trainer.optimizers, restored, strict=True):
+                    if optimizer is config.scheduler.optimizer:
+                        for group, before in zip(optimizer.param_groups, groups, strict=False):
+                            group["lr"] = before["lr"]
                 continue
             position = (trainer.global_step if config.interval == "step" else epochs) // config.frequency
             if not pl_module.automatic_optimization:  # Its interval has no effect, because the module steps it.
                 position = saved["last_epoch"]
             move_to(config.scheduler, position)
+        for optimizer, (state, groups) in zip(trainer.optimizers, restored, strict=True):
+            for group in groups[len(optimizer.param_groups) :]:  # those that a callback has added, and unfrozen
+                optimizer.add_param_group({**group})
+                for parameter in group["params"]:
+                    parameter.requires_grad = True
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedules that follow a metric; Lightning does not, because it stores no metrics."""
@@ -79,6 +86,15 @@ class CurrentSettings(Callback):
                 if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
                     config.scheduler.step(metric)
         self._ends_epoch = False
+
+
+def _has_own_position(schedule: object, module: LightningModule) -> bool:
+    """Return whether the state of a schedule is its position, because it follows a metric or is stepped in its own way.
+
+    Any other schedule follows the step.
+    """
+    follows_step = isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau)
+    return not follows_step or is_overridden("lr_scheduler_step", module)
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
