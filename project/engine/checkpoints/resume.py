@@ -138,6 +138,8 @@ def check_weights(path: Path, model: LightningModule) -> None:
     """
     saved = {name: tuple(weight.shape) for name, weight in _read(path)["state_dict"].items()}
     now = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if not model.strict_loading:  # Its checkpoints may lack weights, such as frozen ones.
+        saved = {**now, **{name: shape for name, shape in saved.items() if name in now}}
     if other := sorted(saved.items() ^ now.items()):
         name = other[0][0]
         raise ValueError(

@@ -9,6 +9,7 @@ from test_interrupt import SignalAt
 from tiny import TINY, TinyNet
 from torch import nn
 
+from project.engine.checkpoints.resume import check_weights
 from project.fit import main
 
 FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
@@ -21,6 +22,16 @@ class TwoLayers(TinyNet):
     def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__(num_classes, in_channels, image_size)
         self.more = nn.Linear(2, 2)
+
+
+def test_a_checkpoint_may_lack_weights_of_a_module_that_says_so(tmp_path: Path) -> None:
+    net = LightningModule()
+    net.trained, net.frozen = nn.Linear(2, 2), nn.Linear(2, 2)
+    torch.save({"state_dict": net.trained.state_dict(prefix="trained.")}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"another net: frozen\.bias is missing there"):
+        check_weights(tmp_path / "last.ckpt", net)
+    net.strict_loading = False
+    check_weights(tmp_path / "last.ckpt", net)
 
 
 REFUSED = [
