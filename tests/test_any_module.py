@@ -433,6 +433,10 @@ def test_a_module_that_cannot_train_starts_no_run(
     assert count_runs(workplace) == 0
 
 
+def test_the_first_step_is_tried_with_the_length_of_the_training(workplace: Path) -> None:
+    check_training(build_fit(CommandLine.parse([*of(OfItsLength, Line), "--max_epochs=2"])))
+
+
 def test_a_metric_of_training_selects_the_best_checkpoint_without_validation(workplace: Path) -> None:
     main([*of(MonitorsTraining, Line), "--max_epochs=2", "--trainer.limit_val_batches=0"])
     main(["--resume", "latest", "--max_epochs=3"])

@@ -24,8 +24,8 @@ from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
 _FAULTS = (
-    AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError, RuntimeError,
-    TypeError, ValueError, MisconfigurationException,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError,
+    RuntimeError, TypeError, ValueError, MisconfigurationException,
 )  # fmt: skip
 
 
@@ -33,8 +33,9 @@ def rehearse(
     model: LightningModule,
     data: LightningDataModule,
     callbacks: Sequence[Callback],
-    accelerator: str,
+    planned: Trainer,
     *,
+    accelerator: str,
     logger: bool,
     blamed: str,
 ) -> set[str]:
@@ -44,6 +45,7 @@ def rehearse(
         model: A model that is used only here; it is trained.
         data: A datamodule that is used only here.
         callbacks: Callbacks that are used only here.
+        planned: The trainer of the fit, whose epochs and steps a schedule may depend on.
         accelerator: The trainer's accelerator.
         logger: Whether the trainer has a logger.
         blamed: The option that an error of the step is attributed to.
@@ -55,7 +57,7 @@ def rehearse(
         ValueError: The step fails, or a state cannot be read from a checkpoint.
     """
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
-    own: list[Callback] = [Throughput(), *([LearningRateMonitor()] if logger else [])]
+    own: list[Callback] = [_Stop(), Throughput(), *([LearningRateMonitor()] if logger else [])]
     kept = _Kept()
     with _attributed(blamed, "one training step"):
         trainer = Trainer(
@@ -69,6 +71,7 @@ def rehearse(
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
             plugins=[kept],
         )
+        trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = planned.max_epochs, planned.max_steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
             trainer.fit(model, data)
@@ -85,6 +88,14 @@ def rehearse(
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED
+
+
+class _Stop(Callback):
+    """A callback that ends training after its first step."""
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        trainer.should_stop = True
 
 
 class _Kept(TorchCheckpointIO):

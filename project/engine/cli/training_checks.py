@@ -65,8 +65,8 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
         own = cli.instantiate()
         described(own.data).share_splits(cli.data)
         logged = rehearse(
-            own.model, own.data, listed(own.trainer.callbacks), cli.config.trainer.accelerator,
-            logger=bool(cli.trainer.loggers), blamed=blamed,
+            own.model, own.data, listed(own.trainer.callbacks), cli.trainer,
+            accelerator=cli.config.trainer.accelerator, logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
         check_lengths(cli.trainer, _lengths(own.model, own.data, cli.trainer))
         check_closures(cli.trainer, own.model.trainer.optimizers)
