@@ -262,7 +262,7 @@ class Misdirected(Validated):
 
 class Raising(Slope):
     def __init__(self) -> None:
-        raise ValueError("no such thing")
+        raise RuntimeError("no such thing")
 
 
 class Kept(Slope):
@@ -418,7 +418,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Kept), "--model: its checkpoints cannot be read again: kind is a builtins.type; give its state as numbers"),
     ([*of(Searching), "--strategy=ddp"], "--strategy: got several processes, but LBFGS needs one"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
-    (of(Raising), f"--model: making Raising fails with ValueError: no such thing ({__file__}, line "),
+    (of(Raising), f"--model: making Raising fails with RuntimeError ({__file__}, line "),
     ([f"--model={__name__}.Broken"], "has no attribute 'Broken'"),
 ])  # fmt: skip
 def test_a_module_that_cannot_train_starts_no_run(

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pkgutil import resolve_name
 from typing import Any, ClassVar, Self
 
@@ -24,13 +24,13 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.explain import check_importable, explain
 from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
+from project.engine.cli.rehearsal import attributed
 from project.engine.cli.settings import changed, check_secrets, flatten, listed, short_name, without_secrets
 from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
 from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
 from project.engine.runtime.devices import devices_for
-from project.engine.runtime.failure import place
 from project.engine.runtime.step_overhead import reduce_step_overhead
 from project.engine.task import Task
 from project.engine.task_checks import check_optimizer
@@ -327,10 +327,6 @@ class FitCLI(LightningCLI):
 
 
 def _made(option: str, kind: type[Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Make an instance of a class. An error that the code of a user's class raises gets the class and its line."""
-    try:
+    """Make an instance of a class. An error of a user's class gets the class and its line."""
+    with nullcontext() if kind.__module__.startswith("project.") else attributed(option, f"making {kind.__name__}"):
         return kind(*args, **kwargs)
-    except ValueError as error:
-        if not (where := place(error)) or kind.__module__.startswith("project."):
-            raise
-        raise ValueError(f"{option}: making {kind.__name__} fails with ValueError: {error}{where}") from error

@@ -59,7 +59,7 @@ def rehearse(
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [_Stop(), Throughput(), *([LearningRateMonitor()] if logger else [])]
     kept = _Kept()
-    with _attributed(blamed, "one training step"):
+    with attributed(blamed, "one training step"):
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
@@ -82,7 +82,7 @@ def rehearse(
     if part := unreadable_part(without_values):
         raise ValueError(f"{blamed}: its checkpoints cannot be read again: {part}; {STORABLE}")
     for callback in callbacks:
-        with _attributed("--trainer.callbacks", f"saving and reading the state of {type(callback).__name__}"):
+        with attributed("--trainer.callbacks", f"saving and reading the state of {type(callback).__name__}"):
             file = io.BytesIO()
             torch.save(callback.state_dict(), file)
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
@@ -108,7 +108,7 @@ class _Kept(TorchCheckpointIO):
 
 
 @contextmanager
-def _attributed(option: str, action: str) -> Iterator[None]:
+def attributed(option: str, action: str) -> Iterator[None]:
     """Raise ValueError with an option and an action for an error of the block."""
     try:
         yield
