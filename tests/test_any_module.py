@@ -160,11 +160,12 @@ class Halving(Validated):
 
 
 class Noted(Slope):
-    """A module that was written for Lightning's MLFlowLogger."""
+    """A module that was written for Lightning's MLFlowLogger, and writes a file of its own."""
 
     def on_train_end(self) -> None:
         assert self.logger is not None
         self.logger.experiment.log_text(self.logger.run_id, "y = 2x", "note.txt")
+        Path(str(self.trainer.log_dir), "file.txt").write_text("y = 2x")
 
 
 class Optimized(Slope):
@@ -437,6 +438,13 @@ def test_the_first_step_is_tried_with_the_length_of_the_training(workplace: Path
     check_training(build_fit(CommandLine.parse([*of(OfItsLength, Line), "--max_epochs=2"])))
 
 
+def test_the_first_logger_of_the_user_is_that_of_the_module(workplace: Path) -> None:
+    trainer = build_fit(
+        CommandLine.parse([*of(Slope), "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"])
+    ).trainer
+    assert [type(logger).__name__ for logger in trainer.loggers] == ["CSVLogger", "MLflowLogger"]
+
+
 def test_a_metric_of_training_selects_the_best_checkpoint_without_validation(workplace: Path) -> None:
     main([*of(MonitorsTraining, Line), "--max_epochs=2", "--trainer.limit_val_batches=0"])
     main(["--resume", "latest", "--max_epochs=3"])
@@ -462,7 +470,9 @@ def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:
 
 def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:
     main([*of(Noted, Line), "--max_epochs=1"])
-    assert Fit(workplace, 0, "").text("note.txt") == "y = 2x"
+    done = Fit(workplace, 0, "")
+    assert done.text("note.txt") == "y = 2x"
+    assert Path("mlruns/checkpoints", done.run.info.run_id, "file.txt").exists()
 
 
 def test_manual_optimization_trains(workplace: Path) -> None:

@@ -255,7 +255,7 @@ class FitCLI(LightningCLI):
         check_validates(settings, checkpoint.monitor)
         check_callbacks(given)
         if logger is not None:
-            kwargs["logger"] = [logger, *self._loggers_of_the_user()]
+            kwargs["logger"] = [*self._loggers_of_the_user(), logger]  # The first one is `logger` of the model.
         self.trainer_defaults["callbacks"] = list(self._make_callbacks(settings, given))
         plugins = listed(self.config_init.trainer.plugins)
         if any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pickle import PicklingError, UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from typing_extensions import override
@@ -59,18 +60,19 @@ def rehearse(
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [_Stop(), Throughput(), *([LearningRateMonitor()] if logger else [])]
     kept = _Kept()
-    with attributed(blamed, "one training step"):
+    with attributed(blamed, "one training step"), TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
             fast_dev_run=1,
             log_every_n_steps=1,
-            logger=[CSVLogger("")] if logger else False,  # fast_dev_run replaces it by one that writes nothing
+            logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
             plugins=[kept],
         )
+        trainer.loggers = [_Silent(folder)] if logger else []
         trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = planned.max_epochs, planned.max_steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
@@ -88,6 +90,19 @@ def rehearse(
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED
+
+
+class _Silent(DummyLogger):
+    """A logger that writes nothing, and whose folder takes the files of a module."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = folder
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return self._folder
 
 
 class _Stop(Callback):

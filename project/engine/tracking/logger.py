@@ -97,6 +97,12 @@ class MLflowLogger(Logger):
         return self._run_id
 
     @property
+    @override
+    def save_dir(self) -> str | None:
+        """The folder of the run's checkpoints, which a module finds as `trainer.log_dir`; None on other ranks."""
+        return str(store.checkpoint_folder(self._run_id)) if self._run_id else None
+
+    @property
     def run_id(self) -> str | None:
         """The id of the run, as Lightning's MLFlowLogger names it; None on ranks other than the first."""
         return self._run_id

@@ -37,8 +37,14 @@ from project.engine.training.supervision import Supervisor
 _INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LAST_LINES = 20
 _TRACEBACK = "traceback.txt"
+_OTHER_LOGGER = (
+    "this is a method of another logger: add --trainer.logger TensorBoardLogger --trainer.logger.save_dir logs, or "
+    "another one; it is then self.logger of the module, and self.loggers has both"
+)
 # Parts of errors that do not name their remedy.
 _REMEDIES = {
+    "'MlflowClient' object has no attribute": _OTHER_LOGGER,
+    "'MLflowLogger' object has no attribute": _OTHER_LOGGER,
     "OutOfMemoryError": "use less memory: --precision bf16-mixed; or a smaller --data.batch_size with "
     "--trainer.accumulate_grad_batches, in a new run if the checkpoint is within an epoch",
     "ReduceLROnPlateau conditioned on metric": "step the schedule when its metric is logged: for a metric of the "
@@ -161,7 +167,8 @@ class _FitRun:
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts
-        use_folder(trainer, store.checkpoint_folder(logger.version))
+        use_folder(trainer, folder := store.checkpoint_folder(logger.version))
+        folder.mkdir(parents=True, exist_ok=True)  # A module may write files to it.
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
