@@ -406,6 +406,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
 
 @pytest.mark.parametrize(("options", "answer"), [
     (of(WithoutStep), "No `training_step()` method defined"),
+    (of(WithLoaders)[:1], "--data: got nothing, but WithLoaders has loaders of its own; add --data lightning.Lightn"),
     (of(Slope, WithoutTrain), "`train_dataloader` must be implemented"),
     (of(Slope, WithoutBatches), "--data: train has no batch"),
     (of(Slope, WithoutFile), "): there is no file lines.csv"),

@@ -3,9 +3,11 @@
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
+from project.engine.cli.config_groups import DEFAULTS
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
 from project.engine.cli.settings import listed
@@ -28,6 +30,12 @@ def check_training(cli: FitCLI) -> None:
         ValueError: The settings do not fit the data, or the first step would end the run.
     """
     trainer = cli.trainer
+    chosen = cli.config.groups.data, cli.config.data.class_path
+    if chosen == (DEFAULTS["data"], cli.default_settings["data"]) and is_overridden("train_dataloader", cli.model):
+        raise ValueError(
+            f"--data: got nothing, but {type(cli.model).__name__} has loaders of its own; add --data "
+            "lightning.LightningDataModule to use them"
+        )
     cli.data.prepare_data()
     cli.data.setup("fit")
     cli.data.check_batch_size(trainer.world_size)
