@@ -1,6 +1,7 @@
 """The errors of jsonargparse, in one line each."""
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import dropwhile
@@ -142,6 +143,10 @@ def _none_of_several(problem: _Problem) -> str:
     # An option of torch may also be a tensor, which cannot be typed. The precisions have 16 and "16".
     kinds = {kind.strip("'"): kind for kind in expected.split(", ") if kind != "Tensor"}.values()
     got = nested[2] if nested else got
+    module, _, name = got.rpartition(".")
+    bases = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
+    if any(base.__module__.startswith("pytorch_lightning.") for base in bases):
+        return f"--{key}: {got} derives from a class of pytorch_lightning; import that from lightning.pytorch"
     nearest = problem.nearest_class(got)
     return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
 

@@ -69,6 +69,19 @@ def test_no_entry_is_unused() -> None:
     assert len(LINES) == len(ANSWERS)
 
 
+class Old:
+    """A class as those that import pytorch_lightning."""
+
+    __module__ = "pytorch_lightning.core.module"
+
+
+def test_a_class_of_the_other_package_of_lightning_is_named(workplace: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"--model: test_explain\.Old derives from a class of pytorch_lightning; import"
+    ):
+        build_fit(CommandLine.parse(["--model=test_explain.Old"]))
+
+
 @pytest.mark.parametrize(
     ("argv", "question"),
     [
