@@ -240,7 +240,9 @@ OPTIONS: dict[str, Works | Checked | Refused] = {
         group="double",
     ),
     "sync_batchnorm": Refused(["--trainer.sync_batchnorm=true"], "several GPUs"),
-    "reload_dataloaders_every_n_epochs": Checked(1, "every epoch has a new order"),
+    "reload_dataloaders_every_n_epochs": Refused(
+        ["--trainer.reload_dataloaders_every_n_epochs=1"], "every epoch has a new order"
+    ),
     "default_root_dir": Checked("elsewhere", "mlruns/"),
     "enable_autolog_hparams": Checked(False, "a run's parameters are its settings"),
     "model_registry": Checked("mine", "MLflow is the registry"),

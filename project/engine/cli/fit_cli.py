@@ -26,7 +26,13 @@ from project.engine.cli.known_options import KnownOptions, as_known
 from project.engine.cli.parser import FitParser
 from project.engine.cli.rehearsal import attributed
 from project.engine.cli.settings import changed, check_secrets, flatten, listed, short_name, without_secrets
-from project.engine.cli.trainer_checks import check_callbacks, check_settings, check_validates
+from project.engine.cli.trainer_checks import (
+    check_callbacks,
+    check_has_end,
+    check_not_reloaded,
+    check_settings,
+    check_validates,
+)
 from project.engine.compat import integers_first
 from project.engine.data import GIVEN_BY_DATA, described, plain
 from project.engine.monitor import monitored
@@ -248,7 +254,10 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         self.data = described(self.datamodule)
         if isinstance(self.model, Task):
+            check_has_end(self.config.trainer)
             check_optimizer(self.model)
+        if self.data is self.datamodule:
+            check_not_reloaded(self.config.trainer)
         settings, given, logger = self.config.trainer, self.callbacks, self._mlflow_logger()
         checkpoint = self.config_init.checkpoint
         checkpoint.monitor, checkpoint.mode = monitored(self.model, checkpoint.monitor, checkpoint.mode)

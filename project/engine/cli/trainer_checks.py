@@ -32,7 +32,6 @@ _FIXED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "enable_checkpointing": ((None, True), "the test needs the best checkpoint, and --resume the last one"),
     "limit_predict_batches": ((None,), "project.fit does not predict"),
     "model_registry": ((None,), "MLflow is the registry: its UI has the button 'Register model' at each run"),
-    "reload_dataloaders_every_n_epochs": ((0,), "the splits are read once, and every epoch has a new order already"),
 }
 # Options with their smallest useful value, if Lightning does not check it.
 _LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
@@ -72,11 +71,6 @@ def check_settings(trainer: Namespace) -> None:
             raise ValueError(f"--trainer.{option}: got 0, which trains nothing; it must be 1 or more")
     if trainer.val_check_interval == 0:
         raise ValueError("--trainer.val_check_interval: got 0; it must be 1 or more, or a share of an epoch")
-    if trainer.max_epochs == -1 and trainer.max_steps == -1:
-        raise ValueError(
-            "--max_epochs: got -1, which sets no end, but the learning-rate schedule needs one; give a number, or "
-            "--trainer.max_steps"
-        )
     for option in ("epochs", "steps"):
         least, most = trainer[f"min_{option}"], trainer[f"max_{option}"]
         if least is not None and most not in (None, -1) and least > most:
@@ -85,6 +79,24 @@ def check_settings(trainer: Namespace) -> None:
         raise ValueError(f"--trainer.max_time: got {time}; it must be DD:HH:MM:SS, such as 00:00:05:00 for 5 minutes")
     if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
         raise ValueError("--trainer.gradient_clip_algorithm: has no effect without --trainer.gradient_clip_val")
+
+
+def check_has_end(trainer: Namespace) -> None:
+    """Raise ValueError if a schedule over the whole training has no end."""
+    if trainer.max_epochs == -1 and trainer.max_steps == -1:
+        raise ValueError(
+            "--max_epochs: got -1, which sets no end, but the learning-rate schedule needs one; give a number, or "
+            "--trainer.max_steps"
+        )
+
+
+def check_not_reloaded(trainer: Namespace) -> None:
+    """Raise ValueError if data whose loaders have a new order in each epoch would be reloaded."""
+    if epochs := trainer.reload_dataloaders_every_n_epochs:
+        raise ValueError(
+            f"--trainer.reload_dataloaders_every_n_epochs: got {epochs}, but the splits are read once, and every epoch "
+            "has a new order already; leave it out"
+        )
 
 
 def check_lengths(trainer: Trainer, batches: Mapping[str, int | None]) -> None:
