@@ -62,7 +62,7 @@ class EpochMetrics:
     def _find(self, trainer: Trainer) -> None:
         """Add names; those of a `Task` are known before the first validation, so that the columns stay the same."""
         model, checkpoint, logged = trainer.lightning_module, RunCheckpoint.of(trainer), trainer.callback_metrics
-        found = [name for name in logged if _parted(name)[0] and _parted(name)[1].startswith(_LOSS)]
+        found = [name for name in logged if _is_loss(*_parted(name))]
         found += [checkpoint.monitor] if checkpoint and checkpoint.monitor in logged else []
         found += trainer.progress_bar_metrics
         if isinstance(model, Task):
@@ -78,6 +78,11 @@ def _parted(name: str) -> tuple[str, str]:
     stage, rest = (match[1], match[2]) if match else ("", name)
     rest = rest.removesuffix("_epoch")
     return stage, f"{rest}_{loader}" if loader else rest
+
+
+def _is_loss(stage: str, name: str) -> bool:
+    """Return whether a metric is the loss of a stage, or one of the losses of a module without stages, as of a GAN."""
+    return name.startswith(_LOSS) if stage else _LOSS in re.split("[/_]", name)
 
 
 def _of_epochs(names: Iterable[str]) -> list[str]:

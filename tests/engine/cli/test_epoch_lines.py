@@ -13,6 +13,7 @@ from test_any_module import Line, Slope, of
 from tiny import TINY
 from torch import Tensor
 
+from project.engine.cli.epoch_metrics import _is_loss, _parted
 from project.engine.cli.epoch_table import Cell, EpochTable, clock
 from project.engine.tracking.names import score_text
 from project.fit import main
@@ -153,6 +154,11 @@ def test_a_plain_module_has_the_metrics_of_its_progress_bar(workplace: Path, mon
     assert header == ["epoch", "loss", "score", "error", "lr", "samples/s", "time"]
     scores = history(workplace, "score")
     assert [row.split()[2] for row in rows(text)] == [score_text(score) for score in scores]
+
+
+def test_a_module_without_stages_has_its_losses() -> None:
+    names = ["g_loss", "d/loss", "loss_critic", "train_loss", "train_kl_loss", "lossless", "accuracy"]
+    assert [name for name in names if _is_loss(*_parted(name))] == names[:4]
 
 
 def test_without_a_progress_bar_there_are_no_lines(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
