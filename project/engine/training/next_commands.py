@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -32,7 +33,8 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
     """
     commands = {"view": ["project.ui"]} if run_id else {}
     if run_id:
-        if cli.trainer.limit_test_batches:  # An evaluation has the settings of the run.
+        is_scored = any(is_overridden(step, cli.model) for step in ("validation_step", "test_step"))
+        if is_scored and cli.trainer.limit_test_batches:  # An evaluation has the settings of the run.
             commands["evaluate"] = ["project.evaluate", run_id]
         if isinstance(cli.model, Task) and "image_size" in cli.model.from_data:
             commands["predict"] = ["project.predict", run_id, "DIR"]
