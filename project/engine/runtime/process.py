@@ -35,6 +35,7 @@ _LEVELS = {
 _MLFLOW = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # The URL may contain a password.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",  # Without git, MLflow would print 45 lines.
 }
 
 

@@ -69,3 +69,12 @@ def test_a_fit_whose_output_is_closed_completes(workplace: Path) -> None:
     errors = {name: text for name, text in run.data.tags.items() if name.endswith(".error")}
     assert list(errors) == ["output.error"] and errors["output.error"].startswith("Broken pipe")
     assert "test/accuracy" in run.data.metrics
+
+
+def test_a_machine_without_git_gets_no_lines_about_it(tmp_path: Path) -> None:
+    program = "from project.engine.runtime.process import configure_process; configure_process(); import git"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, env=clean_environment() | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
