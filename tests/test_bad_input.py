@@ -50,6 +50,7 @@ BAD_OPTIONS = [
     (["--data.batch_size"], "--data.batch_size: got no value; give --data.batch_size VALUE"),
     (["--model.net.dropout", "--max_epochs", "2"], "--model.net.dropout: got no value"),
     (["--data.augmentation.help"], "--data.augmentation is not a class; --data.help explains it"),
+    (["--trainer.callbacks.help"], "--trainer.callbacks is not a class; --help all explains it"),
     (["-d", "mnist"], "unknown argument '-d'"),
     (["--max_epochs", "-1"], "got -1, which sets no end,"),
     (["--trainer.limit_val_batches", "0"], "chosen by val/accuracy"),

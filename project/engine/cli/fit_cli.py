@@ -164,7 +164,8 @@ class FitCLI(LightningCLI):
             if empty and "expected one argument" in str(error):
                 if (owner := empty[0].removesuffix(".help")) != empty[0]:
                     parent = owner.rpartition(".")[0]
-                    raise ValueError(f"{empty[0]}: {owner} is not a class; {parent}.help explains it") from error
+                    page = f"{parent}.help" if parent.removeprefix("--") in self.default_settings else "--help all"
+                    raise ValueError(f"{empty[0]}: {owner} is not a class; {page} explains it") from error
                 raise ValueError(f"{empty[0]}: got no value; give {empty[0]} VALUE") from error
             check_importable(str(error))
             settings = [name for name in self.default_settings if not name.startswith("groups.")]
