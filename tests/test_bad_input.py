@@ -25,6 +25,7 @@ BAD_OPTIONS = [
     (["--model.metrics.f1", "F1Score"], "model.metrics.f1: cannot be made from the number of classes"),
     (["--model.metrics.cm", "torchmetrics.classification.MulticlassConfusionMatrix"], "cm is not a single number"),
     (["--model.metrics.loss", "torchmetrics.classification.MulticlassF1Score"], "which is that of the loss"),
+    (["--model.loss.weight", "[1, 2]"], "expected null; a tensor cannot be an option, see 'Add a loss'"),
     (["--model.loss", "torch.nn.MultiMarginLoss"], "--model.loss: does not fit the outputs (2, 10) of the net"),
     (["--checkpoint.monitor", "val/acc"], "did you mean val/accuracy?); it may be train/loss, val/accuracy"),
     (["--model.optimizer="], "--model.optimizer: got '', which is neither a class known here nor"),

@@ -148,7 +148,8 @@ def _none_of_several(problem: _Problem) -> str:
     if any(base.__module__.startswith("pytorch_lightning.") for base in bases):
         return f"--{key}: {got} derives from a class of pytorch_lightning; import that from lightning.pytorch"
     nearest = problem.nearest_class(got)
-    return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}"
+    only = "; a tensor cannot be an option, see 'Add a loss' in CONTRIBUTING.md" if kinds == ["null"] else ""
+    return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}{only}"
 
 
 # Patterns of jsonargparse's texts, of which the first match counts. `tests/engine/cli/test_explain.py` has the texts.
