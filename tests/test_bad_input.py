@@ -276,6 +276,11 @@ def test_impossible_settings_of_the_trainer_are_refused(workplace: Path) -> None
         (b"groups: 5\n", "groups: 5"),
         (b"checkpoint: [1]\n", "--checkpoint: got [1]; expected settings"),
         (b"groups:\n- data\n", "has groups: ['data']"),
+        (
+            b"groups: {data: [mnist]}\n",
+            "has groups: {'data': ['mnist']}; expected names, such as groups: {data: mnist}",
+        ),
+        (b"data:\n  class_path: x.Y\n  batch_size: 4\n", "bad.yaml: --data: got options beside class_path; list them"),
         (b"groups:\n  dataset: mnist\n", "names the group 'dataset'"),
         (b"config: other.yaml\n", "bad.yaml has config: other.yaml; give each file by a --config of its own"),
         (b"data: mnist\n", "bad.yaml has data: mnist; the key of a choice is groups: {data: mnist}"),

@@ -126,7 +126,7 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
     """
     content = _settings(path, option)
     groups = content.get("groups") or {}
-    if not isinstance(groups, dict):
+    if not isinstance(groups, dict) or not all(isinstance(name, str | None) for name in groups.values()):
         raise ValueError(f"{option}: {path} has groups: {groups!r}; expected names, such as groups: {{data: mnist}}")
     unknown = set(groups) - set(GROUPS)
     if unknown:

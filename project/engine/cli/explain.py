@@ -99,6 +99,8 @@ def _unknown(problem: _Problem) -> str:
     option = match[1].removeprefix("--").partition("=")[0]
     if match[0].lower().startswith("unrecognized") and not match[1].startswith("--"):
         return f"unknown argument {match[1]!r}; options are --NAME VALUE, see --help"
+    if option == "class_path":
+        return f"--{key}: got options beside class_path; list them under init_args"
     if group := re.search(r"Group '([^']+)'", text):
         option = f"{group[1]}.{option}"
     option = option if not key or option.startswith(key) else f"{key}.{option}"
