@@ -2,6 +2,7 @@
 
 import json
 import re
+from math import isfinite
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
@@ -43,12 +44,13 @@ def check_name(client: MlflowClient, name: str) -> None:
 def models_of_best(client: MlflowClient, run: Run) -> list[LoggedModel]:
     """Return the logged models of a run with the weights of its best checkpoint; a resumed run may have others."""
     models = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    now = run.data.metrics
+    # MLflow stores NaN as 0 with a model.
+    now = {name: value for name, value in run.data.metrics.items() if name.startswith(BEST) and isfinite(value)}
     return [
         model
         for model in models
         if model.status == LoggedModelStatus.READY
-        and all(now.get(one.key) == one.value for one in model.metrics or () if one.key.startswith(BEST))
+        and all(now.get(one.key, one.value) == one.value for one in model.metrics or ())
     ]
 
 

@@ -1,6 +1,7 @@
 """Registered models, and the alias that moves only to a version that a paired test finds better."""
 
 import shutil
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,8 @@ def test_the_alias_moves_only_to_a_better_version(runs: Runs, capsys: pytest.Cap
     versions = store.connect().get_logged_model(store.connect().get_run(good).outputs.model_outputs[0].model_id).tags
     assert '"version": "2"' in str(versions) or '"version": 2' in str(versions)
 
+    store.connect().log_metric(good, "best/val/loss", nan, step=10**5)  # A model has 0 for it.
+    assert find(store.connect(), f"models:/{NAME}@champion").run.info.run_id == good
     store.connect().log_metric(good, "best/val/accuracy", 2.0, step=10**6)  # A resumed training has found a better one.
     with pytest.raises(ValueError, match="has another best checkpoint than version 2"):
         find(store.connect(), f"models:/{NAME}@champion")
