@@ -82,7 +82,7 @@ class Dictionaries(LightningDataModule):
 
 
 class Slope(LightningModule):
-    """A plain module whose steps return the outputs."""
+    """A plain module whose steps return the outputs, and which calls a method of Lightning's CSVLogger."""
 
     monitor, mode = "val_loss", "min"
 
@@ -94,6 +94,8 @@ class Slope(LightningModule):
         return (self.linear(batch["x"]) - batch["y"]).square().mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        assert self.logger is not None
+        self.logger.experiment.log_metrics({"batch": batch_idx}, 0)
         self.log("val_loss", self.training_step(batch, 0), batch_size=len(batch["x"]))
         outputs: Tensor = self.linear(batch["x"])
         return outputs
@@ -217,7 +219,8 @@ def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
 
 
 def test_a_plain_module_may_have_batches_of_any_form(workplace: Path) -> None:
-    fit([f"--data={__name__}.Dictionaries", f"--model={__name__}.Slope", "--max_epochs=1"])
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs"]
+    fit([f"--data={__name__}.Dictionaries", f"--model={__name__}.Slope", "--max_epochs=1", *logger])
     evaluate(["latest"])
     assert metrics()["eval/val_loss"] == metrics()["val_loss"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from typing_extensions import override
 
 from project.engine.cli import config_groups
@@ -97,7 +98,7 @@ class EvaluationCLI(FitCLI):
 
     @override
     def _loggers_of_the_user(self) -> list[Logger]:
-        return []
+        return [DummyLogger() for _ in super()._loggers_of_the_user()]  # A module may call the methods of the first.
 
 
 def _brief(value: object) -> str:
