@@ -322,6 +322,20 @@ class UnfreezeBias(BaseFinetuning):
             optimizer.add_param_group({"params": [pl_module.bias], "lr": 0.01})
 
 
+class Slowing(torch.optim.SGD):
+    """An optimizer that counts its steps in its groups, as a schedule-free one."""
+
+    def __init__(self, parameters: Any, lr: float) -> None:
+        super().__init__(parameters, lr, momentum=0.9)
+        self.defaults["count"] = self.param_groups[0]["count"] = 0
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            group["count"] += 1
+            group["lr"] = 0.1 / group["count"]
+        return super().step(closure)
+
+
 class Finetuned(Slope):
     """A module whose callback adds a group of parameters to its optimizer."""
 
@@ -335,7 +349,7 @@ class Finetuned(Slope):
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.SGD(trained, self.lr, momentum=0.9)
+        return Slowing(trained, self.lr)
 
     def configure_callbacks(self) -> list[Callback]:
         return [UnfreezeBias()]

@@ -76,6 +76,9 @@ class CurrentSettings(Callback):
                 optimizer.add_param_group({**group})
                 for parameter in group["params"]:
                     parameter.requires_grad = True
+            counted = _counted_in_groups(optimizer)
+            for group, before in zip(optimizer.param_groups, groups, strict=False):
+                group.update({name: before[name] for name in counted & before.keys()})
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,6 +98,15 @@ def _has_own_position(schedule: object, module: LightningModule) -> bool:
     """
     follows_step = isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau)
     return not follows_step or is_overridden("lr_scheduler_step", module)
+
+
+def _counted_in_groups(optimizer: Optimizer) -> set[str]:
+    """Return the entries of its groups in which an optimizer counts, such as the steps of a schedule-free one.
+
+    All others are arguments of its constructor.
+    """
+    given = {name for kind in type(optimizer).__mro__ for name in signature(kind).parameters}
+    return optimizer.defaults.keys() - given
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
