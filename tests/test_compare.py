@@ -126,6 +126,8 @@ def test_runs_without_predictions_for_the_same_data_are_not_tested(
     assert f"python -m project.evaluate {without}" in printed
     assert "throughput/average_samples_per_second" in printed  # No name is broken in a pipe.
     assert Path("curves.png").stat().st_size > 10_000
+    client.log_metric(without, "eval/test_loss", 0.5, step=10**6)
+    assert compared(good, without).notes[0].endswith("because its model declares no predictions of each sample")
     best = client.get_run(good).data.metrics["best/val/accuracy"]
     client.log_metric(good, "best/val/accuracy", best, step=10**5)  # A later validation was not better.
     evaluated = compared(good, runs.bad)

@@ -97,8 +97,7 @@ def without_outdated(client: MlflowClient, run: ComparedRun, split: str) -> Comp
     """Return a run without its evaluation on a split if its training, when resumed, found a better checkpoint since."""
     points = latest_metrics(run.run)
     step = max((_begins(client, run.id, point.key) for point in points if point.key.startswith(BEST)), default=0)
-    starts = f"{EVALUATION}/{split}/", f"{EVALUATION}/{split}_"
-    outdated = {point.key for point in points if point.key.startswith(starts) and point.step < step}
+    outdated = {point.key for point in points if point.key.startswith(_evaluated(split)) and point.step < step}
     metrics = {name: value for name, value in run.metrics.items() if name not in outdated}
     return run._replace(metrics=metrics, predictions=None if outdated else run.predictions)
 
@@ -108,6 +107,11 @@ def _begins(client: MlflowClient, run_id: str, metric: str) -> int:
     points = sorted(client.get_metric_history(run_id, metric), key=lambda point: (point.step, point.timestamp))
     same = takewhile(lambda point: point.value == points[-1].value, reversed(points))
     return min((point.step for point in same), default=0)
+
+
+def _evaluated(split: str) -> tuple[str, str]:
+    """Return the starts of the names of metrics of an evaluation."""
+    return f"{EVALUATION}/{split}/", f"{EVALUATION}/{split}_"
 
 
 def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions | None:
@@ -144,6 +148,8 @@ def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
         if run.predictions is None and all(counts) and counts.count(count) == 1:
             others = ", ".join(dict.fromkeys(other for other in counts if other != count))
             lines.append(f"{different}{count} samples, not {others}")
+        elif run.predictions is None and any(name.startswith(_evaluated(split)) for name in run.metrics):
+            lines.append(f"{run.label} is not tested, because its model declares no predictions of each sample")
         elif run.predictions is None:
             option = "" if split == _SPLITS[0] else f" --split {split}"
             command, status = f": python -m project.evaluate {run.id}{option}", run.run.info.status
