@@ -62,6 +62,10 @@ class Slope(LightningModule):
         return torch.optim.SGD(self.parameters(), self.lr)
 
 
+def make_slope(lr: float = 0.1) -> Slope:
+    return Slope(lr)
+
+
 class Described(DescribedDataModule):
     """Data that declare only their name and two samples."""
 
@@ -475,6 +479,11 @@ def test_a_module_may_have_its_own_data(workplace: Path, capsys: pytest.CaptureF
     assert re.search(
         r"epoch 1 of 1: train loss [\d.]+, val loss_0 [\d.]+, val loss_1 [\d.]+, lr", capsys.readouterr().out
     )
+
+
+def test_a_function_may_return_the_module(workplace: Path) -> None:
+    command = [f"--model={__name__}.make_slope", *of(Slope, Line)[1:], "--model.lr=0.3"]
+    assert build_fit(CommandLine.parse(command)).model.lr == 0.3
 
 
 def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:

@@ -168,5 +168,6 @@ def _of_described(*described: tuple[str, type]) -> FitParser:
     """Return a parser of the options of classes, each with the name of its setting."""
     parser = FitParser(usage=SUPPRESS, add_help=False)
     for name, kind in described:
-        parser.add_class_arguments(kind, name, fail_untyped=False)
+        add = parser.add_class_arguments if isinstance(kind, type) else parser.add_function_arguments
+        add(kind, name, fail_untyped=False)
     return parser
