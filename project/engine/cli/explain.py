@@ -121,6 +121,11 @@ def _refused_or_ambiguous(problem: _Problem) -> str:
 
 def _required(problem: _Problem) -> str:
     match, key = problem.match, problem.key
+    if match["names"] == "params":  # Those of an optimizer are the weights of the model.
+        return (
+            f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which only the model can make; the type of its "
+            "argument must be lightning.pytorch.cli.OptimizerCallable"
+        )
     options = " and ".join(f"--{key}.{name}" for name in match["names"].split(", "))
     return f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which needs a value for {options}"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
+from lightning import LightningModule
 from torch import nn
 
 from project.engine.cli.command_line import CommandLine
@@ -67,6 +69,18 @@ def test_each_text_of_jsonargparse_is_explained_by_its_entry(entry: int, argv: s
 
 def test_no_entry_is_unused() -> None:
     assert len(LINES) == len(ANSWERS)
+
+
+class WithOptimizer(LightningModule):
+    """A module with an argument that cannot be made without its weights."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__()
+
+
+def test_the_type_of_an_optimizer_that_the_model_makes_is_named(workplace: Path) -> None:
+    with pytest.raises(ValueError, match=r"--model\.optimizer: got 'Adam', which .* must be .*\.OptimizerCallable"):
+        build_fit(CommandLine.parse(["--model=test_explain.WithOptimizer", "--model.optimizer=Adam"]))
 
 
 class Old:
