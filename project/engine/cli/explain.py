@@ -148,7 +148,7 @@ def _none_of_several(problem: _Problem) -> str:
     for typed, yaml in ((r"Literal\[(.*?)\]", r"\1"), (r"\bbool\b", "true, false"), (r"\bNoneType\b", "null")):
         expected = re.sub(typed, yaml, expected)
     # An option of torch may also be a tensor, which cannot be typed. The precisions have 16 and "16".
-    kinds = {kind.strip("'"): kind for kind in expected.split(", ") if kind != "Tensor"}.values()
+    kinds = list({kind.strip("'"): kind for kind in expected.split(", ") if kind != "Tensor"}.values())
     got = nested[2] if nested else got
     module, _, name = got.rpartition(".")
     bases = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
