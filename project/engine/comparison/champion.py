@@ -51,12 +51,12 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
 
 
 def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: str) -> tuple[bool, str]:
-    """Return whether a run is significantly better than that of the champion, and the end of a sentence."""
+    """Return whether a run is significantly better than that of the champion, or continues it, and why, as text."""
     stays, run_id = f"stays at version {champion.version}", run.info.run_id
     if not champion.run_id:
         return False, f"{stays}, which was registered without its run, so it has no predictions to compare"
     if champion.run_id == run_id:
-        return False, f"{stays}, an earlier model of the same run, whose predictions this evaluation has replaced"
+        return True, f"moves to it from version {champion.version}, an earlier checkpoint of the same run"
     try:
         runs, _ = find_runs(client, [champion.run_id, run_id], split)
     except ValueError as error:  # The run of the champion is deleted.

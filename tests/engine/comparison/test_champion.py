@@ -123,6 +123,16 @@ def test_other_data_and_a_champion_without_predictions_keep_the_alias(
     assert "is deleted; restore it" in line_of(capsys.readouterr().out)
 
 
+def test_a_later_checkpoint_of_its_run_is_the_next_champion(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = fitted(f"--register={NAME}")
+    fit(["--resume", run, "--max_epochs=3", "--register", NAME])
+    assert "moves to it from version 1, an earlier checkpoint of the same run" in capsys.readouterr().out
+    marked, reason = find(store.connect(), f"models:/{NAME}@champion")
+    assert (marked.info.run_id, reason) == (run, f"version 2 of {NAME}")
+
+
 def refused(command: object, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
