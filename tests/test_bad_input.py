@@ -181,7 +181,7 @@ IMPOSSIBLE_SETTINGS: list[tuple[str, object, str]] = [
     ("min_epochs", 20, "ends at --trainer.max_epochs 10"),
     ("gradient_clip_val", -1, "it must be 0 or more"),
     ("gradient_clip_val", nan, "it must be 0 or more"),
-    ("strategy", "ddp_notebook", "got notebook, whose processes need copies"),
+    ("strategy", "ddp_notebook", "got ddp_notebook, whose processes need copies"),
     ("strategy", Namespace(class_path="DDPStrategy", init_args=Namespace(start_method="spawn")), "got spawn"),
     ("gradient_clip_algorithm", "norm", "no effect without --trainer.gradient_clip_val"),
     ("log_every_n_steps", -1, "it must be 0 or more"),

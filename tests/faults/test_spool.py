@@ -134,7 +134,7 @@ def test_a_refused_record_does_not_delay_other_records(workplace: Path, caplog: 
     spool = Spool(workplace / "spool" / run_id)
     spool.append({"params": {"lr": "0.1"}})
     spool.append({"params": {"lr": "0.2"}})  # MLflow refuses to change a parameter.
-    spool.append({"metrics": {"a@b": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # The name is not valid.
+    spool.append({"metrics": {"../a": 1.0, "loss": 1.0}, "step": 0, "time_ms": 1})  # The name is not valid.
     (spool.folder / "log.jsonl").open("ab").write(b'{"metrics": \0\0\0\n')  # A crash can leave zeros.
     spool.append({"metrics": {"loss": 2.0}, "step": 1, "time_ms": 2})
     list(deliver(spool, client))

@@ -14,12 +14,14 @@ from commands import Command
 from conftest import Fit, clean_environment
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.strategies import ddp
+from mlflow import MlflowClient
 from tiny import TINY, Tiny, TinyTask
 from torch import Tensor
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 from project.engine.runtime.failure import failure, needs_traceback
+from project.engine.tracking.logger import MLflowLogger
 from project.engine.training import fit_run
 from project.fit import main
 
@@ -67,10 +69,16 @@ def test_only_an_error_that_its_message_does_not_explain_needs_a_traceback() -> 
     assert (needs_traceback(ours.value), needs_traceback(others.value)) == (False, True)
 
 
-def test_libraries_still_raise_the_errors_that_have_remedies() -> None:
+def test_libraries_still_raise_the_errors_that_have_remedies(workplace: Path) -> None:
     with pytest.raises(ValueError, match="total_steps") as raised:
         OneCycleLR(torch.optim.SGD([torch.zeros(1)], 0.1), 1.0, total_steps=-1)
-    texts = [torch.OutOfMemoryError.__name__, *map(inspect.getsource, (training_epoch_loop, ddp)), str(raised.value)]
+    texts = []
+    owners: tuple[Any, ...] = (MlflowClient(), MLflowLogger("tiny", "run"))
+    for owner in owners:
+        with pytest.raises(AttributeError, match="log_image_grid") as missing:
+            owner.log_image_grid  # noqa: B018
+        texts.append(str(missing.value))
+    texts += [torch.OutOfMemoryError.__name__, *map(inspect.getsource, (training_epoch_loop, ddp)), str(raised.value)]
     for part, text in zip(fit_run._REMEDIES, texts, strict=True):
         assert part in text
 

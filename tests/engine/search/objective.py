@@ -31,6 +31,9 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
         time.sleep(60)
     if end == "slow":
         time.sleep(2)
+    elif end.startswith("/"):  # Wait for this file.
+        while not os.path.exists(end):  # noqa: PTH110
+            time.sleep(0.05)
     elif end == "shares":
         print("shares", torch.get_num_threads(), usable_cores(), Digits().workers.count(devices=2))
         time.sleep(0.3)
