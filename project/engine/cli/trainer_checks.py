@@ -59,7 +59,7 @@ def check_settings(trainer: Namespace) -> None:
     for option, (allowed, reason) in _FIXED.items():
         if trainer[option] not in allowed:
             raise ValueError(f"--trainer.{option}: got {_text(trainer[option])}, but {reason}; leave it out")
-    if method := re.search(r"\b(?:ddp_)?(?:spawn|fork|forkserver|notebook)\b", str(trainer.strategy)):
+    if method := re.search(r"(?<![a-z])(?:spawn|fork|forkserver|notebook)(?![a-z])", str(trainer.strategy)):
         raise ValueError(
             f"--trainer.strategy: got {method[0]}, whose processes need copies of all objects; use --strategy ddp"
         )
