@@ -8,6 +8,8 @@ from itertools import dropwhile
 from pkgutil import resolve_name
 from typing import NamedTuple, get_args
 
+from torch.optim import Optimizer
+
 from project.engine.cli.nearest import children, question, suggestion
 from project.engine.cli.parser import FitParser
 from project.engine.schedule import REFUSED
@@ -121,7 +123,7 @@ def _refused_or_ambiguous(problem: _Problem) -> str:
 
 def _required(problem: _Problem) -> str:
     match, key = problem.match, problem.key
-    if match["names"] == "params":  # Those of an optimizer are the weights of the model.
+    if Optimizer in _bases(match["owner"]):  # It lacks the weights of the model.
         return (
             f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which only the model can make; the type of its "
             "argument must be lightning.pytorch.cli.OptimizerCallable"
@@ -150,13 +152,18 @@ def _none_of_several(problem: _Problem) -> str:
     # An option of torch may also be a tensor, which cannot be typed. The precisions have 16 and "16".
     kinds = list({kind.strip("'"): kind for kind in expected.split(", ") if kind != "Tensor"}.values())
     got = nested[2] if nested else got
-    module, _, name = got.rpartition(".")
-    bases = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
-    if any(base.__module__.startswith("pytorch_lightning.") for base in bases):
+    if any(base.__module__.startswith("pytorch_lightning.") for base in _bases(got)):
         return f"--{key}: {got} derives from a class of pytorch_lightning; import that from lightning.pytorch"
     nearest = problem.nearest_class(got)
     only = "; a tensor cannot be an option, see 'Add a loss' in CONTRIBUTING.md" if kinds == ["null"] else ""
     return f"--{key}: got {got!r}{nearest}; expected {'one of ' if len(kinds) > 1 else ''}{', '.join(kinds)}{only}"
+
+
+def _bases(path: str) -> tuple[type, ...]:
+    """Return a class that is imported, and its bases; nothing for another path."""
+    module, _, name = path.rpartition(".")
+    bases: tuple[type, ...] = getattr(getattr(sys.modules.get(module), name, None), "__mro__", ())
+    return bases
 
 
 # Patterns of jsonargparse's texts, of which the first match counts. `tests/engine/cli/test_explain.py` has the texts.

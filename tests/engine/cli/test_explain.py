@@ -83,6 +83,25 @@ def test_the_type_of_an_optimizer_that_the_model_makes_is_named(workplace: Path)
         build_fit(CommandLine.parse(["--model=test_explain.WithOptimizer", "--model.optimizer=Adam"]))
 
 
+class Counted(nn.Module):
+    """A net with an argument that has the name of the weights of an optimizer."""
+
+    def __init__(self, params: int) -> None:
+        super().__init__()
+
+
+class WithNet(LightningModule):
+    """A module with any net."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+
+
+def test_a_net_may_have_an_argument_of_the_name_of_the_weights_of_an_optimizer(workplace: Path) -> None:
+    with pytest.raises(ValueError, match=r"'Counted', which needs a value for --model\.net\.params"):
+        build_fit(CommandLine.parse(["--model=test_explain.WithNet", "--model.net=test_explain.Counted"]))
+
+
 class Old:
     """A class as those that import pytorch_lightning."""
 
