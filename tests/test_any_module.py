@@ -314,6 +314,30 @@ class ByItsOwnSchedule(Slope):
         scheduler.step(epoch=self.current_epoch + 1)
 
 
+class Renaming(torch.optim.SGD):
+    """An optimizer whose argument has another name than the setting of its groups."""
+
+    def __init__(self, parameters: Any, lr: float, decay: float) -> None:
+        torch.optim.Optimizer.__init__(
+            self, parameters, torch.optim.SGD([torch.zeros(1)], lr, weight_decay=decay).defaults
+        )
+
+
+class StepsASchedule(Slope):
+    """A module that steps a schedule of torch itself."""
+
+    def __init__(self, lr: float = 0.1, decay: float = 0.0) -> None:
+        super().__init__(lr)
+        self.decay = decay
+
+    def configure_optimizers(self) -> Any:
+        optimizer = Renaming(self.parameters(), self.lr, self.decay)
+        return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        scheduler.step()
+
+
 class UnfreezeBias(BaseFinetuning):
     """A callback that gives the optimizer the bias when training starts."""
 
@@ -538,6 +562,14 @@ def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: 
     (run_id,) = [run.info.run_id for run in Fit(workplace, 0, "").runs if run.data.params["trainer.max_epochs"] == "1"]
     main(["--resume", run_id, "--max_epochs=2"])
     torch.testing.assert_close(weights(), whole, rtol=0, atol=0)
+
+
+def test_a_module_resumes_with_other_settings_of_its_optimizer(workplace: Path) -> None:
+    main([*of(StepsASchedule, Line), "--max_epochs=1"])
+    main(["--resume=latest", "--max_epochs=3", "--model.lr=0.4", "--model.decay=0.25"])
+    (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+    (group,) = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (0.4 * 0.5**3, 0.25)
 
 
 def weights() -> dict[str, Tensor]:

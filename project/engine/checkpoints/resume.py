@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -60,7 +60,8 @@ class CurrentSettings(Callback):
         restored = [(one.state_dict().get("state", {}), one.param_groups) for one in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
-            if _has_own_position(config.scheduler, pl_module):
+            if not isinstance(config.scheduler, LRScheduler) or isinstance(config.scheduler, ReduceLROnPlateau):
+                # It follows a metric, or is not one of torch, so its state is its position.
                 config.scheduler.load_state_dict(saved)
                 for optimizer, (_, groups) in zip(trainer.optimizers, restored, strict=True):
                     if optimizer is config.scheduler.optimizer:
@@ -68,7 +69,8 @@ class CurrentSettings(Callback):
                             group["lr"] = before["lr"]
                 continue
             position = (trainer.global_step if config.interval == "step" else epochs) // config.frequency
-            if not pl_module.automatic_optimization:  # Its interval has no effect, because the module steps it.
+            # The interval has no effect on a schedule that the module steps.
+            if not pl_module.automatic_optimization or is_overridden("lr_scheduler_step", pl_module):
                 position = saved["last_epoch"]
             move_to(config.scheduler, position)
         for optimizer, (state, groups) in zip(trainer.optimizers, restored, strict=True):
@@ -91,21 +93,13 @@ class CurrentSettings(Callback):
         self._ends_epoch = False
 
 
-def _has_own_position(schedule: object, module: LightningModule) -> bool:
-    """Return whether the state of a schedule is its position, because it follows a metric or is stepped in its own way.
-
-    Any other schedule follows the step.
-    """
-    follows_step = isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau)
-    return not follows_step or is_overridden("lr_scheduler_step", module)
-
-
 def _counted_in_groups(optimizer: Optimizer) -> set[str]:
     """Return the entries of its groups in which an optimizer counts, such as the steps of a schedule-free one.
 
-    All others are arguments of its constructor.
+    All others are arguments of its constructor, or usual ones, which it may have under another name.
     """
-    given = {name for kind in type(optimizer).__mro__ for name in signature(kind).parameters}
+    kinds = (*type(optimizer).__mro__, SGD, Adam)
+    given = {name for kind in kinds for name in signature(kind).parameters}
     return optimizer.defaults.keys() - given
 
 
