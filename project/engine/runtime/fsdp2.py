@@ -75,6 +75,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             if state["state"]:
                 named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
                 set_optimizer_state_dict(self.model, optimizer, named, options=options)
+            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
+                group["lr"] = saved["lr"]
         return checkpoint
 
     def teardown(self) -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 import two_ranks
 from conftest import ROOT, made_once, run_ranks
+from lightning import LightningModule
 from torch import Tensor, nn
 
+from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.cli.command_line import CommandLine
-from project.engine.runtime.fsdp2 import check_shardable
+from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.training.callbacks import build_fit
 
 FITS = ("plain", "accumulated", "bfloat")
@@ -42,6 +44,17 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
             return two_ranks.train([*options], path), weights(path)
 
     return train
+
+
+def test_fsdp_loads_the_rate_of_an_optimizer_without_state(tmp_path: Path) -> None:
+    strategy, module = FSDP2Strategy(), LightningModule()
+    module.weight, strategy.checkpoint_io = nn.Parameter(torch.ones(1)), DurableCheckpointIO()
+    strategy.model = strategy._lightning_module = module
+    strategy.optimizers = [torch.optim.SGD(module.parameters(), 0.1)]
+    saved = torch.optim.SGD(module.parameters(), 0.05).state_dict()
+    torch.save({"state_dict": module.state_dict(), "optimizer_states": [saved]}, tmp_path / "last.ckpt")
+    strategy.load_checkpoint(tmp_path / "last.ckpt")
+    assert strategy.optimizers[0].param_groups[0]["lr"] == 0.05
 
 
 def held(pair: Path, case: str) -> list[dict[str, Any]]:
