@@ -96,6 +96,7 @@ class Slope(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         assert self.logger is not None
         self.logger.experiment.log_metrics({"batch": batch_idx}, 0)
+        Path(str(self.trainer.log_dir), "file.txt").touch()
         self.log("val_loss", self.training_step(batch, 0), batch_size=len(batch["x"]))
         outputs: Tensor = self.linear(batch["x"])
         return outputs
@@ -216,6 +217,12 @@ def test_any_task_has_intervals_and_a_plain_module_has_its_metrics(
     found = client.get_run(example_runs.tabular).data.metrics
     assert found["eval/val_accuracy"] == found["best/val_accuracy"]
     assert "the evaluation lacks what the model does not declare: intervals" in capsys.readouterr().out
+
+
+def test_a_module_that_calls_its_own_logger_is_scored_on_validation(workplace: Path) -> None:
+    logger = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=logs", "--trainer.limit_test_batches=0"]
+    fit([f"--data={__name__}.Dictionaries", f"--model={__name__}.Slope", "--max_epochs=1", *logger])
+    assert Path("logs/lightning_logs/version_0/file.txt").exists()
 
 
 def test_a_plain_module_may_have_batches_of_any_form(workplace: Path) -> None:

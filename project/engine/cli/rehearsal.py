@@ -13,7 +13,6 @@ from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
-from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from typing_extensions import override
@@ -21,6 +20,7 @@ from typing_extensions import override
 from project.engine.checkpoints.durable import STORABLE, remove_unreadable_hyper_parameters, unreadable_part
 from project.engine.cli.nearest import question
 from project.engine.runtime.failure import place
+from project.engine.tracking.silent import SilentLogger
 from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
@@ -72,7 +72,7 @@ def rehearse(
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
             plugins=[kept],
         )
-        trainer.loggers = [_Silent(folder)] if logger else []
+        trainer.loggers = [SilentLogger(folder)] if logger else []
         trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = planned.max_epochs, planned.max_steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
@@ -90,19 +90,6 @@ def rehearse(
             if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
                 callback.load_state_dict(state)
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED
-
-
-class _Silent(DummyLogger):
-    """A logger that writes nothing, and whose folder takes the files of a module."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = folder
-
-    @property
-    @override
-    def save_dir(self) -> str:
-        return self._folder
 
 
 class _Stop(Callback):

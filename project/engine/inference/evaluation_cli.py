@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning import Callback, LightningModule
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loggers.logger import DummyLogger
 from typing_extensions import override
 
 from project.engine.cli import config_groups
@@ -20,6 +19,7 @@ from project.engine.inference.options import OF_EVALUATION
 from project.engine.inference.trained_run import TrainedRun
 from project.engine.tracking import store
 from project.engine.tracking.evaluation_logger import EvaluationLogger
+from project.engine.tracking.silent import SilentLogger
 
 # These settings of a run belong to its checkpoint or to training. With another `val_fraction`, for example, val would
 # contain images on which the run was trained.
@@ -98,7 +98,8 @@ class EvaluationCLI(FitCLI):
 
     @override
     def _loggers_of_the_user(self) -> list[Logger]:
-        return [DummyLogger() for _ in super()._loggers_of_the_user()]  # A module may call the methods of the first.
+        # A module may call the methods of the first.
+        return [SilentLogger(self.logger.save_dir) for _ in super()._loggers_of_the_user()]
 
 
 def _brief(value: object) -> str:

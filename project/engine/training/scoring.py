@@ -13,6 +13,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.task import Baseline, Task
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.names import model_name, score_text
+from project.engine.tracking.silent import SilentLogger
 from project.engine.training.describing import model_tags
 from project.engine.training.job import Job
 
@@ -37,7 +38,9 @@ def score(job: Job) -> Mapping[str, float]:
     has_val = is_overridden("val_dataloader", data)
     if not (has_val and trainer.limit_val_batches and is_overridden("validation_step", model)):
         return {}
-    loggers, trainer.loggers = trainer.loggers, [job.logger] if job.logger else []
+    loggers, folder = trainer.loggers, trainer.log_dir
+    # A module may call the methods of the user's logger.
+    trainer.loggers = [one if one is job.logger else SilentLogger(folder) for one in loggers]
     with job.logger.scoring(logged=False) if job.logger else nullcontext():
         try:
             return merged(trainer.validate(model, data, ckpt_path=best, verbose=False))
