@@ -72,7 +72,7 @@ def logged_model(client: MlflowClient, run: Run) -> LoggedModel:
 
 
 def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, bool]:
-    """Register the newest logged model of a run, unless it is a version already.
+    """Register the newest logged model of a run, unless it or another one of its checkpoint is a version already.
 
     Returns:
         The version, and whether it is new.
@@ -82,8 +82,11 @@ def register(client: MlflowClient, run: Run, name: str) -> tuple[ModelVersion, b
         MlflowException: The store does not respond, or refuses the name.
     """
     model, run_id = logged_model(client, run), run.info.run_id
+    same = {model.model_id}
+    if any(metric.key.startswith(BEST) for metric in model.metrics or ()):  # Otherwise, the checkpoint is unknown.
+        same = {one.model_id for one in models_of_best(client, run)}
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        if version.name == name and model_id(version) == model.model_id:
+        if version.name == name and model_id(version) in same:
             return version, False
     try:
         client.create_registered_model(name, description=model.tags.get(TAG))

@@ -131,6 +131,8 @@ def test_a_later_checkpoint_of_its_run_is_the_next_champion(
     assert "moves to it from version 1, an earlier checkpoint of the same run" in capsys.readouterr().out
     marked, reason = find(store.connect(), f"models:/{NAME}@champion")
     assert (marked.info.run_id, reason) == (run, f"version 2 of {NAME}")
+    fit(["--resume", run, "--max_epochs=4", "--model.optimizer.lr=1e-12", "--register", NAME])
+    assert "was registered before (models:/" in capsys.readouterr().out
 
 
 def refused(command: object, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
