@@ -477,6 +477,11 @@ def test_a_module_that_cannot_train_starts_no_run(
     assert count_runs(workplace) == 0
 
 
+def test_a_module_with_loaders_trains_on_the_data_that_are_given(workplace: Path) -> None:
+    with pytest.raises(ValueError, match="--model: one training step fails"):  # Its net takes no images.
+        check_training(build_fit(CommandLine.parse([*of(WithLoaders)[:1], "--data=digits"])))
+
+
 def test_the_first_step_is_tried_with_the_length_of_the_training(workplace: Path) -> None:
     check_training(build_fit(CommandLine.parse([*of(OfItsLength, Line), "--max_epochs=2"])))
 

@@ -31,7 +31,9 @@ def check_training(cli: FitCLI) -> None:
     """
     trainer = cli.trainer
     chosen = cli.config.groups.data, cli.config.data.class_path
-    if chosen == (DEFAULTS["data"], cli.default_settings["data"]) and is_overridden("train_dataloader", cli.model):
+    is_default = chosen == (DEFAULTS["data"], cli.default_settings["data"])
+    named = {option.partition("=")[0] for option in cli.command.argv} & {"--data", "--resume", "--rerun"}
+    if is_default and not named and is_overridden("train_dataloader", cli.model):
         raise ValueError(
             f"--data: got nothing, but {type(cli.model).__name__} has loaders of its own; add --data "
             "lightning.LightningDataModule to use them"
