@@ -69,7 +69,7 @@ class CommandLine:
 
     @property
     def changes(self) -> list[str]:
-        """The given options; they follow the defaults and contain no groups and no short names."""
+        """The given files, then the other options, without groups and short names; they follow the defaults."""
         return self._expanded[1]
 
     @property
@@ -87,13 +87,13 @@ class CommandLine:
                 YAML file is malformed.
             OSError: A YAML file cannot be read.
         """
-        groups, named, changes = dict(DEFAULTS), dict[str, str](), list[str]()
+        groups, named, files, options = dict(DEFAULTS), dict[str, str](), list[str](), list[str]()
         for option, value in self.pairs:
             group = option.removeprefix("--")
             if group in GROUPS:
                 name = _value(option, value, f"one of {', '.join(config_groups.choices(group))}")
                 named[group] = name
-                changes += config_groups.choice(group, name)
+                files += config_groups.choice(group, name)
                 if group == "experiment":
                     is_path = name.endswith(yaml_file.SUFFIXES)
                     path = name if is_path else str(config_groups.file_of(group, name))
@@ -103,10 +103,10 @@ class CommandLine:
             elif option == "--config":
                 path = _value(option, value, "a YAML file")
                 groups |= _choices_of(Path(path), option, named)
-                changes += [option, path]
+                files += [option, path]
             else:
-                changes += [config_groups.SHORT.get(option, option) + ("" if value is None else f"={value}")]
-        return groups | named, changes
+                options += [config_groups.SHORT.get(option, option) + ("" if value is None else f"={value}")]
+        return groups | named, files + options  # An option wins over each file, also over one that follows it.
 
 
 def _pairs(argv: Sequence[str]) -> list[tuple[str, str | None]]:

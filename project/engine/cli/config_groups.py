@@ -135,7 +135,7 @@ def choices_of(path: Path, option: str) -> dict[str, str]:
     # The settings of a run have both. The name of a group that was itself a class has no file.
     named = {g: name for g, name in groups.items() if name and (g not in classes or file_of(g, name).is_file())}
     experiment = file_of("experiment", groups.get("experiment") or "")
-    of_experiment = choices_of(experiment, option) if experiment.is_file() and experiment != path else {}
+    of_experiment = choices_of(experiment, option) if experiment.is_file() and path.parent != experiment.parent else {}
     return of_experiment | classes | named
 
 

@@ -328,7 +328,7 @@ class FitCLI(LightningCLI):
         settings = {
             key: value
             for key, value in self.changed_settings().items()
-            if key not in ignored and not key.endswith(".root")
+            if key not in ignored and not key.endswith(".root") and not key.startswith("trainer.logger")
         }
         words = [self.net_name]
         words += [strategy] if strategy != config_groups.DEFAULTS["strategy"] else []

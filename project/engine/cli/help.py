@@ -19,7 +19,7 @@ _COMMON = {
     "devices": "number of GPUs or processes, or auto",
 }
 _FILES = (
-    ("--config FILE", "a YAML file of settings; the later file wins"),
+    ("--config FILE", "settings in YAML; a later file wins, and options win over files"),
     ("--resume RUN", "continue a run from its newest checkpoint"),
     ("--rerun RUN", "train again with the settings of a run"),
     ("--register NAME", "register the model under a name in MLflow"),

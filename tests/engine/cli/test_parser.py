@@ -74,6 +74,18 @@ def test_a_file_of_the_user_is_read_for_each_command_line(path: str, option: str
         assert built(option).datamodule.batch_size == size
 
 
+def test_an_option_wins_over_files_also_over_those_that_follow(workplace: Path) -> None:
+    Path("own.yaml").write_text("trainer: {max_epochs: 3}\n")
+    config = flatten(
+        built(
+            *("--data.batch_size=8", "--devices=1", "--model.optimizer.lr=0.5", "--max_epochs=7"),
+            *("--data=digits", "--strategy=ddp", "--model=cnn", "--config=own.yaml"),
+        ).config
+    )
+    names = ("data.batch_size", "trainer.devices", "model.optimizer.lr", "trainer.max_epochs")
+    assert [config[name] for name in names] == [8, "1", 0.5, 7]
+
+
 @pytest.mark.parametrize("choice", ["--model=tiny.TinyTask", "--config=configs/model/mine.yaml", "--model=mine"])
 def test_an_argument_that_a_chosen_class_needs_may_be_an_option(choice: str, workplace: Path) -> None:
     (file := Path("configs/model/mine.yaml")).parent.mkdir(parents=True)
