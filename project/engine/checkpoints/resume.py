@@ -94,9 +94,9 @@ class CurrentSettings(Callback):
 
 
 def _counted_in_groups(optimizer: Optimizer) -> set[str]:
-    """Return the entries of its groups in which an optimizer counts, such as the steps of a schedule-free one.
+    """Return the names of the values that an optimizer counts in its groups, such as the steps of a schedule-free one.
 
-    All others are arguments of its constructor, or usual ones, which it may have under another name.
+    All other values are settings: arguments of its constructor, of SGD or of Adam.
     """
     kinds = (*type(optimizer).__mro__, SGD, Adam)
     given = {name for kind in kinds for name in signature(kind).parameters}

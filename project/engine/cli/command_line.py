@@ -42,7 +42,7 @@ class CommandLine:
             ValueError: `--resume` or `--rerun` does not name a run, or both are given; `--register` has no name.
         """
         pairs = _pairs(argv)
-        runs = {option: _value(option, value, "the id of a run") for option, value in pairs if option in _RUNS}
+        runs = {option: _value(option, value, "a run, such as latest") for option, value in pairs if option in _RUNS}
         if len(runs) > 1:
             raise ValueError(
                 "--rerun: got --resume too; --resume continues a run, and --rerun starts a run with the settings of "
