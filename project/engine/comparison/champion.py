@@ -51,7 +51,10 @@ def register_challenger(client: MlflowClient, run_id: str, name: str, split: str
 
 
 def _challenge(client: MlflowClient, champion: ModelVersion, run: Run, split: str) -> tuple[bool, str]:
-    """Return whether a run is significantly better than that of the champion, or continues it, and why, as text."""
+    """Return whether the alias moves from the champion to the model of a run, and the reason, the end of a sentence.
+
+    It moves if the run is significantly better, or if the champion is an earlier checkpoint of the same run.
+    """
     stays, run_id = f"stays at version {champion.version}", run.info.run_id
     if not champion.run_id:
         return False, f"{stays}, which was registered without its run, so it has no predictions to compare"

@@ -20,7 +20,7 @@ class SweepOptions:
         n_trials: Number of trials, including those of earlier sweeps of the study.
         n_jobs: Number of trials that run at the same time.
         max_retries: How often a failed trial is run again.
-        study: Name of the study; None for EXPERIMENT-SEARCH, or EXPERIMENT-MODEL-SEARCH with another model than cnn.
+        study: Name of the study; None for EXPERIMENT-SEARCH, or for EXPERIMENT-MODEL-SEARCH if the model is not cnn.
         keep_checkpoints: Checkpoints to keep when trials end.
         register: Name of the registered model that gets the model of the best trial; None registers nothing.
         storage: URL of the Optuna storage.

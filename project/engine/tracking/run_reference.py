@@ -152,7 +152,7 @@ def _of_model(client: MlflowClient, reference: str) -> FoundRun:
     if stored and all(stored != model.model_id for model in models_of_best(client, run)):
         raise ValueError(
             f"{reference}: run {run.info.run_id} was resumed, and has another best checkpoint than version "
-            f"{version.version}; give the id of the run for that one, or another version; it is registered by: "
+            f"{version.version}; give the id of the run to use the newer checkpoint, or register it: "
             f"python -m project.evaluate {run.info.run_id} --register {shlex.quote(name)}"
         )
     return FoundRun(run, f"version {version.version} of {name}")
