@@ -186,14 +186,18 @@ class TwoMetrics(ImageClassifier):
             self.log("train/batch_accuracy", (outputs.argmax(1) == targets).float().mean())
 
 
+def options_of_fit(net: str, accelerator: str) -> list[str]:
+    """Return options with which `fit` computes the loss of the loops, on the same batches."""
+    return [
+        f"--data.class_path={Random.__module__}.Random", f"--data.batch_size={BATCH_SIZE}", "--data.image_size=28",
+        "--data.augmentation.crop_padding=0", "--model.label_smoothing=0", f"--trainer.accelerator={accelerator}",
+        "--trainer.devices=1", f"--trainer.log_every_n_steps={READ_EVERY}", "--max_epochs=640", *NETS[net],
+    ]  # fmt: skip
+
+
 def ours(steps: Steps, net: str, accelerator: str, folder: str, options: Sequence[str]) -> None:
     """Train with the command of this project, in a folder."""
     os.chdir(folder)
     os.environ["FORCE_COLOR"] = "1"  # A progress bar also without a terminal.
     sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # for the life of the process
-    fit(
-        [f"--data.class_path={Random.__module__}.Random", f"--data.batch_size={BATCH_SIZE}", "--data.image_size=28",
-         "--data.augmentation.crop_padding=0", f"--trainer.accelerator={accelerator}", "--trainer.devices=1",
-         f"--trainer.log_every_n_steps={READ_EVERY}", "--max_epochs=640", *NETS[net], *options],
-        [Counter(steps)],
-    )  # fmt: skip
+    fit([*options_of_fit(net, accelerator), *options], [Counter(steps)])
