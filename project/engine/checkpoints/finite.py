@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -30,9 +31,11 @@ class FiniteLoss(Callback):
         self._zero = zero if self._zero is None else self._zero + zero
         every_n_steps = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
         if trainer.global_step % every_n_steps == 0 or trainer.is_last_batch:
-            everywhere = trainer.strategy.reduce((self._zero == 0).all().float(), reduce_op="sum")
+            finite = (self._zero == 0).all().int()
             self._zero = None
-            if float(everywhere) < trainer.world_size:
+            if trainer.world_size > 1:  # Lightning's `reduce` would also wait at a barrier.
+                torch.distributed.all_reduce(finite, torch.distributed.ReduceOp.MIN)
+            if not finite:
                 rate = trainer.optimizers[0].param_groups[0]["lr"]
                 raise FloatingPointError(
                     f"the loss is not finite at step {trainer.global_step}, learning rate {rate:.3g}; "

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from select import select
+from time import monotonic
 from types import FrameType
 from typing import Any, NoReturn, Self, cast
 
@@ -24,6 +25,8 @@ from project.engine.runtime.stop_signals import exit_code, stop_signals
 
 _STUCK_AFTER_S = 2.0
 _AGAIN_AFTER_S = 0.05
+_ASK_EVERY_S = 0.2
+_MOST_BATCHES_BETWEEN = 20  # Later batches may be much slower.
 
 
 class Interrupted(SystemExit):
@@ -36,10 +39,10 @@ class Interrupted(SystemExit):
 class Interrupts(Callback):
     """The signals that stop a fit, for a block of code: `with Interrupts() as interrupts: ...`.
 
-    All ranks agree to stop at the end of a batch, because otherwise one would wait forever for another. If there are
-    several ranks, they stop one batch later, so that no batch waits for the agreement. Between the loops of the
-    trainer, a signal stops this process immediately. A second Ctrl-C always stops it, after two seconds if it waits for
-    another rank.
+    All ranks agree to stop at the end of a batch, because otherwise one would wait forever for another. Several ranks
+    ask each other five times a second, and read the answer one batch later, so that no batch waits for it. Between
+    the loops of the trainer, a signal stops this process immediately. A second Ctrl-C always stops it, after two
+    seconds if it waits for another rank.
 
     Attributes:
         outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
@@ -59,6 +62,8 @@ class Interrupts(Callback):
         self._sent_again = 0
         self._group: ProcessGroup | None = None
         self._asked: tuple[Tensor, Work] | None = None
+        self._asked_at = 0.0
+        self._interval, self._batches = 1, 0  # Batches between two questions, and since the last one.
 
     def __enter__(self) -> Self:
         self._reading, self._writing = os.pipe()
@@ -188,33 +193,43 @@ class Interrupts(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._is_interrupted() or self._is_interrupted(ask=False):  # after the last batch, whose checkpoint is saved
+        if self._is_interrupted(waits=True):  # after the last batch, whose checkpoint is saved
             self._stop(trainer, save=False)
         self._in_loop = False
 
-    def _is_interrupted(self, *, ask: bool = True) -> bool:
-        """Return whether any rank had received a signal at the previous call; all ranks call this at the same time.
+    def _is_interrupted(self, *, waits: bool = False) -> bool:
+        """Return whether any rank had received a signal when they asked each other; all ranks call this together.
 
         Args:
-            ask: Begin to ask all ranks. Their answer is for the next call, and arrives while the next step computes.
+            waits: Ask now and wait for the answer, instead of asking from time to time and reading the answer in the
+                next call.
         """
         if self._group is None:
             return self.signum != 0
-        asked, self._asked = self._asked, self._ask(self._group) if ask else None
-        if asked is None:
-            return False
-        answer, work = asked
-        work.wait()
-        if not answer:
-            return False
-        self.signum = int(answer)
-        return True
+        if self._asked is not None and self._has_signal(*self._asked):
+            return True
+        self._batches += 1
+        if waits or self._batches >= self._interval:
+            self._asked = self._ask(self._group)
+        return waits and self._asked is not None and self._has_signal(*self._asked)
 
     def _ask(self, group: ProcessGroup) -> tuple[Tensor, Work]:
-        answer = torch.tensor(self.signum)
-        work = torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX, group=group, async_op=True)
+        now = monotonic()
+        question = torch.tensor([self.signum, now - self._asked_at], dtype=torch.float64)
+        self._asked_at, self._batches = now, 0
+        work = torch.distributed.all_reduce(question, torch.distributed.ReduceOp.MAX, group=group, async_op=True)
         assert work is not None
-        return answer, work
+        return question, work
+
+    def _has_signal(self, answer: Tensor, work: Work) -> bool:
+        """Read an answer, and choose the next interval from the time since the question before, as all ranks do."""
+        self._asked = None
+        work.wait()
+        signum, seconds = answer.tolist()
+        self._interval = max(1, min(int(self._interval * _ASK_EVERY_S / max(seconds, 1e-3)), _MOST_BATCHES_BETWEEN))
+        if signum:
+            self.signum = int(signum)
+        return bool(signum)
 
     def _stop(self, trainer: Trainer, *, save: bool) -> None:
         checkpoint = RunCheckpoint.of(trainer)
