@@ -173,6 +173,10 @@ class Interrupts(Callback):
             return  # The usual case. The checks that follow take a hundredth of a small net's step.
         can_stop = compat.is_step_done(trainer) and not compat.is_validated_next(trainer)
         if can_stop and self._is_interrupted():
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            for callback in callbacks[callbacks.index(self) + 1 :]:  # Their hooks also belong to this batch.
+                callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            pl_module.on_train_batch_end(outputs, batch, batch_idx)
             compat.log_step(trainer)
             self._stop(trainer, save=True)
 

@@ -13,6 +13,8 @@ import torch
 from commands import Command
 from conftest import ROOT, Fit, clean_environment, fit
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.demos.boring_classes import BoringModel
 from tiny import TINY
 from torch import Tensor
 from torchmetrics import Metric
@@ -147,6 +149,18 @@ class SignalAt(Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         self._act("test", batch_idx)
+
+
+def test_all_hooks_of_the_batch_are_called_before_training_stops() -> None:
+    ended: list[int] = []
+    model, later = BoringModel(), LambdaCallback(on_train_batch_end=lambda *args: ended.append(args[-1]))
+    model.on_train_batch_end = lambda *args: ended.append(args[-1])  # type: ignore[method-assign]
+    with Interrupts() as interrupts, pytest.raises(Interrupted):
+        Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, num_sanity_val_steps=0, callbacks=[interrupts, SignalAt("train", 1), later],
+        ).fit(model)  # fmt: skip
+    assert ended == [0, 0, 1, 1]
 
 
 class Share(Metric):
