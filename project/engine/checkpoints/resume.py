@@ -1,6 +1,7 @@
 """Resuming from a checkpoint: the settings that must match it, and the settings that override it."""
 
 from inspect import signature
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def _finish_epoch(trainer: Trainer) -> bool:
         Whether training resumes at the end of an epoch.
     """
     batches = trainer.fit_loop.epoch_loop.batch_progress
-    if batches.is_last_batch:
+    if batches.is_last_batch and isfinite(trainer.num_training_batches):
         batches.current.load_state_dict(dict.fromkeys(batches.current.state_dict(), trainer.num_training_batches))
     return bool(batches.is_last_batch)
 

@@ -9,7 +9,7 @@ from test_interrupt import SignalAt
 from tiny import TINY, TinyNet
 from torch import nn
 
-from project.engine.checkpoints.resume import check_weights
+from project.engine.checkpoints.resume import _finish_epoch, check_weights
 from project.fit import main
 
 FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
@@ -155,3 +155,11 @@ def test_a_run_with_accumulation_by_epoch_resumes_as_if_it_had_not_stopped(workp
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 4
     assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
+def test_an_epoch_of_unknown_length_that_was_complete_is_finished() -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+    trainer.fit_loop.epoch_loop.batch_progress.current.ready = 3
+    assert _finish_epoch(trainer)
+    assert trainer.fit_loop.epoch_loop.batch_progress.current.ready == 3
