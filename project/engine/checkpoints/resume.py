@@ -47,8 +47,6 @@ class CurrentSettings(Callback):
         """Apply the settings; the loops now have the position of the training."""
         for callback, settings in self._settings:
             vars(callback).update(settings)
-        # Lightning's callback sets it at the start of an epoch, which is not repeated.
-        trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
         self._ends_epoch = _finish_epoch(trainer)
         validation = trainer.fit_loop.epoch_loop.val_loop
         if validation.restarted_mid_evaluation:
@@ -60,6 +58,8 @@ class CurrentSettings(Callback):
         # A module without an optimizer has one of Lightning's that does nothing and has no state.
         restored = [(one.state_dict().get("state", {}), one.param_groups) for one in trainer.optimizers]
         trainer.strategy.setup_optimizers(trainer)
+        # Lightning's callback sets it at the start of an epoch, which is not repeated, and after optimizers are made.
+        trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
             if not isinstance(config.scheduler, LRScheduler) or isinstance(config.scheduler, ReduceLROnPlateau):
                 # It follows a metric, or is not one of torch, so its state is its position.

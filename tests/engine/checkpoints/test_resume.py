@@ -1,15 +1,19 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Fit
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from test_interrupt import SignalAt
 from tiny import TINY, TinyNet
 from torch import nn
+from torch.utils.data import DataLoader
 
-from project.engine.checkpoints.resume import _finish_epoch, check_weights
+from project.engine.checkpoints.resume import CurrentSettings, _finish_epoch, check_weights
 from project.fit import main
 
 FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
@@ -155,6 +159,29 @@ def test_a_run_with_accumulation_by_epoch_resumes_as_if_it_had_not_stopped(workp
     one, two = (torch.load(path, weights_only=True) for path in workplace.glob("mlruns/checkpoints/*/last.ckpt"))
     assert one["global_step"] == two["global_step"] == 4
     assert all(torch.equal(weight, two["state_dict"][name]) for name, weight in one["state_dict"].items())
+
+
+class Planned(BoringModel):
+    """A module that keeps the lengths of training that its optimizers were made with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[float] = []
+
+    def configure_optimizers(self) -> Any:
+        self.lengths.append(self.trainer.estimated_stepping_batches)
+        return super().configure_optimizers()
+
+
+def test_optimizers_are_made_again_with_the_same_length() -> None:
+    model, accumulated = Planned(), GradientAccumulationScheduler({0: 2})
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, max_epochs=1, limit_val_batches=0,
+        callbacks=[accumulated, CurrentSettings()],
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(RandomDataset(32, 8)))
+    assert model.lengths == [8, 8]
 
 
 def test_an_epoch_of_unknown_length_that_was_complete_is_finished() -> None:
