@@ -365,7 +365,10 @@ class Slowing(torch.optim.SGD):
 
 
 class Finetuned(Slope):
-    """A module whose callback adds a group of parameters to its optimizer."""
+    """A module whose callback adds a group of parameters to its optimizer, and which sets a setting by hand."""
+
+    def on_train_epoch_end(self) -> None:
+        self.optimizers().param_groups[0]["momentum"] *= 0.5  # type: ignore[union-attr]
 
     def __init__(self) -> None:
         super().__init__()

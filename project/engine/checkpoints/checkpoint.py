@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -72,6 +73,7 @@ class RunCheckpoint(Checkpoint):
         self._in_validation_epoch = False
         self._continues_in_validation = False
         self._gradients: dict[str, torch.Tensor] = {}
+        self._optimizers: list[list[dict[str, Any]]] = []
 
     @classmethod
     def of(cls, trainer: Trainer) -> Self | None:
@@ -97,6 +99,10 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.strategy.broadcast(self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints"))
         use_folder(trainer, Path(self.dirpath))  # The callbacks of the module are known only now.
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._optimizers = settings_of(trainer.optimizers)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -198,6 +204,7 @@ class RunCheckpoint(Checkpoint):
             "validated_step": self._validated_step,
             "validated_metrics": self._validated_metrics,
             "in_validation": self._in_validation,
+            "optimizers": self._optimizers,
         }
 
     @override
@@ -322,6 +329,14 @@ class RunCheckpoint(Checkpoint):
     def _file(self, name: str) -> Path:
         assert self.dirpath is not None  # `setup` sets it.
         return Path(self.dirpath) / name
+
+
+def settings_of(optimizers: Iterable[Optimizer]) -> list[list[dict[str, Any]]]:
+    """Return the settings of each group of new optimizers, which a training may change."""
+    return [
+        [{name: deepcopy(value) for name, value in group.items() if name != "params"} for group in one.param_groups]
+        for one in optimizers
+    ]
 
 
 def _storage(trainer: Trainer) -> DurableCheckpointIO:

@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.checkpoint import RunCheckpoint, settings_of
 from project.engine.schedule import batches_per_step, move_to
 
 _ADDED_BY_SCHEDULES = {"initial_lr", "swa_lr", "max_lr", "min_lr", "max_momentum", "base_momentum"}
 """Settings that torch's schedules add to an optimizer."""
+
+_MOVED = ("lr", "momentum", "betas")
+"""Settings of an optimizer that torch's schedules change."""
 
 _AVERAGES = {"amsgrad": "max_exp_avg_sq", "centered": "grad_avg", "momentum": "momentum_buffer"}
 """Settings of torch's optimizers with the state that each of them needs."""
@@ -32,6 +35,7 @@ class CurrentSettings(Callback):
     def __init__(self) -> None:
         self._settings: list[tuple[Callback, dict[str, Any]]] = []
         self._schedules: list[dict[str, Any]] = []
+        self._constructed: list[list[dict[str, Any]]] = []
         self._ends_epoch = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -42,6 +46,7 @@ class CurrentSettings(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
         self._schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
+        self._constructed = checkpoint["callbacks"][RunCheckpoint.__qualname__].get("optimizers", [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the settings; the loops now have the position of the training."""
@@ -60,28 +65,30 @@ class CurrentSettings(Callback):
         trainer.strategy.setup_optimizers(trainer)
         # Lightning's callback sets it at the start of an epoch, which is not repeated, and after optimizers are made.
         trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
+        constructed, scheduled = settings_of(trainer.optimizers), set[Optimizer]()
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
             if not isinstance(config.scheduler, LRScheduler) or isinstance(config.scheduler, ReduceLROnPlateau):
                 # It follows a metric, or is not one of torch, so its state is its position.
                 config.scheduler.load_state_dict(saved)
-                for optimizer, (_, groups) in zip(trainer.optimizers, restored, strict=True):
-                    if optimizer is config.scheduler.optimizer:
-                        for group, before in zip(optimizer.param_groups, groups, strict=False):
-                            group["lr"] = before["lr"]
                 continue
             position = (trainer.global_step if config.interval == "step" else epochs) // config.frequency
             # The interval has no effect on a schedule that the module steps.
             if not pl_module.automatic_optimization or is_overridden("lr_scheduler_step", pl_module):
                 position = saved["last_epoch"]
             move_to(config.scheduler, position)
-        for optimizer, (state, groups) in zip(trainer.optimizers, restored, strict=True):
+            scheduled.add(config.scheduler.optimizer)
+        for optimizer, (state, groups), now, then in zip(
+            trainer.optimizers, restored, constructed, self._constructed or constructed, strict=True
+        ):
             for group in groups[len(optimizer.param_groups) :]:  # those that a callback has added, and unfrozen
                 optimizer.add_param_group({**group})
                 for parameter in group["params"]:
                     parameter.requires_grad = True
-            counted = _counted_in_groups(optimizer)
-            for group, before in zip(optimizer.param_groups, groups, strict=False):
-                group.update({name: before[name] for name in counted & before.keys()})
+            moved = _MOVED if optimizer in scheduled else ()
+            for group, before, new, old in zip(optimizer.param_groups, groups, now, then, strict=False):
+                # The module, a callback or the optimizer itself may have changed a value, such as a rate or a count.
+                same = {name for name in new.keys() & old.keys() if new[name] == old[name]}
+                group.update({name: before[name] for name in same.difference(moved)})
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,16 +99,6 @@ class CurrentSettings(Callback):
                 if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
                     config.scheduler.step(metric)
         self._ends_epoch = False
-
-
-def _counted_in_groups(optimizer: Optimizer) -> set[str]:
-    """Return the names of the values that an optimizer counts in its groups, such as the steps of a schedule-free one.
-
-    All other values are settings: arguments of its constructor, of SGD or of Adam.
-    """
-    kinds = (*type(optimizer).__mro__, SGD, Adam)
-    given = {name for kind in kinds for name in signature(kind).parameters}
-    return optimizer.defaults.keys() - given
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
