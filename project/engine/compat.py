@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
 
     import optuna
     import torch
+    from jsonargparse import Namespace
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import LearningRateMonitor
     from mlflow.entities import Metric as StoredMetric
@@ -81,6 +82,19 @@ def option_types(parser: ArgumentParser) -> dict[str, object]:
     https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
     """
     return {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+
+
+def plain_dataclasses(settings: Namespace) -> Namespace:
+    """Return the settings of a YAML file with each dataclass as its fields, without its class.
+
+    jsonargparse does this when all is parsed. An earlier value of an optional dataclass has no class any more, and a
+    later one with a class is added to it, which is not a value of the dataclass:
+    https://github.com/omni-us/jsonargparse/blob/v4.53.0/jsonargparse/_typehints.py
+    """
+    from jsonargparse._typehints import subclasses_disabled_remove_class_path
+
+    plain: Namespace = subclasses_disabled_remove_class_path(settings)  # type: ignore[no-untyped-call]
+    return plain
 
 
 def defer_torchmetrics() -> None:

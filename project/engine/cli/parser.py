@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.help import page
-from project.engine.compat import option_texts, option_types
+from project.engine.compat import option_texts, option_types, plain_dataclasses
 from project.engine.schedule import LENGTHS, NOT_OPTIONS, REFUSED
 
 
@@ -138,7 +138,7 @@ class FitParser(LightningArgumentParser):
         parsed: Namespace = super().parse_path(path, *more, **options)
         self.validate(parsed, skip_required=True)  # Otherwise, unknown options are found only later.
         self.file = ""
-        return parsed
+        return plain_dataclasses(parsed)
 
     def _prepared(self, args: Sequence[str]) -> Sequence[str]:
         """Replace options that jsonargparse does not know, and files by their copies.

@@ -1,12 +1,14 @@
 """The parser is shared by all command lines of a process, which do not change each other."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from jsonargparse import Namespace
+from lightning import LightningDataModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from tiny import TINY
 
@@ -17,6 +19,17 @@ from project.engine.cli.parser import FitParser
 from project.engine.cli.settings import flatten
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.training.callbacks import build_fit
+
+
+@dataclass
+class Crop:
+    size: int = 1
+
+
+class Cropped(LightningDataModule):
+    def __init__(self, crop: Crop | None = None) -> None:
+        super().__init__()
+        self.crop = crop
 
 
 def built(*options: str) -> FitCLI:
@@ -106,3 +119,9 @@ def test_the_settings_of_a_run_hold_a_device(workplace: Path) -> None:
     Path("again.yaml").write_text(built(*options).settings_without_secrets())
     (averaging,) = callbacks_of(built("--config=again.yaml").trainer, StochasticWeightAveraging)
     assert vars(averaging)["_device"] == torch.device("cpu")
+
+
+def test_the_settings_of_a_run_hold_an_optional_dataclass(workplace: Path) -> None:
+    options = ["--model=test_any_module.Slope", "--data=test_parser.Cropped", "--data.crop.size=3"]
+    Path("again.yaml").write_text(built(*options).settings_without_secrets())
+    assert built("--config=again.yaml").datamodule.crop == Crop(3)
