@@ -1,5 +1,6 @@
 """LightningCLI with groups of settings, and errors in one line."""
 
+import re
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -227,6 +228,9 @@ class FitCLI(LightningCLI):
         except ValueError as error:
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
+            if str(reason).startswith("Not a valid subclass"):  # A list was tried as one object first.
+                tried = re.findall(r"^  - ((?!Not a valid|Expected a).+(?:\n {4}.+)*)", str(error), re.MULTILINE)
+                reason = ValueError(*tried[:1])
             if str(error).startswith("Does not validate") and isinstance(
                 reason, ValueError | OSError | MisconfigurationException
             ):

@@ -10,6 +10,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from tiny import TINY
 
 from project.engine.cli import config_groups
@@ -30,6 +31,11 @@ class Cropped(LightningDataModule):
     def __init__(self, crop: Crop | None = None) -> None:
         super().__init__()
         self.crop = crop
+
+
+class OfAPackage(CSVLogger):
+    def __init__(self) -> None:
+        raise ModuleNotFoundError("give me tensorboard")
 
 
 def built(*options: str) -> FitCLI:
@@ -125,3 +131,9 @@ def test_the_settings_of_a_run_hold_an_optional_dataclass(workplace: Path) -> No
     options = ["--model=test_any_module.Slope", "--data=test_parser.Cropped", "--data.crop.size=3"]
     Path("again.yaml").write_text(built(*options).settings_without_secrets())
     assert built("--config=again.yaml").datamodule.crop == Crop(3)
+
+
+@pytest.mark.parametrize("option", ["--trainer.logger", "--trainer.logger+"])
+def test_a_logger_that_cannot_be_made_is_explained(option: str, workplace: Path) -> None:
+    with pytest.raises(ValueError, match=r"class_path 'test_parser.OfAPackage':\s+give me tensorboard$"):
+        build_fit(CommandLine.parse([f"{option}=test_parser.OfAPackage"]))
