@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelPruning,
     OnExceptionCheckpoint,
     ProgressBar,
     StochasticWeightAveraging,
@@ -44,6 +45,7 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
     ),
     OnExceptionCheckpoint: "the run already saves last.ckpt after an exception",
 }
+_NOT_IN_A_CHECKPOINT = {StochasticWeightAveraging: "averages", ModelPruning: "masks"}
 _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
 
@@ -213,18 +215,23 @@ def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
         )
 
 
+def unresumable(callbacks: Sequence[Callback]) -> str:
+    """Return why a run with these callbacks cannot be resumed; empty if it can be."""
+    for callback in callbacks:
+        for kind, missing in _NOT_IN_A_CHECKPOINT.items():
+            if isinstance(callback, kind):
+                return f"{type(callback).__name__} stores no {missing} in a checkpoint"
+    return ""
+
+
 def check_resumable(callbacks: Sequence[Callback]) -> None:
     """Refuse to resume with callbacks whose state is in no checkpoint.
 
     Raises:
         ValueError: A callback is refused.
     """
-    for callback in callbacks:
-        if isinstance(callback, StochasticWeightAveraging):
-            raise ValueError(
-                f"--resume: {type(callback).__name__} stores no averages in a checkpoint; start again without "
-                "--resume, or with EMAWeightAveraging, which stores them"
-            )
+    if reason := unresumable(callbacks):
+        raise ValueError(f"--resume: {reason}; start again without --resume")
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> None:

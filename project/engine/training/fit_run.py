@@ -17,6 +17,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.engine.checkpoints.newest import newest_checkpoint
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.settings import flatten
+from project.engine.cli.trainer_checks import unresumable
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.launcher import TORCHRUN
 from project.engine.runtime.output import lost_output
@@ -82,7 +83,7 @@ def open_run(
         ):
             first_process.compute("run", run.start)
             if run.logger and run.logger.version:
-                interrupts.outcome = f"continue with: python -m project.fit --resume {run.logger.version}"
+                interrupts.outcome = run.continuation
             yield
             if run.logger and (reason := lost_output()):
                 run.logger.set_tags({"output.error": reason})
@@ -196,6 +197,14 @@ class _FitRun:
         elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process has ended
             recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
 
+    @property
+    def continuation(self) -> str:
+        """The command that continues a run with a checkpoint, or why there is none."""
+        if reason := unresumable(self._cli.trainer.callbacks):  # type: ignore[attr-defined]
+            return f"the run cannot be resumed: {reason}"
+        assert self.logger is not None
+        return f"continue with: python -m project.fit --resume {self.logger.version}"
+
     def how_to_resume(self) -> str:
         if self.logger is None:
             return "the run is not tracked, and cannot be resumed"
@@ -204,7 +213,7 @@ class _FitRun:
         if self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
         if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):
-            return f"continue with: python -m project.fit --resume {self.logger.version}"
+            return self.continuation
         return "the run has no checkpoint to resume from yet"
 
     def about_failure(self, error: Exception) -> RunNote:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -15,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.settings import flatten, listed, short_name
-from project.engine.runtime.callbacks import callbacks_of
+from project.engine.cli.trainer_checks import unresumable
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
@@ -41,7 +40,7 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
         if isinstance(cli.model, Task) and cli.model.serving_names():
             commands["export"] = ["project.export", run_id]
         # The sweep decides whether a trial keeps the checkpoint to resume from.
-        if not is_trial() and not callbacks_of(cli.trainer, StochasticWeightAveraging):  # It stores no averages.
+        if not is_trial() and not unresumable(cli.trainer.callbacks):  # type: ignore[attr-defined]
             commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
         if cli.command.rerun:
             commands["compare"] = ["project.compare", cli.command.rerun, run_id]

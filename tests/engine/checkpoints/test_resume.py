@@ -48,6 +48,7 @@ REFUSED = [
         ["--max_epochs=3", "--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
         "StochasticWeightAveraging stores no averages",
     ),
+    (["--trainer.callbacks=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"], "stores no masks"),
     (["--max_epochs", "3", "--data", "mnist", "--data.batch_size", "8"], "got the data project.data.MNIST"),
     (["--trainer.fast_dev_run", "true"], "--resume: got --trainer.fast_dev_run too"),
 ]

@@ -9,6 +9,7 @@ from tiny import COMPLETE, TINY
 
 from project.engine.cli.command_line import CommandLine
 from project.engine.training.callbacks import build_fit
+from project.engine.training.fit_run import _FitRun
 from project.engine.training.job import open_job
 from project.engine.training.next_commands import next_commands
 from project.fit import main
@@ -63,6 +64,8 @@ def test_a_run_can_be_evaluated_and_predicts_images(workplace: Path) -> None:
 def test_a_run_that_cannot_be_resumed_has_no_command_for_it(workplace: Path) -> None:
     averaging = ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"]
     assert "resume" not in commands_of(*TINY, *averaging)
+    interrupted = _FitRun(build_fit(CommandLine.parse([*TINY, *averaging])), None)
+    assert interrupted.continuation.startswith("the run cannot be resumed: StochasticWeightAveraging stores no")
     assert "resume" in commands_of(*TINY)
 
 
