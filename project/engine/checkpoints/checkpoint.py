@@ -99,6 +99,7 @@ class RunCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.strategy.broadcast(self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints"))
         use_folder(trainer, Path(self.dirpath))  # The callbacks of the module are known only now.
+        _storage(trainer).awaits_saves = True  # This callback does not wait for its own.
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -262,7 +263,7 @@ class RunCheckpoint(Checkpoint):
             return
         self._restore_trained_weights(trainer)
         self._keep_previous(trainer)
-        trainer.save_checkpoint(self._file(LAST))
+        self._write(trainer, self._file(LAST))
         self._saved_step = trainer.global_step
 
     def _restore_trained_weights(self, trainer: Trainer) -> None:
@@ -298,13 +299,19 @@ class RunCheckpoint(Checkpoint):
         self.best_epoch = trainer.current_epoch + (not self._ended)
         self.best_model_path = str(self._file(f"{BEST}{self.best_epoch - 1:03d}.ckpt"))
         self.best_metrics = self._metrics_of_validation()
-        trainer.save_checkpoint(self.best_model_path)
+        self._write(trainer, self.best_model_path)
         self._keep_previous(trainer)
         if trainer.is_global_zero:
             _storage(trainer).link_checkpoint(self.best_model_path, self._file(LAST))
         self._saved_step = trainer.global_step
         if before not in ("", self.best_model_path):
             trainer.strategy.remove_checkpoint(before)
+
+    def _write(self, trainer: Trainer, path: str | Path) -> None:
+        storage = _storage(trainer)
+        storage.awaits_saves = False
+        trainer.save_checkpoint(path)
+        storage.awaits_saves = True
 
     def _metrics_of_validation(self) -> dict[str, float]:
         stage = _stage(self.monitor)

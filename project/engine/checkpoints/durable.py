@@ -41,10 +41,14 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
     Args:
         asynchronous: False makes each call wait until its files are on disk.
+
+    Attributes:
+        awaits_saves: Whether a save waits until its file is on disk, because its caller may read or move it.
     """
 
     def __init__(self, *, asynchronous: bool = True) -> None:
         self._asynchronous = asynchronous
+        self.awaits_saves = False
         self._thread: ThreadPoolExecutor | None = None
         self._last: Future[None] | None = None
 
@@ -58,6 +62,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
             checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=self._asynchronous)
         )
         self._submit(lambda: _check_and_write(Path(path), copy))
+        if self.awaits_saves:
+            self.teardown()
 
     def link_checkpoint(self, source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
         """Give a checkpoint a second name if it exists, because the best checkpoint is often the last one, too."""

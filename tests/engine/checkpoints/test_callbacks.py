@@ -21,10 +21,18 @@ SWA = ["--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.sw
        "--trainer.callbacks.swa_epoch_start=1"]  # fmt: skip
 
 
+class Moves(Callback):
+    """Saves a checkpoint of its own, and moves it immediately."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.save_checkpoint("own.ckpt")
+        Path("own.ckpt").rename("moved")
+
+
 def test_the_run_keeps_its_checkpoints_beside_those_of_the_user(workplace: Path) -> None:
     main([*SMALL, "--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=4",
           "--trainer.callbacks.save_weights_only=true", "--trainer.callbacks.save_last=true",
-          "--trainer.callbacks.filename=best-{epoch}"])  # fmt: skip
+          "--trainer.callbacks.filename=best-{epoch}"], [Moves()])  # fmt: skip
     fit = Fit(workplace, 0, "")
     saved = checkpoints(workplace)
     assert set(saved) == {"best-epoch000.ckpt", "last.ckpt", "best-epoch=0.ckpt", "ModelCheckpoint-last.ckpt"}
