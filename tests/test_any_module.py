@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
@@ -164,7 +165,10 @@ class Halving(Validated):
 
 
 class Noted(Slope):
-    """A module that was written for Lightning's MLFlowLogger, and writes a file of its own."""
+    """A module that was written for Lightning's MLFlowLogger, has an MLflow run of its own, and writes a file."""
+
+    def on_fit_start(self) -> None:
+        mlflow.start_run(run_name="own")
 
     def on_train_end(self) -> None:
         assert self.logger is not None
@@ -527,9 +531,10 @@ def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:
 
 def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:
     main([*of(Noted, Line), "--max_epochs=1"])
-    done = Fit(workplace, 0, "")
-    assert done.text("note.txt") == "y = 2x"
-    assert Path("mlruns/checkpoints", done.run.info.run_id, "file.txt").exists()
+    rehearsed, trained, own = sorted(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time)
+    assert (rehearsed.info.status, own.info.status) == ("KILLED", "FINISHED")
+    assert mlflow.artifacts.load_text(f"{trained.info.artifact_uri}/note.txt") == "y = 2x"
+    assert Path("mlruns/checkpoints", trained.info.run_id, "file.txt").exists()
 
 
 def test_manual_optimization_trains(workplace: Path) -> None:

@@ -28,6 +28,7 @@ from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import metric_name
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
+from project.engine.tracking.silent import own_runs_ended
 from project.engine.tracking.tags import COMMAND, DEVICES, MONITOR
 from project.engine.training.describing import describe_start, devices_text, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
@@ -76,6 +77,8 @@ def open_run(
     interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
     try:
         with (
+            store.as_default(),  # for a module that calls MLflow's functions
+            own_runs_ended("FINISHED"),
             _status(run.logger),
             supervisor,
             interrupts.as_interruption(),
