@@ -197,7 +197,7 @@ def open_evaluation(argv: Sequence[str]) -> Iterator[EvaluationJob]:
                 os.environ[_CHILDREN_USE] = known
             job.split, job.cli.logger.prefix = json.loads(known)
             _store = prepare_rendezvous(job.trainer)  # It serves the other processes while this function runs.
-        with Supervisor(job.trainer, lambda *_: None):
+        with Supervisor(job.trainer, lambda *_: "nothing was added to the run"):
             yield job
 
 

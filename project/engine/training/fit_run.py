@@ -192,30 +192,35 @@ class _FitRun:
             **launch_tag(self._cli.command.argv),
         }
 
-    def close(self, status: str, reason: str) -> None:
+    @property
+    def _run_id(self) -> str | None:
+        """The run; the processes that Lightning starts know only its id."""
+        return None if self.logger is None else self.logger.version or os.environ.get(RUN_ID_VARIABLE)
+
+    def close(self, status: str, reason: str) -> str:
         logger = self.logger
         if logger is not None and logger.version:
             logger.set_tags({"error": reason})
             logger.end(status)
-        elif logger is not None and RUN_ID_VARIABLE in os.environ:  # the first process has ended
-            recover_run(os.environ[RUN_ID_VARIABLE], status, reason)
+        elif self._run_id:  # The first process has ended.
+            recover_run(self._run_id, status, reason)
+        return self.how_to_resume()
 
     @property
     def continuation(self) -> str:
         """The command that continues a run with a checkpoint, or why there is none."""
         if reason := unresumable(self._cli.trainer.callbacks):  # type: ignore[attr-defined]
             return f"the run cannot be resumed: {reason}"
-        assert self.logger is not None
-        return f"continue with: python -m project.fit --resume {self.logger.version}"
+        return f"continue with: python -m project.fit --resume {self._run_id}"
 
     def how_to_resume(self) -> str:
         if self.logger is None:
             return "the run is not tracked, and cannot be resumed"
-        if self.logger.version is None:
+        if self._run_id is None:
             return "no run was started"
         if self.logger.status == "FINISHED":
             return "the run is finished; python -m project.sync delivers what its store lacks"
-        if newest_checkpoint(store.checkpoint_folder(self.logger.version), required=False):
+        if newest_checkpoint(store.checkpoint_folder(self._run_id), required=False):
             return self.continuation
         return "the run has no checkpoint to resume from yet"
 
@@ -223,7 +228,7 @@ class _FitRun:
         """Return lines about the run of an error: the run, its whole traceback, and how to resume it."""
         assert self.logger is not None
         trainer, lines = self._cli.trainer, []
-        if run_id := self.logger.version or os.environ.get(RUN_ID_VARIABLE):
+        if run_id := self._run_id:
             lines.append(f"run\n  {run_id}")
         if not trainer.is_global_zero:
             lines.append(f"rank\n  {trainer.global_rank}")

@@ -30,19 +30,20 @@ class RankFailedError(Exception):
 class Supervisor:
     """The supervisor of the processes that Lightning starts, for a block of code; it replaces Lightning's observer.
 
-    Lightning's observer also kills the first process, which then cannot close its run. After the end of one process,
-    this supervisor waits a few seconds, in which the others usually fail in a collective, and ends those that remain.
+    Lightning's observer also kills the first process, which then cannot close its run. After the end of another
+    process, this supervisor waits a few seconds, in which the others usually fail in a collective, and ends those that
+    remain. After the end of the first process, the others end immediately.
 
     Args:
         trainer: The trainer of this process.
-        close_run: Called with the run's status and the reason, before this process is ended.
+        close_run: Called with the run's status and the reason, before this process is ended; returns how to resume it.
 
     Raises:
         Interrupted: The block failed because another process was interrupted.
         RankFailedError: The block failed because another process failed.
     """
 
-    def __init__(self, trainer: Trainer, close_run: Callable[[str, str], None]) -> None:
+    def __init__(self, trainer: Trainer, close_run: Callable[[str, str], str]) -> None:
         self._trainer, self._close_run = trainer, close_run
         self._parent = 0
         self._children: list[subprocess.Popen[bytes]] = []
@@ -67,12 +68,11 @@ class Supervisor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end_after_parent()
         with self._ending:
             self._over.set()
         if self._watcher is not None:
             self._watcher.join()
-        if self._parent and os.getppid() != self._parent:
-            self._close_run("FAILED", "the process of rank 0 died")
         ended = self._codes() if isinstance(error, Exception) else {}
         self._end_children(terminate=error is not None)
         for code in ended.values():
@@ -94,8 +94,8 @@ class Supervisor:
         while not self._over.wait(_LOOK_EVERY_S):
             self._take_over()
             for rank, child in enumerate(self._children, start=1):
-                if code := child.poll():
-                    self._end_unless_over(_ending(rank, code), _INTERRUPTED.get(code))
+                if (code := child.poll()) and not self._over.wait(_GRACE_S):
+                    self.end(_ending(rank, code), _INTERRUPTED.get(code))
 
     def _take_over(self) -> None:
         started = self._trainer.strategy.launcher.procs  # type: ignore[union-attr]
@@ -105,12 +105,11 @@ class Supervisor:
 
     def _watch_parent(self) -> None:
         while not self._over.wait(_LOOK_EVERY_S):
-            if os.getppid() != self._parent:
-                self._end_unless_over("the process of rank 0 died")
+            self._end_after_parent()
 
-    def _end_unless_over(self, reason: str, signum: int | None = None) -> None:
-        if not self._over.wait(_GRACE_S):
-            self.end(reason, signum)
+    def _end_after_parent(self) -> None:
+        if self._parent and os.getppid() != self._parent:
+            self.end("the process of rank 0 died")
 
     def end(self, reason: str, signum: int | None = None) -> None:
         """Close the run and end all processes, including this one, unless the block is over.
@@ -125,7 +124,7 @@ class Supervisor:
             print(f"error: {reason}; the run ends here", file=sys.stderr, flush=True)
             try:
                 self._end_children(terminate=True)
-                self._close_run("KILLED" if signum else "FAILED", reason)
+                print(self._close_run("KILLED" if signum else "FAILED", reason), file=sys.stderr, flush=True)
             finally:
                 os._exit(exit_code(signum) if signum else 1)
 
