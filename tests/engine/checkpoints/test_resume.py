@@ -13,7 +13,7 @@ from tiny import TINY, TinyNet
 from torch import nn
 from torch.utils.data import DataLoader
 
-from project.engine.checkpoints.resume import CurrentSettings, _finish_epoch, check_weights
+from project.engine.checkpoints.resume import CurrentSettings, _finish_epoch, check_optimizer, check_weights
 from project.fit import main
 
 FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
@@ -36,6 +36,14 @@ def test_a_checkpoint_may_lack_weights_of_a_module_that_says_so(tmp_path: Path) 
         check_weights(tmp_path / "last.ckpt", net)
     net.strict_loading = False
     check_weights(tmp_path / "last.ckpt", net)
+
+
+def test_a_callback_may_have_added_groups_to_the_optimizer(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD([net.weight])
+    optimizer.add_param_group({"params": [net.bias]})
+    torch.save({"optimizer_states": [optimizer.state_dict()]}, tmp_path / "last.ckpt")
+    check_optimizer(tmp_path / "last.ckpt", torch.optim.SGD([net.weight]))
 
 
 REFUSED = [
