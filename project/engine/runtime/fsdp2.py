@@ -1,18 +1,22 @@
 """FSDP2: the strategy of `configs/strategy/fsdp.yaml` and the division of a net into shards."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, OptimStateKeyType, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from project.engine.runtime.callbacks import callbacks_of
 
 _SMALLEST_BLOCK = 100_000  # Parameters. Gathering a smaller block costs a round trip and saves little memory.
 
@@ -27,6 +31,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     Args:
         options: See `lightning.pytorch.strategies.ModelParallelStrategy`.
     """
+
+    lightning_restore_optimizer = True  # It then calls `load_optimizer_state_dict`.
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -46,11 +52,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             self._layer_sync.apply(module)  # Lightning does this for DDP alone.
 
     def setup_optimizers(self, trainer: Trainer) -> None:
-        """Give the optimizers the shards instead of the whole weights, which the outermost module keeps."""
-        assert self.model is not None
-        for part in self.model.modules():
-            if isinstance(part, FSDPModule):
-                part.reshard()
+        """Give the optimizers the shards instead of the whole weights."""
+        self.on_validation_end()
         super().setup_optimizers(trainer)
 
     def on_validation_start(self) -> None:
@@ -61,28 +64,51 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     on_test_start = on_predict_start = on_validation_start
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load on each rank its part of a checkpoint, which is read in the same way as with any other strategy.
+    def on_validation_end(self) -> None:
+        """Make the shards the parameters again, instead of the whole weights, which the outermost module keeps."""
+        assert self.model is not None
+        for part in self.model.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
 
-        Lightning's method reads the file on each rank, although another node may not have it. It fails for an optimizer
-        without state, such as SGD without momentum.
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load on each rank its part of the weights of a checkpoint, which is read as with any other strategy.
+
+        Lightning's method reads the file on each rank, although another node may not have it.
         """
         assert self.model is not None and self.lightning_module is not None
         checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
         options = StateDictOptions(full_state_dict=True, strict=self.lightning_module.strict_loading)
         set_model_state_dict(self.model, checkpoint.pop("state_dict"), options=options)
-        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
-            if state["state"]:
-                named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
-                set_optimizer_state_dict(self.model, optimizer, named, options=options)
-            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=False):
-                group["lr"] = saved["lr"]
         return checkpoint
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Load on each rank its part of the states of the optimizers, after callbacks have added their groups."""
+        assert self.lightning_module is not None
+        for callback in callbacks_of(self.lightning_module.trainer, BaseFinetuning):
+            # Lightning calls it too early: with this strategy, the callback had no state then.
+            callback.on_fit_start(self.lightning_module.trainer, self.lightning_module)
+        for optimizer, whole in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [one for group in optimizer.param_groups for one in group["params"]]
+            numbers = [number for group in whole["param_groups"] for number in group["params"]]
+            state = {
+                number: {name: _part(value, parameter) for name, value in whole["state"][number].items()}
+                for number, parameter in zip(numbers, parameters, strict=False)
+                if number in whole["state"]
+            }
+            optimizer.load_state_dict({**whole, "state": state})
 
     def teardown(self) -> None:
         """Wait until checkpoints are saved; Lightning's strategy does not wait."""
         super().teardown()
         self.checkpoint_io.teardown()
+
+
+def _part(value: Any, parameter: nn.Parameter) -> Any:
+    """Return this rank's part of a tensor with the shape of a sharded parameter; another value is returned itself."""
+    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return value
 
 
 def check_shardable(net: nn.Module, *, compiled: bool | str = False) -> None:

@@ -10,10 +10,9 @@ import pytest
 import torch
 import two_ranks
 from conftest import ROOT, made_once, run_ranks
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from project.engine.checkpoints.durable import DurableCheckpointIO
 from project.engine.cli.command_line import CommandLine
 from project.engine.runtime.fsdp2 import FSDP2Strategy, check_shardable
 from project.engine.training.callbacks import build_fit
@@ -31,7 +30,13 @@ def run_pair(folder: Path, *cases: str) -> None:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All cases with ddp and with fsdp, trained by one pair of processes."""
     cases = [f"{case}-{strategy}" for case in FITS for strategy in ("ddp", "fsdp")]
-    return made_once(tmp_path_factory, "pair", lambda folder: run_pair(folder, *cases))[0]
+
+    def make(folder: Path) -> None:
+        with chdir(folder):
+            two_ranks.train([*two_ranks.FINETUNED, "--data.batch_size=64"], folder / "begun.ckpt")
+        run_pair(folder, *cases)
+
+    return made_once(tmp_path_factory, "pair", make)[0]
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +51,12 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return train
 
 
-def test_fsdp_loads_the_rate_of_an_optimizer_without_state(tmp_path: Path) -> None:
+def test_fsdp_loads_the_rate_of_an_optimizer_without_state() -> None:
     strategy, module = FSDP2Strategy(), LightningModule()
-    module.weight, strategy.checkpoint_io = nn.Parameter(torch.ones(1)), DurableCheckpointIO()
-    strategy.model = strategy._lightning_module = module
-    strategy.optimizers = [torch.optim.SGD(module.parameters(), 0.1)]
+    module.weight, module.trainer = nn.Parameter(torch.ones(1)), Trainer(barebones=True)
+    strategy._lightning_module, strategy.optimizers = module, [torch.optim.SGD(module.parameters(), 0.1)]
     saved = torch.optim.SGD(module.parameters(), 0.05).state_dict()
-    torch.save({"state_dict": module.state_dict(), "optimizer_states": [saved]}, tmp_path / "last.ckpt")
-    strategy.load_checkpoint(tmp_path / "last.ckpt")
+    strategy.load_optimizer_state_dict({"optimizer_states": [saved]})
     assert strategy.optimizers[0].param_groups[0]["lr"] == 0.05
 
 
@@ -135,6 +138,15 @@ def test_a_checkpoint_of_fsdp_equals_that_of_ddp_and_loads_in_one_process(pair: 
     cli.model.optimizer(cli.model.net.parameters()).load_state_dict(fsdp["optimizer_states"][0])
     cli.trainer.validate(cli.model, cli.datamodule, ckpt_path=pair / "plain-fsdp.ckpt")
     assert farthest(cli.model.state_dict(), fsdp["state_dict"]) == 0
+
+
+def test_fsdp_resumes_the_groups_of_a_run_in_one_process(pair: Path, tmp_path: Path) -> None:
+    with chdir(tmp_path):
+        two_ranks.train(
+            [*two_ranks.FINETUNED, "--data.batch_size=64", "--max_epochs=2"], tmp_path / "one.ckpt", pair / "begun.ckpt"
+        )
+    assert farthest(weights(pair / "begun.ckpt"), weights(tmp_path / "one.ckpt")) > 1e-3
+    assert farthest(weights(pair / "finetuned.ckpt"), weights(tmp_path / "one.ckpt")) < 1e-5
 
 
 def test_muon_updates_sharded_filters_as_those_of_one_process(pair: Path) -> None:

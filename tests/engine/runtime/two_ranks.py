@@ -12,13 +12,16 @@ from typing import Any
 import psutil
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 from project.data import LabelledImages
+from project.engine.checkpoints.resume import CurrentSettings
 from project.engine.cli.command_line import CommandLine
 from project.engine.loading import ImageArray, Split
 from project.engine.runtime.fsdp2 import FSDP2Strategy, shard
@@ -26,13 +29,15 @@ from project.engine.runtime.process import configure_process
 from project.engine.task import Task
 from project.engine.training.callbacks import build_fit
 from project.engine.training.stop import Interrupts
-from project.tasks import Muon
+from project.tasks import ImageClassifier, Muon
 
 COMMON = ["--model.net=two_ranks.Blocks", "--data.class_path=two_ranks.Noise", "--max_epochs=1", "--data.batch_size=32",
           "--trainer.logger=false", "--trainer.enable_progress_bar=false"]  # fmt: skip
 SGD = ["--model.optimizer=SGD", "--model.optimizer.lr=0.1", "--model.optimizer.momentum=0.9",
        "--trainer.gradient_clip_val=0.1"]  # fmt: skip
 BFLOAT = ["--precision=bf16-mixed", "--model.channels_last=false"]
+FINETUNED = [*SGD, "--trainer.callbacks+=two_ranks.Unfreeze", "--model.class_path=two_ranks.HeadOnly",
+             "--model.lr_schedule=LinearLR", "--model.lr_schedule.total_iters=1"]  # fmt: skip
 CASES = {
     "plain": SGD,
     "accumulated": [*SGD, "--data.batch_size=16", "--trainer.accumulate_grad_batches=2"],
@@ -80,6 +85,24 @@ class Blocks(nn.Module):
             hidden = hidden + torch.relu(block(hidden))
         logits: Tensor = self.head(self.tied(hidden) + hidden @ self.embed_out)
         return logits
+
+
+class HeadOnly(ImageClassifier):
+    """A classifier whose optimizer gets only the head."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.net.head.parameters())}]
+
+
+class Unfreeze(BaseFinetuning):
+    """A callback that gives the optimizer the embedding, too, which precedes the head in the net."""
+
+    def freeze_before_training(self, pl_module: LightningModule) -> None:
+        self.freeze([part for name, part in pl_module.net.named_children() if name != "head"], train_bn=False)
+
+    def finetune_function(self, pl_module: LightningModule, epoch: int, optimizer: Optimizer) -> None:
+        if epoch == 0:
+            self.unfreeze_and_add_param_group(pl_module.net.embed, optimizer, lr=0.05)
 
 
 class Record(Callback):
@@ -150,12 +173,13 @@ def held(tensors: list[Tensor]) -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def train(options: list[str], save_as: Path | None = None) -> dict[str, Any]:
+def train(options: list[str], save_as: Path | None = None, resume_from: Path | None = None) -> dict[str, Any]:
     """Train a case; return what this rank holds at the end."""
     before, record = psutil.Process().memory_info().rss, Record()
     with Interrupts() as interrupts:  # As in each fit.
-        cli = build_fit(CommandLine.parse([*COMMON, *options]), [record, interrupts])
-        cli.trainer.fit(cli.model, cli.datamodule)
+        callbacks = [record, interrupts, *([CurrentSettings()] if resume_from else [])]
+        cli = build_fit(CommandLine.parse([*COMMON, *options]), callbacks)
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=resume_from)
     parameters = list(cli.model.parameters())
     ctypes.CDLL(None).malloc_trim(0)  # A fit keeps freed memory for its next step.
     states = [value for state in cli.trainer.optimizers[0].state.values() for value in state.values() if value.ndim]
@@ -215,6 +239,8 @@ def main(folder: Path, names: list[str]) -> None:
         result = train([*CASES[case], "--strategy", strategy], folder / f"{name}.ckpt")
         (folder / f"{name}-{os.environ['RANK']}.json").write_text(json.dumps(result))
     if "bfloat-fsdp" in names:
+        options = [*FINETUNED, "--max_epochs=2", "--strategy=fsdp"]
+        train(options, folder / "finetuned.ckpt", folder / "begun.ckpt")
         (folder / "synced.txt").write_text(train_synced())
         torch.save(
             train_with_muon(init_device_mesh("cpu", (2,), mesh_dim_names=("data_parallel",))), folder / "muon.pt"
