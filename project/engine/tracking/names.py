@@ -70,8 +70,8 @@ def model_name(data: str, net: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """Return the name of a metric in MLflow, which refuses characters such as @."""
-    return re.sub(r"[^\w./: -]", "-", name)
+    """Return the name of a metric in MLflow, which refuses some characters; two refused names stay different."""
+    return re.sub(r"[^\w./: -]", lambda found: "-" if found[0] == "@" else f"-x{ord(found[0]):x}-", name)
 
 
 def score_text(value: float) -> str:

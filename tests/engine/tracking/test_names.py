@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from project.engine.tracking.names import parameter_text, renamed, run_name, score_text
+from project.engine.tracking.names import metric_name, parameter_text, renamed, run_name, score_text
 
 TIMER = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration=None, verbose=True))
 WITH_KEY = Namespace(class_path="service.Client", init_args=Namespace(api_key="hunter2", n=1))
@@ -55,6 +55,10 @@ def test_the_name_of_a_resumed_run_has_the_current_settings() -> None:
 )
 def test_a_parameter_is_exact_and_names_classes_shortly(value: object, text: str) -> None:
     assert parameter_text(value) == text
+
+
+def test_metrics_whose_names_mlflow_refuses_stay_different() -> None:
+    assert [metric_name(name) for name in ("val/a_b.c: d", "a@5", "a#5")] == ["val/a_b.c: d", "a-5", "a-x23-5"]
 
 
 @pytest.mark.parametrize(("value", "text"), [
