@@ -53,6 +53,13 @@ def test_a_batch_of_two_inputs_counts_its_samples() -> None:
     assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
 
 
+def test_a_batch_of_named_targets_counts_its_samples() -> None:
+    task = Task(net=nn.Identity(), loss=lambda outputs, targets: (outputs - targets["value"]).square().mean())
+    for size in (3, 1):
+        task.training_step((torch.full((size,), float(size)), {"value": torch.zeros(size)}), 0)  # type: ignore[arg-type]
+    assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
+
+
 def test_metrics_declare_their_direction() -> None:
     assert monitored(classifier(), None, None) == ("val/accuracy", "max")
     assert monitored(classifier(), "val/loss", None) == ("val/loss", "min")
