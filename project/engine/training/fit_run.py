@@ -160,11 +160,12 @@ class _FitRun:
         client, settings = store.connect(), flatten(self._cli.config)
         if self._earlier:
             logger.resume(client, self._earlier.run_id, self._command, settings)
-            logger.set_tags(self._monitor())
+            logger.set_tags(self._tags())
         else:
             checkpoint = RunCheckpoint.of(trainer)
             monitor = checkpoint.monitor if checkpoint else None
-            logger.start(client, self._tags(), experiment_note(self._cli, self._command), monitor)
+            tags = self._tags() | {COMMAND: self._command} | launch_tag(self._cli.command.argv)
+            logger.start(client, tags, experiment_note(self._cli, self._command), monitor)
             logger.log_hyperparams(settings)
             describe_start(self._cli, logger)
         logger.log_dataset(data, tensors_of(self._cli))
@@ -176,21 +177,13 @@ class _FitRun:
         profiler = trainer.profiler  # type: ignore[attr-defined]
         profiler.dirpath = profiler.dirpath or str(store.profile_folder(logger.version))
 
-    def _monitor(self) -> dict[str, str]:
-        checkpoint = RunCheckpoint.of(self._cli.trainer)
-        if checkpoint is None or checkpoint.monitor is None:
-            return {}
-        return {MONITOR: f"{metric_name(checkpoint.monitor)} ({checkpoint.mode})"}
-
     def _tags(self) -> dict[str, str]:
-        return {
-            "strategy": self._cli.strategy_name,
-            DEVICES: devices_text(self._cli.trainer),
-            COMMAND: self._command,
-            **{f"data.skipped_in_{split}": str(count) for split, count in self._cli.data.skipped.items()},
-            **self._monitor(),
-            **launch_tag(self._cli.command.argv),
-        }
+        """Return the tags that a resumed run sets again."""
+        checkpoint, skipped = RunCheckpoint.of(self._cli.trainer), self._cli.data.skipped
+        tags = {f"data.skipped_in_{split}": str(count) for split, count in skipped.items()}
+        if checkpoint is not None and checkpoint.monitor is not None:
+            tags[MONITOR] = f"{metric_name(checkpoint.monitor)} ({checkpoint.mode})"
+        return tags | {"strategy": self._cli.strategy_name, DEVICES: devices_text(self._cli.trainer)}
 
     @property
     def _run_id(self) -> str | None:

@@ -72,7 +72,7 @@ def run_id(workplace: Path) -> str:
 def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, run_id: str) -> None:
     # The epoch had two batches, so that nothing of it is left, and the next may have other ones.
     other = ["--model.optimizer.lr", "0.01", "--data.batch_size", "2", "--trainer.limit_train_batches", "4"]
-    other += ["--checkpoint.monitor", "val/loss"]
+    other += ["--checkpoint.monitor", "val/loss", "--trainer.strategy", "ddp"]
     main(["--resume", run_id[:12], "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
@@ -84,8 +84,10 @@ def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, r
         "resumed.data.batch_size": "2",
         "resumed.trainer.limit_train_batches": "4",
         "resumed.checkpoint.monitor": "val/loss",
+        "resumed.trainer.strategy": "ddp",
     }
     assert after.run.data.tags["monitor"] == "val/loss (min)"
+    assert after.run.data.tags["strategy"] == "ddp"
     history = after.client.get_metric_history
     assert [metric.step for metric in history(run_id, "val/accuracy")] == [1, 5, 9]
     # Two steps are done and eight remain. Of the ten one warms up, and the half cosine of the new rate follows.
