@@ -464,6 +464,7 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     ([*of(Manual), "--trainer.accumulate_grad_batches=2"], "batches: got 2, but Manual optimizes by hand"),
     ([*of(Slope), "--trainer.limit_train_batches=0.1"], "limit_train_batches: got 0.1, which leaves none of the 8"),
     ([*of(Slope, LineWithTest), "--trainer.limit_test_batches=0.1"], "test_batches: got 0.1, which leaves none of"),
+    ([*of(WithLoaders, LightningDataModule), "--trainer.limit_val_batches=0.1"], "0.1, which leaves none of the 8 bat"),
     ([*of(WithLoaders, LightningDataModule), "--checkpoint.monitor=val_loss"], "mean val_loss/dataloader_idx_0?"),
     ([*of(Slope, Unsized), "--trainer.val_check_interval=0.5"], "val_check_interval: got 0.5, but the data do not"),
     (of(Kept), "--model: its checkpoints cannot be read again: kind is a builtins.type; give its state as numbers"),

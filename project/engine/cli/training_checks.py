@@ -85,10 +85,11 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
 
 def _lengths(model: LightningModule, data: LightningDataModule, trainer: Trainer) -> dict[str, int | None]:
     """Return the batches that each rank has of plain loaders after a rehearsal, by split; None if they are unknown."""
-    loaders = {"train": model.trainer.train_dataloader, "val": model.trainer.val_dataloaders}
+    loaders = {"train": [model.trainer.train_dataloader], "val": listed(model.trainer.val_dataloaders)}
     if 0 < trainer.limit_test_batches < 1 and described(data).has_test:  # Otherwise, the test needs no length.
         data.setup("test")
         model.setup("test")  # It may have the loader.
-        loaders["test"] = data.test_dataloader()
-    counts = {split: sized_len(loader) for split, loader in loaders.items() if isinstance(loader, DataLoader)}
+        loaders["test"] = listed(data.test_dataloader())
+    plain = {split: found for split, found in loaders.items() if all(isinstance(one, DataLoader) for one in found)}
+    counts = {split: min(map(sized_len, ones), key=lambda count: count or 0) for split, ones in plain.items() if ones}
     return {split: None if count is None else -(-count // trainer.world_size) for split, count in counts.items()}
