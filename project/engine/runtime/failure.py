@@ -56,8 +56,9 @@ def place(error: BaseException) -> str:
 
 
 def needs_traceback(error: BaseException) -> bool:
-    """Return whether the traceback explains the error, and no run has recorded it."""
-    return not (_is_ours(error) or any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ())))
+    """Return whether the traceback explains the error, and no run has recorded it; Lightning's text names a setting."""
+    is_explained = _is_ours(error) or type(error).__name__ == "MisconfigurationException"
+    return not (is_explained or any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ())))
 
 
 def _sentence(error: BaseException, frames: list[FrameSummary]) -> str:

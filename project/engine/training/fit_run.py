@@ -49,6 +49,8 @@ _REMEDIES = {
     "'MLflowLogger' object has no attribute": _OTHER_LOGGER,
     "OutOfMemoryError": "use less memory: --precision bf16-mixed; or a smaller --data.batch_size with "
     "--trainer.accumulate_grad_batches, in a new run if the checkpoint is within an epoch",
+    "Expected more than 1 value per channel": "a batch has one sample, for which batch norm has no variance; choose a "
+    "batch size that leaves two or more for the last batch, or drop_last=True in your own loader",
     "ReduceLROnPlateau conditioned on metric": "step the schedule when its metric is logged: for a metric of the "
     "validation, 'interval': 'epoch' and the 'frequency' of --trainer.check_val_every_n_epoch; or 'strict': False",
     "parameters that were not used": "add --trainer.strategy ddp_find_unused_parameters_true",

@@ -12,6 +12,8 @@ import pytest
 import torch
 from commands import Command
 from conftest import Fit, clean_environment
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loops import training_epoch_loop
 from lightning.pytorch.strategies import ddp
 from mlflow import MlflowClient
@@ -66,7 +68,9 @@ def test_only_an_error_that_its_message_does_not_explain_needs_a_traceback() -> 
         Tiny(batch_size=0)
     with pytest.raises(ValueError, match="invalid literal") as others:
         Tiny(batch_size=int("0.5"))
-    assert (needs_traceback(ours.value), needs_traceback(others.value)) == (False, True)
+    with pytest.raises(MisconfigurationException) as lightnings:
+        Trainer(max_epochs=-5)
+    assert [needs_traceback(one.value) for one in (ours, others, lightnings)] == [False, True, False]
 
 
 def test_libraries_still_raise_the_errors_that_have_remedies(workplace: Path) -> None:
@@ -78,7 +82,10 @@ def test_libraries_still_raise_the_errors_that_have_remedies(workplace: Path) ->
         with pytest.raises(AttributeError, match="log_image_grid") as missing:
             owner.log_image_grid  # noqa: B018
         texts.append(str(missing.value))
-    texts += [torch.OutOfMemoryError.__name__, *map(inspect.getsource, (training_epoch_loop, ddp)), str(raised.value)]
+    with pytest.raises(ValueError, match="Expected more") as single:
+        torch.nn.BatchNorm1d(2)(torch.zeros(1, 2))
+    sources = map(inspect.getsource, (training_epoch_loop, ddp))
+    texts += [torch.OutOfMemoryError.__name__, str(single.value), *sources, str(raised.value)]
     for part, text in zip(fit_run._REMEDIES, texts, strict=True):
         assert part in text
 
