@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.data import extract_batch_size
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -365,7 +364,8 @@ def _add(mean_loss: MeanMetric, loss: Tensor, targets: Tensor) -> None:
     Lightning's mean over ranks rounds the mean number of samples to an integer, and torchmetrics ignores weights if it
     does not look for NaN: https://github.com/Lightning-AI/torchmetrics/blob/v1.9.0/src/torchmetrics/aggregation.py
     """
-    mean_loss.update(loss.detach().expand(extract_batch_size(targets)))  # `targets` may also be a dictionary.
+    samples = next(iter(targets.values())) if isinstance(targets, Mapping) else targets
+    mean_loss.update(loss.detach().expand(len(samples)))
 
 
 def _named(metrics: MetricCollection) -> Iterator[tuple[str, Metric]]:

@@ -47,6 +47,7 @@ class RunCheckpoint(Checkpoint):
         best_epoch: Number of the epoch of the best checkpoint, from 1.
         best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
             after each validation, so that a run that is stopped has them, too.
+        constructed: Settings of each group of the optimizers as they were made, by optimizer.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RunCheckpoint(Checkpoint):
         self._in_validation_epoch = False
         self._continues_in_validation = False
         self._gradients: dict[str, torch.Tensor] = {}
-        self._optimizers: list[list[dict[str, Any]]] = []
+        self.constructed: list[list[dict[str, Any]]] = []
 
     @classmethod
     def of(cls, trainer: Trainer) -> Self | None:
@@ -103,7 +104,7 @@ class RunCheckpoint(Checkpoint):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._optimizers = settings_of(trainer.optimizers)
+        self.constructed = settings_of(trainer.optimizers)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -205,7 +206,7 @@ class RunCheckpoint(Checkpoint):
             "validated_step": self._validated_step,
             "validated_metrics": self._validated_metrics,
             "in_validation": self._in_validation,
-            "optimizers": self._optimizers,
+            "optimizers": self.constructed,
         }
 
     @override
@@ -310,8 +311,10 @@ class RunCheckpoint(Checkpoint):
     def _write(self, trainer: Trainer, path: str | Path) -> None:
         storage = _storage(trainer)
         storage.awaits_saves = False
-        trainer.save_checkpoint(path)
-        storage.awaits_saves = True
+        try:
+            trainer.save_checkpoint(path)
+        finally:
+            storage.awaits_saves = True
 
     def _metrics_of_validation(self) -> dict[str, float]:
         stage = _stage(self.monitor)

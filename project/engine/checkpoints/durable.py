@@ -35,7 +35,7 @@ _HYPER_PARAMETERS = (LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, LightningDataM
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Durable checkpoint files; training waits only for the copy of the state.
+    """Durable checkpoint files; for those of the run, training waits only for the copy of the state.
 
     An error of the background thread is raised by the next call, at the latest by `teardown`.
 
@@ -58,9 +58,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
     ) -> None:
         self.teardown()  # A second copy would double the memory.
         remove_unreadable_hyper_parameters(checkpoint)
-        copy = apply_to_collection(
-            checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=self._asynchronous)
-        )
+        is_copied = self._asynchronous and not self.awaits_saves
+        copy = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=is_copied))
         self._submit(lambda: _check_and_write(Path(path), copy))
         if self.awaits_saves:
             self.teardown()

@@ -65,11 +65,14 @@ class CurrentSettings(Callback):
         trainer.strategy.setup_optimizers(trainer)
         # Lightning's callback sets it at the start of an epoch, which is not repeated, and after optimizers are made.
         trainer.accumulate_grad_batches = batches_per_step(trainer, trainer.current_epoch)
-        constructed, scheduled = settings_of(trainer.optimizers), set[Optimizer]()
+        constructed, scheduled, followed = settings_of(trainer.optimizers), set[Optimizer](), set[Optimizer]()
+        if (checkpoint := RunCheckpoint.of(trainer)) is not None:
+            checkpoint.constructed = constructed  # A callback may have replaced the groups of the first optimizers.
         for config, saved in zip(trainer.lr_scheduler_configs, self._schedules, strict=False):
             if not isinstance(config.scheduler, LRScheduler) or isinstance(config.scheduler, ReduceLROnPlateau):
                 # It follows a metric, or is not one of torch, so its state is its position.
                 config.scheduler.load_state_dict(saved)
+                followed.add(config.scheduler.optimizer)
                 continue
             position = (trainer.global_step if config.interval == "step" else epochs) // config.frequency
             # The interval has no effect on a schedule that the module steps.
@@ -84,10 +87,11 @@ class CurrentSettings(Callback):
                 optimizer.add_param_group({**group})
                 for parameter in group["params"]:
                     parameter.requires_grad = True
-            moved = _MOVED if optimizer in scheduled else ()
             for group, before, new, old in zip(optimizer.param_groups, groups, now, then, strict=False):
                 # The module, a callback or the optimizer itself may have changed a value, such as a rate or a count.
-                same = {name for name in new.keys() & old.keys() if new[name] == old[name]}
+                same = {name for name in before if name != "params" and new.get(name) == old.get(name)}
+                lost_schedule = "initial_lr" in before.keys() - new.keys()
+                moved = _MOVED if optimizer in scheduled - followed or lost_schedule else ()
                 group.update({name: before[name] for name in same.difference(moved)})
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -159,8 +163,8 @@ def check_optimizer(path: Path, optimizer: Optimizer) -> None:
         ValueError: The checkpoint has the state of another optimizer.
     """
     (state,) = _read(path)["optimizer_states"]
-    groups = [set(group) - _ADDED_BY_SCHEDULES for group in state["param_groups"]]
-    made = [set(group) for group in optimizer.param_groups]
+    groups = [(set(group) - _ADDED_BY_SCHEDULES, len(group["params"])) for group in state["param_groups"]]
+    made = [(set(group), len(group["params"])) for group in optimizer.param_groups]
     if groups[: len(made)] != made:  # A callback may have added groups.
         raise ValueError(
             f"--resume: {path} holds the state of an optimizer other than {type(optimizer).__name__}; keep "

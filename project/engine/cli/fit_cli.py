@@ -229,8 +229,10 @@ class FitCLI(LightningCLI):
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
             if str(reason).startswith("Not a valid subclass"):  # A list was tried as one object first.
-                tried = re.findall(r"^  - ((?!Not a valid|Expected a).+(?:\n {4}.+)*)", str(error), re.MULTILINE)
-                reason = ValueError(*tried[:1])
+                tried = re.findall(
+                    r"^  - ((?!Not a valid subclass|Expected a <).+(?:\n {4}.+)*)", str(error), re.MULTILINE
+                )
+                reason = ValueError(tried[0]) if tried else reason
             if str(error).startswith("Does not validate") and isinstance(
                 reason, ValueError | OSError | MisconfigurationException
             ):

@@ -20,7 +20,8 @@ from typing_extensions import override
 from project.engine.checkpoints.durable import STORABLE, remove_unreadable_hyper_parameters, unreadable_part
 from project.engine.cli.nearest import question
 from project.engine.runtime.failure import place
-from project.engine.tracking.silent import SilentLogger, own_runs_ended
+from project.engine.tracking import store
+from project.engine.tracking.silent import SilentLogger
 from project.engine.tracking.throughput import Throughput
 
 _ALWAYS_LOGGED = {"epoch", "step"}
@@ -60,7 +61,7 @@ def rehearse(
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [_Stop(), Throughput(), *([LearningRateMonitor()] if logger else [])]
     kept = _Kept()
-    with attributed(blamed, "one training step"), own_runs_ended("KILLED"), TemporaryDirectory() as folder:
+    with attributed(blamed, "one training step"), store.for_own_runs(kept=False), TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,

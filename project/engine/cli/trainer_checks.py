@@ -45,7 +45,10 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
     ),
     OnExceptionCheckpoint: "the run already saves last.ckpt after an exception",
 }
-_NOT_IN_A_CHECKPOINT = {StochasticWeightAveraging: "averages", ModelPruning: "masks"}
+_NOT_IN_A_CHECKPOINT = {
+    StochasticWeightAveraging: "averages in a checkpoint, unlike EMAWeightAveraging",
+    ModelPruning: "masks in a checkpoint",
+}
 _BASE_CLASSES = (BaseFinetuning, Callback, Checkpoint, ProgressBar)
 
 
@@ -215,12 +218,12 @@ def check_cuda_graphs(trainer: Trainer, mode: str) -> None:
         )
 
 
-def unresumable(callbacks: Sequence[Callback]) -> str:
+def reason_against_resume(callbacks: Sequence[Callback]) -> str:
     """Return why a run with these callbacks cannot be resumed; empty if it can be."""
     for callback in callbacks:
         for kind, missing in _NOT_IN_A_CHECKPOINT.items():
             if isinstance(callback, kind):
-                return f"{type(callback).__name__} stores no {missing} in a checkpoint"
+                return f"{type(callback).__name__} stores no {missing}"
     return ""
 
 
@@ -230,7 +233,7 @@ def check_resumable(callbacks: Sequence[Callback]) -> None:
     Raises:
         ValueError: A callback is refused.
     """
-    if reason := unresumable(callbacks):
+    if reason := reason_against_resume(callbacks):
         raise ValueError(f"--resume: {reason}; start again without --resume")
 
 

@@ -56,7 +56,10 @@ def place(error: BaseException) -> str:
 
 
 def needs_traceback(error: BaseException) -> bool:
-    """Return whether the traceback explains the error, and no run has recorded it; Lightning's text names a setting."""
+    """Return whether a traceback explains the error.
+
+    It does not for errors of the engine or of Lightning's settings, and is not needed if a run has recorded it.
+    """
     is_explained = _is_ours(error) or type(error).__name__ == "MisconfigurationException"
     return not (is_explained or any(isinstance(note, RunNote) for note in getattr(error, "__notes__", ())))
 

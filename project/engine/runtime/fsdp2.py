@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 
 from project.engine.runtime.callbacks import callbacks_of
 
@@ -53,7 +53,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_optimizers(self, trainer: Trainer) -> None:
         """Give the optimizers the shards instead of the whole weights."""
-        self.on_validation_end()
+        self._reshard()
         super().setup_optimizers(trainer)
 
     def on_validation_start(self) -> None:
@@ -64,12 +64,14 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     on_test_start = on_predict_start = on_validation_start
 
-    def on_validation_end(self) -> None:
+    def _reshard(self) -> None:
         """Make the shards the parameters again, instead of the whole weights, which the outermost module keeps."""
         assert self.model is not None
         for part in self.model.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
+
+    on_validation_end = _reshard
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Load on each rank its part of the weights of a checkpoint, which is read as with any other strategy.
@@ -87,7 +89,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         for callback in callbacks_of(self.lightning_module.trainer, BaseFinetuning):
             # Lightning calls it too early: with this strategy, the callback had no state then.
-            callback.on_fit_start(self.lightning_module.trainer, self.lightning_module)
+            BaseFinetuning.on_fit_start(callback, self.lightning_module.trainer, self.lightning_module)
         for optimizer, whole in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [one for group in optimizer.param_groups for one in group["params"]]
             numbers = [number for group in whole["param_groups"] for number in group["params"]]
@@ -105,10 +107,12 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def _part(value: Any, parameter: nn.Parameter) -> Any:
-    """Return this rank's part of a tensor with the shape of a sharded parameter; another value is returned itself."""
-    if isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.shape == parameter.shape:
-        return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return value
+    """Return this rank's part of a value of the state of a parameter; of another shape, each rank has the whole."""
+    if not (isinstance(parameter, DTensor) and isinstance(value, Tensor) and value.ndim):
+        return value
+    mesh = parameter.device_mesh
+    placements = parameter.placements if value.shape == parameter.shape else [Replicate()] * mesh.ndim
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def check_shardable(net: nn.Module, *, compiled: bool | str = False) -> None:

@@ -70,7 +70,10 @@ def model_name(data: str, net: str) -> str:
 
 
 def metric_name(name: str) -> str:
-    """Return the name of a metric in MLflow, which refuses some characters; two refused names stay different."""
+    """Return the name of a metric in MLflow, which refuses some characters; names with different ones stay different.
+
+    An @ becomes a hyphen alone, because many metrics have it, such as `acc@5`.
+    """
     return re.sub(r"[^\w./: -]", lambda found: "-" if found[0] == "@" else f"-x{ord(found[0]):x}-", name)
 
 

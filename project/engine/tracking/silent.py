@@ -1,9 +1,5 @@
-"""What a rehearsal needs for modules that log by themselves: a logger that writes nothing, and an end of their runs."""
+"""A logger that writes nothing, for modules that call the methods of a logger of their own."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import mlflow
 from lightning.pytorch.loggers.logger import DummyLogger
 from typing_extensions import override
 
@@ -23,14 +19,3 @@ class SilentLogger(DummyLogger):
     @override
     def save_dir(self) -> str | None:
         return self._folder
-
-
-@contextmanager
-def own_runs_ended(status: str) -> Iterator[None]:
-    """End the runs that a module starts by MLflow's functions in the block; it could not start the next one."""
-    before = mlflow.active_run()
-    try:
-        yield
-    finally:
-        while (run := mlflow.active_run()) is not None and run is not before:
-            mlflow.end_run(status)

@@ -4,7 +4,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -219,6 +219,31 @@ def as_default() -> AbstractContextManager[None]:
     https://github.com/mlflow/mlflow/blob/v3.0.0/mlflow/store/model_registry/sqlalchemy_store.py (create_model_version)
     """
     return _environment(_STORE, tracking_uri())
+
+
+@contextmanager
+def for_own_runs(*, kept: bool) -> Iterator[None]:
+    """Make this store that of MLflow's functions, and end the runs that a module starts by them in the block.
+
+    If one stayed active, the module could not start the next one.
+
+    Args:
+        kept: Whether the runs are kept, with the status of the block, instead of deleted.
+    """
+    before, status = mlflow.active_run(), "FAILED"
+    with as_default():
+        try:
+            yield
+            status = "FINISHED"
+        except SystemExit:
+            status = "KILLED"
+            raise
+        finally:
+            with suppress(MlflowException):
+                while (run := mlflow.active_run()) is not None and run is not before:
+                    mlflow.end_run(status)
+                    if not kept:
+                        mlflow.delete_run(run.info.run_id)
 
 
 @contextmanager

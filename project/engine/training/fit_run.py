@@ -17,7 +17,7 @@ from project.engine.checkpoints.checkpoint import RunCheckpoint, use_folder
 from project.engine.checkpoints.newest import newest_checkpoint
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.settings import flatten
-from project.engine.cli.trainer_checks import unresumable
+from project.engine.cli.trainer_checks import reason_against_resume
 from project.engine.runtime.failure import RunNote
 from project.engine.runtime.launcher import TORCHRUN
 from project.engine.runtime.output import lost_output
@@ -28,7 +28,6 @@ from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import metric_name
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
-from project.engine.tracking.silent import own_runs_ended
 from project.engine.tracking.tags import COMMAND, DEVICES, MONITOR
 from project.engine.training.describing import describe_start, devices_text, experiment_note, tensors_of
 from project.engine.training.earlier_run import EarlierRun
@@ -79,8 +78,7 @@ def open_run(
     interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
     try:
         with (
-            store.as_default(),  # for a module that calls MLflow's functions
-            own_runs_ended("FINISHED"),
+            store.for_own_runs(kept=True),
             _status(run.logger),
             supervisor,
             interrupts.as_interruption(),
@@ -189,7 +187,7 @@ class _FitRun:
 
     @property
     def _run_id(self) -> str | None:
-        """The run; the processes that Lightning starts know only its id."""
+        """The id of the run, which the processes that Lightning starts know from their environment."""
         return None if self.logger is None else self.logger.version or os.environ.get(RUN_ID_VARIABLE)
 
     def close(self, status: str, reason: str) -> str:
@@ -203,8 +201,8 @@ class _FitRun:
 
     @property
     def continuation(self) -> str:
-        """The command that continues a run with a checkpoint, or why there is none."""
-        if reason := unresumable(self._cli.trainer.callbacks):  # type: ignore[attr-defined]
+        """The command that continues a run with a checkpoint, or why it cannot be continued."""
+        if reason := reason_against_resume(self._cli.trainer.callbacks):  # type: ignore[attr-defined]
             return f"the run cannot be resumed: {reason}"
         return f"continue with: python -m project.fit --resume {self._run_id}"
 

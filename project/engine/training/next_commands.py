@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from project.engine.cli import config_groups, yaml_file
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.settings import flatten, listed, short_name
-from project.engine.cli.trainer_checks import unresumable
+from project.engine.cli.trainer_checks import reason_against_resume
 from project.engine.task import Task
 from project.engine.tracking.secrets import redact_options
 
@@ -40,7 +40,7 @@ def next_commands(cli: FitCLI, run_id: str | None) -> dict[str, str]:
         if isinstance(cli.model, Task) and cli.model.serving_names():
             commands["export"] = ["project.export", run_id]
         # The sweep decides whether a trial keeps the checkpoint to resume from.
-        if not is_trial() and not unresumable(cli.trainer.callbacks):  # type: ignore[attr-defined]
+        if not is_trial() and not reason_against_resume(cli.trainer.callbacks):  # type: ignore[attr-defined]
             commands["resume"] = ["project.fit", "--resume", run_id, *_higher_limits(cli.trainer)]
         if cli.command.rerun:
             commands["compare"] = ["project.compare", cli.command.rerun, run_id]

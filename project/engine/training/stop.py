@@ -40,9 +40,9 @@ class Interrupts(Callback):
     """The signals that stop a fit, for a block of code: `with Interrupts() as interrupts: ...`.
 
     All ranks agree to stop at the end of a batch, because otherwise one would wait forever for another. Several ranks
-    ask each other five times a second, and read the answer one batch later, so that no batch waits for it. Between
-    the loops of the trainer, a signal stops this process immediately. A second Ctrl-C always stops it, after two
-    seconds if it waits for another rank.
+    ask each other about five times a second, at most 20 batches apart, and read the answer one batch later, so that no
+    batch waits for it. Between the loops of the trainer, a signal stops this process immediately. A second Ctrl-C
+    always stops it, after two seconds if it waits for another rank.
 
     Attributes:
         outcome: What is left after a second Ctrl-C, such as `the run is not closed`; empty if nothing is.
@@ -162,7 +162,7 @@ class Interrupts(Callback):
             self._group = cast(ProcessGroup, torch.distributed.new_group(backend="gloo"))
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._in_loop = True
+        self._in_loop, self._interval = True, 1  # The batches of this loop may be slower than those before.
 
     on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
@@ -179,6 +179,9 @@ class Interrupts(Callback):
             pl_module.on_train_batch_end(outputs, batch, batch_idx)
             compat.log_step(trainer)
             self._stop(trainer, save=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._interval = 1
 
     def on_validation_batch_end(
         self,
@@ -197,25 +200,25 @@ class Interrupts(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self._is_interrupted(waits=True):  # after the last batch, whose checkpoint is saved
+        # After the last batch, whose checkpoint is saved.
+        is_interrupted = self.signum != 0 if self._group is None else self._has_signal(*self._ask(self._group))
+        if is_interrupted:
             self._stop(trainer, save=False)
         self._in_loop = False
 
-    def _is_interrupted(self, *, waits: bool = False) -> bool:
-        """Return whether any rank had received a signal when they asked each other; all ranks call this together.
+    def _is_interrupted(self) -> bool:
+        """Return whether any rank had received a signal when they last asked each other; all ranks call this together.
 
-        Args:
-            waits: Ask now and wait for the answer, instead of asking from time to time and reading the answer in the
-                next call.
+        They ask from time to time, and read the answer in the next call.
         """
         if self._group is None:
             return self.signum != 0
         if self._asked is not None and self._has_signal(*self._asked):
             return True
         self._batches += 1
-        if waits or self._batches >= self._interval:
+        if self._batches >= self._interval:
             self._asked = self._ask(self._group)
-        return waits and self._asked is not None and self._has_signal(*self._asked)
+        return False
 
     def _ask(self, group: ProcessGroup) -> tuple[Tensor, Work]:
         now = monotonic()

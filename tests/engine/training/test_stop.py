@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock, patch
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -44,6 +44,11 @@ class Ranks:
         self._questions.append(question)
         return SimpleNamespace(wait=lambda: None)
 
+    def start_loop(self) -> None:
+        """Start another loop on both ranks."""
+        for rank in self.ranks:
+            rank.on_validation_start(self._trainer, MagicMock())
+
     def end_batch(self, seconds: Sequence[float]) -> set[int]:
         """End a batch on both ranks, which took each so many seconds; return the ranks that stop."""
         stopped = set()
@@ -67,6 +72,7 @@ class Ranks:
 _SECONDS = st.floats(1e-4, 10)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(_SECONDS, _SECONDS), min_size=1, max_size=40), st.data())
 def test_ranks_ask_and_stop_together_whatever_their_speed(
     times: list[tuple[float, float]], data: st.DataObject
@@ -92,3 +98,13 @@ def test_ranks_ask_five_times_a_second_but_after_each_slow_batch() -> None:
             slow.end_batch([0.1, 0.3])
     assert fast.asked in range(20, 25)
     assert slow.asked == 20
+
+
+def test_ranks_ask_after_the_first_slow_batch_of_another_loop() -> None:
+    with Ranks.started() as ranks:
+        for _ in range(60):
+            ranks.end_batch([0.005, 0.005])
+        before = ranks.asked
+        ranks.start_loop()
+        ranks.end_batch([5, 5])
+    assert ranks.asked == before + 1
