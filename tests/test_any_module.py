@@ -570,8 +570,11 @@ def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
         WithoutOptimizer,
     ],
 )
-def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
+def test_a_module_resumes_at_the_step_of_its_checkpoint(
+    model: type, workplace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     main([*of(model), "--max_epochs=2"])
+    assert (f"{model.__name__} logs no metric" in caplog.text) == (model in (Finetuned, Alternating))
     whole = weights()
     main([*of(model), "--max_epochs=1"])
     (run_id,) = [run.info.run_id for run in Fit(workplace, 0, "").runs if run.data.params["trainer.max_epochs"] == "1"]

@@ -1,6 +1,7 @@
 """A rehearsal of one training step before a run exists, to find errors that would end the run at its first step."""
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,11 @@ from project.engine.tracking import store
 from project.engine.tracking.silent import SilentLogger
 from project.engine.tracking.throughput import Throughput
 
+_log = logging.getLogger(__name__)
+
 _ALWAYS_LOGGED = {"epoch", "step"}
+_OF_EVERY_FIT = ("lr", "throughput/", "data/")
+"""Starts of the names of the metrics that callbacks log for any module."""
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError,
     RuntimeError, TypeError, ValueError, MisconfigurationException,
@@ -81,6 +86,8 @@ def rehearse(
             trainer.save_checkpoint("", weights_only=False)
     if trainer.num_training_batches == 0:
         raise ValueError("--data: train has no batch")
+    if all(name.startswith(_OF_EVERY_FIT) for name in trainer.callback_metrics):
+        _log.warning("%s logs no metric by self.log, so that the run has no loss and no score", type(model).__name__)
     without_values = apply_to_collection(kept.checkpoint, Tensor, lambda tensor: tensor.new_empty(0))
     if part := unreadable_part(without_values):
         raise ValueError(f"{blamed}: its checkpoints cannot be read again: {part}; {STORABLE}")
