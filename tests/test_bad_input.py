@@ -11,6 +11,7 @@ from commands import free_port
 from conftest import count_runs, write_folder
 from jsonargparse import Namespace
 from tiny import TINY, Tiny
+from torch import Tensor
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.command_line import CommandLine
@@ -35,6 +36,10 @@ BAD_OPTIONS = [
     (["--data.channels", "2"], "--data.channels: got '2'; expected one of 1, 3"),
     (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),
     (["--data.augmentation.cutot", "3"], "did you mean --data.augmentation.cutout?"),
+    (
+        [*TINY, "--data.augmentation.extra+=test_bad_input.Flattening"],
+        "augmentation.extra: one training step fails with",
+    ),
     (["--data.augmentation.extra", "mine.Noise"], "got 'mine.Noise'; expected a list, such as [mine.Noise]"),
     (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: got 'nan'; expected float"),
     (
@@ -234,6 +239,13 @@ def test_an_error_in_the_module_of_a_class_is_reported(
     Path("broken.py").write_text(code)
     importlib.invalidate_caches()
     assert message in refused("--model.net", "broken.Net")
+
+
+class Flattening:
+    """An augmentation whose images have no channels."""
+
+    def __call__(self, images: Tensor, targets: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        return images.flatten(1), targets
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_OPTIONS, ids=[" ".join(options) for options, _ in BAD_OPTIONS])

@@ -19,6 +19,7 @@ from project.engine.cli.trainer_checks import (
     check_optimization,
 )
 from project.engine.data import described
+from project.engine.loading import ImageDataModule
 from project.engine.task import Task
 from project.engine.task_checks import check_batch
 
@@ -54,9 +55,11 @@ def check_training(cli: FitCLI) -> None:
         return  # Its `configure_model` may need several processes.
     # Nothing is known about a class that declares nothing, before it has done a step.
     plain = cli.data is not cli.datamodule or not isinstance(cli.model, Task)
-    if trainer.fast_dev_run or not (plain or cli.callbacks):  # type: ignore[attr-defined]
+    extra = cli.datamodule.augmentation.extra if isinstance(cli.datamodule, ImageDataModule) else ()
+    if trainer.fast_dev_run or not (plain or cli.callbacks or extra):  # type: ignore[attr-defined]
         return
-    logged = try_first_step(cli, "--model" if plain else "--trainer.callbacks")
+    of_task = "--trainer.callbacks" if cli.callbacks else "--data.augmentation.extra"
+    logged = try_first_step(cli, "--model" if plain else of_task)
     check_monitors(cli.callbacks, logged)
     monitor = cli.config_init.checkpoint.monitor
     if plain and monitor is not None:
