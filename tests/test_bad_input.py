@@ -312,6 +312,9 @@ def test_a_bad_file_of_a_group_is_refused_by_its_option(refused: Callable[..., s
     Path("configs/model").mkdir(parents=True)
     Path("configs/model/mine.yaml").write_text("model:\n")
     assert "--model: configs/model/mine.yaml has model: without settings" in refused("--model", "mine")
+    Path("configs/data").mkdir()
+    Path("configs/data/mine.yaml").write_text("data:\n  batch_size: 32\n")
+    assert "--data: configs/data/mine.yaml names no class of data; add data: " in refused("--data", "mine")
 
 
 def test_a_choice_that_a_later_file_contradicts_is_refused(refused: Callable[..., str]) -> None:

@@ -86,7 +86,8 @@ def files(group: str, name: str) -> list[str]:
     """Return the options that the choice of one group stands for."""
     path = file_of(group, name)
     if path.is_file():
-        _settings(path, f"--{group}")
+        if not _names_a_class(_settings(path, f"--{group}").get(group)) and group == "data":
+            raise ValueError(f"--data: {path} names no class of data; add data: {{class_path: package.module.Class}}")
         return ["--config", str(path)]
     names = choices(group)
     if group == "model":
