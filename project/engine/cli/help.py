@@ -78,7 +78,9 @@ def _class_name(section: str, settings: Mapping[str, Any]) -> str:
 def _section(section: str, options: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[str]:
     """Return a line for each option of a section, and a line for the options that each of its objects has."""
     for name in dict.fromkeys(".".join(name.split(".")[:2]) for name in options if name.startswith(f"{section}.")):
-        known = [other for other in (*options, *settings) if other.startswith(f"{name}.")]
+        # The number of steps of a schedule is refused, because it is always that of the training.
+        given = (other for other in (*options, *settings) if not other.endswith(".total_steps"))
+        known = [other for other in given if other.startswith(f"{name}.")]
         parts = dict.fromkeys(other.removeprefix(f"{name}.").partition(".")[0] for other in known)
         if not any(other.startswith(f"{name}.") for other in options) and name not in _COMMON:
             yield from _row(f"--{name} {_value(settings.get(name))}", _first_clause(options[name]))

@@ -17,7 +17,7 @@ def printed(capsys: pytest.CaptureFixture[str], command: object, *argv: str) -> 
 @pytest.mark.parametrize(("options", "rows"), [
     ([], ["  --data                         cifar10, digits, ", "  --model.optimizer.lr 0.002     learning rate",
           "  --data.image_size null         Side of the images in pixels",
-          "  --model.net CNN                Makes the net"]),
+          "  --model.net CNN                Makes the net", "  --model.lr_schedule.NAME       warmup\n"]),
     (["--data", "image_folder"], ["  --data.on_bad_image fail       Treatment of files that cannot be decoded"]),
     (["--data=test_any_module.Line", "--model=test_any_module.Slope"],
      ["options of --model (Slope):", "  --model.lr 0.1"]),
