@@ -108,6 +108,15 @@ class Plateau(Validated):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": self.followed}}
 
 
+class WarmPlateau(Plateau):
+    """A module with two schedules of one rate, of which one follows a metric."""
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        warmup = torch.optim.lr_scheduler.LinearLR(made["optimizer"], total_iters=2)
+        return [made["optimizer"]], [made["lr_scheduler"], {"scheduler": warmup}]
+
+
 class PlateauOfTraining(Plateau):
     """A module whose schedule follows a metric of the training epoch."""
 
@@ -530,10 +539,15 @@ def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:
     assert "train_loss" in logged
 
 
-def test_a_module_may_call_the_client_of_lightnings_mlflow_logger(workplace: Path) -> None:
-    main([*of(Noted, Line), "--max_epochs=1"])
-    rehearsed, trained, own = sorted(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time)
-    assert (rehearsed.info.status, own.info.status) == ("KILLED", "FINISHED")
+def test_a_module_may_call_the_client_of_lightnings_mlflow_logger_and_mlflow(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without_address:
+        without_address.delenv("MLFLOW_TRACKING_URI", raising=False)
+        main([*of(Noted, Line), "--max_epochs=1"])
+    trained, own = sorted(Fit(workplace, 0, "").runs, key=lambda run: run.info.start_time)
+    assert (own.info.run_name, own.info.status) == ("own", "FINISHED")
+    assert not Path("mlflow.db").exists()
     assert mlflow.artifacts.load_text(f"{trained.info.artifact_uri}/note.txt") == "y = 2x"
     assert Path("mlruns/checkpoints", trained.info.run_id, "file.txt").exists()
 
@@ -562,6 +576,7 @@ def test_a_module_may_make_its_net_late_and_keep_its_own_checkpoints(
     [
         pytest.param(Slope, marks=pytest.mark.faults),
         Plateau,
+        WarmPlateau,
         PlateauOfTraining,
         Halving,
         ByItsOwnSchedule,

@@ -16,7 +16,7 @@ import optuna
 import pytest
 import torch
 from conftest import clean_environment
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace, _typehints
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -47,6 +47,13 @@ from project.engine.compat import (
     system_attrs,
     take_over,
 )
+
+
+def test_jsonargparse_leaves_the_class_of_an_optional_dataclass_out() -> None:
+    crop = Namespace(
+        {"class_path": "Crop", "init_args": Namespace(size=3), _typehints.subclasses_disabled_meta_key: True}
+    )
+    assert compat.plain_dataclasses(Namespace(crop=crop)) == Namespace(crop=Namespace(size=3))
 
 
 def test_mlflow_stores_absolute_paths_in_these_columns_only(empty_store: Path) -> None:

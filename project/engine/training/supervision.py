@@ -121,12 +121,17 @@ class Supervisor:
         with self._ending:
             if self._over.is_set():
                 return
-            print(f"error: {reason}; the run ends here", file=sys.stderr, flush=True)
+            self._report(f"error: {reason}; the run ends here")
             try:
                 self._end_children(terminate=True)
-                print(self._close_run("KILLED" if signum else "FAILED", reason), file=sys.stderr, flush=True)
+                self._report(self._close_run("KILLED" if signum else "FAILED", reason))
             finally:
                 os._exit(exit_code(signum) if signum else 1)
+
+    def _report(self, line: str) -> None:
+        """Print a line, as rank 0 about the end of another rank, or as rank 1 about that of rank 0."""
+        if self._trainer.local_rank <= 1:
+            print(line, file=sys.stderr, flush=True)
 
     def _end_children(self, *, terminate: bool) -> None:
         """Wait a few seconds for the processes that this one started, after SIGTERM if `terminate`; then kill them."""
