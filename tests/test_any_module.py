@@ -97,10 +97,25 @@ class Validated(Slope):
 
 
 class Plateau(Validated):
-    """A module whose schedule halves the rate after each epoch, because no improvement reaches its threshold."""
+    """A module that collects its losses, with a schedule that halves the rate after each epoch.
+
+    No improvement reaches the threshold of the schedule.
+    """
 
     mode = "max"
     followed = "val_loss"
+
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__(lr)
+        self.losses: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.losses.append(super().training_step(batch, batch_idx))
+        return self.losses[-1]
+
+    def on_train_epoch_end(self) -> None:
+        torch.stack(self.losses)  # It fails without a batch of the epoch.
+        self.losses.clear()
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), self.lr, momentum=0.9)

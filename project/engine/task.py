@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
-from project.engine.checkpoints.epoch_metrics import restore_states, save_states
+from project.engine.checkpoints.epoch_metrics import repeatable, restore_states, save_states
 from project.engine.evaluation import Columns, Evaluation, as_columns, bootstrap_draws, percentile_intervals
 from project.engine.runtime.fsdp2 import shard
 from project.engine.schedule import ScheduleCallable, WarmupCosine, make_schedule, total_steps
@@ -316,6 +316,7 @@ class Task(LightningModule):
     def _epoch_metrics(self) -> Mapping[str, Metric]:
         return {"train/loss_epoch": self.train_loss, **dict(_named(self.train_metrics))}
 
+    @repeatable
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the epoch; after a resume from the end of its validation, only callbacks get them."""
         if self._epoch_is_logged:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
+from project.engine.checkpoints.epoch_metrics import is_repeatable
 from project.engine.checkpoints.gradients import ACCUMULATED, restore_gradients, save_gradients
 from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
 from project.engine.data import DECODING, GIVEN_BY_DATA, DescribedDataModule
@@ -163,6 +164,8 @@ class RunCheckpoint(Checkpoint):
             self._set_validated(trainer, trainer.callback_metrics)
         if self._is_due(trainer) and self._saved_step != trainer.global_step:
             self._save(trainer)
+        elif self._is_due(trainer) and not is_repeatable(pl_module.on_train_epoch_end):
+            self.save_last(trainer)  # A resumed run must not call the module's hook again.
         if selects:
             self._log_best(trainer)
 

@@ -1,18 +1,31 @@
-"""States of metrics in a checkpoint within an epoch, so that they cover all of it if it is resumed."""
+"""The end of an epoch that is resumed: the states of its metrics in a checkpoint, and hooks that can be repeated."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
 from project.engine.compat import restore_state
 
 _KEY = "epoch_metrics"
+Hook = TypeVar("Hook", bound=Callable[..., None])
 
 State = dict[str, Tensor | list[Tensor]]
 """The parts of a metric's state: sums, and lists of the values of batches."""
+
+
+def repeatable(hook: Hook) -> Hook:
+    """Mark an `on_train_epoch_end` that a resumed run may call again, without the batches of the epoch."""
+    vars(hook)["repeatable"] = True
+    return hook
+
+
+def is_repeatable(hook: Callable[..., None]) -> bool:
+    """Return whether an `on_train_epoch_end` is marked as repeatable, or does nothing, as Lightning's own."""
+    is_own = getattr(hook, "__func__", None) is LightningModule.on_train_epoch_end
+    return is_own or getattr(hook, "repeatable", False)
 
 
 def save_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:

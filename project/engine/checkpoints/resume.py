@@ -36,7 +36,7 @@ class CurrentSettings(Callback):
         self._settings: list[tuple[Callback, dict[str, Any]]] = []
         self._schedules: list[dict[str, Any]] = []
         self._constructed: list[list[dict[str, Any]]] = []
-        self._ends_epoch = False
+        self._ends_epoch = self._is_complete = False
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the settings of the callbacks, and remove the state of schedules, whose position is the step.
@@ -46,6 +46,8 @@ class CurrentSettings(Callback):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         self._settings = [(callback, _constructed_with(callback)) for callback in callbacks]
         self._schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
+        epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+        self._is_complete = epoch["completed"] == epoch["ready"]
         self._constructed = checkpoint["callbacks"][RunCheckpoint.__qualname__].get("optimizers", [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,12 +99,14 @@ class CurrentSettings(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedules that follow a metric; Lightning does not, because it stores no metrics."""
-        if self._ends_epoch and pl_module.automatic_optimization:
+        if self._ends_epoch and not self._is_complete and pl_module.automatic_optimization:
             for config in trainer.lr_scheduler_configs:
                 metric = trainer.callback_metrics.get(config.monitor or "")
                 if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
                     config.scheduler.step(metric)
         self._ends_epoch = False
+
+    on_train_epoch_start = on_train_epoch_end  # of the next epoch, if the hooks of the epoch were called before
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
