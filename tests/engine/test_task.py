@@ -1,5 +1,6 @@
 """The declarations of a task, such as its loss and its metrics, and their effect in the engine."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ def test_a_batch_of_two_inputs_counts_its_samples() -> None:
     assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
 
 
-def test_a_batch_of_named_targets_counts_its_samples() -> None:
-    task = Task(net=nn.Identity(), loss=lambda outputs, targets: (outputs - targets["value"]).square().mean())
+@pytest.mark.parametrize("targets_of", [lambda size: {"value": torch.zeros(size)}, lambda size: [{}] * size])
+def test_a_batch_of_other_targets_counts_its_samples(targets_of: Callable[[int], Any]) -> None:
+    task = Task(net=nn.Identity(), loss=lambda outputs, targets: outputs.square().mean())
     for size in (3, 1):
-        task.training_step((torch.full((size,), float(size)), {"value": torch.zeros(size)}), 0)  # type: ignore[arg-type]
+        task.training_step((torch.full((size,), float(size)), targets_of(size)), 0)
     assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
 
 

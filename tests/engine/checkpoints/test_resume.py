@@ -44,6 +44,8 @@ def test_a_callback_may_have_added_groups_to_the_optimizer(tmp_path: Path) -> No
     optimizer.add_param_group({"params": [net.bias]})
     torch.save({"optimizer_states": [optimizer.state_dict()]}, tmp_path / "last.ckpt")
     check_optimizer(tmp_path / "last.ckpt", torch.optim.SGD([net.weight]))
+    with pytest.raises(ValueError, match="the state of an optimizer other than SGD"):
+        check_optimizer(tmp_path / "last.ckpt", torch.optim.SGD(net.parameters()))
 
 
 REFUSED = [
