@@ -56,7 +56,7 @@ def test_a_batch_of_two_inputs_counts_its_samples() -> None:
 
 @pytest.mark.parametrize("targets_of", [lambda size: {"value": torch.zeros(size)}, lambda size: [{}] * size])
 def test_a_batch_of_other_targets_counts_its_samples(targets_of: Callable[[int], Any]) -> None:
-    task = Task(net=nn.Identity(), loss=lambda outputs, targets: outputs.square().mean())
+    task = Task(net=nn.Identity(), loss=lambda outputs, _: outputs.square().mean())
     for size in (3, 1):
         task.training_step((torch.full((size,), float(size)), targets_of(size)), 0)
     assert task.train_loss.compute() == (3 * 3**2 + 1) / 4
