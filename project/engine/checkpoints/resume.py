@@ -48,7 +48,7 @@ class CurrentSettings(Callback):
         self._schedules, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"], []
         epoch = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
         self._is_complete = epoch["completed"] == epoch["ready"]
-        self._constructed = checkpoint["callbacks"][RunCheckpoint.__qualname__].get("optimizers", [])
+        self._constructed = checkpoint["callbacks"].get(RunCheckpoint.__qualname__, {}).get("optimizers", [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the settings; the loops now have the position of the training."""
@@ -82,9 +82,9 @@ class CurrentSettings(Callback):
                 position = saved["last_epoch"]
             move_to(config.scheduler, position)
             scheduled.add(config.scheduler.optimizer)
-        for optimizer, (state, groups), now, then in zip(
-            trainer.optimizers, restored, constructed, self._constructed or constructed, strict=True
-        ):
+        # Checkpoints of an earlier version do not have the settings with which the optimizers were made.
+        made = self._constructed or [[dict[str, Any]()] * len(groups) for _, groups in restored]
+        for optimizer, (state, groups), now, then in zip(trainer.optimizers, restored, constructed, made, strict=True):
             for group in groups[len(optimizer.param_groups) :]:  # those that a callback has added, and unfrozen
                 optimizer.add_param_group({**group})
                 for parameter in group["params"]:
@@ -92,6 +92,7 @@ class CurrentSettings(Callback):
             for group, before, new, old in zip(optimizer.param_groups, groups, now, then, strict=False):
                 # The module, a callback or the optimizer itself may have changed a value, such as a rate or a count.
                 same = {name for name in before if name != "params" and new.get(name) == old.get(name)}
+                same |= {"lr"} if optimizer in followed and not old else set()
                 lost_schedule = "initial_lr" in before.keys() - new.keys()
                 moved = _MOVED if optimizer in scheduled - followed or lost_schedule else ()
                 group.update({name: before[name] for name in same.difference(moved)})
