@@ -1,6 +1,7 @@
 """Any LightningModule and any LightningDataModule trains, is tracked, interrupted, resumed, and swept."""
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import mlflow
 import pytest
 import torch
 from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
-from lightning import Callback, LightningDataModule, LightningModule
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -618,6 +619,21 @@ def test_a_module_resumes_with_other_settings_of_its_optimizer(workplace: Path) 
     (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
     (group,) = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
     assert (group["lr"], group["weight_decay"]) == (0.4 * 0.5**3, 0.25)
+
+
+class StopsInEpoch(Callback):
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_schedule_follows_its_metric_in_an_epoch_that_is_resumed(workplace: Path) -> None:
+    with pytest.raises(SystemExit):
+        main([*of(Plateau), "--max_epochs=2"], [StopsInEpoch()])
+    main(["--resume=latest"])
+    (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+    (schedule,) = torch.load(last, weights_only=True)["lr_schedulers"]
+    assert schedule["_last_lr"] == [0.1 * 0.5]  # The checkpoint is saved before the step of its epoch.
 
 
 def weights() -> dict[str, Tensor]:

@@ -99,15 +99,23 @@ class CurrentSettings(Callback):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step the schedules that follow a metric; Lightning does not, because it stores no metrics."""
-        if self._ends_epoch and not self._is_complete and pl_module.automatic_optimization:
-            for config in trainer.lr_scheduler_configs:
-                metric = trainer.callback_metrics.get(config.monitor or "")
-                if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
-                    config.scheduler.step(metric)
+        """Step the schedules that follow a metric; Lightning does not at the end of the epoch that is resumed."""
+        if trainer.fit_loop.restarting:
+            _step_followers(trainer, pl_module)
         self._ends_epoch = False
 
-    on_train_epoch_start = on_train_epoch_end  # of the next epoch, if the hooks of the epoch were called before
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step these schedules if the hooks of the epoch before were called, but its schedules not stepped."""
+        if self._ends_epoch and not self._is_complete:
+            _step_followers(trainer, pl_module)
+        self._ends_epoch = False
+
+
+def _step_followers(trainer: Trainer, module: LightningModule) -> None:
+    for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
+        metric = trainer.callback_metrics.get(config.monitor or "")
+        if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
+            config.scheduler.step(metric)
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def check_unchanged(earlier: EarlierRun, cli: FitCLI) -> None:
     model = cli.model
     if not is_overridden("configure_model", model) or isinstance(model, Task):
         check_weights(checkpoint, model)
-    if isinstance(model, Task):
+    if isinstance(model, Task) and not is_overridden("configure_optimizers", model, Task):
         check_optimizer(checkpoint, model.make_optimizer())
 
 
