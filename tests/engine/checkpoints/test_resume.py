@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from project.engine.checkpoints.resume import CurrentSettings, _finish_epoch, check_optimizer, check_weights
 from project.fit import main
+from project.tasks import ImageClassifier
 
 FEW = [*(f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")), *TINY]
 STEPWISE = ["--trainer.log_every_n_steps=1"]
@@ -46,6 +47,20 @@ def test_a_callback_may_have_added_groups_to_the_optimizer(tmp_path: Path) -> No
     check_optimizer(tmp_path / "last.ckpt", torch.optim.SGD([net.weight]))
     with pytest.raises(ValueError, match="the state of an optimizer other than SGD"):
         check_optimizer(tmp_path / "last.ckpt", torch.optim.SGD(net.parameters()))
+
+
+class OwnOptimizer(ImageClassifier):
+    """A task that does not use the optimizer of its settings."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
+
+
+def test_a_task_with_an_optimizer_of_its_own_resumes(workplace: Path) -> None:
+    main(["--model.class_path=test_resume.OwnOptimizer", *FEW, "--max_epochs=1"])
+    main(["--resume=latest", "--max_epochs=2"])
+    (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
 REFUSED = [
