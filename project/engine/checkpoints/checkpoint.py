@@ -165,7 +165,7 @@ class RunCheckpoint(Checkpoint):
         if self._is_due(trainer) and self._saved_step != trainer.global_step:
             self._save(trainer)
         elif self._is_due(trainer) and not is_repeatable(pl_module.on_train_epoch_end):
-            self.save_last(trainer)  # A resumed run must not call the module's hook again.
+            self.save_last(trainer)  # A resumed run has no batches to call the module's hook again.
         if selects:
             self._log_best(trainer)
 

@@ -90,12 +90,12 @@ class CurrentSettings(Callback):
                 for parameter in group["params"]:
                     parameter.requires_grad = True
             for group, before, new, old in zip(optimizer.param_groups, groups, now, then, strict=False):
-                # The module, a callback or the optimizer itself may have changed a value, such as a rate or a count.
-                same = {name for name in before if name != "params" and new.get(name) == old.get(name)}
-                same |= {"lr"} if optimizer in followed and not old else set()
-                lost_schedule = "initial_lr" in before.keys() - new.keys()
-                moved = _MOVED if optimizer in scheduled - followed or lost_schedule else ()
-                group.update({name: before[name] for name in same.difference(moved)})
+                kept = _unchanged(before, new, old)
+                if optimizer in followed and not old:
+                    kept.add("lr")
+                if optimizer in scheduled - followed:
+                    kept.difference_update(_MOVED)
+                group.update({name: before[name] for name in kept})
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -109,6 +109,21 @@ class CurrentSettings(Callback):
         if self._ends_epoch and not self._is_complete:
             _step_followers(trainer, pl_module)
         self._ends_epoch = False
+
+
+def _unchanged(before: dict[str, Any], new: dict[str, Any], old: dict[str, Any]) -> set[str]:
+    """Return the settings of a group that keep their values: those whose options are the same as before.
+
+    The module, a callback or the optimizer itself may have changed a value, such as a rate or a count.
+
+    Args:
+        before: The group at the checkpoint.
+        new: Its settings as they are made now.
+        old: Its settings as they were made before.
+    """
+    same = {name for name in before if name != "params" and new.get(name) == old.get(name)}
+    has_lost_its_schedule = "initial_lr" in before.keys() - new.keys()
+    return same.difference(_MOVED) if has_lost_its_schedule else same
 
 
 def _step_followers(trainer: Trainer, module: LightningModule) -> None:

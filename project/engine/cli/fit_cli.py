@@ -229,10 +229,8 @@ class FitCLI(LightningCLI):
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
             if str(reason).startswith("Not a valid subclass"):  # A list was tried as one object first.
-                tried = re.findall(
-                    r"^  - ((?!Not a valid subclass|Expected a <).+(?:\n {4}.+)*)", str(error), re.MULTILINE
-                )
-                reason = ValueError(tried[0]) if tried else reason
+                cause = re.search(r"^  - ((?!Not a valid subclass|Expected a <).+(?:\n {4}.+)*)", str(error), re.M)
+                reason = ValueError(cause[1]) if cause else reason
             if str(error).startswith("Does not validate") and isinstance(
                 reason, ValueError | OSError | MisconfigurationException
             ):
