@@ -179,6 +179,7 @@ def test_a_model_that_cannot_be_exported_is_an_error(
     assert not list(Path().glob(".export-*"))
 
 
+@pytest.mark.faults
 def test_an_output_that_appears_meanwhile_is_not_touched(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_export(["latest", "--format=pt2", "--output=two.pt2"]) as job:
         Path("two.pt2").write_text("of another command")
@@ -209,6 +210,7 @@ def test_bad_input_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFix
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.faults
 def test_the_data_of_the_run_may_be_absent(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("data").rename("moved")
     try:

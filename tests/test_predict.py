@@ -77,12 +77,9 @@ def test_a_file_has_the_same_probabilities_as_in_the_evaluation(place: Path) -> 
     assert expected["path"] == found["path"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(["--data.cache=off"], marks=pytest.mark.faults),
-        ["--data.cache=off", "--data.augmentation.random_resized_crop=0.5"],
-    ],
+    "options", [["--data.cache=off"], ["--data.cache=off", "--data.augmentation.random_resized_crop=0.5"]]
 )
 def test_crops_and_caches_of_the_training_do_not_matter(options: list[str], workplace: Path) -> None:
     write_photos(workplace / "data")
@@ -111,6 +108,7 @@ def test_a_file_of_16_bits_is_predicted_like_its_copy_of_8_bits(place: Path) -> 
     assert eight == pytest.approx(sixteen, rel=1e-5)
 
 
+@pytest.mark.faults
 def test_darker_data_of_16_bits_are_evaluated_like_predicted(workplace: Path) -> None:
     draw = np.random.default_rng(0)
     for root, most in (("bright", 4096), ("dark", 1024)):
@@ -162,6 +160,7 @@ def test_a_table_on_a_full_disk_is_named_without_a_traceback(name: str, tmp_path
     assert not needs_traceback(refused.value)
 
 
+@pytest.mark.faults
 def test_rows_that_cannot_be_written_are_an_error(place: Path) -> None:
     shared = clean_environment() | {"MLFLOW_TRACKING_URI": os.environ["MLFLOW_TRACKING_URI"]}
     shared["PYTHONPATH"] = f"{ROOT}:{ROOT}/tests"

@@ -95,6 +95,7 @@ def test_a_cnn_chooses_for_each_layer_and_its_weights_are_interchangeable() -> N
     assert not any(isinstance(layer, FourierConv2d) for layer in CNN(10, 1, 32).modules())
 
 
+@pytest.mark.faults
 def test_a_net_with_it_is_exported_for_any_number_of_images() -> None:
     net = CNN(3, 1, 40, widths=(4,), kernel_size=16, hidden=8, convolution="fourier").eval()
     program = torch.export.export(

@@ -87,6 +87,7 @@ class EpochStarts(Callback):
         self.weights.append(dict(pl_module.named_parameters())[HEAD].detach().clone())
 
 
+@pytest.mark.faults
 def test_weights_that_are_averaged_after_training_are_validated_and_saved(workplace: Path) -> None:
     starts = EpochStarts()
     main([*SMALL, *SWA, "--max_epochs=3"], [starts])

@@ -193,6 +193,7 @@ def test_a_home_that_may_not_be_written_is_named(monkeypatch: pytest.MonkeyPatch
         monkeypatch.undo()
 
 
+@pytest.mark.faults
 def test_a_folder_for_temporary_files_elsewhere_changes_nothing(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ class OwnOptimizer(ImageClassifier):
         return torch.optim.SGD(self.parameters(), 0.1, momentum=0.9)
 
 
+@pytest.mark.faults
 def test_a_task_with_an_optimizer_of_its_own_resumes(workplace: Path) -> None:
     main(["--model.class_path=test_resume.OwnOptimizer", *FEW, "--max_epochs=1"])
     main(["--resume=latest", "--max_epochs=2"])

@@ -123,6 +123,7 @@ def test_other_data_and_a_champion_without_predictions_keep_the_alias(
     assert "is deleted; restore it" in line_of(capsys.readouterr().out)
 
 
+@pytest.mark.faults
 def test_a_later_checkpoint_of_its_run_is_the_next_champion(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -132,11 +132,11 @@ HALF = ["--trainer.val_check_interval=0.5"]
             for name, row in {
                 "first-step-of-an-epoch": (["--model.at=4"], True, [SMALLER, BF16], []),
                 "validation": (["--model.at=8", "--model.stage=val"], True, [SMALLER, BF16], []),
+                "step": (["--model.at=6"], True, [BF16], SMALLER),
                 "step-after-half": (["--model.at=7", *HALF], True, [BF16], SMALLER),
                 "validation-after-half": (["--model.at=6", "--model.stage=val", *HALF], True, [BF16], SMALLER),
             }.items()
         ),
-        pytest.param(["--model.at=6"], True, [BF16], SMALLER, id="step"),
     ],
 )
 def test_a_remedy_that_is_named_if_memory_is_not_enough_is_accepted(
@@ -173,6 +173,7 @@ class Unscored(TinyTask):
         super().test_step(batch, batch_idx)
 
 
+@pytest.mark.faults
 def test_an_error_in_an_evaluation_ends_with_its_place(workplace: Path) -> None:
     main([*TINY, "--model.class_path=test_failure.Unscored", "--max_epochs=1"])
     environment = clean_environment() | {"FAILS": "", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -74,10 +74,18 @@ def test_only_the_first_process_shows_anything(tmp_path: Path, monkeypatch: pyte
     assert interrupted_in_the_imports("project.fit", tmp_path, "xterm", {"RANK": "1"}) == ""
 
 
-def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> None:
-    """The number of modules decides when the first step begins; most of these cost half a second each."""
+def printed_by(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a new interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder,
+        env=clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_run_that_does_not_exist_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     program = """if True:
-        import gc, json, os, runpy, sys
+        import runpy, sys
         for name, *rest in (["evaluate"], ["predict", "image.png"], ["export"]):
             sys.argv = [name, "0123abcd", *rest]
             try:
@@ -90,7 +98,18 @@ def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> 
             main(["0123abcd", "0"])
         except SystemExit as end:
             print("compare", end.code, "torch" in sys.modules)
-        gc.enable()
+    """
+    with at(tmp_path):
+        done = printed_by(program, tmp_path)
+    assert done.stdout == "evaluate 2 False\npredict 2 False\nexport 2 False\ncompare 2 False\n", done.stderr
+    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 4
+
+
+@pytest.mark.faults
+def test_the_first_step_needs_no_library_of_images_plots_or_statistics(tmp_path: Path) -> None:
+    """The number of modules decides when the first step begins; most of these cost half a second each."""
+    program = """if True:
+        import gc, json, os, sys
         from project.engine.runtime.startup import begin_command
         begin_command("loading")
         from project.fit import main
@@ -107,18 +126,10 @@ def test_a_command_imports_libraries_only_when_it_needs_them(tmp_path: Path) -> 
     with at(tmp_path):  # A first fit leaves the digits in files, so that a second one does not import scikit-learn.
         Digits().load("train")
         Digits().load("test")
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path,
-        env=clean_environment() | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    # A run that does not exist is refused before torch is imported.
-    assert done.stdout.startswith("evaluate 2 False\npredict 2 False\nexport 2 False\ncompare 2 False\n"), done.stderr
-    assert done.stderr.count("got run '0123abcd', which is not in sqlite:///") == 4
+    done = printed_by(program, tmp_path)
     listed, _, collects = done.stdout.splitlines()[-1].rpartition("] ")
     assert collects == "True True", done.stderr
     loaded = set(json.loads(f"{listed}]"))
-    # The first step needs no library of images, plots or statistics.
     unused = {"matplotlib", "mlflow.pyfunc.model", "mlflow.pytorch", "optuna", "scipy.signal", "scipy.stats", "sklearn",
               "torchmetrics.functional.image", "torchmetrics.text", "torchvision"}  # fmt: skip
     assert loaded & unused == set()

@@ -82,6 +82,7 @@ def bench(workplace: Path) -> Bench:
     return Bench(workplace, XY, optuna.samplers.RandomSampler(0))
 
 
+@pytest.mark.faults
 def test_a_trial_that_lacks_a_parameter_gets_it(bench: Bench) -> None:
     half = bench.study.ask()
     half.suggest_float("x", 0, 1)  # its sweep was killed here
@@ -139,6 +140,7 @@ def test_three_failures_at_first_end_the_sweep_and_retries_do_not_count(bench: B
     assert bench.states == [TrialState.FAIL] * 6
 
 
+@pytest.mark.faults
 def test_a_trial_that_another_sweep_ends_does_not_end_this_one(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     def end_first(driver: Driver) -> None:
         study = optuna.load_study(study_name="s", storage=f"sqlite:///{bench.folder}/optuna.db")
@@ -175,6 +177,7 @@ def test_a_trial_waits_for_a_store_that_does_not_respond(
     ]
 
 
+@pytest.mark.faults
 def test_the_error_of_the_store_at_the_end_of_a_trial_is_named(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,6 +244,7 @@ def test_a_grid_is_searched_only_once(workplace: Path) -> None:
     assert grid.states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
+@pytest.mark.faults
 def test_a_grid_whose_points_all_fail_ends_the_sweep(workplace: Path) -> None:
     grid = Bench(workplace, {"y": IntDistribution(1, 3)}, GridSampler({"y": [1, 2]}))
     grid.space = replace(grid.space, text="sampler: {search_space: {y: [1, 2]}}")
@@ -249,6 +253,7 @@ def test_a_grid_whose_points_all_fail_ends_the_sweep(workplace: Path) -> None:
         grid.run(8)
 
 
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
 def test_the_last_point_of_a_whole_space_is_repeated_if_it_fails(workplace: Path) -> None:
     space = Bench(workplace, {"y": IntDistribution(1, 3)}, BruteForceSampler())

@@ -142,6 +142,7 @@ REFUSED = [
 
 # These options take the same paths as others do.
 MORE_OPTIONS = [
+    (["--search", "optimizer", *TINY, "--storage", "mysql://a/b"], "is not installed (No module named 'MySQLdb')"),
     (["--search", "cnn", "--trainer.fast_dev_run", "2"], "--trainer.fast_dev_run: got 2"),
     (["--search", "cnn", "--trainer.barebones", "true"], "barebones"),
     (["--search", "cnn", "--max_epochs", "0"], "--trainer.max_epochs: got 0"),
@@ -199,7 +200,6 @@ def test_an_error_in_the_file_is_found_before_torch_is_imported(name: str, tmp_p
         (["--search", "cnn", "--model.net.init_args.dropout", "0.1"], "--search varies it; leave one of them out"),
         (["--search", "cnn", "--n_trials", "many"], "--n_trials: got many; it must be"),
         (["--search", "optimizer", *TINY, "--storage", "nonsense"], "--storage: cannot open nonsense"),
-        (["--search", "optimizer", *TINY, "--storage", "mysql://a/b"], "is not installed (No module named 'MySQLdb')"),
         (["--search", "optimizer", *TINY, "--study", "../mine"], "--study: got '../mine'"),
         (["--search", "cnn", "--resume", "0" * 32], "--resume: a sweep is continued by its own command"),
         (["--search", "cnn", "--trainer.logger", "false"], "--trainer.logger: got False, but each trial"),

@@ -70,6 +70,7 @@ def test_a_strategy_of_lightning_has_its_own_name(options: list[str], name: str,
     assert build_fit(CommandLine.parse([*TINY, *options, "--devices=1"])).strategy_name == name
 
 
+@pytest.mark.faults
 def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_what_was_left_out_takes_the_place_of_the_counts_per_class(
     assert model.startswith("model   ")
 
 
+@pytest.mark.faults
 def test_a_resumed_run_keeps_its_name(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main([*TINY, "--max_epochs=1"])
     capsys.readouterr()

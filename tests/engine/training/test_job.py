@@ -113,7 +113,15 @@ def all_released() -> Iterator[None]:
         assert after[kind] == before[kind], kind
 
 
-@pytest.mark.parametrize("run", [fit, refused_option, refused_data, refused_store, failed])
+@pytest.mark.parametrize(
+    "run",
+    [
+        fit,
+        refused_data,
+        failed,
+        *(pytest.param(run, marks=pytest.mark.faults) for run in (refused_option, refused_store)),
+    ],
+)
 def test_a_fit_releases_all_its_resources(run: Callable[[], None], workplace: Path) -> None:
     with all_released():
         run()
