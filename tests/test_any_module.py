@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT, Fit, copy_store, count_runs, run_ranks
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BaseFinetuning, ModelCheckpoint
+from lightning.pytorch.callbacks import BaseFinetuning, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -40,6 +40,12 @@ class Line(LightningDataModule):
 class LineWithVal(Line):
     def val_dataloader(self) -> DataLoader[Any]:
         return self.train_dataloader()
+
+
+class LineInPairs(Line):
+    def train_dataloader(self) -> DataLoader[Any]:
+        pairs: Any = [[0, 1], [2, 3]]
+        return DataLoader(super().train_dataloader().dataset, batch_sampler=pairs)
 
 
 class LineWithTest(LineWithVal):
@@ -199,6 +205,24 @@ class Noted(Slope):
         assert self.logger is not None
         self.logger.experiment.log_text(self.logger.run_id, "y = 2x", "note.txt")
         Path(str(self.trainer.log_dir), "file.txt").write_text("y = 2x")
+
+
+class Tracked(Slope):
+    """A module that logs by MLflow's own functions, to a run of its own and to that of its logger."""
+
+    def on_fit_start(self) -> None:
+        mlflow.log_metric("started", 1)
+        mlflow.end_run()
+        mlflow.start_run(run_id=self.logger.run_id)  # type: ignore[union-attr]
+        mlflow.log_metric("started", 1)
+
+
+class ReadsBack(Callback):
+    """A callback that reads the checkpoints that it saves."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        trainer.save_checkpoint("own.ckpt")
+        torch.load("own.ckpt", weights_only=True)
 
 
 class Optimized(Slope):
@@ -415,6 +439,17 @@ class Finetuned(Slope):
         return [UnfreezeBias()]
 
 
+class FinetunedTask(LinearTask):
+    """A task whose optimizer has only the parameters that are not frozen."""
+
+    @property
+    def bias(self) -> Tensor:
+        return self.net.bias  # type: ignore[return-value]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [parameter for parameter in self.net.parameters() if parameter.requires_grad]}]
+
+
 class Stream(IterableDataset[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         yield from torch.ones(4, 2, 1)
@@ -485,14 +520,14 @@ def test_the_direction_of_its_metric_must_be_known(workplace: Path, capsys: pyte
     (of(Slope, WithoutBatches), "--data: train has no batch"),
     (of(Slope, WithoutFile), "): there is no file lines.csv"),
     (of(Unlogged), "Unlogged.monitor: got 'val_loss' (did you mean train_loss?), which training does not log"),
-    ([*of(Manual), "--trainer.gradient_clip_val=1"], "gradient_clip_val: got 1, but Manual optimizes by hand"),
-    ([*of(Manual), "--trainer.accumulate_grad_batches=2"], "batches: got 2, but Manual optimizes by hand"),
+    ([*of(Manual), "--trainer.gradient_clip_val=1"], "Remove `Trainer(gradient_clip_val=1)`"),
+    ([*of(Manual), "--trainer.accumulate_grad_batches=2"], "Remove `Trainer(accumulate_grad_batches=2)`"),
     ([*of(Slope), "--trainer.limit_train_batches=0.1"], "limit_train_batches: got 0.1, which leaves none of the 8"),
     ([*of(Slope, LineWithTest), "--trainer.limit_test_batches=0.1"], "test_batches: got 0.1, which leaves none of"),
     ([*of(WithLoaders, LightningDataModule), "--trainer.limit_val_batches=0.1"], "0.1, which leaves none of the 8 bat"),
-    ([*of(WithLoaders, LightningDataModule), "--checkpoint.monitor=val_loss"], "mean val_loss/dataloader_idx_0?"),
     ([*of(Slope, Unsized), "--trainer.val_check_interval=0.5"], "val_check_interval: got 0.5, but the data do not"),
     (of(Kept), "--model: its checkpoints cannot be read again: kind is a builtins.type; give its state as numbers"),
+    ([*of(Slope, LineInPairs), "--strategy=ddp"], "--strategy: the samples of a loader cannot be divided among proces"),
     ([*of(Searching), "--strategy=ddp"], "--strategy: got several processes, but LBFGS needs one"),
     (of(Misdirected), "Misdirected.mode: got 'maximum'; give min or max"),
     (of(Raising), f"--model: making Raising fails with RuntimeError ({__file__}, line "),
@@ -556,6 +591,13 @@ def test_a_hyper_parameter_may_make_the_optimizer(workplace: Path) -> None:
     assert "train_loss" in logged
 
 
+def test_a_rehearsal_leaves_no_run_and_no_file(workplace: Path) -> None:
+    try_first_step(build_fit(CommandLine.parse([*of(Tracked, Line), f"--trainer.callbacks+={__name__}.ReadsBack"])))
+    assert mlflow.active_run() is None
+    assert count_runs(workplace) == 0
+    assert [path.name for path in workplace.iterdir()] == ["mlruns"]
+
+
 def test_a_module_may_call_the_client_of_lightnings_mlflow_logger_and_mlflow(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -596,16 +638,23 @@ MORE_MODULES = (Slope, WarmPlateau, PlateauOfTraining, Halving, ByItsOwnSchedule
     "model",
     [Plateau, Finetuned, Alternating, *(pytest.param(model, marks=pytest.mark.faults) for model in MORE_MODULES)],
 )
-def test_a_module_resumes_at_the_step_of_its_checkpoint(
-    model: type, workplace: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_module_resumes_at_the_step_of_its_checkpoint(model: type, workplace: Path) -> None:
     main([*of(model), "--max_epochs=2"])
-    assert (f"{model.__name__} logs no metric" in caplog.text) == (model in (Finetuned, Alternating))
     whole = weights()
     main([*of(model), "--max_epochs=1"])
     (run_id,) = [run.info.run_id for run in Fit(workplace, 0, "").runs if run.data.params["trainer.max_epochs"] == "1"]
     main(["--resume", run_id, "--max_epochs=2"])
     torch.testing.assert_close(weights(), whole, rtol=0, atol=0)
+
+
+def test_a_task_resumes_with_a_group_that_a_callback_has_added(workplace: Path) -> None:
+    main([*of(FinetunedTask, Described), f"--trainer.callbacks+={__name__}.UnfreezeBias", "--max_epochs=1"])
+    main(["--resume=latest", "--max_epochs=2"])
+    (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
+    optimizer = torch.load(last, weights_only=True)["optimizer_states"][0]
+    assert [state["step"] for state in optimizer["state"].values()] == [2 * STEPS] * 2
+    # The callback adds the group with the rate 0.01 when the schedule is at half of its peak.
+    assert [group["initial_lr"] for group in optimizer["param_groups"]] == pytest.approx([1e-3, 0.02])
 
 
 def test_a_module_resumes_with_other_settings_of_its_optimizer(workplace: Path) -> None:
@@ -616,20 +665,27 @@ def test_a_module_resumes_with_other_settings_of_its_optimizer(workplace: Path) 
     assert (group["lr"], group["weight_decay"]) == (0.4 * 0.5**3, 0.25)
 
 
-class StopsInEpoch(Callback):
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 1:
+@pytest.mark.parametrize(
+    ("hook", "step", "options", "rate"),
+    [
+        pytest.param("on_train_batch_start", 2, [], 0.1 * 0.5, marks=pytest.mark.faults),
+        ("on_validation_batch_start", STEPS, ["--model.lr=0.4"], 0.4),  # The module needs the epoch's batches.
+    ],
+)
+def test_a_schedule_follows_its_metric_in_an_epoch_that_is_resumed(
+    hook: str, step: int, options: list[str], rate: float, workplace: Path
+) -> None:
+    def stop(trainer: Trainer, *args: Any) -> None:
+        if args[2] == 1 and not trainer.sanity_checking:  # the second batch
             signal.raise_signal(signal.SIGINT)
 
-
-@pytest.mark.faults
-def test_a_schedule_follows_its_metric_in_an_epoch_that_is_resumed(workplace: Path) -> None:
     with pytest.raises(SystemExit):
-        main([*of(Plateau), "--max_epochs=2"], [StopsInEpoch()])
-    main(["--resume=latest"])
+        main([*of(Plateau), "--max_epochs=2"], [LambdaCallback(**{hook: stop})])
     (last,) = Path("mlruns/checkpoints").glob("*/last.ckpt")
-    (schedule,) = torch.load(last, weights_only=True)["lr_schedulers"]
-    assert schedule["_last_lr"] == [0.1 * 0.5]  # The checkpoint is saved before the step of its epoch.
+    assert torch.load(last, weights_only=True)["global_step"] == step
+    main(["--resume=latest", *options])
+    (group,) = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["lr"] == rate  # The checkpoint is saved before the step of its epoch.
 
 
 def weights() -> dict[str, Tensor]:

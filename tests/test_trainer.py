@@ -318,7 +318,7 @@ CALLBACKS: dict[str, Works | Checked | Refused] = {
         (1, 1),
         group="clipped",
     ),
-    "SpikeDetection": Refused(with_callback("SpikeDetection"), "no attribute 'running'"),
+    "SpikeDetection": Checked(callbacks.SpikeDetection(), "cannot be loaded"),
     "StochasticWeightAveraging": Works(
         with_callback("StochasticWeightAveraging", swa_lrs=0.01, swa_epoch_start=1, annealing_epochs=1),
         lambda s: (type(s.trainer.lr_scheduler_configs[0].scheduler).__name__, len(s.validated)),

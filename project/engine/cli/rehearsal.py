@@ -1,15 +1,11 @@
 """A rehearsal of one training step before a run exists, to find errors that would end the run at its first step."""
 
-import io
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pickle import PicklingError, UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -25,14 +21,10 @@ from project.engine.tracking import store
 from project.engine.tracking.silent import SilentLogger
 from project.engine.tracking.throughput import Throughput
 
-_log = logging.getLogger(__name__)
-
 _ALWAYS_LOGGED = {"epoch", "step"}
-_OF_EVERY_FIT = ("lr", "throughput/", "data/")
-"""Starts of the names of the metrics that callbacks log for any module."""
 _FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, PicklingError,
-    RuntimeError, TypeError, ValueError, MisconfigurationException,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
+    TypeError, ValueError, MisconfigurationException,
 )  # fmt: skip
 
 
@@ -72,6 +64,8 @@ def rehearse(
             devices=1,
             fast_dev_run=1,
             log_every_n_steps=1,
+            gradient_clip_val=planned.gradient_clip_val,
+            accumulate_grad_batches=planned.accumulate_grad_batches,
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -86,17 +80,9 @@ def rehearse(
             trainer.save_checkpoint("", weights_only=False)
     if trainer.num_training_batches == 0:
         raise ValueError("--data: train has no batch")
-    if all(name.startswith(_OF_EVERY_FIT) for name in trainer.callback_metrics):
-        _log.warning("%s logs no metric by self.log, so that the run has no loss and no score", type(model).__name__)
     without_values = apply_to_collection(kept.checkpoint, Tensor, lambda tensor: tensor.new_empty(0))
     if part := unreadable_part(without_values):
         raise ValueError(f"{blamed}: its checkpoints cannot be read again: {part}; {STORABLE}")
-    for callback in callbacks:
-        with attributed("--trainer.callbacks", f"saving and reading the state of {type(callback).__name__}"):
-            file = io.BytesIO()
-            torch.save(callback.state_dict(), file)
-            if state := torch.load(io.BytesIO(file.getvalue()), weights_only=True):
-                callback.load_state_dict(state)
     return set(trainer.callback_metrics) | _ALWAYS_LOGGED
 
 
@@ -122,8 +108,6 @@ def attributed(option: str, action: str) -> Iterator[None]:
     """Raise ValueError with an option and an action for an error of the block."""
     try:
         yield
-    except UnpicklingError as error:
-        raise ValueError(f"{option}: {action} fails: it contains more than tensors and plain values") from error
     except _FAULTS as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{option}: {action} fails with {type(error).__name__}{place(error)}: {reason}") from error
@@ -152,9 +136,7 @@ def check_logged(user: str, metric: str, logged: set[str]) -> None:
     """
     if metric not in logged:
         names = sorted(logged - _ALWAYS_LOGGED)
-        # Lightning appends the loader to a metric of several: `val/loss/dataloader_idx_0`.
-        loaders = [f" (did you mean {name}?)" for name in names if name.startswith(f"{metric}/")]
         raise ValueError(
-            f"{user} {metric!r}{[*loaders, question(metric, names)][0]}, which training does not log; it logs "
+            f"{user} {metric!r}{question(metric, names)}, which training does not log; it logs "
             f"{', '.join(names) or 'nothing'}"
         )

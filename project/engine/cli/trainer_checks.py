@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BasePredictionWriter,
@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import (
     ModelPruning,
     OnExceptionCheckpoint,
     ProgressBar,
+    SpikeDetection,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -44,6 +45,7 @@ _REFUSED_CALLBACKS: Mapping[type[Callback], str] = {
         "model.optimizer.lr"
     ),
     OnExceptionCheckpoint: "the run already saves last.ckpt after an exception",
+    SpikeDetection: "its state cannot be loaded in Lightning 2.6",
 }
 _NOT_IN_A_CHECKPOINT = {
     StochasticWeightAveraging: "averages in a checkpoint, unlike EMAWeightAveraging",
@@ -159,22 +161,6 @@ def check_validates(trainer: Namespace, monitor: str | None) -> None:
         raise ValueError(
             f"--trainer.limit_val_batches: got 0, but the best checkpoint is chosen by {monitor}; use 1 or more"
         )
-
-
-def check_optimization(trainer: Trainer, model: LightningModule) -> None:
-    """Refuse settings that Lightning does not apply if a module optimizes by hand.
-
-    Raises:
-        ValueError: A setting is refused.
-    """
-    if model.automatic_optimization:
-        return
-    for option, unset in (("gradient_clip_val", None), ("accumulate_grad_batches", 1)):
-        if (value := getattr(trainer, option)) != unset:
-            raise ValueError(
-                f"--trainer.{option}: got {value}, but {type(model).__name__} optimizes by hand, which leaves this to "
-                "the module; leave it out"
-            )
 
 
 def check_closures(trainer: Trainer, optimizers: Sequence[Optimizer]) -> None:

@@ -11,13 +11,7 @@ from project.engine.cli.config_groups import DEFAULTS
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
 from project.engine.cli.settings import listed
-from project.engine.cli.trainer_checks import (
-    check_closures,
-    check_cuda_graphs,
-    check_lengths,
-    check_not_sharded,
-    check_optimization,
-)
+from project.engine.cli.trainer_checks import check_closures, check_cuda_graphs, check_lengths, check_not_sharded
 from project.engine.data import described
 from project.engine.loading import ImageDataModule
 from project.engine.task import Task
@@ -43,7 +37,6 @@ def check_training(cli: FitCLI) -> None:
     cli.data.setup("fit")
     cli.data.check_batch_size(trainer.world_size)
     check_not_sharded(trainer)
-    check_optimization(trainer, cli.model)
     if isinstance(cli.model, Task):
         check_closures(trainer, [cli.model.make_optimizer()])
         if cli.model.replays_cuda_graphs:
