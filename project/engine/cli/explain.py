@@ -8,8 +8,6 @@ from itertools import dropwhile
 from pkgutil import resolve_name
 from typing import NamedTuple, get_args
 
-from torch.optim import Optimizer
-
 from project.engine.cli.nearest import children, question, suggestion
 from project.engine.cli.parser import FitParser
 from project.engine.schedule import REFUSED
@@ -123,11 +121,6 @@ def _refused_or_ambiguous(problem: _Problem) -> str:
 
 def _required(problem: _Problem) -> str:
     match, key = problem.match, problem.key
-    if Optimizer in _bases(match["owner"]):  # It lacks the weights of the model.
-        return (
-            f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which only the model can make; the type of its "
-            "argument must be lightning.pytorch.cli.OptimizerCallable"
-        )
     options = " and ".join(f"--{key}.{name}" for name in match["names"].split(", "))
     return f"--{key}: got {match['owner'].rpartition('.')[2]!r}, which needs a value for {options}"
 
@@ -185,10 +178,6 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
         _not_found,
     ),
     (
-        r"Importing '[^']+' is not allowed",
-        lambda p: f"--{p.key}: {p.match[0]} in a setting, as it can run commands",
-    ),
-    (
         r"Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+?)\.?(?:\s|$)",
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected one of {p.match[1]}",
     ),
@@ -199,14 +188,6 @@ ANSWERS: tuple[tuple[str, Callable[[_Problem], str]], ...] = (
     (
         r"(?<!- )Expected an? <class '[\w.]*?(\w+)'>\. Got value: ([^\n]*?)\.?(?:\n| Got value: |$)",
         lambda p: f"--{p.key}: got {p.match[2]!r}; expected {p.match[1]}",
-    ),
-    (
-        r"Unable to load config ['\"]([^'\"]*)['\"]",
-        lambda p: f"--{p.key}: got {p.match[1]!r}; expected settings, each with its name",
-    ),
-    (
-        r"'NoneType' object has no attribute 'keys'",
-        lambda p: f"--{p.key}.init_args: got nothing; list its settings, or leave it out",
     ),
     (r"Subtypes: \[", _none_of_several),
     (
