@@ -14,7 +14,7 @@ def check_optimizer(task: Task) -> None:
     """Raise ValueError if the optimizer or the schedule does not accept its settings."""
     try:
         unused = task.make_optimizer()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # A value may be null.
         raise ValueError(f"model.optimizer: {error}") from error
     if isinstance(unused, torch.optim.LBFGS) and task.memory_format is torch.channels_last:
         raise ValueError("model.optimizer: got LBFGS, which needs contiguous weights; add --model.channels_last false")

@@ -250,7 +250,6 @@ class FitCLI(LightningCLI):
         for name in ("trainer", "checkpoint", "tracking"):
             if not isinstance(given := self.config[name], Namespace):
                 raise ValueError(f"--{name}: got {given!r}; expected settings, each with its name")
-        self.parser.check_null(flatten(self.config), self.default_settings)
         check_secrets(flatten(self.config))
         self._check_loggers()
         check_settings(self.config.trainer)

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from inspect import signature
 from pathlib import Path
-from pkgutil import resolve_name
-from types import NoneType
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
@@ -61,31 +59,9 @@ class FitParser(LightningArgumentParser):
         """Return the type of each option by its dotted name, also of those of `described`."""
         return option_types(self) | option_types(_of_described(*self.described.items()))
 
-    def types_of(self, name: str, kind: type | None) -> dict[str, object]:
-        """Return the type of each option of a class by its dotted name; without a class, of this parser."""
-        return option_types(self if kind is None else _of_described((name, kind)))
-
-    def check_null(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        """Check the settings that are null, but not by default; jsonargparse does not check them.
-
-        Args:
-            settings: The settings by their dotted names; a class is the value of its name.
-            defaults: The settings without the changes of the command line.
-
-        Raises:
-            ValueError: A setting is null although its type does not allow it.
-        """
-        for name in [name for name, value in settings.items() if value is None]:
-            is_section = any(other.startswith(f"{name}.") for other in defaults)
-            if defaults.get(name) is None and not is_section:
-                continue
-            owner = name.rpartition(".")[0]
-            while owner and not isinstance(settings.get(owner), str):
-                owner = owner.rpartition(".")[0]
-            kind = self.types_of(owner, resolve_name(settings[owner]) if owner else None).get(name)
-            may_be_null = not is_section if kind is None else kind is Any or NoneType in get_args(kind)
-            if not may_be_null:
-                raise ValueError(f"--{name}: got null, but it needs a value; leave it out for the default")
+    def types_of(self, name: str, kind: type) -> dict[str, object]:
+        """Return the type of each option of a class by its dotted name."""
+        return option_types(_of_described((name, kind)))
 
     def parse_defaults(self, options: Sequence[str]) -> Namespace:
         """Parse the options of the chosen groups, again only if one of their files has changed."""
