@@ -20,7 +20,6 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from project.engine.checkpoints.checkpoint import RunCheckpoint
 from project.engine.cli.epoch_lines import EpochLines
 from project.engine.tracking.names import score_text
 
@@ -133,13 +132,6 @@ class ProgressLines(EpochLines):
         super().on_validation_batch_end(trainer, pl_module, *args)
         self._print_position(trainer, "validation, ", args[2], self.total_val_batches)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self.print_line(f"validating the {_tested(trainer)} checkpoint")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.print_line(f"testing the {_tested(trainer)} checkpoint")
-
     def print_line(self, line: str, style: str = "") -> None:
         """Print a line that is not wrapped, on the first rank."""
         self._last = monotonic()
@@ -152,8 +144,3 @@ class ProgressLines(EpochLines):
         metrics = "".join(f", {name} {score_text(value)}" for name, value in found.items())
         epoch = f"{self.epoch_name(trainer.current_epoch)}: " if trainer.state.fn == TrainerFn.FITTING else ""
         self.print_line(f"{epoch}{what}batch {batch_idx + 1:,} of {total:,}{metrics}")
-
-
-def _tested(trainer: Trainer) -> str:
-    checkpoint = RunCheckpoint.of(trainer)
-    return "best" if checkpoint and checkpoint.monitor else "last"

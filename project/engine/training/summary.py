@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.cli.epoch_table import clock
 from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Baseline
 from project.engine.tracking.names import score_text
@@ -68,12 +69,4 @@ def _speed(job: Job) -> Iterator[tuple[str, str]]:
         yield f"{throughput.unit} per second", rate_text(throughput.total.samples_per_second)
     if (waited := throughput.total.wait_fraction) > _MUCH_WAITING:
         yield "waited for data", f"[yellow]{waited:.0%}[/] of the time; {escape(throughput.advice)}"
-    yield "duration", in_words(job.seconds)
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration such as `12.3 s`, `4 min 56 s` or `1 h 23 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    yield "duration", clock(job.seconds)

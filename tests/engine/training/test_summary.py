@@ -12,7 +12,6 @@ from tiny import TINY
 from torch import Tensor
 
 from project.engine.tracking.description import TAG
-from project.engine.training.summary import in_words
 from project.fit import main
 
 SMALL = ["--data=image_folder", "--data.root=photos", "--data.batch_size=4", "--data.augmentation.crop_padding=0",
@@ -78,10 +77,3 @@ def test_ids_paths_and_commands_are_on_lines_of_their_own(workplace: Path, capsy
     assert {run_id, str(best), "python -m project.ui"} <= set(lines)
     assert f"python -m project.fit --resume {run_id} --max_epochs 4" in lines
     assert any(re.fullmatch(r"duration +\d+\.\d s", line) for line in lines)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [
-    (9.84, "9.8 s"), (59.97, "1 min 0 s"), (296.2, "4 min 56 s"), (4980, "1 h 23 min"),
-])  # fmt: skip
-def test_a_duration_in_words(seconds: float, text: str) -> None:
-    assert in_words(seconds) == text
