@@ -103,10 +103,10 @@ class Driver:
         match message:
             case RunStarted(run_id):
                 set_run(one.trial, run_id)
-            case Report(step, value):
-                reported = self._study.get_trials(deepcopy=False)[one.trial.number].intermediate_values
-                if len(self._study.directions) == 1 and step not in reported:
-                    one.trial.report(value, step)
+            case Report(value):
+                if len(self._study.directions) == 1:
+                    reported = self._study.get_trials(deepcopy=False)[one.trial.number].intermediate_values
+                    one.trial.report(value, len(reported))
                     if one.trial.should_prune():
                         send(one.connection, Prune())
             case outcome:

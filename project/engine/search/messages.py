@@ -14,9 +14,8 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class Report:
-    """The first metric of the study after a validation, or an epoch; `step` is its number, from 0."""
+    """The first metric of the study after a validation, or an epoch."""
 
-    step: int
     value: float
 
 

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
-from math import ceil, inf
 from multiprocessing.connection import Connection
 
 from lightning import Callback, LightningModule, Trainer
@@ -61,16 +60,16 @@ class Reporter(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = trainer.state.fn == TrainerFn.VALIDATING  # the last stage of a fit without test data
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._report(trainer, _validation_number(trainer))
+            self._report(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not sum(trainer.num_val_batches):
-            self._report(trainer, trainer.current_epoch)
+            self._report(trainer)
 
-    def _report(self, trainer: Trainer, number: int) -> None:
+    def _report(self, trainer: Trainer) -> None:
         value = trainer.callback_metrics.get(self._metrics[0])
         if value is not None:
-            send(self._connection, Report(number, float(value)))
+            send(self._connection, Report(float(value)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._checkpoint is None or not self._checkpoint.best_metrics:  # The model of the trial is the last one.
@@ -91,16 +90,3 @@ class Reporter(Callback):
         """
         found = (self._checkpoint.best_metrics if self._checkpoint else {}) | self._values
         return [found.get(metric) for metric in self._metrics]
-
-
-def _validation_number(trainer: Trainer) -> int:
-    """Return the number of this validation, from 0; it is the epoch if each epoch has one validation.
-
-    The last step of a training is validated before its interval ends.
-    """
-    loop, batches, interval = trainer.fit_loop, trainer.num_training_batches, trainer.val_check_batch
-    if interval is None or interval == inf:  # It is a time, or each epoch of unknown length has one validation.
-        return trainer.current_epoch
-    if trainer.check_val_every_n_epoch is None or batches == inf:
-        return ceil((loop.total_batch_idx + 1) / interval) - 1
-    return int(trainer.current_epoch * (batches // interval)) + ceil((loop.batch_idx + 1) / interval) - 1

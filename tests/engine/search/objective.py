@@ -26,7 +26,7 @@ def main(argv: Sequence[str], callbacks: Sequence[Any]) -> None:
     if end == "pruned":
         run = MlflowClient().create_run("0", tags=json.loads(os.environ["MLFLOW_RUN_CONTEXT"]))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        for message in (RunStarted(run.info.run_id), Report(0, 0.5), Report(1, 0.25)):
+        for message in (RunStarted(run.info.run_id), Report(0.5), Report(0.25)):
             send(callbacks[0]._connection, message)
         time.sleep(60)
     if end == "slow":
