@@ -89,8 +89,8 @@ def _parser() -> CommandParser:
         "EXPERIMENT-MODEL-SEARCH with another model than cnn)"
     ))  # fmt: skip
     add("--keep_checkpoints", choices=_KEEP, default=_KEEP[0], help=(
-        "checkpoints to keep when trials end: the best weights of each complete trial; only those of the best trial "
-        "(or of the Pareto front); or all checkpoints of all trials, which --resume needs (weights)"
+        "checkpoints to keep when trials end: the best weights of each complete trial, or all checkpoints of all "
+        "trials, which --resume needs (weights)"
     ))  # fmt: skip
     add("--register", metavar="NAME", help=(
         "register the model of the best trial in MLflow; the alias champion moves to it if a paired test on the same "

@@ -3,12 +3,9 @@
 import logging
 import shutil
 
-import optuna
 from optuna.trial import TrialState
 
 from project.engine.checkpoints.retention import keep_only_weights
-from project.engine.search.study import RUN_ID
-from project.engine.search.view import best_trials
 from project.engine.tracking import store
 
 _log = logging.getLogger(__name__)
@@ -28,11 +25,3 @@ def release_checkpoints(run_id: str, state: TrialState) -> None:
         keep_only_weights(folder)
     except OSError as error:  # The sweep can continue without the space.
         _log.warning("checkpoints in %s are kept: %s", folder, error)
-
-
-def keep_best_checkpoints(study: optuna.Study) -> None:
-    """Remove the checkpoints of complete trials, except for those of the best one, or of the Pareto front."""
-    kept = {trial.number for trial in best_trials(study)}
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        if trial.number not in kept and (run_id := trial.user_attrs.get(RUN_ID)):
-            release_checkpoints(run_id, TrialState.PRUNED)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from project.engine.cli import config_groups
 
-Keep = Literal["weights", "best", "all"]
+Keep = Literal["weights", "all"]
 
 
 @dataclass(frozen=True)

@@ -140,4 +140,3 @@ class TrialResults:
         except RuntimeError:  # These samplers raise it after their last parameters.
             if not isinstance(self._study.sampler, GridSampler | BruteForceSampler):
                 raise
-        self._runs.after_end()

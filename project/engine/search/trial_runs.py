@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from optuna.trial import TrialState
 
 from project.engine.search.moment import metrics_of_run
-from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
+from project.engine.search.retention import release_checkpoints
 from project.engine.search.study import ERROR, MLFLOW_RUN, RETRY_OF, set_run
 from project.engine.search.sweep_options import Keep
 from project.engine.search.trials_table import state_tags, state_word
@@ -37,8 +37,7 @@ class TrialRuns:
         experiment_id: Experiment of the study.
         study: The study, whose own run is their parent.
         metrics: The study's metrics.
-        keep: Checkpoints that are kept of ended trials: "weights" of complete ones, only those of the "best", or
-            "all" of all trials.
+        keep: Checkpoints that are kept of ended trials: "weights" of complete ones, or "all" of all trials.
     """
 
     def __init__(
@@ -116,11 +115,6 @@ class TrialRuns:
             tag_ended_run(self._client, run_id, state_tags(frozen, state, self._metrics))
         if self._keep != "all":
             release_checkpoints(run_id, state)
-
-    def after_end(self) -> None:
-        """Free disk space after a result is recorded in the study."""
-        if self._keep == "best":
-            keep_best_checkpoints(self._study)
 
     def create_failed(self, trial: optuna.Trial, reason: str) -> None:
         """Create the run of a trial that failed before it had one."""

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
 
 from project.engine.checkpoints.durable import link_durably, write_durably
-from project.engine.search.retention import keep_best_checkpoints, release_checkpoints
+from project.engine.search.retention import release_checkpoints
 from project.engine.tracking import store
 
 WEIGHTS = torch.arange(50_000.0)
@@ -50,17 +49,3 @@ def test_a_trial_without_a_result_keeps_no_checkpoint(state: TrialState, workpla
     train("run")
     release_checkpoints("run", state)
     assert size(workplace / "mlruns/checkpoints") == 0
-
-
-@pytest.mark.parametrize(
-    ("directions", "kept"), [(["maximize"], {"1"}), (["maximize", "minimize"], {"0", "1"})], ids=["best", "front"]
-)
-def test_only_the_checkpoints_of_the_best_can_be_kept(directions: list[str], kept: set[str], workplace: Path) -> None:
-    study = optuna.create_study(directions=directions)
-    for number, values in enumerate([(0.5, 0.1), (0.9, 0.2), (0.4, 0.3)]):
-        trial = study.ask()
-        trial.set_user_attr("run_id", str(number))
-        study.tell(trial, values[: len(directions)])
-        train(str(number))
-    keep_best_checkpoints(study)
-    assert {folder.name for folder in (workplace / "mlruns/checkpoints").iterdir()} == kept
