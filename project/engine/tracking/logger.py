@@ -30,7 +30,7 @@ from project.engine.tracking import experiments, store
 from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.delivery import Courier, deliver
 from project.engine.tracking.draining import drain
-from project.engine.tracking.names import parameter_text, renamed
+from project.engine.tracking.names import parameter_text
 from project.engine.tracking.owner import owner_tags
 from project.engine.tracking.provenance import DIFF, PACKAGES, git_state, packages
 from project.engine.tracking.secrets import redact, redact_setting
@@ -191,10 +191,7 @@ class MLflowLogger(Logger):
         self._logged_settings |= settings.keys()
         if earlier := self._earlier_settings:  # A run that was killed before it logged its settings has none.
             changed = {key: value for key, value in settings.items() if value != earlier.get(key, _UNSET)}
-            self.run_name = renamed(self.run_name, earlier, changed)
-            self.set_tags(
-                {f"{CHANGED}{key}": value for key, value in changed.items()} | {MLFLOW_RUN_NAME: self.run_name}
-            )
+            self.set_tags({f"{CHANGED}{key}": value for key, value in changed.items()})
             return
         self._append(params={key: value for key, value in settings.items() if value != _UNSET})
 

@@ -48,22 +48,6 @@ def run_name(subject: str, settings: Mapping[str, Any]) -> str:
     return name + cut
 
 
-def renamed(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return the name of a run with the current values of the settings that it contains.
-
-    Args:
-        name: A name that `run_name` may have made.
-        before: The earlier settings, as texts, by the names of the command line.
-        now: The settings that have changed.
-    """
-    words = {
-        f"{label}={before.get(key)}": f"{label}={value}"
-        for key, value in now.items()
-        for label in (key.rpartition(".")[2], ".".join(key.split(".")[-2:]))
-    }
-    return "".join(words.get(word, word) for word in re.split(f"([ {_CUT}])", name))
-
-
 def model_name(data: str, net: str) -> str:
     """Return the name of a logged model, such as `digits-cnn`, without characters that MLflow refuses."""
     return re.sub(r"[^\w-]+", "-", f"{data}-{net}")

@@ -94,7 +94,7 @@ def test_resume_continues_the_same_run_with_the_given_options(workplace: Path, r
     main(["--resume", run_id[:12], "--max_epochs", "3", *other])
     after = Fit(workplace, 0, "")
     assert (after.run.info.run_id, after.run.info.status) == (run_id, "FINISHED")
-    assert after.run.info.run_name == "TinyNet model=TinyTask batch_size=2 crop_padding=0…"
+    assert after.run.info.run_name == "TinyNet model=TinyTask batch_size=4 crop_padding=0…"
     changed = {key: value for key, value in after.run.data.tags.items() if key.startswith("resumed.")}
     assert changed == {
         "resumed.trainer.max_epochs": "3",

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from project.engine.tracking.names import metric_name, parameter_text, renamed, run_name, score_text
+from project.engine.tracking.names import metric_name, parameter_text, run_name, score_text
 
 TIMER = Namespace(class_path="lightning.pytorch.callbacks.Timer", init_args=Namespace(duration=None, verbose=True))
 WITH_KEY = Namespace(class_path="service.Client", init_args=Namespace(api_key="hunter2", n=1))
@@ -30,15 +30,6 @@ OF_STRING = "trainer.gradient_clip_val"
 )  # fmt: skip
 def test_a_run_name_begins_with_what_differs(subject: str, settings: dict[str, Any], name: str) -> None:
     assert run_name(subject, settings) == name
-
-
-def test_the_name_of_a_resumed_run_has_the_current_settings() -> None:
-    before, now = (
-        {"a.lr": "0.1", "b.lr": "0.15", "trainer.max_epochs": "1"},
-        {"a.lr": "0.2", "trainer.max_epochs": "30"},
-    )
-    assert renamed("cnn a.lr=0.1 b.lr=0.15 max_epochs=1…", before, now) == "cnn a.lr=0.2 b.lr=0.15 max_epochs=30…"
-    assert renamed("my 1st run", before, now) == "my 1st run"
 
 
 @pytest.mark.parametrize(
