@@ -30,9 +30,9 @@ def main(argv: Sequence[str]) -> None:
     parser = CommandParser(
         prog="python -m project.clean",
         description=(
-            "List what nothing needs: checkpoints and profiles of deleted runs, checkpoints of trials that were not "
-            "the best, caches of images that are gone, empty spools, unfinished files. Running, resumable and "
-            "registered runs keep everything. Exit codes: 0 done, 1 something cannot be removed, 2 bad input."
+            "List what nothing needs: checkpoints of deleted runs and of trials that were not the best, caches of "
+            "images that are gone, empty spools. Running, resumable and registered runs keep everything. Exit codes: "
+            "0 done, 1 something cannot be removed, 2 bad input."
         ),
         allow_abbrev=False,
     )

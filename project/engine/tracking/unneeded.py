@@ -1,4 +1,4 @@
-"""Files that nothing needs any more: checkpoints, profiles, caches of images, spools, and unfinished files.
+"""Files that nothing needs any more: checkpoints, caches of images, and spools.
 
 A run that is running, or has undelivered records, keeps everything. So does a run that is registered.
 """
@@ -21,12 +21,11 @@ from project.engine.tracking.spool import LOG
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUMED, STATE, STUDY, TRIAL
 
 _STALE_AFTER_S = 3600.0
-"""A file that a process writes has changed within this time."""
-_DELETED = "its run is deleted"
+"""A folder that a process writes has changed within this time."""
 
 
 class Unneeded(NamedTuple):
-    """A file or a folder that nothing needs.
+    """A folder that nothing needs.
 
     Attributes:
         path: Its path.
@@ -53,21 +52,16 @@ def find_unneeded(client: MlflowClient) -> list[Unneeded]:
     folders = sorted(store.checkpoint_folder("").glob("*/"))  # Before the runs: a new run's folder is not listed.
     runs = _all_runs(client)
     kept = {version.run_id for version in client.search_model_versions()}
-    found = [*_checkpoints(folders, runs, kept), *_profiles(runs), *_caches(runs), *_spools()]
-    whole = {one.path for one in found}
-    return [*found, *(one for one in _unfinished(runs) if one.path.parent not in whole)]
+    return [*_checkpoints(folders, runs, kept), *_caches(runs), *_spools()]
 
 
 def remove(unneeded: Unneeded) -> None:
-    """Remove a file or a folder.
+    """Remove a folder.
 
     Raises:
         OSError: It cannot be removed.
     """
-    if unneeded.path.is_dir() and not unneeded.path.is_symlink():
-        shutil.rmtree(unneeded.path)
-    else:
-        unneeded.path.unlink(missing_ok=True)
+    shutil.rmtree(unneeded.path)
 
 
 def _all_runs(client: MlflowClient) -> dict[str, Run]:
@@ -94,7 +88,7 @@ def _checkpoints(folders: list[Path], runs: dict[str, Run], kept: set[str | None
 def _reason(run: Run, runs: dict[str, Run]) -> str:
     """Return why nothing needs the checkpoints of a run that has ended; empty if they are needed."""
     if run.info.lifecycle_stage == "deleted":
-        return _DELETED
+        return "its run is deleted"
     study = runs.get(run.data.tags.get(MLFLOW_PARENT_RUN_ID, ""))
     if study is None or STATE not in run.data.tags or study.info.status != "FINISHED":
         return ""
@@ -105,13 +99,6 @@ def _reason(run: Run, runs: dict[str, Run]) -> str:
     if tags.get(BEST_RUN) == run.info.run_id or number in tags.get(PARETO_TRIALS, "").split(", "):
         return ""
     return f"trial {number} was not the best of {tags.get(STUDY, 'its study')}"
-
-
-def _profiles(runs: dict[str, Run]) -> Iterator[Unneeded]:
-    for folder in sorted(store.profile_folder("").glob("*/")):
-        run = runs.get(folder.name)
-        if run is not None and run.info.lifecycle_stage == "deleted" and run.info.status != "RUNNING":
-            yield Unneeded(folder, _DELETED, _size(folder))
 
 
 def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
@@ -127,22 +114,8 @@ def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
 def _spools() -> Iterator[Unneeded]:
     """Yield the spools without records; delivered ones are removed by each command that delivers."""
     for folder in sorted(store.spool_folder("").glob("*/")):
-        if not (folder / LOG).exists() and _is_stale(folder):
+        if not (folder / LOG).exists() and time() - folder.stat().st_mtime > _STALE_AFTER_S:
             yield Unneeded(folder, "a spool without records", _size(folder))
-
-
-def _unfinished(runs: dict[str, Run]) -> Iterator[Unneeded]:
-    """Yield the files that an interrupted process has left half written; those of a live one change all the time."""
-    patterns = (".*.tmp", "checkpoints/*/.*.tmp", "cache/*/.*.tmp")
-    for file in sorted(file for pattern in patterns for file in store.HOME.glob(pattern)):
-        run = runs.get(file.parent.name)
-        live = store.spool_folder(file.parent.name).exists() or (run is not None and run.info.status == "RUNNING")
-        if file.is_file() and not file.is_symlink() and not live and _is_stale(file):
-            yield Unneeded(file, "its writing was interrupted", file.stat().st_size)
-
-
-def _is_stale(path: Path) -> bool:
-    return time() - path.stat().st_mtime > _STALE_AFTER_S
 
 
 def _size(folder: Path) -> int:
