@@ -135,29 +135,19 @@ def _predictions(client: MlflowClient, run_id: str, split: str) -> Predictions |
 
 
 def why_not_tested(runs: Sequence[ComparedRun], split: str) -> list[str]:
-    """Return a line for each run that has no stored predictions, or predictions for other data than the first run.
-
-    A run whose split has another number of samples than those of all other runs would not be tested if it were
-    evaluated.
-    """
+    """Return a line for each run that has no stored predictions, or predictions for other data than the first run."""
     stored = [run.predictions for run in runs if run.predictions is not None]
-    counts = [run.recorded["data"].get(f"samples of {split}", "") for run in runs]
     lines = []
-    for run, count in zip(runs, counts, strict=True):
-        different = f"{run.label} is not tested, because its {split} data are different: "
-        if run.predictions is None and all(counts) and counts.count(count) == 1:
-            others = ", ".join(dict.fromkeys(other for other in counts if other != count))
-            lines.append(f"{different}{count} samples, not {others}")
-        elif run.predictions is None and any(name.startswith(_evaluated(split)) for name in run.metrics):
-            lines.append(f"{run.label} is not tested, because its model declares no predictions of each sample")
-        elif run.predictions is None:
+    for run in runs:
+        if run.predictions is None:
             option = "" if split == _SPLITS[0] else f" --split {split}"
-            command, status = f": python -m project.evaluate {run.id}{option}", run.run.info.status
-            if f"{EVALUATION}/{split}" in run.run.data.tags:
-                end = f" of its best checkpoint{command}"
-            else:
-                end = command if status == "FINISHED" else f" (it is {status})"
-            lines.append(f"{run.label} is not tested, because it has no stored predictions{end}")
+            lines.append(
+                f"{run.label} is not tested, because it has no stored predictions of its best checkpoint: "
+                f"python -m project.evaluate {run.id}{option}"
+            )
         elif run.predictions.data != stored[0].data:
-            lines.append(f"{different}their digest is {run.predictions.data}, not {stored[0].data}")
+            lines.append(
+                f"{run.label} is not tested, because its {split} data are different: their digest is "
+                f"{run.predictions.data}, not {stored[0].data}"
+            )
     return lines
