@@ -311,6 +311,12 @@ def at_copy(original: Path, folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def other_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty folder, which receives the caches of the images that a test uses."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture
 def workplace(tmp_path: Path) -> Iterator[Path]:
     """A current folder with its own empty store, for commands that are called in this process."""
     with at(tmp_path):

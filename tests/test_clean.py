@@ -14,7 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from runs import Runs
 
 from project.clean import main
-from project.engine.runtime.places import cache_of_read_only
+from project.engine.runtime.places import cache_of
 from project.engine.tracking import store
 from project.engine.tracking.spool import Spool
 from project.evaluate import main as evaluate
@@ -110,9 +110,9 @@ def test_caches_of_absent_images_and_empty_spools_are_found(
     write_folder(workplace / "photos")
     fit(["--data=image_folder", "--data.root=photos", "--data.image_size=8", *tiny.TINY[1:], "--max_epochs=1"])
     assert cleaned(capsys) == "nothing to remove\n"
-    elsewhere, spool = cache_of_read_only(workplace / "photos"), store.spool_folder("d" * 32)
+    elsewhere, spool = cache_of(workplace / "photos"), store.spool_folder("d" * 32)
     for place in (elsewhere, spool):
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
     (elsewhere / "train-8px-0.npy").write_bytes(b"0" * 100)
     os.utime(spool, (OLD, OLD))
     assert listed(cleaned(capsys)) == {str(spool): "a spool without records"}

@@ -71,7 +71,7 @@ def test_copies_within_and_between_splits_are_counted(
         ("train", "2.png", "false"),
         ("train", "again.bmp", "true"),
     ]
-    assert not Path("mlruns").exists()
+    assert not Path("mlruns/mlflow.db").exists()
 
 
 def test_a_part_of_train_for_validation_is_compared_by_its_own_files(

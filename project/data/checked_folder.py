@@ -10,7 +10,8 @@ import torch
 
 from project.data.listing import LeftOut, Listing, list_split
 from project.data.splits import LAYOUT, class_folders, display_name, find_splits
-from project.engine.loading import NO_IMAGE, FileList, Workers, cache_folder, check_files, check_range, remove_outdated
+from project.engine.loading import NO_IMAGE, FileList, Workers, check_files, check_range, remove_outdated
+from project.engine.runtime.places import cache_of
 
 _SHOWN = 3
 
@@ -85,7 +86,7 @@ class CheckedFolder:
         if foreign:
             self.left_out.files["no image without a suffix"] += len(foreign)
         bad = [f"{files[place]}: {why}" for place, why in found.bad.items() if place not in foreign]
-        listed = cache_folder(self.root) / f"{split}-bad.txt"
+        listed = cache_of(self.root) / f"{split}-bad.txt"
         if bad:
             listed.parent.mkdir(parents=True, exist_ok=True)
             listed.write_text("\n".join(bad) + "\n", encoding="utf-8", errors="surrogateescape")

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from project.data.in_memory import shared
 from project.data.labelled import LabelledImages
 from project.engine.loading import ImageArray, Split
-from project.engine.runtime.places import CACHE
 
 
 class Digits(LabelledImages):
@@ -41,6 +40,6 @@ class Digits(LabelledImages):
 
         package = find_spec("sklearn")
         assert package is not None and package.origin is not None
-        small = shared(Path(package.origin).parent, split, read, CACHE / "digits")
+        small = shared(Path(package.origin).parent, split, read)
         images = F.interpolate(small.images.float() * (255 / 16), size=32, mode="bilinear", align_corners=False)
         return ImageArray(images.round().byte(), small.targets)

@@ -16,12 +16,12 @@ from project.engine.loading import (
     ImageFiles,
     Images,
     Split,
-    cache_path,
     cached,
     check_range,
-    remove_least_used,
+    remove_oldest,
     remove_outdated,
 )
+from project.engine.runtime.places import cache_of
 
 _BIT_DEPTHS = (8, 10, 12, 14, 16)
 """Bits per value of cameras and scanners that write 16-bit files."""
@@ -36,8 +36,7 @@ class ImageFolder(LabelledImages):
     that begin like an image. Each file and folder is visited once, even if several links lead to it.
 
     Every file is decoded once before the first training, to find damaged ones. The result, and the decoded images if
-    they are cached, are in `root/.cache/`, or in `mlruns/cache/` if `root` is read-only. They are made again if
-    files change, and may be removed at any time.
+    they are cached, are in `mlruns/cache/`. They are made again if files change, and may be removed at any time.
 
     Args:
         root: Folder that contains `train`.
@@ -47,8 +46,8 @@ class ImageFolder(LabelledImages):
             they are a seventh larger than `image_size`, and crops are taken from them; if a part of train is used for
             validation, train is also cached without this margin. Without a cache, crops are taken from whole images.
         cache_limit_mib: Largest cache of a split, in MiB.
-        cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The least
-            recently used caches are removed; those of this run are kept.
+        cache_total_mib: Largest total size of all caches, in MiB; caches of other image sizes count, too. The oldest
+            caches are removed; those of this run are kept.
         bit_depth: Bits of values in 16-bit files, from 8 to 16; the upper eight are kept; null selects the smallest
             of 8, 10, 12, 14 and 16 that holds the values of all splits, or 16 if there are no such files.
         on_bad_image: Treatment of files that cannot be decoded: `fail` names them; `skip` leaves them out.
@@ -128,12 +127,12 @@ class ImageFolder(LabelledImages):
         if self.cache == "off" or (self.cache == "auto" and not fits):
             return files
         kind = f"{side}px-{'chw' if is_cropped else 'hwc'}" + (f"-{depth}bit" if checked.peak else "")
-        path = cache_path(self.root, f"{split}-{kind}-{checked.digest}.npy")
+        path = cache_of(self.root) / f"{split}-{kind}-{checked.digest}.npy"
         images = cached(files, path, side, self.workers, channels_last=not is_cropped)
         for pattern in (f"{split}-*px-*.npy", f".{split}-*.tmp"):
             remove_outdated(path.parent, pattern, checked.digest)
         self._caches.append(path)
-        remove_least_used(path.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
+        remove_oldest(path.parent, "*px-*.npy", self.cache_total_mib * 2**20, self._caches)
         if is_cropped:
             return ImageArray(images, files.targets)
         return ImageFiles(images.numpy(), files.targets, torch.tensor([[side, side]]).expand(len(files), 2))

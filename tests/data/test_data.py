@@ -19,6 +19,8 @@ from torchvision import datasets
 from project.data import MNIST, Digits, ImageFolder, LabelledImages
 from project.engine.loading import Augmentation, ImageArray, Workers
 
+pytestmark = pytest.mark.usefixtures("other_folder")
+
 
 def test_validation_is_a_seeded_part_of_train_and_test_is_separate() -> None:
     def images(data: LabelledImages, split: str) -> set[bytes]:

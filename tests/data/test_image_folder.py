@@ -17,8 +17,9 @@ from conftest import ROOT, Fit, as_nobody, fit
 from PIL import Image
 
 from project.data import ImageFolder
-from project.data.listing import LeftOut, list_split
 from project.engine.loading import Augmentation
+
+pytestmark = pytest.mark.usefixtures("other_folder")
 
 
 def write(root: Path, counts: dict[str, int]) -> Path:
@@ -104,15 +105,6 @@ def test_the_digest_does_not_depend_on_random_crops_and_the_cache(tmp_path: Path
     options = [{"cache": cache, "augmentation": Augmentation(random_resized_crop=area)}
                for cache in ("on", "off") for area in (0.5, None)]  # fmt: skip
     assert len({opened(root, **each).digest() for each in options}) == 1
-
-
-def test_images_that_an_earlier_version_has_decoded_are_not_decoded_again(tmp_path: Path) -> None:
-    write(tmp_path, {"train/cat": 2, "train/dog": 1})
-    for file in tmp_path.rglob("*.png"):
-        file.write_bytes(b"123")
-        os.utime(file, (1, 1))
-    listing = list_split(tmp_path, tmp_path / "train", ("cat", "dog"), [tmp_path / "train"], LeftOut())
-    assert listing.digest == "d2ed11399fbdee68"  # The names of the caches contain it.
 
 
 def test_a_file_in_two_classes_is_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from project.engine.loading.counter_rng import integers, uniform
 from project.engine.loading.crop import Crop
 from project.engine.loading.datamodule import ImageDataModule
 from project.engine.loading.decode import NO_IMAGE, begins_like_image, image_suffixes
-from project.engine.loading.durable import cache_folder, cache_path, remove_least_used, remove_outdated
+from project.engine.loading.durable import remove_oldest, remove_outdated
 from project.engine.loading.image_files import FileList, ImageFiles, UncheckedFiles
 from project.engine.loading.image_splits import Split
 from project.engine.loading.images import ImageArray, Images
@@ -57,15 +57,13 @@ __all__ = [
     "UncheckedFiles",
     "Workers",
     "begins_like_image",
-    "cache_folder",
-    "cache_path",
     "cached",
     "check_files",
     "check_range",
     "image_suffixes",
     "integers",
     "mapped",
-    "remove_least_used",
+    "remove_oldest",
     "remove_outdated",
     "split_off",
     "uniform",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from project.engine.loading.crop import Crop
-from project.engine.loading.durable import make_once, mark_used
+from project.engine.loading.durable import make_once
 from project.engine.loading.image_files import ImageFiles
 from project.engine.loading.images import Request
 from project.engine.loading.workers import Workers
@@ -74,7 +74,6 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
         make_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
-    mark_used(path)
     return _opened(path, shape)
 
 

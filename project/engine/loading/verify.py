@@ -5,7 +5,7 @@ a file changes, only this file is decoded again.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from project.engine.loading.decode import UNREADABLE, decode_rgb
-from project.engine.loading.durable import cache_folder
 from project.engine.loading.image_files import FileList
 from project.engine.loading.threads import Threads, wait_for
+from project.engine.runtime.places import cache_of
 from project.engine.runtime.progress import with_progress_bar
 
 _AS_SMALL_AS_CAN_BE = 8
@@ -48,7 +48,7 @@ def check_files(
     Args:
         files: N files.
         stats: Size in bytes and modification time in nanoseconds of each file.
-        log_name: Name of the log of the results, in `cache_folder(files.root)`. Files in it with the same name, size
+        log_name: Name of the log of the results, in `cache_of(files.root)`. Files in it with the same name, size
             and time are not decoded again. Processes that check files at the same time wait for each other.
         threads: Threads that decode.
         timeout_s: Longest time for a few files, in seconds.
@@ -57,14 +57,13 @@ def check_files(
         OSError: Files cannot be read, because permission is missing or the disk failed.
         LoadingError: A read hangs.
     """
-    log = cache_folder(files.root) / log_name
-    logs = {files.root / ".cache" / log_name, log}  # The first one may be read-only.
+    log = cache_of(files.root) / log_name
     keys = [f"{name!r} {size} {changed}" for name, (size, changed) in zip(files.names, stats, strict=True)]
-    known = _read_logs(logs)
+    known = _read_log(log)
     if any(key not in known for key in keys):
         log.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(log.with_name(f".{log.name}.lock")), log.open("a", encoding="utf-8") as file:
-            known = _read_logs(logs)  # Another process may have checked the files.
+            known = _read_log(log)  # Another process may have checked the files.
             unknown = [place for place, key in enumerate(keys) if key not in known]
             for place, found in _decode_all(files, unknown, threads, timeout_s):
                 known[keys[place]] = json.dumps(found)
@@ -76,13 +75,12 @@ def check_files(
     return Checked(values[:, :2], bad, int(values[:, 2].max()))
 
 
-def _read_logs(logs: Iterable[Path]) -> dict[str, str]:
+def _read_log(log: Path) -> dict[str, str]:
     """Return the results in JSON by name, size and time of the files."""
     known = {}
-    for log in logs:
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
-            found, _, key = line.partition("\t")
-            known[key] = found
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else ():
+        found, _, key = line.partition("\t")
+        known[key] = found
     return known
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 CACHE = Path("mlruns/cache")
 
 
-def cache_of_read_only(root: Path) -> Path:
-    """Return the folder in `mlruns/cache/` for files derived from those under a read-only folder."""
+def cache_of(root: Path) -> Path:
+    """Return the folder in `mlruns/cache/` for files derived from those under a folder."""
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:8]
     return CACHE / f"{root.resolve().name}-{place}"

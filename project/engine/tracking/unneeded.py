@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from project.engine.runtime.places import cache_of_read_only
+from project.engine.runtime.places import cache_of
 from project.engine.tracking import store
 from project.engine.tracking.spool import LOG
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, RESUMED, STATE, STUDY, TRIAL
@@ -106,7 +106,7 @@ def _caches(runs: dict[str, Run]) -> Iterator[Unneeded]:
     used = [one.dataset for run in runs.values() if run.inputs for one in run.inputs.dataset_inputs]
     sources = {json.loads(dataset.source or "{}").get("uri", "") for dataset in used}
     for root in sorted(Path(uri) for uri in sources if uri and "://" not in uri):
-        cache = cache_of_read_only(root)
+        cache = cache_of(root)
         if not root.exists() and cache.is_dir():
             yield Unneeded(cache, f"its images, {root}, are gone", _size(cache))
 

@@ -10,6 +10,9 @@ from pictures import image_folder, picture
 from PIL import Image
 
 from project.data import ImageFolder
+from project.engine.runtime.places import cache_of
+
+pytestmark = pytest.mark.usefixtures("other_folder")
 
 BAD = ("truncated.jpg", "truncated.png", "empty.jpg", "text.jpg", "bomb.png", "nowhere.jpg", "pipe.jpg")
 
@@ -37,7 +40,7 @@ def test_bad_images_are_all_listed(tmp_path: Path) -> None:
     data = ImageFolder(root=str(tmp_path))
     with pytest.raises(ValueError, match=r"data.on_bad_image: 7 of 87 files in .*train cannot be decoded \(listed in"):
         data.setup("fit")
-    listed = (tmp_path / ".cache/train-bad.txt").read_text().splitlines()
+    listed = (cache_of(tmp_path) / "train-bad.txt").read_text().splitlines()
     assert {Path(line.split(": ")[0]).name for line in listed} == set(BAD)
     with pytest.raises(ValueError, match=r"data.max_bad_percent: got 1.0, but 7 of 87"):
         ImageFolder(root=str(tmp_path), on_bad_image="skip").setup("fit")

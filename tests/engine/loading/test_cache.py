@@ -1,9 +1,7 @@
 import multiprocessing
-import os
 import re
 import signal
 import sys
-import tempfile
 import time
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -17,7 +15,9 @@ from torch import Tensor
 
 from project.data import ImageFolder
 from project.engine.loading import Augmentation, ImageFiles, Workers
-from project.engine.loading.durable import make_once
+from project.engine.runtime.places import cache_of
+
+pytestmark = pytest.mark.usefixtures("other_folder")
 
 
 def use_cache(root: Path, results: "Queue[tuple[str, int]] | None" = None) -> None:
@@ -30,7 +30,7 @@ def use_cache(root: Path, results: "Queue[tuple[str, int]] | None" = None) -> No
 
 
 def caches(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / ".cache").iterdir() if path.suffix in (".npy", ".tmp"))
+    return sorted(path.name for path in cache_of(root).iterdir() if path.suffix in (".npy", ".tmp"))
 
 
 def test_four_processes_create_one_cache_and_a_killed_process_leaves_none(tmp_path: Path) -> None:
@@ -38,13 +38,13 @@ def test_four_processes_create_one_cache_and_a_killed_process_leaves_none(tmp_pa
     killed = fork.Process(target=use_cache, args=(root,))
     killed.start()
     try:
-        while killed.is_alive() and not list(root.glob(".cache/.train*.npy.tmp")):
+        while killed.is_alive() and not list(cache_of(root).glob(".train*.npy.tmp")):
             time.sleep(0.001)
     finally:
         killed.kill()
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
-    assert not list(root.glob(".cache/train*.npy"))
+    assert not list(cache_of(root).glob("train*.npy"))
     results: Queue[tuple[str, int]] = fork.Queue()
     processes = [fork.Process(target=use_cache, args=(root, results)) for _ in range(4)]
     try:
@@ -73,7 +73,7 @@ def test_an_epoch_from_the_cache_does_not_copy_the_cache(min_area: float | None,
     )
     data.setup("fit")
     assert sum(len(images) for images, _ in data.train_dataloader()) == 40
-    (mapped,) = [one for one in psutil.Process().memory_maps() if f"{root}/.cache/train" in one.path]
+    (mapped,) = [one for one in psutil.Process().memory_maps() if f"{cache_of(root)}/train" in one.path]
     assert mapped.rss >= 40 * 3 * 32**2
     assert mapped.anonymous == 0  # Processes share all pages.
 
@@ -87,9 +87,9 @@ def test_the_cache_is_rebuilt_only_if_a_file_changes(tmp_path: Path) -> None:
         return data.fetch("train", torch.tensor([0]))[0]
 
     before, names = first_image(), caches(root)
-    made = [(root / ".cache" / name).stat().st_mtime_ns for name in names]
+    made = [(cache_of(root) / name).stat().st_mtime_ns for name in names]
     assert torch.equal(first_image(), before)
-    assert made == [(root / ".cache" / name).stat().st_mtime_ns for name in caches(root)]
+    assert made == [(cache_of(root) / name).stat().st_mtime_ns for name in caches(root)]
     picture().transpose(Image.Transpose.ROTATE_180).save(root / "train/a/0.jpg")
     assert not torch.equal(first_image(), before)
     assert len(caches(root)) == 2  # The old cache was removed.
@@ -100,7 +100,7 @@ def test_the_cache_is_rebuilt_only_if_a_file_changes(tmp_path: Path) -> None:
 def test_a_damaged_cache_is_named(damage: bytes | str, tmp_path: Path) -> None:
     root = image_folder(tmp_path / "images", 4)
     use_cache(root)
-    (path,) = (root / ".cache").glob("train-32px-*.npy")
+    (path,) = cache_of(root).glob("train-32px-*.npy")
     path.write_bytes(damage if isinstance(damage, bytes) else path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(OSError, match=rf"{path.name} is damaged .*; remove it"):
         use_cache(root)
@@ -108,45 +108,18 @@ def test_a_damaged_cache_is_named(damage: bytes | str, tmp_path: Path) -> None:
     use_cache(root)
 
 
-def use_as_nobody(root: Path) -> None:
-    if os.getuid() == 0:
-        os.setuid(65534)
-    use_cache(root)
-    assert not Path("mlruns").exists()
-    ImageFolder(root=str(root), image_size=16).setup("fit")
-    assert len(list(Path("mlruns/cache").glob("images-*/train-16px-*.npy"))) == 1
-
-
-def test_a_read_only_cache_is_used_and_missing_parts_are_created_elsewhere(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o777)
-        monkeypatch.chdir(name)
-        root = image_folder(Path(name, "images"), 4)
-        use_cache(root)
-        for folder in (root, root / ".cache"):
-            folder.chmod(0o555)
-        process = multiprocessing.get_context("fork").Process(target=use_as_nobody, args=(root,))
-        process.start()
-        process.join()
-        (root / ".cache").chmod(0o755)
-        monkeypatch.undo()
-    assert process.exitcode == 0
-
-
-def test_caches_of_a_folder_stay_below_a_limit_and_the_least_recently_used_is_removed_first(tmp_path: Path) -> None:
+def test_caches_of_a_folder_stay_below_a_limit_and_the_oldest_is_removed_first(tmp_path: Path) -> None:
     root = image_folder(tmp_path, 40)  # 40 images in train and in val: 80 * 3 * 64**2 bytes are 0.94 MiB.
 
     def kept(*sizes: int) -> list[str]:
         for size in sizes:
             ImageFolder(root=str(root), image_size=size, cache_total_mib=2).setup("fit")
-        assert sum(path.stat().st_size for path in (root / ".cache").glob("*.npy")) <= 2 * 2**20
-        return [path.name.split("-")[1] for path in sorted((root / ".cache").glob("train-*.npy"))]
+        assert sum(path.stat().st_size for path in cache_of(root).glob("*.npy")) <= 2 * 2**20
+        return [path.name.split("-")[1] for path in sorted(cache_of(root).glob("train-*.npy"))]
 
     assert kept(63, 64) == ["63px", "64px"]
-    assert kept(63, 62) == ["62px", "63px"]  # 64 was used before 63.
-    assert kept(16, 64) == ["16px", "62px", "64px"]
+    assert kept(63, 62) == ["62px", "64px"]
+    assert kept(16, 63) == ["16px", "62px", "63px"]
 
 
 def names(log: Path) -> list[str]:
@@ -158,7 +131,7 @@ def decoded(root: Path) -> list[str]:
     """List the files that were decoded so far, in the order of the log."""
     data = ImageFolder(root=str(root), image_size=32, cache="off")
     data.setup("fit")
-    return names(root / ".cache/train-checked.log")
+    return names(cache_of(root) / "train-checked.log")
 
 
 def test_only_files_that_changed_are_decoded_again(tmp_path: Path) -> None:
@@ -173,7 +146,7 @@ def test_only_files_that_changed_are_decoded_again(tmp_path: Path) -> None:
 def test_a_check_that_was_killed_continues(tmp_path: Path) -> None:
     root = image_folder(tmp_path, 40)
     assert len(decoded(root)) == 40
-    log = root / ".cache/train-checked.log"
+    log = cache_of(root) / "train-checked.log"
     before, lines = names(log), log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines)[: -len(lines[-1]) - 9])  # A kill can cut a line.
     assert len(names(log)) == 38
@@ -188,9 +161,3 @@ def test_a_cache_above_the_limit_is_not_created(tmp_path: Path) -> None:
     data.setup("fit")
     assert isinstance(data.splits["train"], ImageFiles)
     assert caches(root) == []
-
-
-def test_a_folder_for_caches_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlruns").touch()
-    with pytest.raises(OSError, match=r"cannot write in /.*/mlruns \(.*\); start from a folder where you may write"):
-        make_once(tmp_path / "mlruns/cache.npy", Path.touch)

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from project.data import Digits, ImageFolder
 from project.engine.loading import Augmentation, BatchLoader, Crop, EpochBatches, ImageArray
 
+pytestmark = pytest.mark.usefixtures("other_folder")
+
 CHANGES = Augmentation(2, True, 0.4, 4, 0.2, 0.3, padding_mode="reflect")
 
 
