@@ -2,7 +2,7 @@
 
 python -m project.describe --data cifar10
 python -m project.describe --data image_folder --data.root DIR
-python -m project.describe --data image_folder --data.root DIR --data.image_size 128 --output copies.csv
+python -m project.describe --data image_folder --data.root DIR --data.image_size 128 > report.txt
 """
 
 import sys
@@ -17,22 +17,19 @@ if __name__ == "__main__":
     from project.engine.inspection.options import parse_description
 
     with exit_on_bad_input():
-        check_early(parse_description(sys.argv[1:])[0])
+        check_early(parse_description(sys.argv[1:]))
 
 from project.engine.inspection.job import open_data
-from project.engine.inspection.report import print_contents, print_copies, write_copies
+from project.engine.inspection.report import print_contents, print_copies
 from project.engine.inspection.samples import find_copies
 from project.engine.runtime.exit import exit_without_teardown
 
 
 def main(argv: Sequence[str]) -> None:
     """Exit with 2 on bad input, 130 or 143 if interrupted."""
-    with open_data(argv) as (data, output):
+    with open_data(argv) as data:
         print_contents(data)
-        copies = find_copies(data)
-        print_copies(data, copies)
-        if output is not None:
-            write_copies(data, copies, output)
+        print_copies(data, find_copies(data))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule
@@ -40,19 +39,19 @@ class DataCLI(FitCLI):
 
 
 @contextmanager
-def open_data(argv: Sequence[str]) -> Iterator[tuple[DescribedDataModule, Path | None]]:
+def open_data(argv: Sequence[str]) -> Iterator[DescribedDataModule]:
     """Open the data of a command line for a block of code.
 
     Yields:
-        The data, after `setup`, and the file of `--output`.
+        The data, after `setup`.
 
     Raises:
         SystemExit: 2 if the input is bad, also within the block; 130 or 143 if this process is interrupted.
     """
-    with interruptible_command("nothing was written"), exit_on_bad_input():
-        command, output = parse_description(argv)
+    with interruptible_command("the description is not complete"), exit_on_bad_input():
+        command = parse_description(argv)
         update_activity("reading the data")
         data = DataCLI(command).data
         data.prepare_data()
         data.setup("fit")
-        yield data, output
+        yield data

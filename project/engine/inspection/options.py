@@ -1,18 +1,17 @@
 """The command line of `project.describe`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from project.engine.cli.command_line import CommandLine
-from project.engine.cli.command_parser import CommandParser, output_file
+from project.engine.cli.command_parser import CommandParser
 from project.engine.cli.nearest import question
 
 _OPTIONS = "--data NAME, --data.*, --experiment NAME, --config FILE"
-_NAMES = ("data", "experiment", "config", "output")
+_NAMES = ("data", "experiment", "config")
 
 
-def parse_description(argv: Sequence[str]) -> tuple[CommandLine, Path | None]:
-    """Return the options that choose the data, and the file of `--output`.
+def parse_description(argv: Sequence[str]) -> CommandLine:
+    """Return the options that choose the data.
 
     Raises:
         SystemExit: 2 if an option is malformed, or does not choose data; 0 after `--help`.
@@ -20,7 +19,7 @@ def parse_description(argv: Sequence[str]) -> tuple[CommandLine, Path | None]:
     """
     parser = CommandParser(
         prog="python -m project.describe",
-        usage="%(prog)s --data NAME [--data.SETTING VALUE]... [--output FILE.csv|.parquet]",
+        usage="%(prog)s --data NAME [--data.SETTING VALUE]...",
         description=(
             "Show what data contain: the samples of each split, the sizes of files, and samples that occur more than "
             "once. A sample of val or test that is also in train makes the scores too high. Two images are the same if "
@@ -29,13 +28,10 @@ def parse_description(argv: Sequence[str]) -> tuple[CommandLine, Path | None]:
         ),
         allow_abbrev=False,
     )
-    parser.add_argument("--output", metavar="FILE", type=output_file((".csv", ".parquet")), help=(
-        "write a row for each sample that occurs more than once"
-    ))  # fmt: skip
-    own, options = parser.parse_known_args(argv)
+    _, options = parser.parse_known_args(argv)
     for option in options:
         name = option.partition("=")[0]
         if name.startswith("--") and name[2:] not in _NAMES and not name.startswith("--data."):
             hint = question(name[2:], _NAMES)
-            parser.error(f"{name}{hint}: only data are described; the options are {_OPTIONS}, --output FILE")
-    return CommandLine.parse(options, _NAMES), own.output
+            parser.error(f"{name}{hint}: only data are described; the options are {_OPTIONS}")
+    return CommandLine.parse(options, _NAMES)

@@ -1,7 +1,6 @@
-"""The report on data: their contents in the terminal, and the samples that occur more than once as a file."""
+"""The report on data: their contents, and the samples that occur more than once."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -9,10 +8,9 @@ from rich.table import Column, Table
 from torch import Tensor
 
 from project.engine.data import DescribedDataModule
-from project.engine.inference.tables import write_table
 from project.engine.inspection.samples import Copies, Place
 
-_MOST_ROWS, _MOST_GROUPS, _MOST_PLACES = 20, 5, 4
+_MOST_ROWS = 20
 
 
 def print_contents(data: DescribedDataModule) -> None:
@@ -34,7 +32,7 @@ def print_contents(data: DescribedDataModule) -> None:
 
 
 def print_copies(data: DescribedDataModule, copies: Copies) -> None:
-    """Print how many samples occur more than once, and a few of them."""
+    """Print how many samples occur more than once, and a line for each of them."""
     console = Console(highlight=False)
     if not copies.counts:
         console.print(f"samples were not compared: {escape(data.name)} does not yield them", soft_wrap=True)
@@ -52,12 +50,8 @@ def print_copies(data: DescribedDataModule, copies: Copies) -> None:
     # Groups of several splits first.
     groups = sorted(copies.groups, key=lambda group: len({place.split for place in group}) == 1)
     names = {split: data.sample_names(split) for split in splits} if groups else {}
-    for group in groups[:_MOST_GROUPS]:
-        shown = [_name(names[place.split], place) for place in group[:_MOST_PLACES]]
-        more = [f"{len(group) - _MOST_PLACES:,} more"] if len(group) > _MOST_PLACES else []
-        console.print(escape(" = ".join([*shown, *more])), soft_wrap=True)
-    if len(groups) > _MOST_GROUPS:
-        console.print(f"and {len(groups) - _MOST_GROUPS:,} more; --output copies.csv lists all of them")
+    for group in groups:
+        console.print(escape(" = ".join(_name(names[place.split], place) for place in group)), soft_wrap=True)
     for split in splits[1:]:
         if leaked := copies.shared(split, splits[0]):
             console.print(
@@ -67,21 +61,6 @@ def print_copies(data: DescribedDataModule, copies: Copies) -> None:
             )
     if not groups:
         console.print("no sample occurs twice")
-
-
-def write_copies(data: DescribedDataModule, copies: Copies, to: Path) -> None:
-    """Write a row for each sample that occurs more than once: group, split, index, and path if it is known."""
-    rows = [(number, place) for number, group in enumerate(copies.groups) for place in group]
-    names = {split: data.sample_names(split) for split in copies.counts}
-    columns = {
-        "group": [number for number, _ in rows],
-        "split": [place.split for _, place in rows],
-        "index": [place.position for _, place in rows],
-        "same_targets": [len({one.target for one in copies.groups[number]}) == 1 for number, _ in rows],
-    }
-    if any(names.values()):
-        columns["path"] = [str(names[place.split][place.position]) for _, place in rows]
-    write_table(columns, to)
 
 
 def _share(count: int, of: int) -> str:
