@@ -26,10 +26,8 @@ T = TypeVar("T")
 
 _LOOPBACK = "127.0.0.1"
 _INTERFACE = "lo" if sys.platform == "linux" else "lo0"
-_BAD_INPUT = 2
 _POLL_EVERY_S = 0.2
 _CONNECT_WITHIN_S = 1800.0
-_OTHERS_READ_WITHIN_S = 30.0
 
 
 class FirstProcess:
@@ -50,8 +48,7 @@ class FirstProcess:
         environment: ClusterEnvironment = (
             TorchElasticEnvironment() if started.name == "torchrun" else SLURMEnvironment()
         )
-        self._first, self._others = environment.global_rank() == 0, started.processes - 1
-        self._prints_reason = environment.local_rank() == 0
+        self._first = environment.global_rank() == 0
         if started.name == "SLURM":
             os.environ.setdefault("MASTER_PORT", str(_port_of_step()))
             if started.nodes == 1:
@@ -69,45 +66,26 @@ class FirstProcess:
             make: Computes the value, which JSON can hold.
 
         Raises:
-            SystemExit: In the other processes, if the first one ended or raised an error; with its exit code.
+            SystemExit: 1 in the other processes, if the first one ended, for example because of bad input.
         """
         if self._store is None:
             return make()
         key = f"attempt {attempt()}: {name}"
         if not self._first:
             return self._wait(self._store, key)
-        try:
-            value = make()
-        except BaseException as error:
-            code = error.code if isinstance(error, SystemExit) else _BAD_INPUT
-            self._store.set(key, json.dumps([code, " ".join(str(error).split())]))
-            self._wait_for_readers(self._store, key)
-            raise
-        self._store.set(key, json.dumps([0, value]))
+        value = make()
+        self._store.set(key, json.dumps(value))
         return value
 
     def _wait(self, store: TCPStore, key: str) -> T:  # type: ignore[type-var]  # the type of the value of `make`
         try:
             while not store.check([key]):  # unlike `wait`, this lets Python handle signals
                 sleep(_POLL_EVERY_S)
-            code, value = json.loads(store.get(key))
-            if code:
-                store.add(f"{key}, read", 1)
+            value: T = json.loads(store.get(key))
         except DistError as error:
             print("error: the first process of the run has ended", file=sys.stderr)
             raise SystemExit(1) from error
-        if code:
-            if code == _BAD_INPUT and self._prints_reason:
-                print(f"error: the first process refuses the input: {value[:300]}", file=sys.stderr)
-            raise SystemExit(code)
-        result: T = value
-        return result
-
-    def _wait_for_readers(self, store: TCPStore, key: str) -> None:
-        """Wait until the others have read the value, because the store may end with this process."""
-        deadline = monotonic() + _OTHERS_READ_WITHIN_S
-        while store.add(f"{key}, read", 0) < self._others and monotonic() < deadline:
-            sleep(_POLL_EVERY_S)
+        return value
 
 
 def _port_of_step() -> int:
