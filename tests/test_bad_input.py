@@ -34,7 +34,7 @@ BAD_OPTIONS = [
     (["--model", "missing.yaml"], "--model: cannot read missing.yaml: No such file"),
     (["--model.optimizer.lrr", "1"], "did you mean --model.optimizer.lr?"),
     (["--data.channels", "2"], "--data.channels: got '2'; expected one of 1, 3"),
-    (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200, but images have 32 pixels"),
+    (["--data.augmentation.cutout", "200"], "data.augmentation.cutout: got 200; it must be 32 or less"),
     (["--data.augmentation.cutot", "3"], "did you mean --data.augmentation.cutout?"),
     (
         [*TINY, "--data.augmentation.extra+=test_bad_input.Flattening"],

@@ -3,7 +3,6 @@
 The file is a plain .npy, uint8.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +59,6 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
     def decode_all(unfinished: Path) -> None:
         with unfinished.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            # Reserve the space, because a full disk raises an error here, but would kill the process later.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, file.tell() + int(np.prod(shape)))
             parts = torch.split(torch.arange(len(files)), _BATCH)
             requests = (Request(indices, None) for indices in parts)
             batches = files.stream(requests, replace(workers, pin_memory=False), Crop(size))
@@ -74,15 +70,13 @@ def cached(files: ImageFiles, path: Path, size: int, workers: Workers, *, channe
         make_once(path, decode_all)
     except OSError as error:
         raise OSError(f"data.cache: cannot write {path} ({error}); free some space, or use --data.cache off") from error
-    return _opened(path, shape)
+    return _opened(path)
 
 
-def _opened(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
+def _opened(path: Path) -> Tensor:
     # A private mapping: a stray write neither changes the file nor crashes, and unwritten pages stay shared.
     try:
         array = np.load(path, mmap_mode="c")
-        if shape is not None and array.shape != shape:
-            raise ValueError(f"its shape is {array.shape}, not {shape}")
     except (ValueError, EOFError) as error:
         raise OSError(f"{path} is damaged ({error}); remove it; it will be made again") from error
     return torch.from_numpy(array)

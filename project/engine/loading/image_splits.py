@@ -79,11 +79,7 @@ class ImageSplits(DescribedDataModule):
         check_range("data.image_size", self.image_size, 1, _LARGEST_SIDE)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data.val_fraction: got {self.val_fraction}; it must be between 0 and 1, both excluded")
-        if (side := self.augmentation.cutout) > self.image_size:
-            raise ValueError(
-                f"data.augmentation.cutout: got {side}, but images have {self.image_size} pixels; it must be "
-                f"{self.image_size} or less"
-            )
+        check_range("data.augmentation.cutout", self.augmentation.cutout, 0, self.image_size)
         if self.augmentation.padding_mode == "reflect":
             check_range("data.augmentation.crop_padding", self.augmentation.crop_padding, 0, self.image_size - 1)
 
