@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from project.engine import compat
 from project.engine.checkpoints.durable import DurableCheckpointIO
-from project.engine.checkpoints.epoch_metrics import is_repeatable
+from project.engine.checkpoints.epoch_metrics import awaits_epoch_end
 from project.engine.checkpoints.gradients import ACCUMULATED, restore_gradients, save_gradients
 from project.engine.checkpoints.newest import BEST, LAST, PREVIOUS
 from project.engine.data import DECODING, GIVEN_BY_DATA, DescribedDataModule
@@ -151,7 +151,7 @@ class RunCheckpoint(Checkpoint):
         of_epoch = compat.metrics_of_epoch(trainer) if trainer.is_last_batch else {}
         self._set_validated(trainer, {**trainer.callback_metrics, **of_epoch})
         if not self._ended:
-            if self._is_due(trainer) or compat.is_last_step(trainer):
+            if (self._is_due(trainer) or compat.is_last_step(trainer)) and not awaits_epoch_end(trainer):
                 self._save(trainer)
             self._log_best(trainer)
 
@@ -164,10 +164,7 @@ class RunCheckpoint(Checkpoint):
             self._set_validated(trainer, trainer.callback_metrics)
         if self._is_due(trainer) and self._saved_step != trainer.global_step:
             self._save(trainer)
-        elif self._is_due(trainer) and not is_repeatable(pl_module.on_train_epoch_end):
-            self.save_last(trainer)  # A resumed run has no batches to call the module's hook again.
-        if selects:
-            self._log_best(trainer)
+        self._log_best(trainer)
 
     def _set_validated(self, trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
         self._validated_step = trainer.global_step
@@ -240,6 +237,8 @@ class RunCheckpoint(Checkpoint):
         is_validated = self._validated_step == trainer.global_step
         if within_batch:
             compat.repeat_batch(trainer)
+        elif awaits_epoch_end(trainer):
+            return
         elif not (is_validated or trainer.validating) and compat.is_validated_next(trainer):
             return  # A run that resumes from here would skip the validation.
         saved = self._saved_step
@@ -276,6 +275,10 @@ class RunCheckpoint(Checkpoint):
             self._in_validation_epoch = False
             for averaging in callbacks_of(trainer, WeightAveraging):
                 averaging.on_validation_epoch_end(trainer, trainer.lightning_module)
+
+    def is_saved(self, trainer: Trainer) -> bool:
+        """Return whether the last step is in a checkpoint."""
+        return 0 < trainer.global_step == self._saved_step
 
     def _is_due(self, trainer: Trainer) -> bool:
         return (trainer.current_epoch + 1) % self._every == 0

@@ -22,10 +22,14 @@ def repeatable(hook: Hook) -> Hook:
     return hook
 
 
-def is_repeatable(hook: Callable[..., None]) -> bool:
-    """Return whether an `on_train_epoch_end` is marked as repeatable, or does nothing, as Lightning's own."""
+def awaits_epoch_end(trainer: Trainer) -> bool:
+    """Return whether a run that resumes here would call an `on_train_epoch_end` that needs the epoch's batches.
+
+    A hook that is marked as repeatable does not need them, and Lightning's own does nothing.
+    """
+    hook = trainer.lightning_module.on_train_epoch_end
     is_own = getattr(hook, "__func__", None) is LightningModule.on_train_epoch_end
-    return is_own or getattr(hook, "repeatable", False)
+    return trainer.is_last_batch and not (is_own or getattr(hook, "repeatable", False))
 
 
 def save_states(trainer: Trainer, metrics: Mapping[str, Metric], checkpoint: dict[str, Any]) -> None:

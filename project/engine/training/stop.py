@@ -19,6 +19,7 @@ from torch.distributed import ProcessGroup, Work
 
 from project.engine import compat
 from project.engine.checkpoints.checkpoint import RunCheckpoint
+from project.engine.checkpoints.epoch_metrics import awaits_epoch_end
 from project.engine.runtime.process import command_process
 from project.engine.runtime.startup import print_interrupted
 from project.engine.runtime.stop_signals import exit_code, stop_signals
@@ -166,13 +167,18 @@ class Interrupts(Callback):
 
     on_train_start = on_validation_start = on_test_start = on_sanity_check_start
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        checkpoint = RunCheckpoint.of(trainer)
+        if checkpoint is not None and checkpoint.is_saved(trainer) and self._is_interrupted():
+            self._stop(trainer, save=False)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._group is None and not self.signum:
             return  # The usual case. The checks that follow take a hundredth of a small net's step.
         can_stop = compat.is_step_done(trainer) and not compat.is_validated_next(trainer)
-        if can_stop and self._is_interrupted():
+        if can_stop and not awaits_epoch_end(trainer) and self._is_interrupted():
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks[callbacks.index(self) + 1 :]:  # Their hooks also belong to this batch.
                 callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -194,7 +200,8 @@ class Interrupts(Callback):
     ) -> None:
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         # A run that has done `max_steps` cannot be resumed, and would never complete this validation.
-        if not (in_training and 0 <= trainer.max_steps <= trainer.global_step) and self._is_interrupted():
+        is_last = in_training and (0 <= trainer.max_steps <= trainer.global_step or awaits_epoch_end(trainer))
+        if not is_last and self._is_interrupted():
             self._stop(trainer, save=in_training and trainer.global_step > 0)
 
     on_test_batch_end = on_validation_batch_end
