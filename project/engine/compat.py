@@ -577,6 +577,31 @@ def save_note(study: optuna.Study, text: str, trial: optuna.Trial | None = None)
     set_system_attr(study, f"{prefix}note_ver", 1)
 
 
+@contextmanager
+def mlflow_in(folder: str) -> Iterator[None]:
+    """Make a folder the store of MLflow's functions for a block of code, in which MLflow logs nothing automatically.
+
+    A store and an experiment that a module has chosen before take precedence over the environment, and MLflow has no
+    public call that restores them: https://github.com/mlflow/mlflow/blob/v3.17.0/mlflow/tracking/fluent.py
+    """
+    from mlflow.tracking import fluent
+    from mlflow.tracking._tracking_service.utils import _use_tracking_uri
+    from mlflow.utils.autologging_utils import disable_autologging
+
+    variables = ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")  # MLflow sets two of them.
+    before = {name: os.environ.pop(name, None) for name in variables}
+    experiment, vars(fluent)["_active_experiment_id"] = fluent._active_experiment_id, "0"
+    os.environ[variables[0]] = "true"
+    try:
+        with disable_autologging(), _use_tracking_uri(f"{folder}/mlflow"):
+            yield
+    finally:
+        vars(fluent)["_active_experiment_id"] = experiment
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ.update({} if value is None else {name: value})
+
+
 def latest_metrics(run: Run) -> list[StoredMetric]:
     """Return the last point of each metric of a run, with its step and timestamp; `run.data.metrics` has values alone.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Optional, Union
 
+import mlflow
 import optuna
 import pytest
 import torch
@@ -27,6 +28,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from lightning.pytorch.utilities import signature_utils
 from mlflow import MlflowClient
+from mlflow.utils.autologging_utils import autologging_integration, safe_patch
 from optuna.distributions import FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -64,6 +66,30 @@ def test_mlflow_stores_absolute_paths_in_these_columns_only(empty_store: Path) -
     assert set(MLFLOW_LOCATIONS) <= set(columns)
     places = {(table, column) for table, column in columns if column.endswith(("_uri", "_location"))}
     assert places - {("workspaces", "trace_archival_location")} <= set(MLFLOW_LOCATIONS)
+
+
+def test_a_folder_takes_the_place_of_a_chosen_store_and_stops_autologging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Training:
+        def fit(self) -> None:
+            logged.append("by hand")
+
+    @autologging_integration("training")
+    def autolog(disable: bool = False, silent: bool = False) -> None:
+        safe_patch("training", Training, "fit", lambda *_: logged.append("automatically"))
+
+    logged: list[str] = []
+    autolog()
+    monkeypatch.setattr(mlflow.tracking.fluent, "_active_experiment_id", "7")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///chosen.db")
+    with compat.mlflow_in(str(tmp_path)):
+        Training().fit()
+        with mlflow.start_run() as run:
+            assert run.info.artifact_uri.startswith(str(tmp_path))
+    Training().fit()
+    assert logged == ["by hand", "automatically", "by hand"]
+    assert (mlflow.tracking.fluent._active_experiment_id, mlflow.get_tracking_uri()) == ("7", "sqlite:///chosen.db")
 
 
 def test_connections_of_mlflow_are_closed_and_opened_again(workplace: Path) -> None:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelSummary, ProgressBar
 from lightning_utilities.core.apply_func import apply_to_collection
+from mlflow import MlflowClient
 from torch import Tensor
 from typing_extensions import override
 
@@ -58,7 +60,7 @@ def rehearse(
     left_out = (ProgressBar, ModelSummary, Checkpoint)  # `ModelCheckpoint(save_last=True)` writes a file even here
     own: list[Callback] = [_Stop(), Throughput(), *([LearningRateMonitor()] if logger else [])]
     kept = _Kept()
-    with attributed(blamed, "one training step"), store.for_own_runs(kept=False), TemporaryDirectory() as folder:
+    with attributed(blamed, "one training step"), TemporaryDirectory() as folder, store.for_own_runs(folder):
         trainer = Trainer(
             accelerator=accelerator,
             devices=1,
@@ -72,7 +74,7 @@ def rehearse(
             callbacks=own + [callback for callback in callbacks if not isinstance(callback, left_out)],
             plugins=[kept],
         )
-        trainer.loggers = [SilentLogger(folder)] if logger else []
+        trainer.loggers = [_Logger(folder)] if logger else []
         trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = planned.max_epochs, planned.max_steps
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The training repeats them.
@@ -92,6 +94,15 @@ class _Stop(Callback):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         trainer.should_stop = True
+
+
+class _Logger(SilentLogger):
+    """A logger whose run is in the store of the rehearsal."""
+
+    @cached_property
+    def run_id(self) -> str:
+        """The id of a run, as that of `MLflowLogger`."""
+        return str(MlflowClient().create_run("0").info.run_id)
 
 
 class _Kept(TorchCheckpointIO):

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import NoSuchModuleError
 
 from project.engine.atomic import replace_file
+from project.engine.compat import mlflow_in
 from project.engine.tracking.moved import keep_locations_within
 from project.engine.tracking.secrets import redact
 
@@ -222,16 +223,16 @@ def as_default() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def for_own_runs(*, kept: bool) -> Iterator[None]:
+def for_own_runs(folder: str | None = None) -> Iterator[None]:
     """Make this store that of MLflow's functions, and end the runs that a module starts by them in the block.
 
-    If one stayed active, the module could not start the next one.
+    If one stayed active, the module could not start the next one. A run gets the status of the block.
 
     Args:
-        kept: Whether the runs are kept, with the status of the block, instead of deleted.
+        folder: A folder that takes the place of this store; nothing is then logged automatically.
     """
     before, status = mlflow.active_run(), "FAILED"
-    with as_default():
+    with as_default() if folder is None else mlflow_in(folder):
         try:
             yield
             status = "FINISHED"
@@ -242,8 +243,6 @@ def for_own_runs(*, kept: bool) -> Iterator[None]:
             with suppress(MlflowException):
                 while (run := mlflow.active_run()) is not None and run is not before:
                     mlflow.end_run(status)
-                    if not kept:
-                        mlflow.delete_run(run.info.run_id)
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def open_run(
     interrupts.on_stuck = lambda signum: supervisor.end("interrupted", signum)
     try:
         with (
-            store.for_own_runs(kept=True),
+            store.for_own_runs(),
             _status(run.logger),
             supervisor,
             interrupts.as_interruption(),
