@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -106,12 +107,23 @@ class _Logger(SilentLogger):
 
 
 class _Kept(TorchCheckpointIO):
-    """A checkpoint in memory."""
+    """The last checkpoint in memory, and those of callbacks, which may read them, in new files until training ends."""
+
+    def __init__(self) -> None:
+        self._files: set[Path] = set()
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         remove_unreadable_hyper_parameters(checkpoint)
         self.checkpoint = checkpoint
+        if (file := Path(path)) in self._files or not file.exists():  # An earlier run may need an existing file.
+            self._files.add(file)
+            super().save_checkpoint(checkpoint, path)
+
+    @override
+    def teardown(self) -> None:
+        for file in self._files:
+            file.unlink(missing_ok=True)
 
 
 @contextmanager
