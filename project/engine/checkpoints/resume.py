@@ -1,6 +1,8 @@
 """Resuming from a checkpoint: the settings that must match it, and the settings that override it."""
 
+from copy import deepcopy
 from inspect import signature
+from itertools import compress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ class CurrentSettings(Callback):
         self._schedules: list[dict[str, Any]] = []
         self._constructed: list[list[dict[str, Any]]] = []
         self._ends_epoch = self._is_complete = False
+        self._new_rates: list[tuple[dict[str, Any], Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the settings of the callbacks, and remove the state of schedules, whose position is the step.
@@ -89,6 +92,7 @@ class CurrentSettings(Callback):
                 optimizer.add_param_group({**group})
                 for parameter in group["params"]:
                     parameter.requires_grad = True
+            have_new_rate = list[bool]()
             for group, before, new, old in zip(optimizer.param_groups, groups, now, then, strict=False):
                 kept = _unchanged(before, new, old)
                 if optimizer in followed and not old:
@@ -96,19 +100,30 @@ class CurrentSettings(Callback):
                 if optimizer in scheduled - followed:
                     kept.difference_update(_MOVED)
                 group.update({name: before[name] for name in kept})
+                have_new_rate.append(self._ends_epoch and optimizer in followed and "lr" not in kept)
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            changed = compress(optimizer.param_groups, have_new_rate)
+            self._new_rates += [(group, deepcopy(group["lr"])) for group in changed]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step the schedules that follow a metric; Lightning does not at the end of the epoch that is resumed."""
         if trainer.fit_loop.restarting:
-            _step_followers(trainer, pl_module)
+            self._step_followers(trainer, pl_module)
         self._ends_epoch = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step these schedules if the hooks of the epoch before were called, but its schedules not stepped."""
         if self._ends_epoch and not self._is_complete:
-            _step_followers(trainer, pl_module)
+            self._step_followers(trainer, pl_module)
         self._ends_epoch = False
+
+    def _step_followers(self, trainer: Trainer, module: LightningModule) -> None:
+        for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
+            metric = trainer.callback_metrics.get(config.monitor or "")
+            if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
+                config.scheduler.step(metric)
+        for group, rate in self._new_rates:  # The metric of an epoch that was complete is that of the rate before.
+            group["lr"] = rate
 
 
 def _unchanged(before: dict[str, Any], new: dict[str, Any], old: dict[str, Any]) -> set[str]:
@@ -124,13 +139,6 @@ def _unchanged(before: dict[str, Any], new: dict[str, Any], old: dict[str, Any])
     same = {name for name in before if name != "params" and new.get(name) == old.get(name)}
     has_lost_its_schedule = "initial_lr" in before.keys() - new.keys()
     return same.difference(_MOVED) if has_lost_its_schedule else same
-
-
-def _step_followers(trainer: Trainer, module: LightningModule) -> None:
-    for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
-        metric = trainer.callback_metrics.get(config.monitor or "")
-        if isinstance(config.scheduler, ReduceLROnPlateau) and metric is not None:
-            config.scheduler.step(metric)
 
 
 def _constructed_with(callback: Callback) -> dict[str, Any]:
