@@ -12,8 +12,10 @@ from inspect import signature
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from typing_extensions import override
 
 from project.engine.compat import batches_done
 from project.engine.runtime.callbacks import callbacks_of
@@ -62,6 +64,13 @@ class WarmupCosine(LambdaLR):
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / falling)))
 
         super().__init__(optimizer, factor)
+
+    @override
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the rate of each group; one that was added later begins with its own, and then follows the others."""
+        before, now = (self.lr_lambdas[0](step) for step in (self.last_epoch - 1, self.last_epoch))
+        groups = self.optimizer.param_groups
+        return [now * group.setdefault("initial_lr", group["lr"] / (before or 1)) for group in groups]
 
 
 def make_schedule(make: ScheduleCallable, optimizer: Optimizer, steps: int) -> LRScheduler:

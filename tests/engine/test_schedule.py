@@ -287,6 +287,17 @@ def test_the_learning_rate_in_mlflow_is_that_of_the_chosen_schedule(workplace: P
     assert [metric.value for metric in history] == [0.008, 0.008, 0.004, 0.004, 0.002]
 
 
+def test_a_group_that_is_added_later_follows_the_default_schedule() -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], RATE)
+    schedule = WarmupCosine(optimizer, 10, warmup=0.5)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": optimizer.param_groups[0]["lr"] / 10})
+    for _ in range(10):
+        optimizer.step()
+        schedule.step()
+        first, added = schedule.get_last_lr()
+        assert added == pytest.approx(first / 10)
+
+
 class Stream(IterableDataset[tuple[Tensor, int]]):
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         yield from [(torch.zeros(3, 4, 4), 0)] * 9
