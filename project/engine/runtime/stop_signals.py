@@ -11,6 +11,10 @@ def exit_code(signum: int) -> int:
     return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
 
+INTERRUPTED = {exit_code(signum) for signum in STOP_SIGNALS}
+"""Exit codes of an interrupted command."""
+
+
 def stop_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that stop this process, without SIGHUP under nohup, which ignores it."""
     return tuple(

@@ -17,6 +17,7 @@ from sqlalchemy.exc import NoSuchModuleError
 
 from project.engine.atomic import replace_file
 from project.engine.compat import mlflow_in
+from project.engine.runtime.stop_signals import INTERRUPTED
 from project.engine.tracking.moved import keep_locations_within
 from project.engine.tracking.secrets import redact
 
@@ -236,8 +237,8 @@ def for_own_runs(folder: str | None = None) -> Iterator[None]:
         try:
             yield
             status = "FINISHED"
-        except SystemExit:
-            status = "KILLED"
+        except SystemExit as error:
+            status = "KILLED" if error.code in INTERRUPTED else "FAILED"
             raise
         finally:
             with suppress(MlflowException):

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from project.engine.runtime.launcher import TORCHRUN
 from project.engine.runtime.output import lost_output
 from project.engine.runtime.rendezvous import FirstProcess
 from project.engine.runtime.startup import print_interrupted
+from project.engine.runtime.stop_signals import INTERRUPTED
 from project.engine.tracking import store
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import metric_name
@@ -35,7 +35,6 @@ from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
 from project.engine.training.stop import Interrupted, Interrupts
 from project.engine.training.supervision import Supervisor
 
-_INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LAST_LINES = 20
 _TRACEBACK = "traceback.txt"
 _OTHER_LOGGER = (
@@ -132,7 +131,7 @@ def _status(logger: MLflowLogger | None) -> Iterator[None]:
         yield
         status = "FINISHED"
     except SystemExit as error:
-        status = "KILLED" if error.code in _INTERRUPTED else "FAILED"
+        status = "KILLED" if error.code in INTERRUPTED else "FAILED"
         raise
     except BaseException as error:
         if logger is not None:

@@ -1,18 +1,22 @@
 """The store and the experiment of a command, and the messages about a store that cannot be used."""
 
+import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
 
+import mlflow
 import optuna
 import pytest
+from conftest import Fit
 from mlflow import MlflowClient
 
 from project import ui
 from project.engine.runtime.process import configure_process
 from project.engine.tracking import experiments, store
 from project.engine.tracking.logger import MLflowLogger
+from project.engine.training.stop import Interrupted
 
 
 def change_schema(database: Path) -> None:
@@ -51,6 +55,16 @@ def test_the_message_about_a_store_that_cannot_be_opened_has_the_remedy(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(OSError, match=remedy):
         store.connect()
+
+
+def test_a_run_of_a_module_ends_as_its_block(workplace: Path) -> None:
+    ends = {"FAILED": RuntimeError(), "KILLED": Interrupted(signal.SIGINT), "FINISHED": None}
+    for name, error in {**ends, "FAILED 1": SystemExit(1), "KILLED 143": Interrupted(signal.SIGTERM)}.items():
+        with suppress(RuntimeError, SystemExit), store.for_own_runs():
+            mlflow.start_run(run_name=name)
+            if error is not None:
+                raise error
+    assert {run.info.run_name.split()[0] == run.info.status for run in Fit(workplace, 0, "").runs} == {True}
 
 
 def test_the_database_of_another_program_is_not_changed(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
