@@ -19,7 +19,6 @@ class LabelledImages(ImageDataModule):
     """
 
     declared: ClassVar[tuple[str, ...]] = (*ImageDataModule.declared, "class_names")
-    tensor_names: ClassVar[tuple[str, str]] = ("images", "labels")
     class_names: tuple[str, ...]
 
     @property

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 from lightning import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -34,12 +34,10 @@ class DescribedDataModule(LightningDataModule):
         name: Name of the data, of its MLflow experiment and of its dataset input.
         source: Where the data is, such as a folder.
         skipped: Number of samples left out, by split.
-        tensor_names: Names of the inputs and of the targets.
     """
 
     name: str
     source: str = ""
-    tensor_names: ClassVar[tuple[str, str]] = ("inputs", "targets")
     skipped: Mapping[str, int] = MappingProxyType({})
 
     @property

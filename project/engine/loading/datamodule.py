@@ -1,7 +1,7 @@
 """The base class of images with targets of any kind: the loaders of their splits, and the position of training."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,7 +23,6 @@ class ImageDataModule(ImageSplits):
     `ImageSplits`.
     """
 
-    tensor_names: ClassVar[tuple[str, str]] = ("images", "targets")
     _train_loader: BatchLoader | None = None
     _stopped_at: LoaderState | None = None
 

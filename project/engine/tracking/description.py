@@ -43,23 +43,23 @@ def describe_model(
     what: str,
     data: Sequence[str],
     scores: Mapping[str, float],
-    signature: Mapping[str, str],
+    stored: Mapping[str, str],
     commands: Mapping[str, str],
     serving: Sequence[str] = (),
 ) -> str:
-    """Describe a logged model: its data, scores, inputs and outputs, what it stores, and commands.
+    """Describe a logged model: its data, scores, what is stored with it, and commands.
 
     Args:
         what: See `describe_fit`.
         data: See `describe_fit`.
         scores: See `describe_fit`.
         commands: See `describe_fit`.
-        signature: Its inputs and outputs, and what is stored with it, such as classes.
+        stored: What is stored with it, such as classes.
         serving: Lines of a shell that serve the exported model and call it.
     """
     calls = "\n".join(["After `project.export`:", "", "```bash", *serving, "```"]) if serving else ""
     return _paragraphs(
-        what, *data, _table(("metric", "value"), scores.items()), _table(("model", ""), signature.items()),
+        what, *data, _table(("metric", "value"), scores.items()), _table(("model", ""), stored.items()),
         _shell(commands), calls,
     )  # fmt: skip
 

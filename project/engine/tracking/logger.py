@@ -221,18 +221,15 @@ class MLflowLogger(Logger):
             self._logs_scores = None
 
     @rank_zero_only
-    def log_dataset(self, data: DescribedDataModule, tensors: Mapping[str, str] = {}) -> None:
+    def log_dataset(self, data: DescribedDataModule) -> None:
         """Record the data of the run as an MLflow dataset input.
 
         Args:
             data: The data; the page of the run lists each entry of its profile.
-            tensors: Type and shape of each tensor of a sample, by name.
         """
         digest = data.digest()
         self._dataset = (data.name, digest)
         counts = {f"num_{split}": size for split, size in data.sizes().items()}
-        # The page of a run shows columns, but not the tensors of a `mlflow_tensorspec`.
-        columns = [{"name": tensor, "type": kind} for tensor, kind in tensors.items()]
         self._append(
             dataset={
                 "name": data.name,
@@ -240,7 +237,6 @@ class MLflowLogger(Logger):
                 "source_type": "local",
                 "source": json.dumps({"uri": redact(data.source or data.name)}),
                 "profile": json.dumps({**counts, **data.profile()}),
-                **({"schema": json.dumps({"mlflow_colspec": columns})} if columns else {}),
             }
         )
 

@@ -1,11 +1,10 @@
 """The descriptions of a fit's run, experiment and model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from mlflow.models import ModelSignature
-from mlflow.types import Schema, TensorSpec
 from torch.nn.parameter import UninitializedParameter
 
 from project.engine.checkpoints.checkpoint import RunCheckpoint
@@ -62,41 +61,14 @@ def model_tags(
         cli: The fit.
         run_id: Its run.
         scores: Metrics of the best checkpoint.
-        signature: The tensors of the model.
+        signature: The inputs and outputs of the model.
         stored: What is stored with the model, such as names of classes.
     """
     digest = f" ({cli.data.digest()})" if cli.data.digest() else ""
     named = {"dataset": f"{cli.data.name}{digest}", **{name: short(value) for name, value in stored.items()}}
-    facts = {
-        "input": _schema_text(signature.inputs, cli.data.tensor_names[0]),
-        "output": _schema_text(signature.outputs, "outputs"),
-        **named,
-    }
     best, commands = with_best(cli, scores), next_commands(cli, run_id)
     serving = _SERVING if run_id and signature.inputs.input_names() == served_images.COLUMNS else ()
-    return {TAG: describe_model(_trained(cli), cli.data.found(), best, facts, commands, serving), **named}
-
-
-def _schema_text(schema: Schema, name: str) -> str:
-    """Return the tensors or the columns of a schema; a tensor without a name gets the given one."""
-    texts = []
-    for spec in schema.inputs:
-        kind = _shape_text(spec.type, spec.shape) if isinstance(spec, TensorSpec) else str(spec.type)
-        texts.append(f"{spec.name or name}: {kind.removeprefix('DataType.')}")
-    return ", ".join(texts)
-
-
-def tensors_of(cli: FitCLI) -> dict[str, str]:
-    """Return type and shape of the inputs and the targets by name; nothing if the data declares no examples."""
-    examples = cli.data.examples()
-    if examples is None:
-        return {}
-    kinds = [_shape_text(str(tensor.dtype).removeprefix("torch."), tensor.shape) for tensor in examples]
-    return dict(zip(cli.data.tensor_names, kinds, strict=True))
-
-
-def _shape_text(kind: object, shape: Sequence[int]) -> str:
-    return f"{kind} ({', '.join(['N', *map(str, shape[1:])])})"
+    return {TAG: describe_model(_trained(cli), cli.data.found(), best, named, commands, serving), **named}
 
 
 def with_best(cli: FitCLI, scores: Mapping[str, float]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from project.engine.tracking.names import metric_name
 from project.engine.tracking.recovery import recover_run
 from project.engine.tracking.secrets import redact, redact_options
 from project.engine.tracking.tags import COMMAND, DEVICES, MONITOR
-from project.engine.training.describing import describe_start, devices_text, experiment_note, tensors_of
+from project.engine.training.describing import describe_start, devices_text, experiment_note
 from project.engine.training.earlier_run import EarlierRun
 from project.engine.training.restarts import RUN_ID_VARIABLE, launch_tag
 from project.engine.training.stop import Interrupted, Interrupts
@@ -167,7 +167,7 @@ class _FitRun:
             logger.start(client, tags, experiment_note(self._cli, self._command), monitor)
             logger.log_hyperparams(settings)
             describe_start(self._cli, logger)
-        logger.log_dataset(data, tensors_of(self._cli))
+        logger.log_dataset(data)
         logger.log_text(self._cli.settings_without_secrets(), store.CONFIG_FILE)
         assert logger.version is not None
         os.environ[RUN_ID_VARIABLE] = logger.version  # for the processes that Lightning starts

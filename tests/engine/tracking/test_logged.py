@@ -76,7 +76,6 @@ def test_the_model_has_its_scores_classes_and_dataset(done: Fit) -> None:
     assert model.tags["class_names"] == "dark,bright"
     assert model.tags["git.commit"] == run.data.tags["git.commit"]
     assert model.tags["dataset"] == f"tiny ({dataset.digest})"
-    assert "| input | &emsp;image: binary, pixels: Any |" in model.tags[TAG]
     assert "mlflow models serve -m model --env-manager local" in model.tags[TAG]
     loaded = mlflow.pyfunc.load_model(f"models:/{model.model_id}")
     assert loaded.metadata.signature.outputs.input_names() == ["class", "probability", "probabilities"]
