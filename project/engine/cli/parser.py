@@ -105,7 +105,7 @@ class FitParser(LightningArgumentParser):
     ) -> Namespace:
         """Parse options such as `--cutout=8`, also those of a class inside of `--data`."""
         parsed: Namespace = super().parse_args(None if args is None else self._prepared(args), *more, **options)
-        return parsed
+        return plain_dataclasses(parsed)
 
     @override
     def parse_path(self, path: str, *more: Any, **options: Any) -> Namespace:

@@ -25,6 +25,7 @@ from project.engine.training.callbacks import build_fit
 @dataclass
 class Crop:
     size: int = 1
+    pad: int = 0
 
 
 class Cropped(LightningDataModule):
@@ -131,6 +132,10 @@ def test_the_settings_of_a_run_hold_an_optional_dataclass(workplace: Path) -> No
     options = ["--model=test_any_module.Slope", "--data=test_parser.Cropped", "--data.crop.size=3"]
     Path("again.yaml").write_text(built(*options).settings_without_secrets())
     assert built("--config=again.yaml").datamodule.crop == Crop(3)
+    assert built("--config=again.yaml", "--data.crop.pad=2", "--data.crop.pad=4").datamodule.crop == Crop(3, 4)
+    assert built("--config=again.yaml", "--data.crop=null").datamodule.crop is None
+    with pytest.raises(ValueError, match="pda"):
+        built("--config=again.yaml", "--data.crop.pda=2")
 
 
 @pytest.mark.parametrize("option", ["--trainer.logger", "--trainer.logger+"])
