@@ -151,7 +151,9 @@ def test_a_signal_in_training_ends_in_one_line(
     runs = Fit(workplace, 143, "").runs
     assert [run.info.status for run in runs] == ([] if options else ["KILLED"])
     expected = outcome.replace("RUN", "".join(run.info.run_id for run in runs))
-    assert capsys.readouterr().err == f"interrupted; {expected}\n"
+    # A store on a busy machine needs more than a second, which has its own line.
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("delivered to MLflow in ")]
+    assert lines == [f"interrupted; {expected}"]
 
 
 @pytest.mark.parametrize("callbacks", [[], [Fails()]])
