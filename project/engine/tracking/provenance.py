@@ -12,7 +12,7 @@ PACKAGES, DIFF = "requirements.txt", "git.diff"
 """Artifacts of a run: the installed packages, and the changes that were not committed."""
 
 _HERE = str(Path(__file__).parent)
-_CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.cfg", "*.sh")
+_CODE = ("*.py", "*.yaml", "*.yml", "*.toml", "*.json", "*.cfg", "*.sh")
 _MOST_FILES = 100
 _MOST_BYTES = 200_000
 
