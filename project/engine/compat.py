@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # a command that needs one of these functions does not need a
     from optuna.storages import BaseStorage, RDBStorage
     from optuna.trial import FrozenTrial
     from torch import Tensor
+    from torch.utils.data import DataLoader
     from torchmetrics import Metric
 
 _LONGEST_PART_OF_A_NOTE = 2045  # characters; optuna-dashboard's limit
@@ -389,6 +390,17 @@ def without_signal_broadcast(trainer: Trainer) -> None:
     https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/loops/training_epoch_loop.py
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def divided_loader(trainer: Trainer, loader: DataLoader[Any]) -> object:
+    """Return a loader of a process's share of the samples, as Lightning makes it when training starts.
+
+    Lightning makes it after the processes have started, and raises MisconfigurationException or TypeError if it cannot:
+    https://github.com/Lightning-AI/pytorch-lightning/blob/2.6.0/src/lightning/pytorch/utilities/data.py
+    """
+    from lightning.pytorch.trainer.states import RunningStage
+
+    return trainer._data_connector._prepare_dataloader(loader, shuffle=False, mode=RunningStage.TRAINING)
 
 
 def metrics_of_epoch(trainer: Trainer) -> dict[str, Tensor]:

@@ -1,10 +1,14 @@
 """The checks of a fit before its run: the data, the length of the training, and its first step."""
 
+from functools import partial
+
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.data import sized_len
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch.utils.data import DataLoader
 
 from project.engine.cli.config_groups import DEFAULTS
@@ -12,6 +16,7 @@ from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.rehearsal import check_logged, check_monitors, rehearse
 from project.engine.cli.settings import listed
 from project.engine.cli.trainer_checks import check_closures, check_cuda_graphs, check_lengths, check_not_sharded
+from project.engine.compat import divided_loader
 from project.engine.data import described
 from project.engine.loading import ImageDataModule
 from project.engine.task import Task
@@ -74,9 +79,21 @@ def try_first_step(cli: FitCLI, blamed: str = "--model") -> set[str]:
             own.model, own.data, listed(own.trainer.callbacks), cli.trainer,
             accelerator=cli.config.trainer.accelerator, logger=bool(cli.trainer.loggers), blamed=blamed,
         )  # fmt: skip
+        _check_divisible(cli.trainer, [own.model.trainer.train_dataloader, own.model.trainer.val_dataloaders])
         check_lengths(cli.trainer, _lengths(own.model, own.data, cli.trainer))
         check_closures(cli.trainer, own.model.trainer.optimizers)
         return logged
+
+
+def _check_divisible(trainer: Trainer, loaders: object) -> None:
+    """Raise ValueError if the samples of loaders cannot be divided among the processes of a trainer."""
+    try:
+        apply_to_collection(loaders, DataLoader, partial(divided_loader, trainer))
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(
+            f"--strategy: the samples of a loader cannot be divided among processes ({str(error).partition('. ')[0]}); "
+            "divide them in the loader, and add --trainer.use_distributed_sampler false"
+        ) from error
 
 
 def _lengths(model: LightningModule, data: LightningDataModule, trainer: Trainer) -> dict[str, int | None]:
