@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from mlflow import MlflowClient
 
@@ -18,6 +19,7 @@ from project.engine.cli.command_line import CommandLine
 from project.engine.cli.fit_cli import FitCLI
 from project.engine.cli.settings import flatten
 from project.engine.cli.trainer_checks import check_resumable
+from project.engine.runtime.callbacks import callbacks_of
 from project.engine.task import Task
 from project.engine.tracking import experiments, store
 from project.engine.tracking.recovery import is_held
@@ -93,6 +95,8 @@ def check_unchanged(earlier: EarlierRun, cli: FitCLI) -> None:
     if not is_overridden("configure_model", model) or isinstance(model, Task):
         check_weights(checkpoint, model)
     if isinstance(model, Task) and not is_overridden("configure_optimizers", model, Task):
+        for finetuning in callbacks_of(cli.trainer, BaseFinetuning):
+            finetuning.freeze_before_training(model)  # The optimizer may have only the other parameters.
         check_optimizer(checkpoint, model.make_optimizer())
 
 
