@@ -270,6 +270,7 @@ class FitCLI(LightningCLI):
         if logger is not None:
             kwargs["logger"] = [*self._loggers_of_the_user(), logger]  # The first one is `logger` of the model.
         self.trainer_defaults["callbacks"] = list(self._make_callbacks(settings, given))
+        kwargs["callbacks"] = given  # Lightning would add the others to the list of the settings.
         plugins = listed(self.config_init.trainer.plugins)
         if any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             raise ValueError(
