@@ -37,11 +37,10 @@ def _untracked() -> str:
     top = _git("rev-parse", "--show-toplevel").rstrip("\n")
     names = _git("-C", top, "ls-files", "--others", "--exclude-standard", "-z", "--", *_CODE).split("\0")[:-1]
     shown = [name for name in names if not is_secret_name(Path(name).stem)]
-    diffs = (
-        _git("-C", top, "diff", "--no-index", "--no-ext-diff", "--no-color", "/dev/null", name)
-        for name in shown[:_MOST_FILES]
-    )
-    return "".join(diff for diff in diffs if len(diff) <= _MOST_BYTES)
+    # git does not read a larger file, and shows it as a binary one, which `git apply` refuses.
+    command = ("-C", top, "-c", f"core.bigFileThreshold={_MOST_BYTES}", "diff", "--no-index", "--no-ext-diff")
+    diffs = (_git(*command, "--no-color", "/dev/null", name) for name in shown[:_MOST_FILES])
+    return "".join(diff for diff in diffs if "\nBinary files " not in diff)
 
 
 @cache

@@ -93,7 +93,7 @@ def test_the_diff_restores_an_uncommitted_model(tmp_path: Path, monkeypatch: pyt
     for name in ("ignored/big.py", ".env", "notes.txt", "credentials.yaml", "server.pem"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("hunter2\n")
-    (here / "picture.png").write_bytes(b"hunter2\0")
+    (here / "table.json").write_text("hunter2", encoding="utf-16")
     (here / "huge.py").write_text("hunter2\n" * 100_000)
     tags, diff = provenance.git_state()
     assert tags["git.dirty"] == "true"
