@@ -35,7 +35,7 @@ class TorchvisionImages(LabelledImages):
     def __init__(self, root: str = "data", **options: Any) -> None:
         super().__init__(**options)
         self.root = Path(os.path.expanduser(root))  # noqa: PTH111  # pathlib raises for an unknown user
-        self.source = str(self.root)
+        self.source = str(self.root / self.folder)
 
     def prepare_data(self) -> None:
         """Download missing files.
@@ -48,7 +48,7 @@ class TorchvisionImages(LabelledImages):
                 self._opened(train=train, download=True)
         except (URLError, RuntimeError) as error:  # RuntimeError: every mirror failed, or a damaged file
             raise OSError(
-                f"data.root: {self.dataset} is not complete under {self.source!r} and cannot be downloaded "
+                f"data.root: {self.dataset} is not complete under {str(self.root)!r} and cannot be downloaded "
                 f"({' '.join(str(error).split())[:160]}); copy its files there, or set data.root to their folder"
             ) from error
 

@@ -18,6 +18,7 @@ from torchvision import datasets
 
 from project.data import MNIST, Digits, ImageFolder, LabelledImages
 from project.engine.loading import Augmentation, ImageArray, Workers
+from project.engine.runtime.places import cache_of
 
 pytestmark = pytest.mark.usefixtures("other_folder")
 
@@ -80,6 +81,7 @@ def test_mnist_is_downloaded_unpacked_and_read(tmp_path: Path, monkeypatch: pyte
         server.server_close()
     data.setup("fit")
     assert {split: len(images) for split, images in data.splits.items()} == {"train": 30, "val": 10, "test": 40}
+    assert cache_of(Path(data.source)).is_dir()  # `project.clean` looks for it there.
 
 
 def test_another_dataset_does_not_read_the_files_of_its_base_class() -> None:
