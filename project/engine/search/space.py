@@ -145,18 +145,18 @@ def _distribution(path: Path, key: Any, settings: Any) -> BaseDistribution:
             f"{', '.join(_DISTRIBUTIONS)}"
         )
     arguments = {name: value for name, value in settings.items() if name != "type"}
-    for name in ("low", "high"):
-        if isinstance(value := arguments.get(name), str):
-            raise ValueError(f"--search: {path}: {key}: got {name}: {value!r}; YAML writes 1e-4 as 1.0e-4")
-    for choice in arguments.get("choices", []):
-        if not isinstance(choice, bool | int | float | str | None):
-            raise ValueError(
-                f"--search: {path}: {key}: got the choice {choice!r}; a choice is a number, a text, true, false or "
-                f'null; write "{choice}", with quotes'
-            )
     try:
+        for name in ("low", "high", "step"):
+            if isinstance(value := arguments.get(name), str):
+                raise ValueError(f"got {name}: {value!r}; YAML writes 1e-4 as 1.0e-4")
+        for choice in arguments.get("choices", []):
+            if not isinstance(choice, bool | int | float | str | None):
+                raise ValueError(
+                    f"got the choice {choice!r}; a choice is a number, a text, true, false or null; write "
+                    f'"{choice}", with quotes'
+                )
         return _DISTRIBUTIONS[kind](**arguments)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"--search: {path}: {key}: {error}") from error
 
 

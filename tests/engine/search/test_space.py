@@ -84,6 +84,14 @@ REFUSED = [
         "batch_size",
     ),
     (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 1, high: 3, step: 0.5}}",
+        "mine.yaml: data.batch_size: integer modulo by zero",
+    ),
+    (
+        "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: }}",
+        "mine.yaml: data.batch_size: 'NoneType' object is not iterable",
+    ),
+    (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: abc}}",
         "batch_size",
     ),
