@@ -228,6 +228,10 @@ class FitCLI(LightningCLI):
         except ValueError as error:
             # jsonargparse reports an error of a constructor as a mismatch of types.
             reason = error.__cause__ or error.__context__
+            nulls = [name for name, value in flatten(self.config).items() if value is None]
+            given = [name for name in nulls if self.default_settings.get(name, name) is not None]
+            if given and "NoneType" in str(reason):
+                raise ValueError(f"got null for {', '.join(given)}; leave it out for the default ({reason})") from None
             if str(reason).startswith("Not a valid subclass"):  # A list was tried as one object first.
                 cause = re.search(r"^  - ((?!Not a valid subclass|Expected a <).+(?:\n {4}.+)*)", str(error), re.M)
                 reason = ValueError(cause[1]) if cause else reason
