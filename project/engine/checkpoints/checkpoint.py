@@ -49,6 +49,7 @@ class RunCheckpoint(Checkpoint):
         best_metrics: All metrics of the validation of the best checkpoint, by name. They are logged as `best/NAME`
             after each validation, so that a run that is stopped has them, too.
         constructed: Settings of each group of the optimizers as they were made, by optimizer.
+        saves_epoch: Whether a checkpoint is saved at the end of this epoch even if none is due.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class RunCheckpoint(Checkpoint):
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
         self._logged: tuple[int, dict[str, float]] | None = None
+        self.saves_epoch = False
         self._every = every_n_epochs
         self._saved_step = 0
         self._validated_step = -1
@@ -162,7 +164,7 @@ class RunCheckpoint(Checkpoint):
         selects = not sum(trainer.num_val_batches) and self.monitor in trainer.callback_metrics
         if selects:
             self._set_validated(trainer, trainer.callback_metrics)
-        if self._is_due(trainer) and self._saved_step != trainer.global_step:
+        if (self._is_due(trainer) or self.saves_epoch) and self._saved_step != trainer.global_step:
             self._save(trainer)
         self._log_best(trainer)
 
