@@ -41,7 +41,7 @@ def rehearse(
     logger: bool,
     blamed: str,
 ) -> set[str]:
-    """Train and validate one batch on one device, without files, checkpoints or a run.
+    """Train and validate one batch on one device; no file, checkpoint or run is left.
 
     Args:
         model: A model that is used only here; it is trained.

@@ -36,7 +36,8 @@ def _untracked() -> str:
     """Return the diff that adds the untracked files of code, except those that are large or named like a secret."""
     top = _git("rev-parse", "--show-toplevel").rstrip("\n")
     names = _git("-C", top, "ls-files", "--others", "--exclude-standard", "-z", "--", *_CODE).split("\0")[:-1]
-    shown = [name for name in names if not is_secret_name(Path(name).stem)]
+    # Hidden files and files that are named like a secret may contain one.
+    shown = [name for name in names if not (Path(name).name.startswith(".") or is_secret_name(Path(name).stem))]
     # git does not read a larger file, and shows it as a binary one, which `git apply` refuses.
     command = ("-C", top, "-c", f"core.bigFileThreshold={_MOST_BYTES}", "diff", "--no-index", "--no-ext-diff")
     diffs = (_git(*command, "--no-color", "/dev/null", name) for name in shown[:_MOST_FILES])

@@ -81,7 +81,7 @@ REFUSED = [
     (f"metric: val/accuracy\ndirection: maximize\nsampler: 5\nspace: {{{LR}}}", "got sampler 5"),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 0.5, high: 3}}",
-        "batch_size",
+        "batch_size: got 0; it must be 1 or more",
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: int, low: 1, high: 3, step: 0.5}}",
@@ -93,7 +93,7 @@ REFUSED = [
     ),
     (
         "metric: val/accuracy\ndirection: maximize\nspace: {data.batch_size: {type: categorical, choices: abc}}",
-        "batch_size",
+        "batch_size: got 'a'; expected int",
     ),
     (
         f"metric: [val/accuracy, val/loss]\ndirection: [maximize, minimize]\npruner: MedianPruner\nspace: {{{LR}}}",

@@ -90,7 +90,7 @@ def test_the_diff_restores_an_uncommitted_model(tmp_path: Path, monkeypatch: pyt
     for name, text in files.items():
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text(text)
-    for name in ("ignored/big.py", ".env", "notes.txt", "credentials.yaml", "server.pem"):
+    for name in ("ignored/big.py", ".env", ".mine.yaml", "notes.txt", "credentials.yaml", "server.pem"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("hunter2\n")
     (here / "table.json").write_text("hunter2", encoding="utf-16")
