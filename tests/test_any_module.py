@@ -657,6 +657,7 @@ def test_a_task_resumes_with_a_group_that_a_callback_has_added(workplace: Path) 
     assert [group["initial_lr"] for group in optimizer["param_groups"]] == pytest.approx([1e-3, 0.02])
 
 
+@pytest.mark.faults
 def test_a_module_resumes_with_other_settings_of_its_optimizer(workplace: Path) -> None:
     main([*of(StepsASchedule, Line), "--max_epochs=1"])
     main(["--resume=latest", "--max_epochs=3", "--model.lr=0.4", "--model.decay=0.25"])

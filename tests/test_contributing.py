@@ -169,6 +169,7 @@ def test_a_callback_logs_its_metric(together: Fit) -> None:
     assert together.run.data.metrics["train/gradient_norm"] > 0
 
 
+@pytest.mark.faults
 def test_a_task_trains_with_a_strategy(tmp_path: Path, copy: Path) -> None:
     shutil.copytree(copy, tmp_path, ignore=shutil.ignore_patterns("mlruns"), dirs_exist_ok=True)
     copy_store(tmp_path)

@@ -141,9 +141,17 @@ YAMLS = [(group, name) for group in config_groups.GROUPS for name in config_grou
 # The fit with two processes, the main job and the experiments run these.
 TESTED = [("strategy", "ddp"), ("strategy", "fsdp"), *config_groups.DEFAULTS.items(), ("data", "cifar10"),
           ("model", "torchvision"), ("model", "whitened_cnn")]  # fmt: skip
+SLOW = [("data", "fashion_mnist"), ("experiment", "cifar10_fast_cpu")]
 
 
-@pytest.mark.parametrize(("group", "name"), [one for one in YAMLS if one not in TESTED])
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        pytest.param(*one, marks=pytest.mark.faults if one in SLOW else ())  # These are variants of others.
+        for one in YAMLS
+        if one not in TESTED
+    ],
+)
 def test_every_yaml_runs_a_batch(
     group: str, name: str, workplace: Path, datasets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

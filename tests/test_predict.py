@@ -229,6 +229,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error() -> None:
             named_files([name])
 
 
+@pytest.mark.faults
 def test_tta_averages_the_probabilities_of_the_image_and_its_mirror(place: Path) -> None:
     Path("views").mkdir(exist_ok=True)
     with Image.open("data/test/red/3.png") as image:

@@ -377,6 +377,7 @@ MORE = {
     ),
 }
 
+SLOW = {"profiler traces"}
 SHARED: dict[str, Seen] = {}  # by group
 EXAMPLES = [(name, example) for table in (OPTIONS, CALLBACKS, MORE) for name, example in table.items()]
 
@@ -408,7 +409,11 @@ def unchanged_torch() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     "example",
-    [pytest.param(example, id=name) for name, example in EXAMPLES if isinstance(example, Works)],
+    [
+        pytest.param(example, id=name, marks=pytest.mark.faults if name in SLOW else ())
+        for name, example in EXAMPLES
+        if isinstance(example, Works)
+    ],
 )
 def test_an_option_that_works_has_its_effect(
     example: Works, workplace: Path, printed: Callable[[], str], unchanged_torch: None

@@ -70,6 +70,7 @@ def test_metrics_declare_their_direction() -> None:
         monitored(classifier(), "val/acuracy", None)
 
 
+@pytest.mark.faults
 def test_another_metric_is_logged_and_selects_the_best_checkpoint(workplace: Path) -> None:
     main([*TINY, F1, "--checkpoint.monitor=val/f1", "--max_epochs=2"])
     run = Fit(workplace, 0, "").run

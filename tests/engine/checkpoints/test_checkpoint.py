@@ -139,8 +139,8 @@ ENDS: dict[str, list[tuple[list[str], Callback | None, int, list[int]]]] = {
     "accumulated-gradients": [(["--trainer.accumulate_grad_batches=3", "--trainer.max_steps=2"], None, 2, [2])],
 }
 # These end in the same way as one of the other rows, with other numbers.
-SLOW_ENDS = {"max-steps-at-an-epoch's-end", "epochs-between-validations", "max-steps-between-validations",
-             "a-callback-within-an-epoch", "a-callback-after-an-epoch"}  # fmt: skip
+SLOW_ENDS = {"max-steps-at-an-epoch's-end", "epochs-between-checkpoints", "epochs-between-validations",
+             "max-steps-between-validations", "a-callback-within-an-epoch", "a-callback-after-an-epoch"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_a_value_of_the_wrong_type_is_refused_without_torch(learned: str) -> Non
     )  # fmt: skip
 
 
+@pytest.mark.faults
 def test_a_value_of_the_wrong_type_has_the_same_error_as_later(learned: str) -> None:
     known = KnownOptions.load(CommandLine.parse([]).defaults)
     assert known is not None

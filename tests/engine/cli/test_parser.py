@@ -56,6 +56,7 @@ def test_a_command_line_does_not_change_the_next(workplace: Path) -> None:
     assert after.changed_settings() == {"trainer.logger": False}
 
 
+@pytest.mark.faults
 def test_the_files_of_the_project_are_parsed_again_only_if_they_change(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_pruned_trial_can_be_told_from_a_failed_one(bench: Bench) -> None:
     assert attributes == {"run_id", "error"}  # Dashboards show these, and none of them is a process id.
 
 
+@pytest.mark.faults
 def test_three_failures_at_first_end_the_sweep_and_retries_do_not_count(bench: Bench) -> None:
     bench.ends = {-1: "out of memory"}
     with pytest.raises(HopelessError, match=r"3 trials in a row failed; the last: ValueError: out of memory"):
@@ -212,6 +213,7 @@ def test_a_trial_has_the_environment_of_its_sweep_although_its_server_started_be
     assert "environment seen None\n" in (bench.folder / "trial-1.log").read_text()
 
 
+@pytest.mark.faults
 def test_running_trials_continue_while_others_fail(bench: Bench) -> None:
     enough = bench.folder / "enough"
 

@@ -139,7 +139,7 @@ def test_a_signal_before_the_run_ends_in_one_line(
 
 @pytest.mark.parametrize(("callback", "options", "outcome"), [
     (Interrupts(), [], "continue with: python -m project.fit --resume RUN"),
-    (InterruptedStep(), [], "the run has no checkpoint to resume from yet"),
+    pytest.param(InterruptedStep(), [], "the run has no checkpoint to resume from yet", marks=pytest.mark.faults),
     (Interrupts(), ["--trainer.logger=false"], "the run is not tracked, and cannot be resumed"),
 ], ids=["training", "failed step", "untracked"])  # fmt: skip
 def test_a_signal_in_training_ends_in_one_line(
@@ -156,7 +156,7 @@ def test_a_signal_in_training_ends_in_one_line(
     assert lines == [f"interrupted; {expected}"]
 
 
-@pytest.mark.parametrize("callbacks", [[], [Fails()]])
+@pytest.mark.parametrize("callbacks", [pytest.param([], marks=pytest.mark.faults), [Fails()]])
 def test_a_sharded_fit_destroys_its_process_group(callbacks: list[Callback], workplace: Path) -> None:
     hook = sys.excepthook
     with pytest.raises(ArithmeticError) if callbacks else nullcontext():

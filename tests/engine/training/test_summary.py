@@ -41,6 +41,7 @@ def test_the_accuracy_is_beside_that_of_always_guessing_the_commonest_class(
     assert run.data.tags["baseline"] == f"{stage}/accuracy 0.7500 (always guessing the commonest class)"
 
 
+@pytest.mark.faults
 def test_another_metric_named_accuracy_has_no_baseline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     balanced = "{class_path: torchmetrics.classification.MulticlassAccuracy, init_args: {average: macro}}"
     main([*TINY, "--max_epochs=1", f"--model.metrics={{accuracy: {balanced}}}"])
