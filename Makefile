@@ -19,7 +19,7 @@ format:   ## format the code, and fix what ruff can fix
 check:    ## check formatting, lint and types; change nothing
 	uv run ruff format --check . && uv run ruff check . && uv run mypy
 
-test:     ## run the tests: three to four minutes on two cores, with three workers; without workers: -n 0
+test:     ## run the tests: three minutes on two cores, with three workers; without workers: -n 0
 	uv run pytest
 
 faults:   ## run all tests, with the slow ones, and so all of the table in docs/reliability.md: half an hour
