@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from uuid import uuid4
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -25,6 +26,7 @@ RUN_ID, ERROR, RETRIES, RETRY_OF = "run_id", "error", "retries", "retry_of"
 # Settings that may differ between two sweeps of one study.
 _WITHOUT_EFFECT = (".root", ".workers.num", ".enable_progress_bar", ".enable_model_summary", ".log_every_n_steps")
 _SETTINGS = "settings"  # A system attribute, because it is too long for a dashboard.
+_MARK = "mark"  # A system attribute, because dashboards have no use for it.
 
 
 def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Mapping[str, str]) -> optuna.Study:
@@ -54,6 +56,14 @@ def open_study(storage: BaseStorage, name: str, space: SearchSpace, settings: Ma
     else:
         study.sampler.reseed_rng()  # The study has the first draws of this seed already.
     return study
+
+
+def mark_of(study: optuna.Study) -> str:
+    """Return a text that no other study has; the tags of its run have it before the study has the id of the run."""
+    mark: str | None = system_attrs(study).get(_MARK)
+    if mark is None:
+        set_system_attr(study, _MARK, mark := uuid4().hex)
+    return mark
 
 
 def settings_of_study(built: FitCLI, space: SearchSpace) -> dict[str, str]:

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from project.engine.search.moment import metrics_of_run
 from project.engine.search.plots import plots
 from project.engine.search.space import SearchSpace
-from project.engine.search.study import MLFLOW_RUN, RUN_ID, introduce_study, training_command
+from project.engine.search.study import MLFLOW_RUN, RUN_ID, introduce_study, mark_of, training_command
 from project.engine.search.trials_table import markdown_table, state_word
 from project.engine.search.view import best_trials
 from project.engine.tracking import experiments
@@ -21,10 +21,13 @@ from project.engine.tracking.best_effort import best_effort
 from project.engine.tracking.description import TAG, describe_study
 from project.engine.tracking.logger import MLflowLogger
 from project.engine.tracking.names import score_text
+from project.engine.tracking.owner import PREFIX
 from project.engine.tracking.recovery import is_held
 from project.engine.tracking.tags import BEST_RUN, COMMAND, PARETO_TRIALS, STUDY
 
 _COLUMNS = ("number", "state", "value", "params", "datetime_start", "duration", "user_attrs")
+_MARK = f"{PREFIX}study"
+"""Tag of a study's run: the study's mark."""
 
 
 class StudyRun:
@@ -53,7 +56,8 @@ class StudyRun:
     def start(self) -> None:
         """Create or resume the run, unless this or another sweep writes it already."""
         with self._lock:
-            earlier = self._study.user_attrs.get(MLFLOW_RUN)
+            recorded = self._study.user_attrs.get(MLFLOW_RUN)
+            earlier = recorded or self._unrecorded_run()
             if self._is_started or (earlier and is_held(earlier)):
                 return
             self._is_started = True
@@ -61,11 +65,18 @@ class StudyRun:
             if earlier:
                 self._logger.resume(self._client, earlier, self._command, self._settings)
             else:
-                self._logger.start(self._client, {STUDY: self._study.study_name, COMMAND: self._command})
+                tags = {STUDY: self._study.study_name, COMMAND: self._command, _MARK: mark_of(self._study)}
+                self._logger.start(self._client, tags)
+            if not recorded:
                 self._study.set_user_attr(MLFLOW_RUN, self._logger.version)
                 self._logger.log_hyperparams(dict(self._settings))
                 self._logger.log_text(self._space.text, "search.yaml")
             introduce_study(self._study, self._space.metrics, str(self._logger.version), self._command)
+
+    def _unrecorded_run(self) -> str | None:
+        """Return the run that a sweep has created and, because it was killed, not recorded in the study."""
+        marked = experiments.newest_runs(self._client, f"tags.`{_MARK}` = '{mark_of(self._study)}'", most=1)
+        return str(marked[0].info.run_id) if marked else None
 
     def update(self) -> None:
         """Show the state of each trial, the number of complete trials, and the best values so far."""

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 from time import monotonic, sleep
+from unittest.mock import Mock
 
 import optuna
+import pytest
+from conftest import Fit
 from filelock import FileLock
 from mlflow import MlflowClient
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -37,6 +40,34 @@ def test_the_run_shows_where_each_trial_is_while_the_sweep_runs(workplace: Path)
     table = Path(client.download_artifacts(run_id, "study/trials.csv")).read_text()
     assert table.startswith("number,state,value_val/accuracy,params_lr,datetime_start,duration")
     assert f"\n0,PRUNED,,{trial.params['lr']}," in table
+
+
+def test_a_run_that_was_created_before_a_kill_is_that_of_the_study(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, study = MlflowClient(), optuna.create_study(direction="maximize")
+    ranges: dict[str, BaseDistribution] = {"lr": FloatDistribution(0.0, 1.0)}
+    space = SearchSpace({"val/accuracy": "maximize"}, ranges, None, None, Path("lr.yaml"), "space: {}")
+
+    def started() -> StudyRun:
+        logger, lock = MLflowLogger("digits", "study"), FileLock(workplace / "lock")
+        run = StudyRun(client, logger, study, space, lock, command="sweep", settings={"model.depth": "3"})
+        try:
+            run.start()
+        finally:
+            logger.end("KILLED")
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "set_user_attr", Mock(side_effect=ProcessLookupError))
+        with pytest.raises(ProcessLookupError):
+            started()
+    started()
+    fit = Fit(workplace, 0, "")
+    assert study.user_attrs["mlflow_run"] == fit.run.info.run_id
+    assert fit.run.data.params == {"model.depth": "3"}
+    assert fit.text("search.yaml") == "space: {}"
+    assert fit.run.data.tags["resumed"] == "sweep"
 
 
 def test_an_error_in_a_part_of_the_report_leaves_the_other_parts(workplace: Path) -> None:
