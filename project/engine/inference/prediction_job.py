@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -39,6 +40,7 @@ class PredictionJob:
     lost: str | None = None
 
     def __init__(self, run: TrainedRun, options: Namespace, interrupts: Interrupts) -> None:
+        self._options = options
         self.output: Path | None = options.output
         self.paths = named_files(options.paths)
         self._predictions = Predictions(options.top_k)
@@ -48,8 +50,18 @@ class PredictionJob:
         self._checkpoint = run.checkpoint
         if not isinstance(self._model, Task):
             raise ValueError(f"run {run.run_id}: {type(self._model).__name__} does not declare Task.predictions")
+        self._check(self._model)
         self._data.use(self.paths)
         print(f"{run.line()}\npredicting {_counted(len(self.paths), 'file')}", file=sys.stderr, flush=True)
+
+    def _check(self, model: Task) -> None:
+        """Raise ValueError if the outputs of the model cannot be the rows of a table."""
+        side = self._data.image_size
+        was_training = model.training
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(2, self._data.in_channels, side, side, dtype=torch.uint8))
+        model.predictions(outputs, self._options.top_k)
+        model.train(was_training)
 
     @property
     def bad(self) -> dict[Path, str]:
