@@ -58,6 +58,7 @@ def test_four_processes_create_one_cache_and_a_killed_process_leaves_none(tmp_pa
     files.setup("fit")
     assert distinct == {("ImageArray", int(files.fetch("train", torch.arange(400))[0].long().sum()))}
     assert [name.split("-")[0] for name in caches(root)] == ["train", "val"]
+    assert {path.name for path in root.rglob("*") if path.suffix != ".jpg"} == {"train", "val", "a", "b"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the pages of a mapping")
