@@ -86,7 +86,7 @@ def option_types(parser: ArgumentParser) -> dict[str, object]:
 
 
 def plain_dataclasses(settings: Namespace) -> Namespace:
-    """Return the settings of a YAML file, or with an option, with each dataclass as its fields, without its class.
+    """Return settings with each dataclass as its fields, without its class.
 
     jsonargparse does this when all is parsed. An earlier value of an optional dataclass has no class any more, and a
     later one with a class is added to it, which is not a value of the dataclass:

@@ -37,7 +37,7 @@ USAGE = f"""{PROGRAM} [--data NAME] [--model NAME] [--strategy NAME] [--experime
 
 
 def base(chosen: Mapping[str, str]) -> list[str]:
-    """Return the options that a choice of groups stands for, without changes."""
+    """Return the options that replace a choice of each group, without changes."""
     arguments = ["--config", str(CONFIGS / "default.yaml")]
     for group in GROUPS:
         if name := chosen.get(group):
@@ -83,7 +83,7 @@ def _folders(group: str) -> tuple[Path, Path]:
 
 
 def files(group: str, name: str) -> list[str]:
-    """Return the options that the choice of one group stands for."""
+    """Return the options that replace the choice of one group."""
     path = file_of(group, name)
     if path.is_file():
         if not _names_a_class(_settings(path, f"--{group}").get(group)) and group == "data":

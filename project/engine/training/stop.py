@@ -178,7 +178,7 @@ class Interrupts(Callback):
         if self._group is None and not self.signum:
             return  # The usual case. The checks that follow take a hundredth of a small net's step.
         can_stop = compat.is_step_done(trainer) and not compat.is_validated_next(trainer)
-        if can_stop and self._is_interrupted() and not self._waits_for_epoch_end(trainer):
+        if can_stop and self._is_interrupted() and not self._defer_to_epoch_end(trainer):
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
             for callback in callbacks[callbacks.index(self) + 1 :]:  # Their hooks also belong to this batch.
                 callback.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -201,17 +201,20 @@ class Interrupts(Callback):
         in_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         # A run that has done `max_steps` cannot be resumed, and would never complete this validation.
         is_last = in_training and 0 <= trainer.max_steps <= trainer.global_step
-        if not is_last and self._is_interrupted() and not (in_training and self._waits_for_epoch_end(trainer)):
+        if not is_last and self._is_interrupted() and not (in_training and self._defer_to_epoch_end(trainer)):
             self._stop(trainer, save=in_training and trainer.global_step > 0)
 
     on_test_batch_end = on_validation_batch_end
 
-    def _waits_for_epoch_end(self, trainer: Trainer) -> bool:
-        """Return whether training stops only when the epoch has ended, with a checkpoint even if none is due."""
-        waits, checkpoint = awaits_epoch_end(trainer), RunCheckpoint.of(trainer)
+    def _defer_to_epoch_end(self, trainer: Trainer) -> bool:
+        """Let training stop after this epoch if a resumed run could not end it; return whether it does.
+
+        The epoch then has a checkpoint, even if none is due.
+        """
+        is_deferred, checkpoint = awaits_epoch_end(trainer), RunCheckpoint.of(trainer)
         if checkpoint is not None:
-            checkpoint.saves_epoch = waits
-        return waits
+            checkpoint.saves_epoch = is_deferred
+        return is_deferred
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # After the last batch, whose checkpoint is saved.
